@@ -1,0 +1,36 @@
+# Each target makes its own virtual environment when there is none, and reuses it afterwards.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+OUTPUT ?= output/demo_retrieval
+LAUNCH = $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+
+.PHONY: demo test slow lint clean
+
+demo: $(VENV)/ready
+	$(LAUNCH) run_retrieval.py configs/demo_retrieval.yaml --use_cpu --output_dir $(OUTPUT) --overwrite_output_dir
+
+test: $(VENV)/ready
+	$(VENV)/bin/python -m pytest
+
+slow: $(VENV)/ready
+	$(VENV)/bin/python -m pytest -m slow
+
+lint: $(VENV)/ready-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# torch first and pinned: what comes after is content with it
+$(VENV)/ready: setup.cfg pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet $(TORCH)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) output build *.egg-info
