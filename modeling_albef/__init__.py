@@ -1,0 +1,40 @@
+# Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""ALBEF for Hugging Face Transformers: importing this package registers it with the Auto classes."""
+
+from transformers import AutoConfig, AutoModel
+from transformers.models.auto import AutoModelForZeroShotImageClassification
+
+from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
+from .modeling_albef import (
+    AlbefForImageTextRetrieval,
+    AlbefImageTextRetrievalOutput,
+    AlbefModel,
+    AlbefOutput,
+    AlbefPreTrainedModel,
+)
+from .modeling_albef_text import AlbefTextModel
+from .modeling_albef_vision import AlbefVisionModel
+from .version import __version__
+
+
+
+AutoConfig.register("albef", AlbefConfig, exist_ok=True)
+AutoModel.register(AlbefConfig, AlbefModel, exist_ok=True)
+AutoModelForZeroShotImageClassification.register(AlbefConfig, AlbefForImageTextRetrieval, exist_ok=True)
+for _config_class, _model_class in ((AlbefVisionConfig, AlbefVisionModel), (AlbefTextConfig, AlbefTextModel)):
+    AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
+    AutoModel.register(_config_class, _model_class, exist_ok=True)
+
+__all__ = [
+    "AlbefConfig",
+    "AlbefForImageTextRetrieval",
+    "AlbefImageTextRetrievalOutput",
+    "AlbefModel",
+    "AlbefOutput",
+    "AlbefPreTrainedModel",
+    "AlbefTextConfig",
+    "AlbefTextModel",
+    "AlbefVisionConfig",
+    "AlbefVisionModel",
+    "__version__",
+]

@@ -1,0 +1,134 @@
+# Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""Configurations of ALBEF: vision tower, text tower, and the model that joins them."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class AlbefVisionConfig(PreTrainedConfig):
+    """Sizes of the vision transformer; the defaults are ViT-B/16 at 384 pixels.
+
+    Attributes:
+        image_size: Side of the square input, pixels.
+        patch_size: Side of a square patch, pixels; divides `image_size`.
+        layer_norm_eps: 1e-6, as in salesforce/ALBEF `models/vit.py`.
+        attention_dropout: Dropout on attention probabilities, 0..1; published: 0.
+    """
+
+    model_type = "albef_vision_model"
+    base_config_key = "vision_config"
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_channels: int = 3
+    image_size: int = 384
+    patch_size: int = 16
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    attention_dropout: float | int = 0.0
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        _check_divides(self.patch_size, self.image_size, "patch_size", "image_size")
+        _check_divides(self.num_attention_heads, self.hidden_size, "num_attention_heads", "hidden_size")
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of one image, the class token not counted."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@strict
+class AlbefTextConfig(PreTrainedConfig):
+    """Sizes of the text tower; the defaults are BERT-base whose upper half fuses text with the image.
+
+    Attributes:
+        num_hidden_layers: All layers: the text layers, then the fusion layers.
+        num_fusion_layers: The last layers, which have cross-attention to the image.
+        encoder_hidden_size: Width of the image states that the cross-attention reads; `AlbefConfig` sets it to the
+            width of the vision tower.
+        hidden_dropout_prob: Dropout after the embeddings and every block, 0..1; published: 0.1.
+        attention_probs_dropout_prob: Dropout on attention probabilities, 0..1; published: 0.1.
+    """
+
+    model_type = "albef_text_model"
+    base_config_key = "text_config"
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    encoder_hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_fusion_layers: int = 6
+    num_attention_heads: int = 12
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    initializer_range: float = 0.02
+    pad_token_id: int | None = 0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        _check_divides(self.num_attention_heads, self.hidden_size, "num_attention_heads", "hidden_size")
+        if not 0 <= self.num_fusion_layers <= self.num_hidden_layers:
+            raise ValueError(
+                f"num_fusion_layers is {self.num_fusion_layers}, but must lie between 0 and num_hidden_layers "
+                f"({self.num_hidden_layers}): the fusion layers are the last of these layers."
+            )
+
+    @property
+    def num_text_layers(self) -> int:
+        """Layers that read text alone."""
+        return self.num_hidden_layers - self.num_fusion_layers
+
+
+@strict
+class AlbefConfig(PreTrainedConfig):
+    """Configuration of an ALBEF model (Li et al., NeurIPS 2021, arXiv 2107.07651).
+
+    Attributes:
+        vision_config: An `AlbefVisionConfig`, or a mapping of what differs from its defaults.
+        text_config: An `AlbefTextConfig`, or a mapping of what differs from its defaults.
+        projection_dim: Width E of the space in which images and texts are compared.
+        temperature_init: Start of the learned temperature that divides the similarities; > 0.
+
+    Example:
+        >>> config = AlbefConfig(vision_config={"image_size": 256}, text_config={"num_hidden_layers": 8})
+        >>> config.vision_config.num_patches, config.text_config.num_text_layers
+        (256, 2)
+    """
+
+    model_type = "albef"
+    sub_configs = {"vision_config": AlbefVisionConfig, "text_config": AlbefTextConfig}
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    projection_dim: int = 256
+    temperature_init: float = 0.07
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.vision_config = _as_config(self.vision_config, AlbefVisionConfig)
+        self.text_config = _as_config(self.text_config, AlbefTextConfig)
+        self.text_config.encoder_hidden_size = self.vision_config.hidden_size
+        super().__post_init__(**kwargs)
+
+
+def _as_config(value: dict | PreTrainedConfig | None, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
+    if isinstance(value, PreTrainedConfig):
+        return value
+    return config_class(**(value or {}))
+
+
+def _check_divides(divisor: int, number: int, divisor_name: str, number_name: str) -> None:
+    if number % divisor:
+        raise ValueError(f"{number_name} is {number}, but must be a multiple of {divisor_name} ({divisor}).")

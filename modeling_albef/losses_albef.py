@@ -1,0 +1,110 @@
+# Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""Losses of ALBEF as pure functions of tensors (Li et al., 2021, section 3.2 and 3.3; salesforce/ALBEF `models/`).
+
+Shapes: B batch, C candidates (the teacher's batch, then the queue).
+"""
+
+import torch
+from torch.nn import functional as F  # noqa: N812, the field's own name
+
+
+def contrastive_positives(image_ids: torch.Tensor, candidate_ids: torch.Tensor) -> torch.Tensor:
+    """Hard targets: the candidates that show the same picture share the mass equally.
+
+    Args:
+        image_ids: (B,) picture of each row.
+        candidate_ids: (C,) picture of each candidate; a row's own id must be among them.
+
+    Returns:
+        (B, C) float32; rows sum to 1.
+    """
+    same = (image_ids[:, None] == candidate_ids[None, :]).float()
+    return same / same.sum(dim=1, keepdim=True)
+
+
+def distill_targets(positives: torch.Tensor, teacher_logits: torch.Tensor, alpha: float | torch.Tensor) -> torch.Tensor:
+    """Soft targets: the hard ones mixed with the teacher's distribution (equation 6 of the paper).
+
+    Args:
+        positives: (B, C) hard targets.
+        teacher_logits: (B, C) the teacher's similarities divided by the temperature.
+        alpha: Weight of the teacher, 0..1.
+
+    Returns:
+        (B, C); rows sum to 1.
+    """
+    return alpha * teacher_logits.float().softmax(dim=1) + (1 - alpha) * positives
+
+
+def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy against distributions, mean over the rows.
+
+    Args:
+        logits: (B, C).
+        targets: (B, C); rows sum to 1.
+
+    Returns:
+        Scalar >= 0, float32.
+    """
+    return -(targets * logits.float().log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def itc_loss(
+    logits_per_image: torch.Tensor,
+    logits_per_text: torch.Tensor,
+    image_targets: torch.Tensor,
+    text_targets: torch.Tensor,
+) -> torch.Tensor:
+    """Image-text contrastive loss: the mean of both directions (equation 2 of the paper).
+
+    Args:
+        logits_per_image: (B, C) similarity of each image to the text candidates, divided by the temperature.
+        logits_per_text: (B, C) similarity of each text to the image candidates, divided by the temperature.
+        image_targets: (B, C) for the first; rows sum to 1.
+        text_targets: (B, C) for the second; rows sum to 1.
+
+    Returns:
+        Scalar >= 0.
+    """
+    per_image = soft_cross_entropy(logits_per_image, image_targets)
+    per_text = soft_cross_entropy(logits_per_text, text_targets)
+    return (per_image + per_text) / 2
+
+
+@torch.no_grad()
+def sample_hard_negatives(logits: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
+    """Draws a negative for each row, the more similar the likelier, never one of the same picture.
+
+    Args:
+        logits: (B, B) similarity of each row to the batch, divided by the temperature.
+        image_ids: (B,) picture of each row.
+
+    Returns:
+        (B,) index into the batch. Where all rows show one picture there is no negative: any index is returned, and
+        `itm_loss` leaves these rows out.
+    """
+    same = image_ids[:, None] == image_ids[None, :]
+    # Differs from ALBEF: masked before the softmax, so no row can underflow to zero and stop `multinomial`.
+    weights = logits.float().masked_fill(same, float("-inf")).softmax(dim=1)
+    weights = torch.where(same.all(dim=1, keepdim=True), 1.0, weights)
+    return torch.multinomial(weights, 1).squeeze(1)
+
+
+def itm_loss(itm_logits: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
+    """Image-text matching loss: mean cross-entropy of B matching pairs and 2B negatives (equation 4 of the paper).
+
+    Args:
+        itm_logits: (3B, 2), index 1 = match: first the matching pairs, then the two kinds of negatives.
+        image_ids: (B,) picture of each row. Where all are equal the negatives are left out.
+
+    Returns:
+        Scalar >= 0.
+    """
+    batch = len(image_ids)
+    labels = torch.zeros(3 * batch, dtype=torch.long, device=itm_logits.device)
+    labels[:batch] = 1
+    losses = F.cross_entropy(itm_logits.float(), labels, reduction="none")
+    # Differs from ALBEF, which stops with an error: a batch of one picture trains on its matching pairs alone.
+    has_negatives = (image_ids != image_ids[0]).any().float()
+    kept = torch.where(labels == 1, 1.0, has_negatives)
+    return (losses * kept).sum() / kept.sum()

@@ -1,0 +1,280 @@
+# Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""Text tower of ALBEF: tokens -> states. The lower layers read text, the upper (fusion) layers also look at the image.
+
+A post-norm BERT whose parameters keep BERT's names, so that released weights map one to one. Shapes: N text rows, L text
+tokens, H width, I images, P image tokens, d width of a head.
+"""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .attention_albef import eager_attention_forward
+from .configuration_albef import AlbefTextConfig
+
+KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, heads, tokens, d)
+
+
+class AlbefTextEmbeddings(nn.Module):
+    """Word, position and token-type embeddings; the type is always 0."""
+
+    def __init__(self, config: AlbefTextConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        length, limit = input_ids.shape[1], self.position_embeddings.num_embeddings
+        if length > limit:
+            raise ValueError(f"The text has {length} tokens, but the model reads at most {limit}: truncate it.")
+        positions = torch.arange(length, device=input_ids.device)
+        embeddings = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
+        return self.dropout(self.LayerNorm(embeddings + self.position_embeddings(positions)))  # (N, L, H)
+
+
+class AlbefTextSelfAttention(nn.Module):
+    """Attention of text rows to themselves or to the states of images: query, key and value maps."""
+
+    def __init__(self, config: AlbefTextConfig, key_value_width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.is_causal = False  # sdpa takes a module without this flag for causal
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(key_value_width, config.hidden_size)
+        self.value = nn.Linear(key_value_width, config.hidden_size)
+
+    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, tokens, H) -> (B, heads, tokens, d)."""
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def project(self, states: torch.Tensor) -> KeyValue:
+        """Keys and values of states (B, tokens, width)."""
+        return self.split_heads(self.key(states)), self.split_heads(self.value(states))
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attends; with fewer keys than rows, the rows are equal runs, a run for each of the keys.
+
+        A run is folded into the query length, so nothing is repeated: (I, heads, T * L, d) against (I, heads, P, d).
+        """
+        rows, runs = len(hidden_states), len(key)
+        if rows % runs:
+            raise ValueError(f"{rows} text rows cannot be dealt out to {runs} images: give `image_index`.")
+        query = self.split_heads(self.query(hidden_states))  # (N, heads, L, d)
+        if rows != runs:
+            query = query.unflatten(0, (runs, -1)).transpose(1, 2).flatten(2, 3)  # (I, heads, T * L, d)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        context, probabilities = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=self.head_dim**-0.5,
+            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            **kwargs,
+        )
+        if rows != runs and probabilities is not None:
+            probabilities = probabilities.unflatten(2, (rows // runs, -1)).transpose(1, 2).flatten(0, 1)
+        return context.reshape(hidden_states.shape), probabilities
+
+
+class AlbefTextOutput(nn.Module):
+    """Linear map, dropout, residual, layer norm."""
+
+    def __init__(self, config: AlbefTextConfig, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + residual)
+
+
+class AlbefTextAttention(nn.Module):
+    """Attention with its output map; `self` and `output` are BERT's names."""
+
+    def __init__(self, config: AlbefTextConfig, key_value_width: int) -> None:
+        super().__init__()
+        self.self = AlbefTextSelfAttention(config, key_value_width)
+        self.output = AlbefTextOutput(config, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        key_value: KeyValue,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        return self.output(self.self(hidden_states, *key_value, attention_mask, **kwargs)[0], hidden_states)
+
+
+class AlbefTextIntermediate(nn.Module):
+    """First half of the feed-forward block."""
+
+    def __init__(self, config: AlbefTextConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.act = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.act(self.dense(hidden_states))
+
+
+class AlbefTextLayer(GradientCheckpointingLayer):
+    """Post-norm layer: self-attention, in fusion layers cross-attention to the image, feed-forward."""
+
+    def __init__(self, config: AlbefTextConfig, has_cross_attention: bool) -> None:
+        super().__init__()
+        self.attention = AlbefTextAttention(config, config.hidden_size)
+        if has_cross_attention:
+            self.crossattention = AlbefTextAttention(config, config.encoder_hidden_size)
+        self.intermediate = AlbefTextIntermediate(config)
+        self.output = AlbefTextOutput(config, config.intermediate_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_key: torch.Tensor | None = None,
+        image_value: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        own_key_value = self.attention.self.project(hidden_states)
+        hidden_states = self.attention(hidden_states, own_key_value, attention_mask, **kwargs)
+        if image_key is not None:
+            hidden_states = self.crossattention(hidden_states, (image_key, image_value), **kwargs)
+        return self.output(self.intermediate(hidden_states), hidden_states)
+
+
+class AlbefTextEncoder(nn.Module):
+    """The stack of text layers, then fusion layers."""
+
+    def __init__(self, config: AlbefTextConfig) -> None:
+        super().__init__()
+        self.num_text_layers = config.num_text_layers
+        self.layer = nn.ModuleList(
+            AlbefTextLayer(config, has_cross_attention=index >= config.num_text_layers)
+            for index in range(config.num_hidden_layers)
+        )
+
+    @property
+    def text_layers(self) -> nn.ModuleList:
+        """Layers that read text alone."""
+        return self.layer[: self.num_text_layers]
+
+    @property
+    def fusion_layers(self) -> nn.ModuleList:
+        """Layers with cross-attention to the image."""
+        return self.layer[self.num_text_layers :]
+
+
+class AlbefTextModel(PreTrainedModel):
+    """Text layers and fusion layers, which can be run apart."""
+
+    config: AlbefTextConfig
+    base_model_prefix = "text_model"
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _no_split_modules = ["AlbefTextEmbeddings", "AlbefTextLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {
+        "hidden_states": AlbefTextLayer,
+        "attentions": OutputRecorder(AlbefTextSelfAttention, index=1, layer_name=".attention."),
+        "cross_attentions": OutputRecorder(AlbefTextSelfAttention, index=1, layer_name=".crossattention."),
+    }
+
+    def __init__(self, config: AlbefTextConfig) -> None:
+        super().__init__(config)
+        self.embeddings = AlbefTextEmbeddings(config)
+        self.encoder = AlbefTextEncoder(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings."""
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the word embeddings."""
+        self.embeddings.word_embeddings = value
+
+    def project_images(self, image_hidden_states: torch.Tensor) -> list[KeyValue]:
+        """Keys and values of images for each fusion layer, to be computed once an image.
+
+        Args:
+            image_hidden_states: (I, P, width of the vision tower).
+
+        Returns:
+            A pair for each fusion layer, each tensor (I, heads, P, d).
+        """
+        return [layer.crossattention.self.project(image_hidden_states) for layer in self.encoder.fusion_layers]
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        text_hidden_states: torch.Tensor | None = None,
+        image_hidden_states: torch.Tensor | None = None,
+        image_key_values: list[KeyValue] | None = None,
+        image_index: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Runs the text layers, the fusion layers, or both.
+
+        Args:
+            input_ids: (N, L) token ids; runs the text layers.
+            attention_mask: (N, L), 1 = token, 0 = padding; None = no padding.
+            text_hidden_states: (N, L, H) states of the text layers, in place of `input_ids`.
+            image_hidden_states: (I, P, width of the vision tower); runs the fusion layers.
+            image_key_values: What `project_images` made of them, in place of `image_hidden_states`.
+            image_index: (N,) the image of each text row. Without it the N rows are I equal runs: row i belongs to
+                image i where N == I, and all rows to the image where I == 1.
+            kwargs: `output_hidden_states`, `output_attentions` (eager attention only), `return_dict`.
+
+        Returns:
+            `last_hidden_state` (N, L, H).
+
+        Raises:
+            ValueError: Neither or both of `input_ids` and `text_hidden_states` are given.
+        """
+        if (input_ids is None) == (text_hidden_states is None):
+            raise ValueError("Give either input_ids or text_hidden_states, the output of the text layers.")
+        hidden_states = self.embeddings(input_ids) if text_hidden_states is None else text_hidden_states
+        mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
+        )
+        if text_hidden_states is None:
+            for layer in self.encoder.text_layers:
+                hidden_states = layer(hidden_states, mask, **kwargs)
+        if image_hidden_states is not None:
+            image_key_values = self.project_images(image_hidden_states)
+        for layer, key_value in zip(self.encoder.fusion_layers, image_key_values or (), strict=False):
+            if image_index is not None:
+                key_value = [tensor[image_index] for tensor in key_value]
+            hidden_states = layer(hidden_states, mask, *key_value, **kwargs)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states)

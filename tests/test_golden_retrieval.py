@@ -1,0 +1,116 @@
+"""Fine-tuning for retrieval equals the recorded steps of the public implementation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from golden_cases import INDEX, build, load_case, tiny_config
+
+from modeling_albef import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
+from modeling_albef.convert_albef_to_hf import convert_name, convert_state_dict
+from modeling_albef.training import FeatureQueue, MomentumTeacher
+
+
+def training_step(
+    student: AlbefForImageTextRetrieval,
+    teacher: MomentumTeacher,
+    queue: FeatureQueue,
+    inputs: dict[str, torch.Tensor],
+    alpha: float,
+) -> AlbefImageTextRetrievalOutput:
+    """A step in the published order: teacher, its features, forward, queue."""
+    teacher.update(student)
+    with torch.no_grad():
+        image = teacher.model.get_image_features(inputs["pixel_values"])
+        text = teacher.model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+    features = {
+        "image_embeds": image.pooler_output,
+        "text_embeds": text.pooler_output,
+        "image_ids": inputs["image_ids"],
+    }
+    outputs = student(**inputs, **queue.candidates(**features), alpha=alpha)
+    queue.enqueue(**features)
+    return outputs
+
+
+def pick_inputs(case: dict[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
+    return {name: case[prefix + name] for name in ("pixel_values", "input_ids", "attention_mask", "image_ids")}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ["retrieval_distill", "retrieval_plain"])
+def test_states_logits_losses_and_gradients(name: str, attention: str) -> None:
+    case, checkpoint = load_case(name)
+    student, teacher, queue = build(checkpoint)
+    student.train().set_attn_implementation(attention)
+    alpha = INDEX["model"]["alpha"] if name == "retrieval_distill" else 0.0
+    outputs = training_step(student, teacher, queue, pick_inputs(case), alpha)
+
+    def close(ours: torch.Tensor, recorded: str, tolerance: float = 1e-5) -> None:
+        torch.testing.assert_close(ours, case[recorded], atol=tolerance, rtol=0)
+
+    close(outputs.image_hidden_states, "image_last_hidden_state")
+    close(outputs.text_hidden_states, "text_last_hidden_state")
+    close(outputs.image_embeds, "image_feat")
+    close(outputs.text_embeds, "text_feat")
+    batch = len(case["image_ids"])
+    close(outputs.multimodal_hidden_states[:batch], "fusion_last_hidden_state")
+    close(outputs.itm_logits[:batch], "itm_logits")
+    close(outputs.itc_loss, "loss_itc")
+    close(outputs.itm_loss, "loss_itm")
+
+    outputs.loss.backward()
+    gradients = {key: parameter.grad for key, parameter in student.named_parameters()}
+    recorded = {key.removeprefix("grad."): value for key, value in case.items() if key.startswith("grad.")}
+    for key, expected in recorded.items():
+        ours = gradients.pop(convert_name(key)[0])
+        if "self.key.bias" in key:  # a softmax ignores a bias of the keys: the gradient is 0 but for rounding
+            assert max(ours.abs().max(), expected.abs().max()) < 1e-7
+            continue
+        torch.testing.assert_close(ours, expected, atol=1e-5 * expected.abs().max().item(), rtol=0, msg=key)
+    assert not gradients  # every trainable tensor was compared
+
+    after = convert_state_dict({k.removeprefix("after."): v for k, v in case.items() if k.startswith("after.")})
+    for key, expected in after.queue.items():
+        torch.testing.assert_close(queue.state_dict()[key], expected, atol=1e-6, rtol=0)
+    assert len(after.teacher) == 3
+    for key, expected in after.teacher.items():
+        torch.testing.assert_close(teacher.model.state_dict()[key], expected, atol=1e-6, rtol=0)
+
+
+def test_three_steps_of_sgd() -> None:
+    case, checkpoint = load_case("retrieval_three_steps")
+    student, teacher, queue = build(checkpoint)
+    student.train()
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    for step in range(3):
+        prefix = f"step{step}."
+        inputs, alpha = pick_inputs(case, prefix), case[prefix + "alpha"].item()
+        outputs = training_step(student, teacher, queue, inputs, alpha)
+        torch.testing.assert_close(outputs.itc_loss, case[prefix + "loss_itc"], atol=1e-5, rtol=0)
+        torch.testing.assert_close(outputs.itm_loss, case[prefix + "loss_itm"], atol=1e-5, rtol=0)
+        optimizer.zero_grad()
+        outputs.loss.backward()
+        optimizer.step()
+    final = convert_state_dict({k.removeprefix("final."): v for k, v in case.items() if k.startswith("final.")})
+    assert set(final.student) == set(student.state_dict())
+    for key, expected in final.student.items():
+        torch.testing.assert_close(student.state_dict()[key], expected, atol=1e-5, rtol=0, msg=key)
+    untwinned = ("itm_head.weight", "itm_head.bias", "albef.temperature")  # these have no twin in the original
+    for key in set(final.teacher) - set(untwinned):
+        torch.testing.assert_close(teacher.model.state_dict()[key], final.teacher[key], atol=1e-6, rtol=0, msg=key)
+    for key, expected in final.queue.items():
+        torch.testing.assert_close(queue.state_dict()[key], expected, atol=1e-6, rtol=0, msg=key)
+
+
+def test_every_recorded_name_has_one_place() -> None:
+    _, checkpoint = load_case("retrieval_distill")
+    model = AlbefForImageTextRetrieval(tiny_config())
+    assert set(checkpoint.student) == set(checkpoint.teacher) == set(model.state_dict())
+    assert checkpoint.leftover == []
+    assert convert_name("text_encoder_m.bert.encoder.layer.0.output.dense.bias") == (
+        "albef.text_model.encoder.layer.0.output.dense.bias",
+        True,
+    )
+    assert convert_name("text_encoder.cls.predictions.bias") is None
+    assert convert_name("text_encoder.embeddings.position_ids") is None

@@ -1,0 +1,72 @@
+"""The losses against closed forms and plain loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from modeling_albef.losses_albef import (
+    contrastive_positives,
+    distill_targets,
+    itc_loss,
+    itm_loss,
+    sample_hard_negatives,
+    soft_cross_entropy,
+)
+
+
+def test_captions_of_one_picture_share_the_mass() -> None:
+    positives = contrastive_positives(torch.tensor([7, 7, 3]), torch.tensor([7, 7, 3, -100, 7]))
+    third = 1 / 3
+    expected = [[third, third, 0, 0, third], [third, third, 0, 0, third], [0, 0, 1, 0, 0]]
+    torch.testing.assert_close(positives, torch.tensor(expected))
+
+
+def test_targets_mix_by_alpha() -> None:
+    hard = torch.tensor([[1.0, 0.0]])
+    logits = torch.tensor([[0.0, math.log(3.0)]])  # the teacher says 1/4, 3/4
+    torch.testing.assert_close(distill_targets(hard, logits, 0.4), torch.tensor([[0.7, 0.3]]))
+    assert torch.equal(distill_targets(hard, logits, 0.0), hard)
+
+
+def test_uniform_logits_cost_the_logarithm_of_the_candidates() -> None:
+    targets = torch.eye(3, 8)
+    assert soft_cross_entropy(torch.zeros(3, 8), targets).item() == pytest.approx(math.log(8))
+    loss = itc_loss(torch.zeros(3, 8), torch.zeros(3, 4), targets, torch.eye(3, 4))
+    assert loss.item() == pytest.approx((math.log(8) + math.log(4)) / 2)
+
+
+def test_soft_cross_entropy_equals_the_library_on_hard_targets() -> None:
+    logits, labels = torch.randn(5, 9), torch.tensor([0, 8, 3, 3, 1])
+    hard = torch.nn.functional.one_hot(labels, 9).float()
+    torch.testing.assert_close(soft_cross_entropy(logits, hard), torch.nn.functional.cross_entropy(logits, labels))
+
+
+def test_negatives_follow_the_published_distribution() -> None:
+    torch.manual_seed(0)
+    ids = torch.tensor([0, 0, 1, 2])
+    row = torch.tensor([3.0, 1.0, 0.5, -0.5])
+    weights = (row.softmax(0) * torch.tensor([0.0, 0.0, 1.0, 1.0])).tolist()  # as published: softmax, then zeroed
+    draws = torch.stack([sample_hard_negatives(row.expand(4, 4), ids)[0] for _ in range(4000)])
+    share = (draws == 2).float().mean().item()
+    assert share == pytest.approx(weights[2] / sum(weights), abs=0.03)
+    assert set(draws.tolist()) == {2, 3}
+
+
+def test_negatives_survive_underflow_and_a_single_picture() -> None:
+    ids = torch.tensor([0, 1])
+    extreme = torch.tensor([[1e4, -1e4], [-1e4, 1e4]])  # after a plain softmax nothing is left off the diagonal
+    assert sample_hard_negatives(extreme, ids).tolist() == [1, 0]
+    drawn = sample_hard_negatives(torch.randn(3, 3), torch.tensor([5, 5, 5]))
+    assert drawn.shape == (3,) and (drawn < 3).all()
+
+
+def test_matching_loss_counts_pairs_and_leaves_out_missing_negatives() -> None:
+    logits = torch.randn(6, 2)
+    labels = torch.tensor([1, 1, 0, 0, 0, 0])
+    expected = torch.nn.functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(itm_loss(logits, torch.tensor([0, 1])), expected)
+    only_pairs = torch.nn.functional.cross_entropy(logits[:2], labels[:2])
+    torch.testing.assert_close(itm_loss(logits, torch.tensor([4, 4])), only_pairs)
