@@ -1,0 +1,79 @@
+"""Training arguments; their defaults are the published recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class AlbefTrainingArguments(TrainingArguments):
+    """What all ALBEF fine-tunings share, beside the arguments of `transformers.TrainingArguments`.
+
+    The defaults are those of salesforce/ALBEF `configs/Retrieval_coco.yaml` on each of 8 GPUs: AdamW, weight decay 0.02
+    except on biases and layer norms, no gradient clipping, batch 32 a process, seed 42.
+    """
+
+    # Momentum distillation
+    momentum: float = field(default=0.995, metadata={"help": "Decay of the teacher's weights, 0..1."})
+    alpha: float = field(default=0.4, metadata={"help": "Weight of the teacher in the targets, 0..1."})
+    alpha_warmup: bool = field(default=True, metadata={"help": "Raise alpha linearly from 0 over the first epoch."})
+    distill: bool = field(default=True, metadata={"help": "Use the teacher's soft targets (else the hard ones)."})
+
+    # Schedule
+    published_schedule: bool = field(
+        default=True, metadata={"help": "The published schedule; false: lr_scheduler_type decides."}
+    )
+    learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
+    min_learning_rate: float = field(default=1e-6, metadata={"help": "End of the published cosine."})
+    warmup_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of the first steps."})
+    warmup_steps: float = field(default=100, metadata={"help": "Steps of warm-up; published: a multiple of 100."})
+
+    # Recipe, by the library's own names
+    num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training data."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Pairs a process and step."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images a process and step."})
+    weight_decay: float = field(default=0.02, metadata={"help": "Of all tensors but biases and layer norms."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 = none."})
+    optim: str = field(default="adamw_torch", metadata={"help": "The optimizer."})
+    seed: int = field(default=42, metadata={"help": "Of weights, order, augmentation and dropout."})
+
+    # How the run behaves
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps, epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch, best."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; the best is always kept."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
+    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether the metric is to grow."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between two log lines."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave out the last, smaller batch."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator picks the columns."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
+    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "The student has no buffers."})
+
+    def __post_init__(self) -> None:
+        if self.eval_strategy == "no":  # nothing says which checkpoint is the best
+            self.load_best_model_at_end = False
+        super().__post_init__()
+        for name in ("momentum", "alpha"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must lie between 0 and 1.")
+        if self.published_schedule and self.learning_rate <= 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}, but the published schedule needs a rate > 0.")
+
+
+@dataclass
+class RetrievalTrainingArguments(AlbefTrainingArguments):
+    """Arguments of `RetrievalTrainer`; the defaults are the published recipe for COCO."""
+
+    queue_size: int = field(default=65536, metadata={"help": "Slots of the feature queue; any number >= 0."})
+    k_test: int = field(default=256, metadata={"help": "Candidates that the matching head re-ranks."})
+    metric_for_best_model: str | None = field(default="r_mean", metadata={"help": "Metric of the best checkpoint."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.queue_size < 0:
+            raise ValueError(f"queue_size is {self.queue_size}, but must be 0 or more.")
+        if self.k_test < 1:
+            raise ValueError(f"k_test is {self.k_test}, but at least one candidate must be re-ranked.")

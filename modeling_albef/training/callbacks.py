@@ -1,0 +1,49 @@
+"""Callbacks of momentum distillation for the Trainer. Each does one thing."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .momentum import MomentumTeacher
+
+
+class MomentumTeacherCallback(TrainerCallback):
+    """Moves the teacher before each optimizer step, as published: first the teacher, then its features, then the step.
+
+    A step that the gradient scaler skipped (float16 overflow) left the student where it was and does not count.
+    """
+
+    def __init__(self, teacher: MomentumTeacher) -> None:
+        self.teacher = teacher
+
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel,
+        optimizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Moves the teacher towards the student."""
+        if not getattr(optimizer, "step_was_skipped", False):
+            self.teacher.update(model)
+
+
+class _HasEpoch(Protocol):
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the training data the epoch, so that its augmentation differs from epoch to epoch and survives a resume."""
+
+    def __init__(self, dataset: _HasEpoch) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Sets the epoch; in an epoch that is resumed half-way, its number."""
+        self.dataset.set_epoch(int(state.epoch or 0))

@@ -1,0 +1,157 @@
+"""What the run scripts do before training: read YAML and command line, and refuse a start that cannot end well."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.utils import logging
+
+from .trainer import last_checkpoint
+
+logger = logging.get_logger(__name__)
+
+
+class LaunchError(SystemExit):
+    """A start that is refused: the message is printed without a traceback, the exit status is 1."""
+
+
+def parse_arguments(classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """Reads `CONFIG.yaml --field value ...`: the file first, then the command line over it.
+
+    Args:
+        classes: Dataclasses that are filled.
+        argv: Words of the command line; default: those of this process.
+
+    Returns:
+        An instance of each class.
+
+    Raises:
+        LaunchError: The file cannot be read, a field is not known, or a value is refused.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = HfArgumentParser(list(classes), usage="%(prog)s [CONFIG.yaml] [--field value ...]")
+    if words and words[0].endswith((".yaml", ".yml")):
+        config = _read_yaml(words.pop(0))
+        check_known(config, [action.dest for action in parser._actions], "the configuration file")
+        parser.set_defaults(**config)
+        for action in parser._actions:
+            action.required = action.required and action.dest not in config
+    try:
+        *parsed, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
+    except (TypeError, ValueError) as error:
+        raise LaunchError(f"The arguments are refused: {error}") from error
+    if rest:
+        known = [option for action in parser._actions for option in action.option_strings]
+        check_known([word for word in rest if word.startswith("--")], known, "the command line")
+        raise LaunchError(f"The command line has words that belong to no field: {' '.join(rest)}")
+    return tuple(parsed)
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LaunchError(f"The configuration file {path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LaunchError(f"The configuration file {path} is not YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise LaunchError(f"The configuration file {path} must hold `field: value` lines.")
+    return config
+
+
+def check_known(names: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Refuses names that nobody reads.
+
+    Args:
+        names: What the user wrote.
+        known: What there is.
+        where: Place of the names, for the message.
+
+    Raises:
+        LaunchError: A name is not known; the message has the likely right one.
+    """
+    known = list(known)
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise LaunchError(f"{where[0].upper()}{where[1:]} has the field {name!r}, which is not known.{hint}")
+
+
+def check_config_fields(config: dict[str, Any], config_class: type, where: str) -> None:
+    """Refuses misspelt fields of a model configuration, which the library would accept in silence.
+
+    Args:
+        config: Mapping of fields; mappings within belong to the class's sub-configurations.
+        config_class: A configuration class.
+        where: Place of the mapping, for the message.
+    """
+    check_known(config, [field.name for field in dataclasses.fields(config_class)], where)
+    for name, sub_class in getattr(config_class, "sub_configs", {}).items():
+        check_config_fields(config.get(name) or {}, sub_class, f"{where}.{name}")
+
+
+def as_mapping(value: dict[str, Any] | str | None, name: str) -> dict[str, Any]:
+    """A field that is a mapping in YAML and JSON on the command line."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"{name} is not JSON: {error}") from error
+    if not isinstance(value, dict | None):
+        raise ValueError(f"{name} must be a mapping of fields to values.")
+    return value or {}
+
+
+def check_processes(args: TrainingArguments) -> None:
+    """Refuses several processes that do not know of each other and would train into one folder.
+
+    Raises:
+        LaunchError: The launcher started several processes, but this one is alone.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and args.world_size == 1:
+        raise LaunchError(
+            f"{started} processes were started, but each would train alone: on a CPU give --use_cpu. The command is\n"
+            f"  accelerate launch --multi_gpu --num_processes {started} --num_machines 1 --mixed_precision no "
+            f"--dynamo_backend no {Path(sys.argv[0]).name} CONFIG.yaml --use_cpu"
+        )
+
+
+def prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
+    """Checks the output folder, and finds the checkpoint to go on from.
+
+    Args:
+        args: `output_dir`, `do_train`, and `resume_from_checkpoint`: a folder, or "last".
+        overwrite: Whether a folder with files in it may be trained into.
+
+    Returns:
+        The checkpoint, or None to start anew.
+
+    Raises:
+        LaunchError: The folder is not empty, or there is no such checkpoint.
+    """
+    folder, resume = Path(args.output_dir), args.resume_from_checkpoint
+    if resume == "last":
+        found = last_checkpoint(folder)
+        logger.warning(f"Resuming from {found}" if found else f"{folder} has no whole checkpoint: starting anew.")
+        return found
+    if resume is not None:
+        if not (Path(resume) / "trainer_state.json").is_file():
+            raise LaunchError(f"{resume} is not a checkpoint: give a folder checkpoint-N, or `last`.")
+        return resume
+    if args.do_train and not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise LaunchError(
+            f"The output folder {folder} is not empty: give another --output_dir, go on with "
+            "--resume_from_checkpoint last, or allow --overwrite_output_dir."
+        )
+    return None

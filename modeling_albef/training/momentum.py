@@ -1,0 +1,162 @@
+"""Momentum distillation: the teacher that follows the student, and the queue of its features (section 3.3 of the paper).
+
+Shapes: B batch, E projection width, Q queue slots.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+TEACHER_FOLDER = "teacher"
+QUEUE_FILE = "queue.safetensors"
+
+
+@torch.no_grad()
+def update_momentum(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Moves the teacher: teacher <- momentum * teacher + (1 - momentum) * student, over all parameters.
+
+    Args:
+        teacher: Changed in place.
+        student: A module of the same structure.
+        momentum: Decay, 0..1; published: 0.995.
+    """
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+
+
+class MomentumTeacher:
+    """The momentum model, a second instance of the student's class that stands outside it and gets no gradients.
+
+    As published it stays in training mode, so its dropout is active.
+
+    Attributes:
+        model: The teacher's network.
+        momentum: Decay of its weights, 0..1.
+    """
+
+    def __init__(self, student: PreTrainedModel, momentum: float, model: PreTrainedModel | None = None) -> None:
+        """Makes a teacher.
+
+        Args:
+            student: The model that is trained.
+            momentum: Decay, 0..1; published: 0.995.
+            model: Weights to start from, for example those of a pre-trained teacher. Default: a copy of the student.
+        """
+        self.model = copy.deepcopy(student) if model is None else model.to(student.device)
+        self.model.requires_grad_(False).train()
+        self.momentum = momentum
+
+    def update(self, student: PreTrainedModel) -> None:
+        """Moves one step towards the student."""
+        update_momentum(self.model, student, self.momentum)
+
+    def save(self, checkpoint: str | Path) -> None:
+        """Writes the network into `checkpoint/teacher`."""
+        self.model.save_pretrained(Path(checkpoint) / TEACHER_FOLDER)
+
+    def load(self, checkpoint: str | Path) -> None:
+        """Reads back what `save` wrote.
+
+        Raises:
+            FileNotFoundError: The checkpoint has no teacher.
+        """
+        weights = load_file(Path(checkpoint) / TEACHER_FOLDER / "model.safetensors")
+        self.model.load_state_dict(weights)
+
+
+class FeatureQueue(nn.Module):
+    """Features of the last pictures and texts that the teacher saw: negatives for the contrastive loss.
+
+    Any number of rows fits: they go to slots `(pointer + 0..n-1) % size`. A fresh queue holds random unit vectors with
+    picture id -100, which match nothing (salesforce/ALBEF `models/model_retrieval.py`).
+    """
+
+    image_embeds: torch.Tensor
+    text_embeds: torch.Tensor
+    image_ids: torch.Tensor
+    pointer: torch.Tensor
+
+    def __init__(self, size: int, width: int, seed: int = 0) -> None:
+        """Makes a queue.
+
+        Args:
+            size: Slots Q >= 0; published: 65,536.
+            width: Width E of the features.
+            seed: Of the random start; it must be the same on every process.
+        """
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        for name in ("image_embeds", "text_embeds"):
+            start = nn.functional.normalize(torch.randn(size, width, generator=generator), dim=1)
+            self.register_buffer(name, start)  # (Q, E)
+        self.register_buffer("image_ids", torch.full((size,), -100))  # (Q,)
+        self.register_buffer("pointer", torch.tensor(0))
+
+    @property
+    def size(self) -> int:
+        """Slots."""
+        return len(self.image_ids)
+
+    def candidates(
+        self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, image_ids: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Puts a batch before the queue.
+
+        Args:
+            image_embeds: (B, E) of the teacher.
+            text_embeds: (B, E) of the teacher.
+            image_ids: (B,).
+
+        Returns:
+            `image_candidates` and `text_candidates` (B + Q, E), `candidate_ids` (B + Q,).
+        """
+        return {
+            "image_candidates": torch.cat([image_embeds, self.image_embeds]),
+            "text_candidates": torch.cat([text_embeds, self.text_embeds]),
+            "candidate_ids": torch.cat([image_ids, self.image_ids]),
+        }
+
+    @torch.no_grad()
+    def enqueue(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, image_ids: torch.Tensor) -> None:
+        """Replaces the oldest slots.
+
+        Args:
+            image_embeds: (n, E) of all processes, in the order of their ranks.
+            text_embeds: (n, E).
+            image_ids: (n,).
+        """
+        if self.size == 0:
+            return
+        slots = (self.pointer + torch.arange(len(image_ids), device=self.pointer.device)) % self.size
+        kept = slice(-self.size, None)  # of more rows than slots the last remain
+        self.image_embeds[slots[kept]] = image_embeds[kept].to(self.image_embeds.dtype)
+        self.text_embeds[slots[kept]] = text_embeds[kept].to(self.text_embeds.dtype)
+        self.image_ids[slots[kept]] = image_ids[kept]
+        self.pointer.add_(len(image_ids)).remainder_(self.size)
+
+    def save(self, checkpoint: str | Path) -> None:
+        """Writes `checkpoint/teacher/queue.safetensors`."""
+        path = Path(checkpoint) / TEACHER_FOLDER / QUEUE_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), path)
+
+    def load(self, checkpoint: str | Path) -> None:
+        """Reads back what `save` wrote.
+
+        Raises:
+            FileNotFoundError: The checkpoint has no queue.
+            ValueError: The queue has another size.
+        """
+        path = Path(checkpoint) / TEACHER_FOLDER / QUEUE_FILE
+        state = load_file(path)
+        if len(state["image_ids"]) != self.size:
+            raise ValueError(
+                f"The queue in {path} has {len(state['image_ids'])} slots, this run has {self.size}: set "
+                f"queue_size to {len(state['image_ids'])}."
+            )
+        self.load_state_dict(state)

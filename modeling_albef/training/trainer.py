@@ -1,0 +1,267 @@
+"""Trainers with momentum distillation."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, speed_metrics
+from transformers.utils import logging
+
+from ..modeling_albef import AlbefImageTextRetrievalOutput
+from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments
+from .callbacks import EpochCallback, MomentumTeacherCallback
+from .evaluation import RetrievalEvaluator, RetrievalResult
+from .momentum import TEACHER_FOLDER, FeatureQueue, MomentumTeacher
+from .schedule import PublishedSchedule
+
+logger = logging.get_logger(__name__)
+STATE_FILE = "trainer_state.json"
+
+
+def last_checkpoint(output_dir: str | Path) -> str | None:
+    """The newest whole checkpoint of a run.
+
+    The Trainer writes the state file last, so a checkpoint whose state file is missing or cut short was interrupted.
+
+    Args:
+        output_dir: Folder of the run.
+
+    Returns:
+        Its path; None where there is none.
+    """
+    found = []
+    for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        try:
+            found.append((json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["global_step"], str(folder)))
+        except (FileNotFoundError, ValueError):
+            logger.warning(f"{folder} was not written to the end and is left aside.")
+    return max(found)[1] if found else None
+
+
+class AlbefTrainer(Trainer):
+    """What all ALBEF trainers share: teacher, published schedule, loss parts in the log, checkpoints with the teacher."""
+
+    args: AlbefTrainingArguments
+    loss_is_scaled_for_ga = False  # losses are means over a batch; the Trainer divides by the accumulation steps
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: AlbefTrainingArguments,
+        *,
+        teacher: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Makes a trainer.
+
+        Args:
+            model: The student.
+            args: Arguments of the task.
+            teacher: Momentum model to start from; default: a copy of the student.
+            kwargs: Those of `transformers.Trainer`, above all `train_dataset`, `eval_dataset`, `data_collator` and
+                `processing_class`, an `AlbefProcessor`.
+        """
+        super().__init__(model=model, args=args, **kwargs)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError("The momentum teacher needs whole parameters: train with DDP, not FSDP or DeepSpeed.")
+        self.teacher = MomentumTeacher(self.model, args.momentum, teacher)
+        self.add_callback(MomentumTeacherCallback(self.teacher))
+        if hasattr(self.train_dataset, "set_epoch"):
+            self.add_callback(EpochCallback(self.train_dataset))
+        self._loss_parts: dict[str, torch.Tensor] = {}
+        self._loss_parts_count = 0
+        self._steps_per_epoch = 0
+
+    @property
+    def alpha(self) -> float:
+        """Weight of the teacher in the targets at this step, 0..`args.alpha`."""
+        if not self.args.distill:
+            return 0.0
+        ramp = min(1.0, self.state.epoch or 0.0) if self.args.alpha_warmup else 1.0
+        return self.args.alpha * ramp
+
+    # ---- schedule
+
+    def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple:
+        """Remembers the length of an epoch for the schedule."""
+        values = super().set_initial_training_values(*args, **kwargs)
+        self._num_epochs, self._steps_per_epoch = values[0], values[1]
+        return values
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LRScheduler:
+        """The published schedule, or the library's where `published_schedule` is false."""
+        if not self.args.published_schedule or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        schedule = PublishedSchedule(
+            learning_rate=self.args.learning_rate,
+            min_learning_rate=self.args.min_learning_rate,
+            warmup_learning_rate=self.args.warmup_learning_rate,
+            warmup_steps=self.args.get_warmup_steps(num_training_steps),
+            steps_per_epoch=self._steps_per_epoch or num_training_steps,
+            num_epochs=self._num_epochs if self._steps_per_epoch else 1,
+        )
+        peak = self.args.learning_rate
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: schedule(step) / peak)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # ---- loss parts in the log
+
+    def record_loss_parts(self, **parts: torch.Tensor | float) -> None:
+        """Adds up what the next log line shows beside the loss; nothing leaves the device before."""
+        for name, value in parts.items():
+            tensor = torch.as_tensor(value, dtype=torch.float32, device=self.args.device).detach()
+            self._loss_parts[name] = self._loss_parts.get(name, torch.zeros_like(tensor)) + tensor
+        self._loss_parts_count += 1
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means of the loss parts since the last line, over all processes."""
+        if "loss" in logs and self._loss_parts:
+            means = torch.stack(list(self._loss_parts.values())) / self._loss_parts_count
+            means = self.accelerator.reduce(means, "mean").tolist()
+            logs.update(zip(self._loss_parts, means, strict=True))
+            self._loss_parts, self._loss_parts_count = {}, 0
+        super().log(logs, start_time)
+
+    # ---- checkpoints
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the student; in a checkpoint also the teacher."""
+        super().save_model(output_dir, _internal_call)
+        if _internal_call and output_dir is not None and self.args.should_save and not self.args.save_only_model:
+            self.save_teacher(output_dir)
+
+    def save_teacher(self, checkpoint: str) -> None:
+        """Writes what the teacher needs to go on."""
+        self.teacher.save(checkpoint)
+
+    def load_teacher(self, checkpoint: str) -> None:
+        """Reads back what `save_teacher` wrote."""
+        self.teacher.load(checkpoint)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # the state file, written next, says that all files are there
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if (Path(resume_from_checkpoint) / TEACHER_FOLDER).is_dir():
+            self.load_teacher(resume_from_checkpoint)
+        else:
+            logger.warning(f"{resume_from_checkpoint} has no teacher: it starts again as a copy of the student.")
+            self.teacher.model.load_state_dict(self.model.state_dict())
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        try:
+            return super()._evaluate(*args, **kwargs)
+        except Exception:
+            if self.args.world_size == 1 and self.args.save_strategy != "no":
+                self._save_checkpoint(self.model, None)
+                logger.error(f"The evaluation failed; the training up to step {self.state.global_step} is saved.")
+            raise
+
+
+class RetrievalTrainer(AlbefTrainer):
+    """Fine-tunes an `AlbefForImageTextRetrieval` and evaluates it by recall.
+
+    Training rows become `pixel_values input_ids attention_mask image_ids` in the collator. Evaluation rows have an
+    `image` and a list of `caption`s.
+    """
+
+    args: RetrievalTrainingArguments
+
+    def __init__(self, model: PreTrainedModel, args: RetrievalTrainingArguments, **kwargs: Any) -> None:
+        super().__init__(model, args, **kwargs)
+        self.queue = FeatureQueue(args.queue_size, model.config.projection_dim, seed=args.seed).to(args.device)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, AlbefImageTextRetrievalOutput]:
+        """One step's loss: the teacher's features, the student's forward, then the queue."""
+        with torch.no_grad(), self.accelerator.autocast():
+            network = self.teacher.model
+            text = network.get_text_features(inputs["input_ids"], inputs.get("attention_mask"))
+            features = {
+                "image_embeds": network.get_image_features(inputs["pixel_values"]).pooler_output.float(),
+                "text_embeds": text.pooler_output.float(),
+                "image_ids": inputs["image_ids"],
+            }
+        alpha = self.alpha
+        outputs = model(**inputs, **self.queue.candidates(**features), alpha=alpha)
+        self.queue.enqueue(**self.accelerator.gather(features))
+        temperature = self.accelerator.unwrap_model(model).albef.temperature
+        self.record_loss_parts(
+            itc_loss=outputs.itc_loss, itm_loss=outputs.itm_loss, alpha=alpha, temperature=temperature
+        )
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def retrieve(self, dataset: Any) -> RetrievalResult:
+        """Ranks a data set's images and captions; see `RetrievalEvaluator`."""
+        evaluator = RetrievalEvaluator(
+            self.model,
+            self.processing_class,
+            k_test=self.args.k_test,
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            accelerator=self.accelerator,
+        )
+        return evaluator(dataset)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluates by recall.
+
+        Args:
+            eval_dataset: Rows with `image` and `caption`s; default: the trainer's.
+            ignore_keys: Not used here.
+            metric_key_prefix: Put before the names of the metrics.
+
+        Returns:
+            The metrics of `retrieval_metrics`, per cent, and the time they took.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        return self.predict(dataset, ignore_keys, metric_key_prefix).metrics
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """Evaluates and keeps the rankings.
+
+        Args:
+            test_dataset: Rows with `image` and `caption`s.
+            ignore_keys: Not used here.
+            metric_key_prefix: Put before the names of the metrics.
+
+        Returns:
+            `predictions` is a `RetrievalResult`; `metrics` as in `evaluate`; no `label_ids`.
+        """
+        start = time.time()
+        result = self.retrieve(test_dataset)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.metrics.items()}
+        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=len(test_dataset)))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return PredictionOutput(predictions=result, label_ids=None, metrics=metrics)
+
+    def save_teacher(self, checkpoint: str) -> None:
+        """Writes the teacher and the queue."""
+        super().save_teacher(checkpoint)
+        self.queue.save(checkpoint)
+
+    def load_teacher(self, checkpoint: str) -> None:
+        """Reads back what `save_teacher` wrote."""
+        super().load_teacher(checkpoint)
+        self.queue.load(checkpoint)
