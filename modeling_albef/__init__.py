@@ -16,8 +16,6 @@ from .modeling_albef_text import AlbefTextModel
 from .modeling_albef_vision import AlbefVisionModel
 from .version import __version__
 
-
-
 AutoConfig.register("albef", AlbefConfig, exist_ok=True)
 AutoModel.register(AlbefConfig, AlbefModel, exist_ok=True)
 AutoModelForZeroShotImageClassification.register(AlbefConfig, AlbefForImageTextRetrieval, exist_ok=True)

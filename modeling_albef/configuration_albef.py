@@ -110,8 +110,8 @@ class AlbefConfig(PreTrainedConfig):
     model_type = "albef"
     sub_configs = {"vision_config": AlbefVisionConfig, "text_config": AlbefTextConfig}
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    vision_config: Any = None
+    text_config: Any = None
     projection_dim: int = 256
     temperature_init: float = 0.07
     initializer_range: float = 0.02

@@ -75,7 +75,7 @@ class AlbefPreTrainedModel(PreTrainedModel):
     config: AlbefConfig
     base_model_prefix = "albef"
     main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # losses are means over the batch, not normalised over accumulated batches
     _no_split_modules = ["AlbefVisionLayer", "AlbefTextEmbeddings", "AlbefTextLayer"]
@@ -121,7 +121,7 @@ class AlbefPreTrainedModel(PreTrainedModel):
         config.vision_config.image_size = stored or config.vision_config.image_size
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info
-        vision_model = getattr(model, cls.base_model_prefix, model).vision_model
+        vision_model: Any = getattr(model, cls.base_model_prefix, model).vision_model
         if vision_model.config.image_size != wanted:
             vision_model.resize_position_embeddings(wanted)
         return loaded
@@ -132,7 +132,7 @@ _POSITIONS = "vision_model.pos_embed"
 
 
 def _stored_image_size(
-    name: str | PathLike | None, config: AlbefConfig, state_dict: dict[str, torch.Tensor] | None, hub_kwargs: dict
+    name: str | PathLike | None, config: Any, state_dict: dict[str, torch.Tensor] | None, hub_kwargs: dict
 ) -> int | None:
     """Side of the images that the stored position embeddings are for; None where the weights do not tell."""
     shape = None
@@ -149,7 +149,7 @@ def _stored_image_size(
         path = cached_file(name, file_name, **missing_ok)
         if path is not None:
             with safe_open(path, framework="pt") as weights:
-                key = next((key for key in weights.keys() if key.endswith(_POSITIONS)), None)  # noqa: SIM118
+                key = next((key for key in weights.keys() if key.endswith(_POSITIONS)), None)
                 shape = weights.get_slice(key).get_shape() if key else None
     return round((shape[1] - 1) ** 0.5) * config.vision_config.patch_size if shape else None
 

@@ -1,9 +1,11 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Text tower of ALBEF: tokens -> states. The lower layers read text, the upper (fusion) layers also look at the image.
 
-A post-norm BERT whose parameters keep BERT's names, so that released weights map one to one. Shapes: N text rows, L text
-tokens, H width, I images, P image tokens, d width of a head.
+A post-norm BERT whose parameters keep BERT's names, so that released weights map one to one. Shapes: N text rows, L
+text tokens, H width, I images, P image tokens, d width of a head.
 """
+
+from typing import cast
 
 import torch
 from torch import nn
@@ -143,6 +145,8 @@ class AlbefTextIntermediate(nn.Module):
 class AlbefTextLayer(GradientCheckpointingLayer):
     """Post-norm layer: self-attention, in fusion layers cross-attention to the image, feed-forward."""
 
+    crossattention: AlbefTextAttention
+
     def __init__(self, config: AlbefTextConfig, has_cross_attention: bool) -> None:
         super().__init__()
         self.attention = AlbefTextAttention(config, config.hidden_size)
@@ -178,14 +182,14 @@ class AlbefTextEncoder(nn.Module):
         )
 
     @property
-    def text_layers(self) -> nn.ModuleList:
+    def text_layers(self) -> list[AlbefTextLayer]:
         """Layers that read text alone."""
-        return self.layer[: self.num_text_layers]
+        return cast(list[AlbefTextLayer], list(self.layer[: self.num_text_layers]))
 
     @property
-    def fusion_layers(self) -> nn.ModuleList:
+    def fusion_layers(self) -> list[AlbefTextLayer]:
         """Layers with cross-attention to the image."""
-        return self.layer[self.num_text_layers :]
+        return cast(list[AlbefTextLayer], list(self.layer[self.num_text_layers :]))
 
 
 class AlbefTextModel(PreTrainedModel):
@@ -194,7 +198,7 @@ class AlbefTextModel(PreTrainedModel):
     config: AlbefTextConfig
     base_model_prefix = "text_model"
     main_input_name = "input_ids"
-    input_modalities = ("text",)
+    input_modalities = ["text"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _no_split_modules = ["AlbefTextEmbeddings", "AlbefTextLayer"]
@@ -220,7 +224,7 @@ class AlbefTextModel(PreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replaces the word embeddings."""
-        self.embeddings.word_embeddings = value
+        self.embeddings.word_embeddings = cast(nn.Embedding, value)
 
     def project_images(self, image_hidden_states: torch.Tensor) -> list[KeyValue]:
         """Keys and values of images for each fusion layer, to be computed once an image.
@@ -265,16 +269,13 @@ class AlbefTextModel(PreTrainedModel):
         if (input_ids is None) == (text_hidden_states is None):
             raise ValueError("Give either input_ids or text_hidden_states, the output of the text layers.")
         hidden_states = self.embeddings(input_ids) if text_hidden_states is None else text_hidden_states
-        mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
-        )
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
         if text_hidden_states is None:
             for layer in self.encoder.text_layers:
                 hidden_states = layer(hidden_states, mask, **kwargs)
         if image_hidden_states is not None:
             image_key_values = self.project_images(image_hidden_states)
         for layer, key_value in zip(self.encoder.fusion_layers, image_key_values or (), strict=False):
-            if image_index is not None:
-                key_value = [tensor[image_index] for tensor in key_value]
-            hidden_states = layer(hidden_states, mask, *key_value, **kwargs)
+            key, value = key_value if image_index is None else (tensor[image_index] for tensor in key_value)
+            hidden_states = layer(hidden_states, mask, key, value, **kwargs)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states)

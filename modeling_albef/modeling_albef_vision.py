@@ -2,7 +2,7 @@
 """Vision tower of ALBEF: pixels -> patch states.
 
 A pre-norm vision transformer whose parameters keep the names of salesforce/ALBEF `models/vit.py` (fused `qkv`), so that
-released weights map one to one. Shapes: B batch, P image tokens (the class token, then the patches row by row), H width.
+released weights map one to one. Shapes: B batch, P image tokens (class token, then the patches row by row), H width.
 """
 
 import torch
@@ -118,7 +118,7 @@ class AlbefVisionModel(PreTrainedModel):
     config: AlbefVisionConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _no_split_modules = ["AlbefVisionLayer"]

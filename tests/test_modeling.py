@@ -207,7 +207,9 @@ def test_without_a_teacher_the_batch_is_its_own_candidates(inputs: dict[str, tor
     expected = (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
     torch.testing.assert_close(outputs.itc_loss, expected)
     torch.testing.assert_close(outputs.loss, outputs.itc_loss + outputs.itm_loss)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())  # forward changes nothing
+    assert all(
+        torch.equal(value, before[name]) for name, value in model.state_dict().items()
+    )  # forward changes nothing
 
 
 def test_published_weight_decay_groups() -> None:

@@ -51,5 +51,5 @@ def test_no_warm_up_starts_at_the_peak() -> None:
 
 
 def test_broken_warm_up_is_refused() -> None:
-    with pytest.raises(ValueError, match="warmup_steps is 50, .* multiple"):
+    with pytest.raises(ValueError, match=r"warmup_steps is 50, .* multiple"):
         PublishedSchedule(1e-5, 1e-6, 1e-5, 50, 10, 5)

@@ -56,9 +56,7 @@ def make_trainer(folder: Path, model: Any = None, rows: Any = None, **changes: A
     }
     args = RetrievalTrainingArguments(**{**options, **changes})
     if model is None:  # with dropout, so that the random state matters
-        model = AlbefForImageTextRetrieval(
-            tiny_config(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
-        )
+        model = AlbefForImageTextRetrieval(tiny_config(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1))
     rows = random_rows(16) if rows is None else rows
     return RetrievalTrainer(model, args, train_dataset=rows, data_collator=collate)
 
@@ -141,9 +139,7 @@ def test_accumulation_moves_the_teacher_once_a_step(tmp_path: Path) -> None:
 def test_accumulated_loss_is_the_mean(tmp_path: Path) -> None:
     losses = {}
     for parts in (1, 2):
-        trainer = make_trainer(
-            tmp_path / str(parts), gradient_accumulation_steps=parts, max_steps=1, queue_size=0
-        )
+        trainer = make_trainer(tmp_path / str(parts), gradient_accumulation_steps=parts, max_steps=1, queue_size=0)
         trainer.train()
         losses[parts] = logged(trainer)[0]
     assert losses[2]["loss"] == pytest.approx(losses[2]["itc_loss"] + losses[2]["itm_loss"], abs=1e-4)

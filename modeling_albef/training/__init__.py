@@ -1,7 +1,7 @@
 """Training of ALBEF with the Hugging Face Trainer."""
 
 from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments
-from .callbacks import EpochCallback, MomentumTeacherCallback
+from .callbacks import EpochCallback, MomentumTeacherCallback, TemperatureCallback
 from .evaluation import RankedCandidates, RetrievalEvaluator, RetrievalResult
 from .metrics import recall_at_k, retrieval_metrics
 from .momentum import FeatureQueue, MomentumTeacher, update_momentum
@@ -21,6 +21,7 @@ __all__ = [
     "RetrievalResult",
     "RetrievalTrainer",
     "RetrievalTrainingArguments",
+    "TemperatureCallback",
     "last_checkpoint",
     "recall_at_k",
     "retrieval_metrics",

@@ -68,6 +68,8 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
     """Arguments of `RetrievalTrainer`; the defaults are the published recipe for COCO."""
 
     queue_size: int = field(default=65536, metadata={"help": "Slots of the feature queue; any number >= 0."})
+    min_temperature: float = field(default=0.001, metadata={"help": "The learned temperature is kept above this."})
+    max_temperature: float = field(default=0.5, metadata={"help": "The learned temperature is kept below this."})
     k_test: int = field(default=256, metadata={"help": "Candidates that the matching head re-ranks."})
     metric_for_best_model: str | None = field(default="r_mean", metadata={"help": "Metric of the best checkpoint."})
 
@@ -75,5 +77,10 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
         super().__post_init__()
         if self.queue_size < 0:
             raise ValueError(f"queue_size is {self.queue_size}, but must be 0 or more.")
+        if not 0 < self.min_temperature <= self.max_temperature:
+            raise ValueError(
+                f"min_temperature is {self.min_temperature} and max_temperature {self.max_temperature}: they must be "
+                "above 0 and in this order."
+            )
         if self.k_test < 1:
             raise ValueError(f"k_test is {self.k_test}, but at least one candidate must be re-ranked.")

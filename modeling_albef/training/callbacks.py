@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .momentum import MomentumTeacher
 
@@ -23,13 +24,25 @@ class MomentumTeacherCallback(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: PreTrainedModel,
-        optimizer: Any = None,
         **kwargs: Any,
     ) -> None:
         """Moves the teacher towards the student."""
-        if not getattr(optimizer, "step_was_skipped", False):
-            self.teacher.update(model)
+        if not getattr(kwargs.get("optimizer"), "step_was_skipped", False):
+            self.teacher.update(kwargs["model"])
+
+
+class TemperatureCallback(TrainerCallback):
+    """Keeps the learned temperature in a range after every optimizer step (pre-training clamps it likewise)."""
+
+    def __init__(self, temperature: torch.nn.Parameter, lowest: float, highest: float) -> None:
+        self.temperature, self.lowest, self.highest = temperature, lowest, highest
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Clamps it."""
+        with torch.no_grad():
+            self.temperature.clamp_(self.lowest, self.highest)
 
 
 class _HasEpoch(Protocol):

@@ -24,7 +24,7 @@ class LaunchError(SystemExit):
     """A start that is refused: the message is printed without a traceback, the exit status is 1."""
 
 
-def parse_arguments(classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
     """Reads `CONFIG.yaml --field value ...`: the file first, then the command line over it.
 
     Args:

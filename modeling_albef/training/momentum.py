@@ -1,12 +1,13 @@
-"""Momentum distillation: the teacher that follows the student, and the queue of its features (section 3.3 of the paper).
+"""Momentum distillation: the teacher that follows the student, and the queue of its features.
 
-Shapes: B batch, E projection width, Q queue slots.
+Section 3.3 of the paper. Shapes: B batch, E projection width, Q queue slots.
 """
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -47,7 +48,7 @@ class MomentumTeacher:
             momentum: Decay, 0..1; published: 0.995.
             model: Weights to start from, for example those of a pre-trained teacher. Default: a copy of the student.
         """
-        self.model = copy.deepcopy(student) if model is None else model.to(student.device)
+        self.model = copy.deepcopy(student) if model is None else cast(Any, model).to(student.device)
         self.model.requires_grad_(False).train()
         self.momentum = momentum
 

@@ -12,8 +12,8 @@ STEPS_A_LEVEL = 100  # the warm-up moves every hundred steps
 class PublishedSchedule:
     """Learning rate of salesforce/ALBEF (`scheduler/cosine_lr.py`, called as in `Retrieval.py`).
 
-    In the first epoch the rate climbs a level every 100 steps, from `warmup_learning_rate` to `learning_rate`; each later
-    epoch has one rate, on a cosine from `learning_rate` to `min_learning_rate`.
+    In the first epoch the rate climbs a level every 100 steps, from `warmup_learning_rate` to `learning_rate`; each
+    later epoch has one rate, on a cosine from `learning_rate` to `min_learning_rate`.
 
     Attributes:
         learning_rate: Peak.

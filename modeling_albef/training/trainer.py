@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, speed_metrics
 from transformers.utils import logging
 
-from ..modeling_albef import AlbefImageTextRetrievalOutput
+from ..modeling_albef import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
 from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments
-from .callbacks import EpochCallback, MomentumTeacherCallback
+from .callbacks import EpochCallback, MomentumTeacherCallback, TemperatureCallback
 from .evaluation import RetrievalEvaluator, RetrievalResult
 from .momentum import TEACHER_FOLDER, FeatureQueue, MomentumTeacher
 from .schedule import PublishedSchedule
@@ -45,9 +45,12 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
 
 
 class AlbefTrainer(Trainer):
-    """What all ALBEF trainers share: teacher, published schedule, loss parts in the log, checkpoints with the teacher."""
+    """What all ALBEF trainers share: teacher, published schedule, loss parts in the log, whole checkpoints."""
 
     args: AlbefTrainingArguments
+    model: Any
+    processing_class: Any
+    train_dataset: Any
     loss_is_scaled_for_ga = False  # losses are means over a batch; the Trainer divides by the accumulation steps
 
     def __init__(
@@ -94,9 +97,7 @@ class AlbefTrainer(Trainer):
         self._num_epochs, self._steps_per_epoch = values[0], values[1]
         return values
 
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> LRScheduler:
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """The published schedule, or the library's where `published_schedule` is false."""
         if not self.args.published_schedule or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
@@ -181,6 +182,8 @@ class RetrievalTrainer(AlbefTrainer):
     def __init__(self, model: PreTrainedModel, args: RetrievalTrainingArguments, **kwargs: Any) -> None:
         super().__init__(model, args, **kwargs)
         self.queue = FeatureQueue(args.queue_size, model.config.projection_dim, seed=args.seed).to(args.device)
+        # Differs from ALBEF, which clamps the temperature in pre-training only.
+        self.add_callback(TemperatureCallback(self.model.albef.temperature, args.min_temperature, args.max_temperature))
 
     def compute_loss(
         self,
@@ -191,7 +194,7 @@ class RetrievalTrainer(AlbefTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, AlbefImageTextRetrievalOutput]:
         """One step's loss: the teacher's features, the student's forward, then the queue."""
         with torch.no_grad(), self.accelerator.autocast():
-            network = self.teacher.model
+            network = cast(AlbefForImageTextRetrieval, self.teacher.model)
             text = network.get_text_features(inputs["input_ids"], inputs.get("attention_mask"))
             features = {
                 "image_embeds": network.get_image_features(inputs["pixel_values"]).pooler_output.float(),
@@ -254,7 +257,7 @@ class RetrievalTrainer(AlbefTrainer):
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=len(test_dataset)))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return PredictionOutput(predictions=result, label_ids=None, metrics=metrics)
+        return PredictionOutput(predictions=cast(Any, result), label_ids=None, metrics=metrics)
 
     def save_teacher(self, checkpoint: str) -> None:
         """Writes the teacher and the queue."""

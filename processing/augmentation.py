@@ -1,0 +1,253 @@
+"""Training augmentation of ALBEF with Pillow and numpy; every draw comes from an explicit generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from torch.utils.data import Dataset
+
+from .image_processing_albef import UnreadableImageError, open_image
+
+FILL = (128, 128, 128)
+MAX_MAGNITUDE = 10
+FLIP_PROBABILITY = 0.5
+OPERATION_PROBABILITY = 0.5
+
+
+def random_resized_crop(
+    image: Image.Image,
+    size: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float] = (0.5, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Image.Image:
+    """Cut a random rectangle out and resize it to a square, as torchvision documents `RandomResizedCrop`.
+
+    Args:
+        image: Picture of any size.
+        size: Side of the result, pixels.
+        rng: Source of the draws.
+        scale: Least and greatest share of the area, 0..1, uniform.
+        ratio: Least and greatest width over height, uniform in the logarithm.
+
+    Returns:
+        (size, size) picture, bicubic. Where ten draws do not fit into the picture: its central part, cut to the nearer
+        of the two ratios.
+    """
+    box = _draw_box(image.width, image.height, rng, scale, ratio)
+    # Cut first: with `resize(box=...)` the filter would read pixels outside the box.
+    return image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
+
+
+class RandomAugment:
+    """ALBEF's random augmentation (salesforce/ALBEF `dataset/randaugment.py`).
+
+    Draws `num_ops` of ten operations with replacement; each is applied with probability 1/2. Those with a direction go
+    either way with probability 1/2. Unlike RandAugment (Cubuk et al., 2020, arXiv 1909.13719) none changes colours.
+
+    Attributes:
+        num_ops: Operations that are drawn, at least 0.
+        magnitude: Strength of all operations, 0..10; at 7, as published: brightness and sharpness factor 1.36, shear
+            0.21, translation 7 pixels, rotation 21 degrees.
+    """
+
+    def __init__(self, num_ops: int = 2, magnitude: float = 7) -> None:
+        if num_ops < 0 or not 0 <= magnitude <= MAX_MAGNITUDE:
+            raise ValueError(
+                f"num_ops is {num_ops} and magnitude {magnitude}, "
+                f"but they must be at least 0 and between 0 and {MAX_MAGNITUDE}."
+            )
+        self.num_ops, self.magnitude = num_ops, magnitude
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """Apply the operations that are drawn to an RGB picture; the result has the same size."""
+        level = self.magnitude / MAX_MAGNITUDE
+        for name in rng.choice(list(OPERATIONS), size=self.num_ops):
+            if rng.random() < OPERATION_PROBABILITY:
+                sign = 1 if name not in DIRECTED or rng.random() < 0.5 else -1
+                image = OPERATIONS[name](image, sign * level)
+        return image
+
+
+class TrainingAugmentation:
+    """Crop, flip and `RandomAugment`, in this order (salesforce/ALBEF `dataset/__init__.py`, fine-tuning).
+
+    Flips happen whatever the caption says of left and right, as published.
+
+    Attributes:
+        image_size: Side of the result, pixels.
+        scale: Least and greatest share of the picture that is kept, 0..1; published: 0.5 fine-tuning, 0.2 pre-training.
+    """
+
+    def __init__(self, image_size: int, scale: tuple[float, float] = (0.5, 1.0)) -> None:
+        if image_size < 1 or not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(
+                f"image_size is {image_size} and scale {scale}: "
+                "give at least 1, and two rising shares of the area above 0 and up to 1."
+            )
+        self.image_size, self.scale = image_size, scale
+        self.random_augment = RandomAugment()
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """Augment an RGB picture of any size to (image_size, image_size)."""
+        image = random_resized_crop(image, self.image_size, rng, self.scale)
+        if rng.random() < FLIP_PROBABILITY:
+            image = ImageOps.mirror(image)
+        return self.random_augment(image, rng)
+
+
+class AugmentedDataset(Dataset):
+    """Rows of a data set with their image opened and augmented.
+
+    The draws of a row depend on seed, epoch and row number alone, so a run is the same with any number of workers and
+    processes, and after a resume.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        augmentation: Callable[[Image.Image, np.random.Generator], Image.Image] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Wrap a data set.
+
+        Args:
+            dataset: Map-style, of rows with an `image` that `open_image` reads. A data set of the `datasets` library
+                that decodes its images is told not to, so that all go through `open_image`.
+            augmentation: Such as `TrainingAugmentation`; None only opens the images.
+            seed: Of the draws, at least 0.
+        """
+        feature = (getattr(dataset, "features", None) or {}).get("image")
+        if getattr(feature, "decode", False) is True:
+            dataset = dataset.cast_column("image", type(feature)(decode=False))
+        self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that live on, too
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, at least 0, that the draws depend on."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Give a row with `image` as an RGB picture, augmented.
+
+        Raises:
+            IndexError: There is no such row.
+            UnreadableImageError: The image cannot be read; names row and file.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There is no row {index}: the data set has {len(self)}.")
+        index = int(index) % len(self)
+        row: Mapping[str, Any] = self.dataset[index]
+        try:
+            image = open_image(row["image"])
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"Row {index}: {error}") from error
+        if self.augmentation is not None:
+            image = self.augmentation(image, np.random.default_rng((self.seed, int(self._epoch), index)))
+        return {**row, "image": image}
+
+
+def _draw_box(
+    width: int, height: int, rng: np.random.Generator, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a crop."""
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(rng.integers(height - crop_height + 1))
+            left = int(rng.integers(width - crop_width + 1))
+            return left, top, left + crop_width, top + crop_height
+    crop_width = min(width, max(1, round(height * ratio[1])))
+    crop_height = min(height, max(1, round(width / ratio[0])))
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
+
+
+def _identity(image: Image.Image, level: float) -> Image.Image:
+    return image
+
+
+def _auto_contrast(image: Image.Image, level: float) -> Image.Image:
+    # Differs from ALBEF: there the offset is computed in uint8 and wraps, so any channel whose least value is above 0
+    # turns white. This is the stretch to 0..255 that was meant.
+    return ImageOps.autocontrast(image)
+
+
+def _equalize(image: Image.Image, level: float) -> Image.Image:
+    return ImageOps.equalize(image)
+
+
+def _brightness(image: Image.Image, level: float) -> Image.Image:
+    return ImageEnhance.Brightness(image).enhance(1.8 * level + 0.1)
+
+
+def _sharpness(image: Image.Image, level: float) -> Image.Image:
+    # Differs from ALBEF: there values beyond 0..255 wrap round (bright edges turn black). Here they are clipped.
+    return ImageEnhance.Sharpness(image).enhance(1.8 * level + 0.1)
+
+
+def _shear_x(image: Image.Image, level: float) -> Image.Image:
+    return _warp(image, [[1, 0.3 * level, 0], [0, 1, 0]])
+
+
+def _shear_y(image: Image.Image, level: float) -> Image.Image:
+    return _warp(image, [[1, 0, 0], [0.3 * level, 1, 0]])
+
+
+def _translate_x(image: Image.Image, level: float) -> Image.Image:
+    return _warp(image, [[1, 0, -10 * level], [0, 1, 0]])
+
+
+def _translate_y(image: Image.Image, level: float) -> Image.Image:
+    return _warp(image, [[1, 0, 0], [0, 1, -10 * level]])
+
+
+def _rotate(image: Image.Image, level: float) -> Image.Image:
+    angle, x, y = math.radians(30 * level), image.width / 2, image.height / 2
+    cos, sin = math.cos(angle), math.sin(angle)
+    return _warp(image, [[cos, sin, (1 - cos) * x - sin * y], [-sin, cos, sin * x + (1 - cos) * y]])
+
+
+def _warp(image: Image.Image, matrix: list[list[float]]) -> Image.Image:
+    """Move pixels by a map of coordinates, bilinear, grey where nothing comes from.
+
+    Args:
+        image: RGB picture.
+        matrix: (2, 3), maps (x, y, 1) of the picture to (x, y) of the result; pixel centres have whole coordinates, as
+            in OpenCV's `warpAffine`.
+
+    Returns:
+        A picture of the same size.
+    """
+    border = 1  # a frame of the fill colour, so that edges blend into it as in OpenCV; Pillow would repeat the edge
+    framed = ImageOps.expand(image, border, FILL)
+    (a, b, c), (d, e, f) = np.linalg.inv(np.array([*matrix, [0, 0, 1]]))[:2].tolist()
+    # Pillow samples at the map of (x + 0.5, y + 0.5), minus 0.5.
+    c, f = c - (a + b - 1) / 2 + border, f - (d + e - 1) / 2 + border
+    method, filter_ = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    return framed.transform(image.size, method, (a, b, c, d, e, f), filter_, fillcolor=FILL)
+
+
+OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
+    "identity": _identity,
+    "auto_contrast": _auto_contrast,
+    "equalize": _equalize,
+    "brightness": _brightness,
+    "sharpness": _sharpness,
+    "shear_x": _shear_x,
+    "shear_y": _shear_y,
+    "translate_x": _translate_x,
+    "translate_y": _translate_y,
+    "rotate": _rotate,
+}
+DIRECTED = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")

@@ -1,0 +1,93 @@
+"""Rows to batches: one class a task."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .processing_albef import AlbefProcessor
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RetrievalCollator:
+    """Batches for retrieval training; B rows, the longest of them L tokens long.
+
+    Attributes:
+        processor: Its image processor says the side S of the images; one that has this size is not resized again.
+        max_words: Words of a caption that are read.
+        max_length: Tokens of a caption that are read, `[CLS]` counted; None, as published, sets no limit but the words.
+    """
+
+    processor: AlbefProcessor
+    max_words: int = 30
+    max_length: int | None = None
+    _has_warned: bool = field(default=False, init=False, repr=False)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Join rows.
+
+        Args:
+            rows: Each with `image` (what `open_image` reads), `caption` (string) and `image_id` (whole number, the same
+                for rows of the same picture).
+
+        Returns:
+            `pixel_values` (B, 3, S, S) float32, `input_ids` and `attention_mask` (B, L), `image_ids` (B,), int64.
+
+        Raises:
+            KeyError: A row lacks one of the three.
+            UnreadableImageError: An image cannot be read.
+        """
+        image_ids = torch.tensor([_get(row, "image_id") for row in rows], dtype=torch.int64)
+        self._warn_without_negatives(image_ids)
+        batch = self.processor(
+            images=[_get(row, "image") for row in rows],
+            text=[_get(row, "caption") for row in rows],
+            text_type="caption",
+            max_words=self.max_words,
+            padding=True,
+            truncation=self.max_length is not None,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        return {**batch, "image_ids": image_ids}
+
+    def _warn_without_negatives(self, image_ids: torch.Tensor) -> None:
+        if not self._has_warned and len(image_ids) > 1 and bool((image_ids == image_ids[0]).all()):
+            self._has_warned = True
+            logger.warning(
+                "All %d rows of a batch show image %d, so the matching loss has no negatives: shuffle the data, or "
+                "check that image_id differs from picture to picture. Said once.",
+                len(image_ids),
+                image_ids[0],
+            )
+
+
+@dataclass
+class ImageCollator:
+    """Batches of images alone, for evaluation.
+
+    Attributes:
+        processor: An `AlbefProcessor` or its image processor.
+    """
+
+    processor: Any
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Join rows with an `image` into `pixel_values` (B, 3, S, S) float32.
+
+        Raises:
+            KeyError: A row has no `image`.
+            UnreadableImageError: An image cannot be read.
+        """
+        return dict(self.processor(images=[_get(row, "image") for row in rows], return_tensors="pt"))
+
+
+def _get(row: dict[str, Any], name: str) -> Any:
+    if name not in row:
+        raise KeyError(f"A row lacks {name!r}; it has {', '.join(row)}.")
+    return row[name]

@@ -1,0 +1,95 @@
+"""Batches hold the right numbers, and the one warning comes once."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import BertTokenizer
+
+from processing import AlbefImageProcessor, AlbefProcessor, ImageCollator, RetrievalCollator, UnreadableImageError
+
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "ball", "##s"]
+MEAN, STD = AlbefImageProcessor.image_mean, AlbefImageProcessor.image_std
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def processor() -> AlbefProcessor:
+    tokenizer = BertTokenizer(vocab={token: number for number, token in enumerate(TOKENS)})
+    return AlbefProcessor(AlbefImageProcessor(size=8), tokenizer, text_type="question", max_words=2)
+
+
+def rows(*ids: int) -> list[dict[str, object]]:
+    captions = ["A red ball!", "balls", "..."]
+    return [
+        {"image": Image.fromarray(IMAGES[number]), "caption": captions[number], "image_id": image_id}
+        for number, image_id in enumerate(ids)
+    ]
+
+
+def test_retrieval_batch(processor: AlbefProcessor) -> None:
+    batch = RetrievalCollator(processor)(rows(7, 2**40, 7))
+    assert type(batch) is dict
+    assert sorted(batch) == ["attention_mask", "image_ids", "input_ids", "pixel_values"]
+    assert batch["input_ids"].tolist() == [[2, 5, 6, 7], [2, 7, 8, 0], [2, 0, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]]
+    assert batch["image_ids"].tolist() == [7, 2**40, 7] and batch["image_ids"].dtype == torch.int64
+    assert batch["pixel_values"].dtype == torch.float32
+    expected = ((IMAGES / 255 - MEAN) / STD).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(batch["pixel_values"].numpy(), expected, atol=1e-6)
+
+
+def test_limits(processor: AlbefProcessor) -> None:
+    assert RetrievalCollator(processor, max_words=2)(rows(1, 2))["input_ids"].tolist() == [[2, 5, 6], [2, 7, 8]]
+    assert RetrievalCollator(processor, max_length=2)(rows(1, 2))["input_ids"].tolist() == [[2, 5], [2, 7]]
+    again = RetrievalCollator(processor)(rows(1, 2))["input_ids"]  # a limit of one call does not stay
+    assert again.tolist() == [[2, 5, 6, 7], [2, 7, 8, 0]]
+
+
+def test_only_images_of_another_size_are_resized(processor: AlbefProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
+    resized = []
+    original = AlbefImageProcessor.__mro__[1].resize
+    monkeypatch.setattr(
+        AlbefImageProcessor.__mro__[1],
+        "resize",
+        lambda self, image, *args, **kwargs: resized.append(image.shape) or original(self, image, *args, **kwargs),
+    )
+    given = rows(1, 2, 3)
+    given[1]["image"] = given[1]["image"].resize((9, 8))
+    assert RetrievalCollator(processor)(given)["pixel_values"].shape == (3, 3, 8, 8)
+    assert resized == [(3, 8, 9)]
+
+
+def test_warns_once_without_negatives(processor: AlbefProcessor, caplog: pytest.LogCaptureFixture) -> None:
+    collator = RetrievalCollator(processor)
+    with caplog.at_level(logging.WARNING, logger="processing.collators"):
+        collator(rows(4))
+        collator(rows(4, 5))
+        assert not caplog.records
+        collator(rows(4, 4, 4))
+        collator(rows(4, 4))
+    assert [record.getMessage() for record in caplog.records] == [
+        "All 3 rows of a batch show image 4, so the matching loss has no negatives: shuffle the data, or check that "
+        "image_id differs from picture to picture. Said once."
+    ]
+
+
+def test_images_alone(processor: AlbefProcessor, tmp_path: Path) -> None:
+    Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
+    given = [{"image": {"path": str(tmp_path / "a.png"), "bytes": None}, "caption": ["a"]}, *rows(1)]
+    for one in (processor, processor.image_processor):
+        batch = ImageCollator(one)(given)
+        assert list(batch) == ["pixel_values"] and batch["pixel_values"].shape == (2, 3, 8, 8)
+        assert torch.equal(batch["pixel_values"][0], batch["pixel_values"][1])
+
+
+def test_bad_rows(processor: AlbefProcessor, tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="lacks 'caption'; it has image, image_id"):
+        RetrievalCollator(processor)([{"image": IMAGES[0], "image_id": 1}])
+    with pytest.raises(UnreadableImageError, match=r"no\.png' does not exist"):
+        ImageCollator(processor)([{"image": tmp_path / "no.png"}])

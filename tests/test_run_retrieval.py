@@ -1,0 +1,294 @@
+"""run_retrieval.py as users start it: whole runs, and starts that are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parent.parent
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+TINY: dict[str, Any] = {
+    "dataset": "shapes",
+    "dataset_config": {"num_train": 40, "num_validation": 12, "num_test": 14, "image_size": 32},
+    "augmentation": True,
+    "model_config": {
+        "projection_dim": 16,
+        "vision_config": {**SIZES, "image_size": 32, "patch_size": 8},
+        "text_config": {**SIZES, "num_fusion_layers": 1, "max_position_embeddings": 64},
+    },
+    "do_train": True,
+    "do_eval": True,
+    "do_predict": True,
+    "use_cpu": True,
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 3,
+    "learning_rate": "1e-3",
+    "warmup_steps": 0,
+    "queue_size": 24,
+    "k_test": 5,
+    "disable_tqdm": True,
+    "report_to": "none",
+}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def write_config(folder: Path, **changes: Any) -> str:
+    config = {**TINY, "output_dir": str(folder / "out"), **changes}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({name: value for name, value in config.items() if value is not None}))
+    return str(path)
+
+
+def run(words: list[str], launcher: tuple[str, ...] = (), check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *launcher, "run_retrieval.py", *words]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, timeout=280
+    )
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def refused(words: list[str]) -> str:
+    """The message of a start that is refused in this process."""
+    from run_retrieval import main
+
+    with pytest.raises(SystemExit) as error:
+        main(words)
+    return str(error.value)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A whole run in one process, and what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    done = run([write_config(folder)])
+    return folder / "out", done.stdout
+
+
+def test_a_run_leaves_model_metrics_and_predictions(finished: tuple[Path, str]) -> None:
+    out, printed = finished
+    for line in (f"model: {out}", f"metrics: {out}/all_results.json", f"predictions: {out}/predictions.json"):
+        assert line in printed
+    metrics = json.loads((out / "all_results.json").read_text())
+    for split in ("eval", "test"):
+        assert 0 <= metrics[f"{split}_r_mean"] <= 100 and f"{split}_txt_r1" in metrics
+    state = json.loads((out / "trainer_state.json").read_text())
+    epochs = [line["eval_r_mean"] for line in state["log_history"] if "eval_r_mean" in line]
+    assert metrics["eval_r_mean"] == max(epochs)  # the best checkpoint, not the last, is the model
+
+
+def check_predictions(out: Path) -> dict[str, Any]:
+    predictions = json.loads((out / "predictions.json").read_text())
+    images = [query["image"] for query in predictions["image_to_text"]]
+    assert images == [str(number) for number in range(14)]  # each once, in order
+    assert len({query["caption"] for query in predictions["text_to_image"]}) == 28
+    assert all(len(query["texts"]) == 5 for query in predictions["image_to_text"])
+    hits = [query["texts"][0]["correct"] for query in predictions["image_to_text"]]
+    assert 100 * sum(hits) / 14 == pytest.approx(json.loads((out / "test_results.json").read_text())["test_txt_r1"])
+    return predictions
+
+
+def test_predictions_are_complete(finished: tuple[Path, str]) -> None:
+    check_predictions(finished[0])
+
+
+def test_evaluation_alone_gives_the_same_in_one_and_two_processes(finished: tuple[Path, str], tmp_path: Path) -> None:
+    launchers = {
+        "one": (),
+        "two": (
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node",
+            "2",
+            "--master_port",
+            str(29_600 + os.getpid() % 300),
+        ),
+    }
+    for name, launcher in launchers.items():
+        config = write_config(
+            tmp_path,
+            model_config=None,
+            model_name_or_path=str(finished[0]),
+            do_train=False,
+            output_dir=str(tmp_path / name),
+        )
+        run([config], launcher)
+    trained = json.loads((finished[0] / "test_results.json").read_text())
+    one, two = (json.loads((tmp_path / name / "test_results.json").read_text()) for name in ("one", "two"))
+    names = [name for name in one if "_r" in name and "runtime" not in name]
+    assert len(names) == 9
+    assert [one[name] for name in names] == [two[name] for name in names] == [trained[name] for name in names]
+    assert check_predictions(tmp_path / "one") == check_predictions(tmp_path / "two")  # to the bit
+
+
+def test_two_processes_train_as_one_model(tmp_path: Path, finished: tuple[Path, str]) -> None:
+    launcher = (
+        *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(29_900 + os.getpid() % 90)),
+    )
+    done = run([write_config(tmp_path), "--use_cpu"], launcher)
+    out = tmp_path / "out"
+    assert sorted(json.loads((out / "all_results.json").read_text())) == sorted(
+        json.loads((finished[0] / "all_results.json").read_text())
+    )
+    check_predictions(out)
+    assert done.stdout.count("metrics: ") == 1
+    state = json.loads((out / "trainer_state.json").read_text())
+    assert state["max_steps"] == 2 * (80 // (2 * 8))  # 80 captions over two processes of 8
+    checkpoint = max(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    queue = load_file(checkpoint / "teacher" / "queue.safetensors")
+    assert (queue["image_ids"] >= 0).all() and queue["pointer"] == 10 * 16 % 24  # both processes' rows went in
+
+
+def test_processes_that_do_not_know_each_other_are_refused(tmp_path: Path) -> None:
+    launcher = (
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(29_400 + os.getpid() % 100),
+    )
+    done = run([write_config(tmp_path, use_cpu=None)], launcher, check=False)
+    assert done.returncode != 0
+    assert "2 processes were started, but each would train alone" in done.stderr
+    assert "accelerate launch --multi_gpu --num_processes 2" in done.stderr and "--use_cpu" in done.stderr
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+def write_pictures(folder: Path) -> dict[str, str]:
+    """ALBEF's files: training with a row a caption, validation with a list of captions a row."""
+    rows = []
+    for number in range(12):
+        Image.new("RGB", (50 + number, 40), (20 * number, 255 - 20 * number, 90)).save(folder / f"{number}.png")
+        rows += [
+            {"image": f"{number}.png", "caption": f"Colour {number}, {word}!", "image_id": f"c_{number}"}
+            for word in "ab"
+        ]
+    lists = [{"image": f"{number}.png", "caption": [f"colour {number}", f"{number} again"]} for number in range(6)]
+    (folder / "train.json").write_text(json.dumps(rows))
+    (folder / "val.json").write_text(json.dumps(lists))
+    files = {"train_files": str(folder / "train.json"), "image_root": str(folder)}
+    return {**files, "validation_files": str(folder / "val.json"), "test_files": str(folder / "val.json")}
+
+
+def test_annotation_files_and_another_resolution(tmp_path: Path, finished: tuple[Path, str]) -> None:
+    config = write_config(
+        tmp_path,
+        dataset=None,
+        dataset_config=None,
+        model_config=None,
+        model_name_or_path=str(finished[0]),
+        image_size=48,
+        num_train_epochs=1,
+        **write_pictures(tmp_path),
+    )
+    run([config, "--learning_rate", "2e-3"])
+    out = tmp_path / "out"
+    assert json.loads((out / "config.json").read_text())["vision_config"]["image_size"] == 48
+    assert load_file(out / "model.safetensors")["albef.vision_model.pos_embed"].shape[1] == 1 + 6 * 6
+    predictions = json.loads((out / "predictions.json").read_text())
+    assert [Path(query["image"]).name for query in predictions["image_to_text"]] == [f"{n}.png" for n in range(6)]
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    assert (out / "processor_config.json").is_file() and history
+
+
+def test_bad_files_are_named_before_training(tmp_path: Path) -> None:
+    files = write_pictures(tmp_path)
+    (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:60])
+    words = [write_config(tmp_path, dataset=None, dataset_config=None, **files)]
+    message = refused(words)
+    assert "3.png" in message and "damaged or cut short" in message
+    (tmp_path / "3.png").unlink()
+    assert "3.png" in refused(words)
+    rows = json.loads((tmp_path / "train.json").read_text())
+    rows[4]["caption"] = " ... "
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    assert "row 4" in refused(words) and "train.json" in refused(words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "message"),
+    [
+        ({"learning_rates": 1}, [], "the field 'learning_rates', which is not known. Did you mean 'learning_rate'?"),
+        ({}, ["--k_tets", "3"], "'--k_tets', which is not known. Did you mean '--k_test'?"),
+        (
+            {"model_config": {"vision_config": {"image_sise": 3}}},
+            [],
+            "Model_config.vision_config has the field 'image_sise'",
+        ),
+        ({"model_config": None}, [], "give either model_name_or_path, or model_config"),
+        ({"dataset": None}, [], "There is no train data: give train_files"),
+        ({"momentum": 2.0}, [], "momentum is 2.0, but must lie between 0 and 1"),
+        ({}, ["--resume_from_checkpoint", "nowhere"], "nowhere is not a checkpoint"),
+    ],
+)
+def test_misspelt_and_missing(tmp_path: Path, changes: dict[str, Any], words: list[str], message: str) -> None:
+    assert message in refused([write_config(tmp_path, **changes), *words])
+
+
+def test_unknown_configuration_file(tmp_path: Path) -> None:
+    assert "nowhere.yaml cannot be read: No such file" in refused([str(tmp_path / "nowhere.yaml")])
+    (tmp_path / "broken.yaml").write_text("a: [1,")
+    assert "broken.yaml is not YAML" in refused([str(tmp_path / "broken.yaml")])
+    (tmp_path / "list.yaml").write_text("- 1")
+    assert "must hold `field: value` lines" in refused([str(tmp_path / "list.yaml")])
+
+
+def test_full_output_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("x")
+    message = refused([write_config(tmp_path)])
+    assert "is not empty" in message and "--resume_from_checkpoint last" in message
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """SIGKILL several times; the run that goes on each time ends as the one that was let be."""
+    changes = {
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+        "num_train_epochs": 6,
+    }
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+    start = time.monotonic()
+    run([write_config(whole, **changes)])
+    duration = time.monotonic() - start
+    words = [write_config(cut, **changes), "--resume_from_checkpoint", "last"]
+    moments = random.Random(3)
+    for _ in range(6):
+        process = subprocess.Popen(
+            [sys.executable, "run_retrieval.py", *words],
+            cwd=ROOT,
+            env={**os.environ, **ONE_THREAD},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(moments.uniform(0.35, 0.95) * duration)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run(words)
+    expected, found = (load_file(folder / "out" / "model.safetensors") for folder in (whole, cut))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    last = {folder: load_file(folder / "out/checkpoint-60/teacher/queue.safetensors") for folder in (whole, cut)}
+    assert all(torch.equal(value, last[cut][name]) for name, value in last[whole].items())
