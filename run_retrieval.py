@@ -185,9 +185,12 @@ def main(argv: list[str] | None = None) -> None:
         trainer.save_metrics("train", outcome.metrics)
         written["model"] = args.output_dir
     if args.do_eval:
-        trainer.save_metrics("eval", trainer.evaluate())
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
     if args.do_predict:
         tested = trainer.predict(splits["test"])
+        trainer.log_metrics("test", tested.metrics)
         trainer.save_metrics("test", tested.metrics)
         if trainer.is_world_process_zero():
             path = Path(args.output_dir) / "predictions.json"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -292,3 +294,49 @@ def test_killed_at_random_moments_ends_with_the_same_weights(tmp_path: Path) -> 
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
     last = {folder: load_file(folder / "out/checkpoint-60/teacher/queue.safetensors") for folder in (whole, cut)}
     assert all(torch.equal(value, last[cut][name]) for name, value in last[whole].items())
+
+
+def test_python_of_the_readme_runs(finished: tuple[Path, str], tmp_path: Path) -> None:
+    """The first block scores three captions; the second makes a trainer, which here trains and evaluates."""
+    from dataset_scripts import load_dataset_script, one_caption_a_row
+
+    scoring, training = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(
+        scoring.replace("output/demo_retrieval", str(finished[0])).replace(
+            'split="test"', 'split="test", image_size=32'
+        ),
+        names,
+    )
+    assert names["outputs"].itm_logits.shape == (1, 3, 2) and names["outputs"].logits_per_image.shape == (1, 3)
+    gallery = load_dataset_script("shapes", split="validation", **TINY["dataset_config"])
+    names |= {"pairs": one_caption_a_row(gallery), "gallery": gallery}
+    small = f'output_dir="{tmp_path}", use_cpu=True, per_device_train_batch_size=8, queue_size=8, report_to="none"'
+    exec(training.replace('output_dir="out"', small).replace("Augmentation(384)", "Augmentation(32)"), names)
+    names["trainer"].train()
+    assert "eval_r_mean" in names["trainer"].evaluate()
+
+
+def test_fields_of_the_readme_exist() -> None:
+    from run_retrieval import DataArguments, ModelArguments, RetrievalTrainingArguments
+
+    fields = {
+        f.name for c in (ModelArguments, DataArguments, RetrievalTrainingArguments) for f in dataclasses.fields(c)
+    }
+    launcher = {"multi_gpu", "num_processes", "num_machines", "mixed_precision", "dynamo_backend"}
+    named = set(re.findall(r"--([a-z_]+)", (ROOT / "README.md").read_text()))
+    assert named <= fields | launcher and len(named - launcher) > 10
+
+
+@pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
+def test_recipes_are_read(recipe: str, tmp_path: Path) -> None:
+    from modeling_albef.training.launch import parse_arguments
+    from run_retrieval import DataArguments, ModelArguments, RetrievalTrainingArguments
+
+    words = [str(ROOT / "configs" / recipe), "--use_cpu", "--output_dir", str(tmp_path)]
+    if not recipe.startswith("demo"):
+        words += ["--model_name_or_path", "some/model"]
+    _, _, args = parse_arguments((ModelArguments, DataArguments, RetrievalTrainingArguments), words)
+    published = {"retrieval_coco.yaml": (5, 256), "retrieval_flickr30k.yaml": (10, 128), "demo_retrieval.yaml": (6, 32)}
+    assert (args.num_train_epochs, args.k_test) == published[recipe]
+    assert isinstance(args.learning_rate, float) and args.do_train and args.do_eval and args.do_predict

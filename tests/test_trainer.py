@@ -85,6 +85,7 @@ def test_three_recorded_steps(tmp_path: Path) -> None:
         optim="sgd",
         learning_rate=0.05,
         weight_decay=0.0,
+        max_temperature=10.0,  # these rough steps go beyond the usual range, which the recorded run did not keep
         published_schedule=False,
         lr_scheduler_type="constant",
         save_strategy="no",
@@ -232,3 +233,10 @@ def test_defaults_are_the_published_recipe(tmp_path: Path) -> None:
     assert (args.num_train_epochs, args.per_device_train_batch_size, args.k_test, args.seed) == (5, 32, 256, 42)
     assert (args.adam_beta1, args.adam_beta2, args.adam_epsilon, args.max_grad_norm) == (0.9, 0.999, 1e-8, 0)
     assert (args.optim, args.dataloader_drop_last, args.metric_for_best_model) == ("adamw_torch", True, "r_mean")
+
+
+def test_temperature_stays_in_its_range(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=3, min_temperature=0.08, max_temperature=0.09)
+    trainer.train()
+    assert 0.08 <= trainer.model.albef.temperature.item() <= 0.09
+    assert logged(trainer)[0]["temperature"] == pytest.approx(0.07)  # clamped after the first step
