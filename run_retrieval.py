@@ -13,27 +13,29 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from datasets import Dataset, Image
 from transformers import set_seed
+from transformers.trainer_utils import IntervalStrategy
 
 from dataset_scripts import (
-    AnnotationError,
     check_images,
     load_dataset_script,
     load_retrieval_files,
     one_caption_a_row,
 )
-from modeling_albef import AlbefConfig, AlbefForImageTextRetrieval
+from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.training import RetrievalResult, RetrievalTrainer, RetrievalTrainingArguments
 from modeling_albef.training.launch import (
     LaunchError,
+    ModelArguments,
     as_mapping,
-    check_config_fields,
     check_processes,
+    load_model,
     parse_arguments,
     prepare_output,
+    refuse_together,
 )
 from processing import (
     AlbefImageProcessor,
@@ -44,27 +46,6 @@ from processing import (
     build_tokenizer,
     load_tokenizer,
 )
-
-
-@dataclass
-class ModelArguments:
-    """Which model."""
-
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or Hub name of a model."})
-    model_config: dict | str | None = field(
-        default=None, metadata={"help": "Fields of AlbefConfig, to start from scratch; JSON on the command line."}
-    )
-    tokenizer: str | None = field(
-        default=None,
-        metadata={"help": "Folder with vocab.txt or Hub name; default: the model's, or made of the training captions."},
-    )
-    image_size: int | None = field(default=None, metadata={"help": "Side of the images; default: the model's."})
-    attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa, eager, flash_attention_2 .."})
-
-    def __post_init__(self) -> None:
-        self.model_config = as_mapping(self.model_config, "model_config")
-        if bool(self.model_config) == bool(self.model_name_or_path):
-            raise ValueError("give either model_name_or_path, or model_config to start from scratch.")
 
 
 @dataclass
@@ -88,6 +69,8 @@ class DataArguments:
         for name in ("train_files", "validation_files", "test_files"):
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
+        if self.dataset is not None and (self.train_files or self.validation_files or self.test_files):
+            raise ValueError("give either dataset, or train_files, validation_files and test_files.")
 
 
 def load_data(data_args: DataArguments, args: RetrievalTrainingArguments) -> dict[str, Dataset]:
@@ -116,33 +99,16 @@ def load_data(data_args: DataArguments, args: RetrievalTrainingArguments) -> dic
     return splits
 
 
-def load_model(model_args: ModelArguments, splits: dict[str, Dataset]) -> tuple[AlbefForImageTextRetrieval, Any, Any]:
-    """The model, its teacher where one was saved beside it, and its processor."""
-    name: str = model_args.model_name_or_path
-    options: dict[str, Any] = {"attn_implementation": model_args.attn_implementation}
-    if name is None:
-        if model_args.tokenizer is None and "train" not in splits:
-            raise LaunchError("A model from scratch needs a --tokenizer, or training data to make it of.")
-        captions = (caption for row in splits["train"]["caption"] for caption in row) if "train" in splits else ()
-        tokenizer = load_tokenizer(model_args.tokenizer) if model_args.tokenizer else build_tokenizer(captions)
-        fields = as_mapping(model_args.model_config, "model_config")
-        check_config_fields(fields, AlbefConfig, "model_config")
-        config = AlbefConfig(**fields)
-        config.text_config.vocab_size, config.text_config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
-        config.vision_config.image_size = model_args.image_size or config.vision_config.image_size
-        model, teacher = AlbefForImageTextRetrieval._from_config(config, **options), None
-        processor = AlbefProcessor(AlbefImageProcessor(), tokenizer)
-    else:
-        options["image_size"] = model_args.image_size
-        model = AlbefForImageTextRetrieval.from_pretrained(name, **options)
-        has_teacher = (Path(name) / "teacher" / "config.json").is_file()
-        teacher = AlbefForImageTextRetrieval.from_pretrained(Path(name) / "teacher", **options) if has_teacher else None
-        processor = AlbefProcessor.from_pretrained(name)
-        if model_args.tokenizer is not None:
-            processor = AlbefProcessor(processor.image_processor, load_tokenizer(model_args.tokenizer))
-    side = model.config.vision_config.image_size
-    processor.image_processor.size = {"height": side, "width": side}
-    return model, teacher, processor
+def load_processor(model_args: ModelArguments, splits: dict[str, Dataset]) -> AlbefProcessor:
+    """The model's processor or, for a model from scratch, one made of a tokenizer or of the training captions."""
+    if model_args.model_name_or_path is not None and model_args.tokenizer is None:
+        return AlbefProcessor.from_pretrained(model_args.model_name_or_path)
+    if model_args.tokenizer is not None:
+        return AlbefProcessor(AlbefImageProcessor(), load_tokenizer(model_args.tokenizer))
+    if "train" not in splits:
+        raise LaunchError("A model from scratch needs a --tokenizer, or training data to make it of.")
+    captions = (caption for row in splits["train"]["caption"] for caption in row)
+    return AlbefProcessor(AlbefImageProcessor(), build_tokenizer(captions))
 
 
 def image_names(dataset: Dataset) -> list[str]:
@@ -154,29 +120,34 @@ def main(argv: list[str] | None = None) -> None:
     """Runs what the arguments ask for."""
     classes = (ModelArguments, DataArguments, RetrievalTrainingArguments)
     model_args, data_args, args = parse_arguments(classes, argv)
+    if not args.do_train:
+        args.eval_strategy = IntervalStrategy.NO  # there is nothing to evaluate in between
     check_processes(args)
     checkpoint = prepare_output(args, data_args.overwrite_output_dir)
     set_seed(args.seed)
-    try:
+    with refuse_together(args):
         with args.main_process_first(desc="preparing the data"):
             splits = load_data(data_args, args)
-    except AnnotationError as error:
-        raise LaunchError(str(error)) from error
-    model, teacher, processor = load_model(model_args, splits)
-    train_dataset = None
-    if "train" in splits:
+        processor = load_processor(model_args, splits)
+        processor.max_words = data_args.max_words
+        model, teacher = load_model(AlbefForImageTextRetrieval, model_args, processor.tokenizer)
         side = model.config.vision_config.image_size
-        augmentation = TrainingAugmentation(side) if data_args.augmentation else None
-        train_dataset = AugmentedDataset(one_caption_a_row(splits["train"]), augmentation, seed=args.seed)
-    trainer = RetrievalTrainer(
-        model,
-        args,
-        teacher=teacher,
-        train_dataset=train_dataset,
-        eval_dataset=splits.get("validation"),
-        data_collator=RetrievalCollator(processor, max_words=data_args.max_words),
-        processing_class=processor,
-    )
+        processor.image_processor.size = {"height": side, "width": side}
+        train_dataset = None
+        if "train" in splits:
+            augmentation = TrainingAugmentation(side) if data_args.augmentation else None
+            train_dataset = AugmentedDataset(one_caption_a_row(splits["train"]), augmentation, seed=args.seed)
+        trainer = RetrievalTrainer(
+            model,
+            args,
+            teacher=teacher,
+            train_dataset=train_dataset,
+            eval_dataset=splits.get("validation"),
+            data_collator=RetrievalCollator(
+                processor, data_args.max_words, max_length=model.config.text_config.max_position_embeddings
+            ),
+            processing_class=processor,
+        )
     written = {}
     if args.do_train:
         outcome = trainer.train(resume_from_checkpoint=checkpoint)

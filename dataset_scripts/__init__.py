@@ -19,20 +19,25 @@ import datasets
 from datasets.fingerprint import Hasher
 
 from .annotations import AnnotationError, check_images, load_retrieval_files, one_caption_a_row
+from .easy_vqa import EasyVQA
 from .shapes import Shapes, ShapesConfig
+from .vqa_annotations import load_answer_list, load_vqa_files
 
 __all__ = [
     "BUILDERS",
     "AnnotationError",
+    "EasyVQA",
     "Shapes",
     "ShapesConfig",
     "check_images",
+    "load_answer_list",
     "load_dataset_script",
     "load_retrieval_files",
+    "load_vqa_files",
     "one_caption_a_row",
 ]
 
-BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {"shapes": Shapes}
+BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {"easy_vqa": EasyVQA, "shapes": Shapes}
 
 
 def load_dataset_script(

@@ -329,8 +329,8 @@ class Shapes(datasets.GeneratorBasedBuilder):
 
     Rows of `retrieval` are images: `image`, `caption` (list) and `image_id`, which counts from 0 in each split. Rows of
     `vqa` are questions: `image`, `question`, `answers` (ten equal ones), `question_id` (unique over the splits),
-    `image_id` (as in `retrieval`) and `question_type`. Outside the training split no caption describes two images, and
-    no two splits share a set of objects.
+    `image_id` (as in `retrieval`), `answer_weight` (1) and `question_type`. Outside the training split no caption
+    describes two images, and no two splits share a set of objects.
     """
 
     VERSION = datasets.Version("1.0.0")
@@ -354,7 +354,7 @@ class Shapes(datasets.GeneratorBasedBuilder):
         else:
             text = datasets.Value("string")
             features = {"image": datasets.Image(), "question": text, "answers": texts, "question_id": number}
-            features |= {"image_id": number, "question_type": text}
+            features |= {"image_id": number, "answer_weight": datasets.Value("float32"), "question_type": text}
         description = "Coloured shapes in a row or a column, drawn from a seed."
         return datasets.DatasetInfo(description=description, features=datasets.Features(features))
 
@@ -391,4 +391,4 @@ class Shapes(datasets.GeneratorBasedBuilder):
         """A question as columns of its row."""
         answers = [question.answer] * ANNOTATORS
         columns = {"question": question.text, "answers": answers, "question_type": question.question_type}
-        return columns | {"question_id": question_id}
+        return columns | {"question_id": question_id, "answer_weight": 1.0}

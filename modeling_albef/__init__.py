@@ -4,13 +4,19 @@
 from transformers import AutoConfig, AutoModel
 from transformers.models.auto import AutoModelForZeroShotImageClassification
 
-from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefVisionConfig
+from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefTextDecoderConfig, AlbefVisionConfig
 from .modeling_albef import (
     AlbefForImageTextRetrieval,
     AlbefImageTextRetrievalOutput,
     AlbefModel,
     AlbefOutput,
     AlbefPreTrainedModel,
+)
+from .modeling_albef_decoder import AlbefTextDecoder
+from .modeling_albef_question_answering import (
+    AlbefForQuestionAnswering,
+    AlbefQuestionAnsweringOutput,
+    RankedAnswers,
 )
 from .modeling_albef_text import AlbefTextModel
 from .modeling_albef_vision import AlbefVisionModel
@@ -19,20 +25,29 @@ from .version import __version__
 AutoConfig.register("albef", AlbefConfig, exist_ok=True)
 AutoModel.register(AlbefConfig, AlbefModel, exist_ok=True)
 AutoModelForZeroShotImageClassification.register(AlbefConfig, AlbefForImageTextRetrieval, exist_ok=True)
-for _config_class, _model_class in ((AlbefVisionConfig, AlbefVisionModel), (AlbefTextConfig, AlbefTextModel)):
+for _config_class, _model_class in (
+    (AlbefVisionConfig, AlbefVisionModel),
+    (AlbefTextConfig, AlbefTextModel),
+    (AlbefTextDecoderConfig, AlbefTextDecoder),
+):
     AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
     AutoModel.register(_config_class, _model_class, exist_ok=True)
 
 __all__ = [
     "AlbefConfig",
     "AlbefForImageTextRetrieval",
+    "AlbefForQuestionAnswering",
     "AlbefImageTextRetrievalOutput",
     "AlbefModel",
     "AlbefOutput",
     "AlbefPreTrainedModel",
+    "AlbefQuestionAnsweringOutput",
     "AlbefTextConfig",
+    "AlbefTextDecoder",
+    "AlbefTextDecoderConfig",
     "AlbefTextModel",
     "AlbefVisionConfig",
     "AlbefVisionModel",
+    "RankedAnswers",
     "__version__",
 ]

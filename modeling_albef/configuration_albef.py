@@ -6,6 +6,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+BERT_VOCABULARY, BERT_CLS, BERT_SEP = 30522, 101, 102  # of bert-base-uncased
+
 
 @strict
 class AlbefVisionConfig(PreTrainedConfig):
@@ -92,12 +94,42 @@ class AlbefTextConfig(PreTrainedConfig):
 
 
 @strict
+class AlbefTextDecoderConfig(AlbefTextConfig):
+    """Sizes of the answer decoder; the defaults are the published ones, six causal layers of BERT-base.
+
+    Every layer has cross-attention to the states of the question, whose width is `encoder_hidden_size`.
+
+    Attributes:
+        bos_token_id: `[CLS]`, with which an answer starts; by default BERT's where the vocabulary has BERT's size.
+        eos_token_id: `[SEP]`, with which it ends; likewise.
+        tie_word_embeddings: Whether the output map is the word embeddings, as in the original.
+    """
+
+    model_type = "albef_text_decoder"
+    base_config_key = "decoder_config"
+
+    num_hidden_layers: int = 6
+    num_fusion_layers: int = 6
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    is_decoder: bool = True
+    use_cache: bool = True
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.vocab_size == BERT_VOCABULARY and self.bos_token_id is None and self.eos_token_id is None:
+            self.bos_token_id, self.eos_token_id = BERT_CLS, BERT_SEP
+        super().__post_init__(**kwargs)
+
+
+@strict
 class AlbefConfig(PreTrainedConfig):
     """Configuration of an ALBEF model (Li et al., NeurIPS 2021, arXiv 2107.07651).
 
     Attributes:
         vision_config: An `AlbefVisionConfig`, or a mapping of what differs from its defaults.
         text_config: An `AlbefTextConfig`, or a mapping of what differs from its defaults.
+        decoder_config: An `AlbefTextDecoderConfig` or a mapping for models that answer questions; None for the others.
         projection_dim: Width E of the space in which images and texts are compared.
         temperature_init: Start of the learned temperature that divides the similarities; > 0.
 
@@ -108,10 +140,15 @@ class AlbefConfig(PreTrainedConfig):
     """
 
     model_type = "albef"
-    sub_configs = {"vision_config": AlbefVisionConfig, "text_config": AlbefTextConfig}
+    sub_configs = {
+        "vision_config": AlbefVisionConfig,
+        "text_config": AlbefTextConfig,
+        "decoder_config": AlbefTextDecoderConfig,
+    }
 
     vision_config: Any = None
     text_config: Any = None
+    decoder_config: Any = None
     projection_dim: int = 256
     temperature_init: float = 0.07
     initializer_range: float = 0.02
@@ -120,6 +157,9 @@ class AlbefConfig(PreTrainedConfig):
         self.vision_config = _as_config(self.vision_config, AlbefVisionConfig)
         self.text_config = _as_config(self.text_config, AlbefTextConfig)
         self.text_config.encoder_hidden_size = self.vision_config.hidden_size
+        if self.decoder_config is not None:
+            self.decoder_config = _as_config(self.decoder_config, AlbefTextDecoderConfig)
+            self.decoder_config.encoder_hidden_size = self.text_config.hidden_size
         super().__post_init__(**kwargs)
 
 
@@ -130,5 +170,7 @@ def _as_config(value: dict | PreTrainedConfig | None, config_class: type[PreTrai
 
 
 def _check_divides(divisor: int, number: int, divisor_name: str, number_name: str) -> None:
+    if divisor < 1 or number < 1:
+        raise ValueError(f"{number_name} is {number} and {divisor_name} {divisor}, but both must be at least 1.")
     if number % divisor:
         raise ValueError(f"{number_name} is {number}, but must be a multiple of {divisor_name} ({divisor}).")

@@ -48,12 +48,24 @@ def convert_name(name: str) -> tuple[str, bool] | None:
     """
     if name == "temp":
         return "albef.temperature", False
+    if name.startswith("text_decoder"):
+        return _convert_decoder_name(name)
     match = re.fullmatch(r"(\w+?)(_m)?\.(?:bert\.)?(.+)", name)
     if match is None or match[1] not in _PREFIXES or match[3].endswith("position_ids"):
         return None
     if match[1] == "text_encoder" and not match[3].startswith(("embeddings.", "encoder.")):
         return None  # the masked-language head
     return f"{_PREFIXES[match[1]]}.{match[3]}", match[2] is not None
+
+
+def _convert_decoder_name(name: str) -> tuple[str, bool] | None:
+    """As `convert_name`, for the answer decoder; its output bias stands in the file twice."""
+    match = re.fullmatch(r"text_decoder(_m)?\.(?:bert\.)?(.+)", name)
+    if match is None or match[2].endswith("position_ids") or match[2] == "cls.predictions.bias":
+        return None
+    place = match[2].removeprefix("encoder.")
+    place = re.sub(r"^cls\.predictions\.(transform\.)?", "head.", place)
+    return f"text_decoder.{place}", match[1] is not None
 
 
 def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> ConvertedCheckpoint:
@@ -70,7 +82,7 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> ConvertedCheckpoi
         place = convert_name(name)
         if place is not None:
             (converted.teacher if place[1] else converted.student)[place[0]] = tensor
-        elif name not in _QUEUE and not name.endswith("position_ids"):
+        elif name not in _QUEUE and not name.endswith(("position_ids", "cls.predictions.bias")):
             converted.leftover.append(name)
     if converted.teacher:
         converted.teacher = {**converted.student, **converted.teacher}

@@ -90,6 +90,39 @@ def sample_hard_negatives(logits: torch.Tensor, image_ids: torch.Tensor) -> torc
     return torch.multinomial(weights, 1).squeeze(1)
 
 
+def answer_loss(
+    logits: torch.Tensor,
+    answer_ids: torch.Tensor,
+    answer_mask: torch.Tensor,
+    answer_weights: torch.Tensor,
+    num_questions: int,
+    teacher_logits: torch.Tensor | None = None,
+    alpha: float | torch.Tensor = 0.0,
+) -> torch.Tensor:
+    """Weighted language-modelling loss of answers, distilled (section 3.4 of the paper; salesforce/ALBEF `xbert.py`).
+
+    Args:
+        logits: (A, L, vocabulary) predictions of the token after each position.
+        answer_ids: (A, L) `[CLS] a1 .. an [SEP]`.
+        answer_mask: (A, L), 1 = token.
+        answer_weights: (A,) weight of each answer.
+        num_questions: Questions that the answers belong to; the sum is divided by it.
+        teacher_logits: (A, L, vocabulary) of the momentum teacher.
+        alpha: Weight of the teacher, 0..1.
+
+    Returns:
+        Scalar >= 0.
+    """
+    predicted, targets = logits[:, :-1].float(), answer_ids[:, 1:]
+    counted = answer_mask[:, 1:].to(predicted.dtype)  # (A, L - 1)
+    log_probabilities = predicted.log_softmax(dim=-1)
+    losses = -log_probabilities.gather(2, targets[..., None]).squeeze(2)
+    if teacher_logits is not None:
+        soft = -(teacher_logits[:, :-1].float().softmax(dim=-1) * log_probabilities).sum(dim=-1)
+        losses = (1 - alpha) * losses + alpha * soft
+    return ((losses * counted).sum(dim=1) * answer_weights).sum() / num_questions
+
+
 def itm_loss(itm_logits: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
     """Image-text matching loss: mean cross-entropy of B matching pairs and 2B negatives (equation 4 of the paper).
 

@@ -5,6 +5,7 @@ Shapes: B batch, I images, N text rows, P image tokens, L text tokens, H width, 
 teacher's batch, then the queue).
 """
 
+import copy
 import json
 from dataclasses import dataclass
 from os import PathLike
@@ -22,7 +23,13 @@ from transformers.utils import ModelOutput, TransformersKwargs, cached_file
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_albef import AlbefConfig
-from .losses_albef import contrastive_positives, distill_targets, itc_loss, itm_loss, sample_hard_negatives
+from .losses_albef import (
+    contrastive_positives,
+    distill_targets,
+    itc_loss,
+    itm_loss,
+    sample_hard_negatives,
+)
 from .modeling_albef_text import AlbefTextModel, KeyValue
 from .modeling_albef_vision import AlbefVisionModel
 
@@ -78,7 +85,7 @@ class AlbefPreTrainedModel(PreTrainedModel):
     input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # losses are means over the batch, not normalised over accumulated batches
-    _no_split_modules = ["AlbefVisionLayer", "AlbefTextEmbeddings", "AlbefTextLayer"]
+    _no_split_modules = ["AlbefVisionLayer", "AlbefTextEmbeddings", "AlbefTextLayer", "AlbefAnswerHead"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -86,7 +93,7 @@ class AlbefPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, AlbefModel):
+        if isinstance(module, AlbefModel) and module.has_projections:
             init.constant_(module.temperature, self.config.temperature_init)
 
     @classmethod
@@ -96,7 +103,7 @@ class AlbefPreTrainedModel(PreTrainedModel):
         *model_args: Any,
         image_size: int | None = None,
         **kwargs: Any,
-    ) -> "AlbefPreTrainedModel":
+    ) -> Any:
         """Loads a model; position embeddings are resampled where the weights are of another resolution.
 
         Args:
@@ -109,14 +116,16 @@ class AlbefPreTrainedModel(PreTrainedModel):
         Returns:
             The model in evaluation mode.
         """
-        config = kwargs.pop("config", None)
+        config = copy.deepcopy(kwargs.pop("config", None))
         source = config if isinstance(config, str | PathLike) else pretrained_model_name_or_path
         hub_kwargs = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
         if not isinstance(config, cls.config_class):
-            config = cls.config_class.from_pretrained(source, **hub_kwargs)
+            config, kwargs = cls.config_class.from_pretrained(source, **{**kwargs, "return_unused_kwargs": True})
+            kwargs = {**kwargs, **hub_kwargs}
         wanted = image_size or config.vision_config.image_size
         if wanted % config.vision_config.patch_size:
-            raise ValueError(f"image_size {wanted} is not a multiple of the patch size.")
+            patch_size = config.vision_config.patch_size
+            raise ValueError(f"image_size is {wanted}, but must be a multiple of the patch size ({patch_size}).")
         stored = _stored_image_size(pretrained_model_name_or_path, config, kwargs.get("state_dict"), hub_kwargs)
         config.vision_config.image_size = stored or config.vision_config.image_size
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
@@ -157,13 +166,21 @@ def _stored_image_size(
 class AlbefModel(AlbefPreTrainedModel):
     """The two towers and their projections into one space (section 3.1 of the paper)."""
 
-    def __init__(self, config: AlbefConfig) -> None:
+    def __init__(self, config: AlbefConfig, add_projections: bool = True) -> None:
+        """Makes a model.
+
+        Args:
+            config: Its sizes.
+            add_projections: Whether it compares images and texts; False for heads that use the towers alone.
+        """
         super().__init__(config)
+        self.has_projections = add_projections
         self.vision_model = AlbefVisionModel._from_config(config.vision_config)
         self.text_model = AlbefTextModel._from_config(config.text_config)
-        self.vision_proj = nn.Linear(config.vision_config.hidden_size, config.projection_dim)
-        self.text_proj = nn.Linear(config.text_config.hidden_size, config.projection_dim)
-        self.temperature = nn.Parameter(torch.tensor(config.temperature_init))
+        if add_projections:
+            self.vision_proj = nn.Linear(config.vision_config.hidden_size, config.projection_dim)
+            self.text_proj = nn.Linear(config.text_config.hidden_size, config.projection_dim)
+            self.temperature = nn.Parameter(torch.tensor(config.temperature_init))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

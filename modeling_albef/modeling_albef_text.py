@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
@@ -36,23 +37,23 @@ class AlbefTextEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        length, limit = input_ids.shape[1], self.position_embeddings.num_embeddings
+    def forward(self, input_ids: torch.Tensor, first_position: int = 0) -> torch.Tensor:
+        length, limit = first_position + input_ids.shape[1], self.position_embeddings.num_embeddings
         if length > limit:
             raise ValueError(f"The text has {length} tokens, but the model reads at most {limit}: truncate it.")
-        positions = torch.arange(length, device=input_ids.device)
+        positions = torch.arange(first_position, length, device=input_ids.device)
         embeddings = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
         return self.dropout(self.LayerNorm(embeddings + self.position_embeddings(positions)))  # (N, L, H)
 
 
 class AlbefTextSelfAttention(nn.Module):
-    """Attention of text rows to themselves or to the states of images: query, key and value maps."""
+    """Attention of text rows to themselves or to other states: query, key and value maps."""
 
-    def __init__(self, config: AlbefTextConfig, key_value_width: int) -> None:
+    def __init__(self, config: AlbefTextConfig, key_value_width: int, is_causal: bool = False) -> None:
         super().__init__()
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
-        self.is_causal = False  # sdpa takes a module without this flag for causal
+        self.is_causal = is_causal  # sdpa takes a module without this flag for causal
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(key_value_width, config.hidden_size)
         self.value = nn.Linear(key_value_width, config.hidden_size)
@@ -115,9 +116,9 @@ class AlbefTextOutput(nn.Module):
 class AlbefTextAttention(nn.Module):
     """Attention with its output map; `self` and `output` are BERT's names."""
 
-    def __init__(self, config: AlbefTextConfig, key_value_width: int) -> None:
+    def __init__(self, config: AlbefTextConfig, key_value_width: int, is_causal: bool = False) -> None:
         super().__init__()
-        self.self = AlbefTextSelfAttention(config, key_value_width)
+        self.self = AlbefTextSelfAttention(config, key_value_width, is_causal)
         self.output = AlbefTextOutput(config, config.hidden_size)
 
     def forward(
@@ -143,13 +144,14 @@ class AlbefTextIntermediate(nn.Module):
 
 
 class AlbefTextLayer(GradientCheckpointingLayer):
-    """Post-norm layer: self-attention, in fusion layers cross-attention to the image, feed-forward."""
+    """Post-norm layer: self-attention, in fusion and decoder layers cross-attention, feed-forward."""
 
     crossattention: AlbefTextAttention
 
-    def __init__(self, config: AlbefTextConfig, has_cross_attention: bool) -> None:
+    def __init__(self, config: AlbefTextConfig, index: int, has_cross_attention: bool, is_causal: bool = False) -> None:
         super().__init__()
-        self.attention = AlbefTextAttention(config, config.hidden_size)
+        self.index = index
+        self.attention = AlbefTextAttention(config, config.hidden_size, is_causal)
         if has_cross_attention:
             self.crossattention = AlbefTextAttention(config, config.encoder_hidden_size)
         self.intermediate = AlbefTextIntermediate(config)
@@ -159,14 +161,18 @@ class AlbefTextLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        image_key: torch.Tensor | None = None,
-        image_value: torch.Tensor | None = None,
+        cross_key: torch.Tensor | None = None,
+        cross_value: torch.Tensor | None = None,
+        cross_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         own_key_value = self.attention.self.project(hidden_states)
+        if past_key_values is not None:
+            own_key_value = past_key_values.update(*own_key_value, self.index)
         hidden_states = self.attention(hidden_states, own_key_value, attention_mask, **kwargs)
-        if image_key is not None:
-            hidden_states = self.crossattention(hidden_states, (image_key, image_value), **kwargs)
+        if cross_key is not None:
+            hidden_states = self.crossattention(hidden_states, (cross_key, cross_value), cross_mask, **kwargs)
         return self.output(self.intermediate(hidden_states), hidden_states)
 
 
@@ -177,7 +183,7 @@ class AlbefTextEncoder(nn.Module):
         super().__init__()
         self.num_text_layers = config.num_text_layers
         self.layer = nn.ModuleList(
-            AlbefTextLayer(config, has_cross_attention=index >= config.num_text_layers)
+            AlbefTextLayer(config, index, has_cross_attention=index >= config.num_text_layers)
             for index in range(config.num_hidden_layers)
         )
 

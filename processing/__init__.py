@@ -3,7 +3,7 @@
 from transformers import AutoImageProcessor, AutoProcessor, PreTrainedConfig
 
 from .augmentation import AugmentedDataset, RandomAugment, TrainingAugmentation, random_resized_crop
-from .collators import ImageCollator, RetrievalCollator
+from .collators import ImageCollator, RetrievalCollator, VQACollator
 from .image_processing_albef import AlbefImageProcessor, UnreadableImageError, open_image
 from .processing_albef import AlbefProcessor, build_tokenizer, clean_caption, clean_question, load_tokenizer
 
@@ -30,6 +30,7 @@ __all__ = [
     "RetrievalCollator",
     "TrainingAugmentation",
     "UnreadableImageError",
+    "VQACollator",
     "build_tokenizer",
     "clean_caption",
     "clean_question",

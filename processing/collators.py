@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +66,65 @@ class RetrievalCollator:
                 len(image_ids),
                 image_ids[0],
             )
+
+
+@dataclass
+class VQACollator:
+    """Batches of questions with their answers for training; B questions, A distinct answers of all of them.
+
+    A distinct answer weighs its share of the listed ones, times the row's `answer_weight`: of ten annotators each
+    counts 0.1, and the one answer of a Visual Genome row 0.5 (salesforce/ALBEF `dataset/vqa_dataset.py`).
+
+    Attributes:
+        processor: An `AlbefProcessor`.
+        max_words: Words of a question that are read; published: 30 in training.
+        max_length: Tokens of a question that are read, `[CLS]` counted; published: 25 in training. None sets no limit.
+    """
+
+    processor: AlbefProcessor
+    max_words: int = 30
+    max_length: int | None = 25
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Join rows.
+
+        Args:
+            rows: Each with `image`, `question`, `answers` (strings, with repeats) and, if it is not 1, `answer_weight`.
+
+        Returns:
+            `pixel_values` (B, 3, S, S), `input_ids` and `attention_mask` (B, M), `answer_input_ids` and
+            `answer_attention_mask` (A, L), `answer_weights` (A,), `answers_per_question` (B,).
+
+        Raises:
+            ValueError: A question has no answer.
+        """
+        batch = self.processor(
+            images=[_get(row, "image") for row in rows],
+            text=[_get(row, "question") for row in rows],
+            text_type="question",
+            max_words=self.max_words,
+            padding=True,
+            truncation=self.max_length is not None,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        counts = [Counter(_get(row, "answers")) for row in rows]
+        for row, count in zip(rows, counts, strict=True):
+            if not count:
+                raise ValueError(f"The question {row['question']!r} has no answer: training needs at least one.")
+        answers = self.processor.encode_answers([answer for count in counts for answer in count])
+        shares = [
+            row.get("answer_weight", 1.0) * n / c.total()
+            for row, c in zip(rows, counts, strict=True)
+            for n in c.values()
+        ]
+        return {
+            **batch,
+            "answer_input_ids": answers["input_ids"],
+            "answer_attention_mask": answers["attention_mask"],
+            "answer_weights": torch.tensor(shares, dtype=torch.float32),
+            "answers_per_question": torch.tensor([len(count) for count in counts]),
+        }
 
 
 @dataclass

@@ -16,68 +16,24 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from PIL import Image
+from run_cases import ONE_THREAD, ROOT, TINY, refused, run, two_processes, write_config
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parent.parent
-SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-TINY: dict[str, Any] = {
-    "dataset": "shapes",
-    "dataset_config": {"num_train": 40, "num_validation": 12, "num_test": 14, "image_size": 32},
-    "augmentation": True,
-    "model_config": {
-        "projection_dim": 16,
-        "vision_config": {**SIZES, "image_size": 32, "patch_size": 8},
-        "text_config": {**SIZES, "num_fusion_layers": 1, "max_position_embeddings": 64},
-    },
-    "do_train": True,
-    "do_eval": True,
-    "do_predict": True,
-    "use_cpu": True,
-    "num_train_epochs": 2,
-    "per_device_train_batch_size": 8,
-    "per_device_eval_batch_size": 3,
-    "learning_rate": "1e-3",
-    "warmup_steps": 0,
-    "queue_size": 24,
-    "k_test": 5,
-    "disable_tqdm": True,
-    "report_to": "none",
-}
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+from run_retrieval import DataArguments, ModelArguments, RetrievalTrainingArguments, main
+
+SCRIPT = "run_retrieval.py"
 
 
-def write_config(folder: Path, **changes: Any) -> str:
-    config = {**TINY, "output_dir": str(folder / "out"), **changes}
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump({name: value for name, value in config.items() if value is not None}))
-    return str(path)
-
-
-def run(words: list[str], launcher: tuple[str, ...] = (), check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *launcher, "run_retrieval.py", *words]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, timeout=280
-    )
-    assert not check or done.returncode == 0, done.stderr[-3000:]
-    return done
-
-
-def refused(words: list[str]) -> str:
-    """The message of a start that is refused in this process."""
-    from run_retrieval import main
-
-    with pytest.raises(SystemExit) as error:
-        main(words)
-    return str(error.value)
+def write_run(folder: Path, **changes: Any) -> str:
+    return write_config(folder, **{"queue_size": 24, **changes})
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A whole run in one process, and what it printed."""
     folder = tmp_path_factory.mktemp("run")
-    done = run([write_config(folder)])
+    done = run(SCRIPT, [write_run(folder)])
     return folder / "out", done.stdout
 
 
@@ -111,24 +67,17 @@ def test_predictions_are_complete(finished: tuple[Path, str]) -> None:
 def test_evaluation_alone_gives_the_same_in_one_and_two_processes(finished: tuple[Path, str], tmp_path: Path) -> None:
     launchers = {
         "one": (),
-        "two": (
-            "-m",
-            "torch.distributed.run",
-            "--nproc_per_node",
-            "2",
-            "--master_port",
-            str(29_600 + os.getpid() % 300),
-        ),
+        "two": two_processes(29_600),
     }
     for name, launcher in launchers.items():
-        config = write_config(
+        config = write_run(
             tmp_path,
             model_config=None,
             model_name_or_path=str(finished[0]),
             do_train=False,
             output_dir=str(tmp_path / name),
         )
-        run([config], launcher)
+        run(SCRIPT, [config], launcher)
     trained = json.loads((finished[0] / "test_results.json").read_text())
     one, two = (json.loads((tmp_path / name / "test_results.json").read_text()) for name in ("one", "two"))
     names = [name for name in one if "_r" in name and "runtime" not in name]
@@ -142,7 +91,7 @@ def test_two_processes_train_as_one_model(tmp_path: Path, finished: tuple[Path, 
         *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(29_900 + os.getpid() % 90)),
     )
-    done = run([write_config(tmp_path), "--use_cpu"], launcher)
+    done = run(SCRIPT, [write_run(tmp_path), "--use_cpu"], launcher)
     out = tmp_path / "out"
     assert sorted(json.loads((out / "all_results.json").read_text())) == sorted(
         json.loads((finished[0] / "all_results.json").read_text())
@@ -157,15 +106,8 @@ def test_two_processes_train_as_one_model(tmp_path: Path, finished: tuple[Path, 
 
 
 def test_processes_that_do_not_know_each_other_are_refused(tmp_path: Path) -> None:
-    launcher = (
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        str(29_400 + os.getpid() % 100),
-    )
-    done = run([write_config(tmp_path, use_cpu=None)], launcher, check=False)
+    launcher = two_processes(29_400)
+    done = run(SCRIPT, [write_run(tmp_path, use_cpu=None)], launcher, check=False)
     assert done.returncode != 0
     assert "2 processes were started, but each would train alone" in done.stderr
     assert "accelerate launch --multi_gpu --num_processes 2" in done.stderr and "--use_cpu" in done.stderr
@@ -189,7 +131,7 @@ def write_pictures(folder: Path) -> dict[str, str]:
 
 
 def test_annotation_files_and_another_resolution(tmp_path: Path, finished: tuple[Path, str]) -> None:
-    config = write_config(
+    config = write_run(
         tmp_path,
         dataset=None,
         dataset_config=None,
@@ -199,7 +141,7 @@ def test_annotation_files_and_another_resolution(tmp_path: Path, finished: tuple
         num_train_epochs=1,
         **write_pictures(tmp_path),
     )
-    run([config, "--learning_rate", "2e-3"])
+    run(SCRIPT, [config, "--learning_rate", "2e-3"])
     out = tmp_path / "out"
     assert json.loads((out / "config.json").read_text())["vision_config"]["image_size"] == 48
     assert load_file(out / "model.safetensors")["albef.vision_model.pos_embed"].shape[1] == 1 + 6 * 6
@@ -212,15 +154,15 @@ def test_annotation_files_and_another_resolution(tmp_path: Path, finished: tuple
 def test_bad_files_are_named_before_training(tmp_path: Path) -> None:
     files = write_pictures(tmp_path)
     (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:60])
-    words = [write_config(tmp_path, dataset=None, dataset_config=None, **files)]
-    message = refused(words)
+    words = [write_run(tmp_path, dataset=None, dataset_config=None, **files)]
+    message = refused(main, words)
     assert "3.png" in message and "damaged or cut short" in message
     (tmp_path / "3.png").unlink()
-    assert "3.png" in refused(words)
+    assert "3.png" in refused(main, words)
     rows = json.loads((tmp_path / "train.json").read_text())
     rows[4]["caption"] = " ... "
     (tmp_path / "train.json").write_text(json.dumps(rows))
-    assert "row 4" in refused(words) and "train.json" in refused(words)
+    assert "row 4" in refused(main, words) and "train.json" in refused(main, words)
     assert not (tmp_path / "out").exists()
 
 
@@ -238,24 +180,36 @@ def test_bad_files_are_named_before_training(tmp_path: Path) -> None:
         ({"dataset": None}, [], "There is no train data: give train_files"),
         ({"momentum": 2.0}, [], "momentum is 2.0, but must lie between 0 and 1"),
         ({}, ["--resume_from_checkpoint", "nowhere"], "nowhere is not a checkpoint"),
+        ({"metric_for_best_model": "accuracy"}, [], "metric_for_best_model is 'accuracy', but must be one of txt_r1"),
+        ({"k_test": 5.5}, [], "k_test: 5.5, but the field takes a whole number"),
+        ({"train_files": 3, "dataset": None}, [], "train_files: 3, but the field takes text"),
+        ({"per_device_eval_batch_size": 0}, [], "per_device_eval_batch_size is 0, but must be at least 1"),
+        ({"per_device_train_batch_size": 90}, [], "has 80 rows, fewer than the 90 of one step"),
+        ({"dataset": "coco"}, [], "No data set is called 'coco'"),
+        ({"dataset_config": {"num_trian": 3}}, [], "num_trian"),
+        ({"train_files": "a.json"}, [], "give either dataset, or train_files"),
+        ({"model_config": {"vision_config": 5}}, [], "model_config.vision_config is 5, but must be a mapping"),
+        ({"image_size": 33}, [], "image_size is 33, but must be a multiple of patch_size (8)"),
+        ({"model_config": {"vision_config": {"patch_size": 0}}}, [], "patch_size 0, but both must be at least 1"),
+        ({"tokenizer": "/nowhere/tokenizer"}, [], "/nowhere/tokenizer"),
     ],
 )
 def test_misspelt_and_missing(tmp_path: Path, changes: dict[str, Any], words: list[str], message: str) -> None:
-    assert message in refused([write_config(tmp_path, **changes), *words])
+    assert message in refused(main, [write_run(tmp_path, **changes), *words])
 
 
 def test_unknown_configuration_file(tmp_path: Path) -> None:
-    assert "nowhere.yaml cannot be read: No such file" in refused([str(tmp_path / "nowhere.yaml")])
+    assert "nowhere.yaml cannot be read: No such file" in refused(main, [str(tmp_path / "nowhere.yaml")])
     (tmp_path / "broken.yaml").write_text("a: [1,")
-    assert "broken.yaml is not YAML" in refused([str(tmp_path / "broken.yaml")])
+    assert "broken.yaml is not YAML" in refused(main, [str(tmp_path / "broken.yaml")])
     (tmp_path / "list.yaml").write_text("- 1")
-    assert "must hold `field: value` lines" in refused([str(tmp_path / "list.yaml")])
+    assert "must hold `field: value` lines" in refused(main, [str(tmp_path / "list.yaml")])
 
 
 def test_full_output_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("x")
-    message = refused([write_config(tmp_path)])
+    message = refused(main, [write_run(tmp_path)])
     assert "is not empty" in message and "--resume_from_checkpoint last" in message
 
 
@@ -273,9 +227,9 @@ def test_killed_at_random_moments_ends_with_the_same_weights(tmp_path: Path) -> 
     for folder in (whole, cut):
         folder.mkdir()
     start = time.monotonic()
-    run([write_config(whole, **changes)])
+    run(SCRIPT, [write_run(whole, **changes)])
     duration = time.monotonic() - start
-    words = [write_config(cut, **changes), "--resume_from_checkpoint", "last"]
+    words = [write_run(cut, **changes), "--resume_from_checkpoint", "last"]
     moments = random.Random(3)
     for _ in range(6):
         process = subprocess.Popen(
@@ -288,7 +242,7 @@ def test_killed_at_random_moments_ends_with_the_same_weights(tmp_path: Path) -> 
         time.sleep(moments.uniform(0.35, 0.95) * duration)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    run(words)
+    run(SCRIPT, words)
     expected, found = (load_file(folder / "out" / "model.safetensors") for folder in (whole, cut))
     assert expected.keys() == found.keys()
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
@@ -318,8 +272,6 @@ def test_python_of_the_readme_runs(finished: tuple[Path, str], tmp_path: Path) -
 
 
 def test_fields_of_the_readme_exist() -> None:
-    from run_retrieval import DataArguments, ModelArguments, RetrievalTrainingArguments
-
     fields = {
         f.name for c in (ModelArguments, DataArguments, RetrievalTrainingArguments) for f in dataclasses.fields(c)
     }
@@ -328,10 +280,9 @@ def test_fields_of_the_readme_exist() -> None:
     assert named <= fields | launcher and len(named - launcher) > 10
 
 
-@pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
+@pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "configs").glob("*retrieval*.yaml")))
 def test_recipes_are_read(recipe: str, tmp_path: Path) -> None:
     from modeling_albef.training.launch import parse_arguments
-    from run_retrieval import DataArguments, ModelArguments, RetrievalTrainingArguments
 
     words = [str(ROOT / "configs" / recipe), "--use_cpu", "--output_dir", str(tmp_path)]
     if not recipe.startswith("demo"):
@@ -340,3 +291,23 @@ def test_recipes_are_read(recipe: str, tmp_path: Path) -> None:
     published = {"retrieval_coco.yaml": (5, 256), "retrieval_flickr30k.yaml": (10, 128), "demo_retrieval.yaml": (6, 32)}
     assert (args.num_train_epochs, args.k_test) == published[recipe]
     assert isinstance(args.learning_rate, float) and args.do_train and args.do_eval and args.do_predict
+
+
+def test_overwriting_leaves_nothing_of_the_old_run(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "checkpoint-900").mkdir(parents=True)
+    (out / "checkpoint-900/trainer_state.json").write_text('{"global_step": 900}')
+    (out / "test_results.json").write_text("{}")
+    (out / "notes.txt").write_text("mine")
+    run(SCRIPT, [write_run(tmp_path, max_steps=2, do_eval=False, do_predict=False), "--overwrite_output_dir"])
+    assert not (out / "checkpoint-900").exists() and not (out / "test_results.json").exists()
+    assert (out / "notes.txt").read_text() == "mine" and (out / "model.safetensors").is_file()
+
+
+def test_a_bad_image_ends_both_processes_with_one_sentence(tmp_path: Path) -> None:
+    files = write_pictures(tmp_path)
+    (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:60])
+    config = write_run(tmp_path, dataset=None, dataset_config=None, **files)
+    done = run(SCRIPT, [config], two_processes(29_700), check=False)
+    assert done.returncode != 0 and done.stderr.count("damaged or cut short") == 1
+    assert "Connection closed" not in done.stderr

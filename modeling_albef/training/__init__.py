@@ -1,12 +1,14 @@
 """Training of ALBEF with the Hugging Face Trainer."""
 
-from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments
-from .callbacks import EpochCallback, MomentumTeacherCallback, TemperatureCallback
+from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments, VQATrainingArguments
+from .callbacks import EpochCallback, MomentumTeacherCallback, RankSeedCallback, TemperatureCallback
 from .evaluation import RankedCandidates, RetrievalEvaluator, RetrievalResult
 from .metrics import recall_at_k, retrieval_metrics
 from .momentum import FeatureQueue, MomentumTeacher, update_momentum
 from .schedule import PublishedSchedule
-from .trainer import AlbefTrainer, RetrievalTrainer, last_checkpoint
+from .trainer import AlbefTrainer, RetrievalTrainer, VQATrainer, last_checkpoint
+from .vqa_evaluation import VQAEvaluator, VQAResult, question_only_accuracy
+from .vqa_metrics import vqa_accuracy
 
 __all__ = [
     "AlbefTrainer",
@@ -16,14 +18,21 @@ __all__ = [
     "MomentumTeacher",
     "MomentumTeacherCallback",
     "PublishedSchedule",
+    "RankSeedCallback",
     "RankedCandidates",
     "RetrievalEvaluator",
     "RetrievalResult",
     "RetrievalTrainer",
     "RetrievalTrainingArguments",
     "TemperatureCallback",
+    "VQAEvaluator",
+    "VQAResult",
+    "VQATrainer",
+    "VQATrainingArguments",
     "last_checkpoint",
+    "question_only_accuracy",
     "recall_at_k",
     "retrieval_metrics",
     "update_momentum",
+    "vqa_accuracy",
 ]

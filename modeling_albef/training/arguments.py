@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from transformers import TrainingArguments
+
+from .metrics import RETRIEVAL_METRICS
 
 
 @dataclass
@@ -14,6 +17,8 @@ class AlbefTrainingArguments(TrainingArguments):
     The defaults are those of salesforce/ALBEF `configs/Retrieval_coco.yaml` on each of 8 GPUs: AdamW, weight decay 0.02
     except on biases and layer norms, no gradient clipping, batch 32 a process, seed 42.
     """
+
+    METRICS: ClassVar[tuple[str, ...]] = ()  # names that the task's evaluation gives
 
     # Momentum distillation
     momentum: float = field(default=0.995, metadata={"help": "Decay of the teacher's weights, 0..1."})
@@ -46,26 +51,39 @@ class AlbefTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
     greater_is_better: bool | None = field(default=True, metadata={"help": "Whether the metric is to grow."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two log lines."})
+    logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave out the last, smaller batch."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator picks the columns."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
-    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "The student has no buffers."})
 
     def __post_init__(self) -> None:
         if self.eval_strategy == "no":  # nothing says which checkpoint is the best
             self.load_best_model_at_end = False
-        super().__post_init__()
+        do_eval = self.do_eval
+        super().__post_init__()  # sets do_eval wherever eval_strategy is not "no"
+        self.do_eval = do_eval
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         for name in ("momentum", "alpha"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must lie between 0 and 1.")
         if self.published_schedule and self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, but the published schedule needs a rate > 0.")
+        metric = (self.metric_for_best_model or "").removeprefix("eval_")
+        if self.eval_strategy != "no" and metric and metric not in self.METRICS:
+            raise ValueError(f"metric_for_best_model is {metric!r}, but must be one of {', '.join(self.METRICS)}.")
 
 
 @dataclass
 class RetrievalTrainingArguments(AlbefTrainingArguments):
     """Arguments of `RetrievalTrainer`; the defaults are the published recipe for COCO."""
+
+    METRICS: ClassVar[tuple[str, ...]] = RETRIEVAL_METRICS
 
     queue_size: int = field(default=65536, metadata={"help": "Slots of the feature queue; any number >= 0."})
     min_temperature: float = field(default=0.001, metadata={"help": "The learned temperature is kept above this."})
@@ -84,3 +102,23 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
             )
         if self.k_test < 1:
             raise ValueError(f"k_test is {self.k_test}, but at least one candidate must be re-ranked.")
+
+
+@dataclass
+class VQATrainingArguments(AlbefTrainingArguments):
+    """Arguments of `VQATrainer`; the defaults are the published recipe (salesforce/ALBEF `configs/VQA.yaml`)."""
+
+    METRICS: ClassVar[tuple[str, ...]] = tuple(f"vqa_accuracy{name}" for name in ("", "_yes_no", "_number", "_other"))
+
+    learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
+    warmup_steps: float = field(default=400, metadata={"help": "Steps of warm-up; published: a multiple of 100."})
+    num_train_epochs: float = field(default=8.0, metadata={"help": "Passes over the training data."})
+    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Questions a process and step."})
+    k_test: int = field(default=128, metadata={"help": "Candidate answers a question that are scored whole."})
+    count_first_token_twice: bool = field(default=True, metadata={"help": "The published score does."})
+    metric_for_best_model: str | None = field(default="vqa_accuracy", metadata={"help": "Metric of the best one."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.k_test < 1:
+            raise ValueError(f"k_test is {self.k_test}, but at least one candidate must be scored.")

@@ -45,6 +45,17 @@ class TemperatureCallback(TrainerCallback):
             self.temperature.clamp_(self.lowest, self.highest)
 
 
+class RankSeedCallback(TrainerCallback):
+    """Gives each process its own random numbers for dropout and negatives, as published: seed + rank."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Seeds, after the order of the data was drawn, which all processes share."""
+        if args.world_size > 1:
+            torch.manual_seed(args.seed + args.process_index)
+
+
 class _HasEpoch(Protocol):
     def set_epoch(self, epoch: int) -> None: ...
 

@@ -141,7 +141,8 @@ class RetrievalEvaluator:
             accelerator: Of the run; default: a new one, which finds out about other processes.
         """
         self.model, self.processor = model, processor
-        self.k_test, self.batch_size, self.max_length = k_test, batch_size, max_length
+        self.k_test, self.batch_size = k_test, batch_size
+        self.max_length = min(max_length, model.config.text_config.max_position_embeddings)
         self.num_workers = num_workers
         self.accelerator = Accelerator() if accelerator is None else accelerator
 

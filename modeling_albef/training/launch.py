@@ -2,26 +2,92 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import dataclasses
 import difflib
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import logging
 
+from ..configuration_albef import AlbefConfig
+from .momentum import TEACHER_FOLDER
 from .trainer import last_checkpoint
 
 logger = logging.get_logger(__name__)
 
 
+_REFUSED = (OSError, ValueError, TypeError, KeyError, ImportError, StrictDataclassFieldValidationError)
+
+
 class LaunchError(SystemExit):
     """A start that is refused: the message is printed without a traceback, the exit status is 1."""
+
+
+@dataclass
+class ModelArguments:
+    """Which model."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or Hub name of a model."})
+    model_config: dict | str | None = field(
+        default=None, metadata={"help": "Fields of AlbefConfig, to start from scratch; JSON on the command line."}
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "Folder with vocab.txt or Hub name; default: the model's, or made of the training texts."},
+    )
+    image_size: int | None = field(default=None, metadata={"help": "Side of the images; default: the model's."})
+    attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa, eager, flash_attention_2 .."})
+
+    def __post_init__(self) -> None:
+        self.model_config = as_mapping(self.model_config, "model_config")
+        if bool(self.model_config) == bool(self.model_name_or_path):
+            raise ValueError("give either model_name_or_path, or model_config to start from scratch.")
+
+
+def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> tuple[Any, Any]:
+    """Loads or makes the model, and loads its teacher where one was saved beside it.
+
+    Args:
+        model_class: A model class with a head.
+        model_args: Which model.
+        tokenizer: Its tokenizer; a model from scratch takes its vocabulary from it.
+
+    Returns:
+        The model, and its teacher or None.
+    """
+    name = model_args.model_name_or_path
+    # whatever the file holds: in half precision the steps of fine-tuning would be lost to rounding
+    options: dict[str, Any] = {"attn_implementation": model_args.attn_implementation, "dtype": torch.float32}
+    if name is None:
+        fields = as_mapping(model_args.model_config, "model_config")
+        check_config_fields(fields, AlbefConfig, "model_config")
+        if model_args.image_size is not None:
+            fields["vision_config"] = {**(fields.get("vision_config") or {}), "image_size": model_args.image_size}
+        config = AlbefConfig(**fields)
+        config.text_config.vocab_size, config.text_config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+        return model_class._from_config(config, **options), None
+    model = model_class.from_pretrained(name, image_size=model_args.image_size, **options)
+    if len(tokenizer) > model.config.text_config.vocab_size:
+        raise LaunchError(
+            f"The tokenizer knows {len(tokenizer)} tokens, the model {model.config.text_config.vocab_size}: give the "
+            "tokenizer that the model was trained with."
+        )
+    folder = Path(name) / TEACHER_FOLDER
+    if not (folder / "config.json").is_file():
+        return model, None
+    return model, model_class.from_pretrained(folder, image_size=model_args.image_size, **options)
 
 
 def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -42,6 +108,8 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
     if words and words[0].endswith((".yaml", ".yml")):
         config = _read_yaml(words.pop(0))
         check_known(config, [action.dest for action in parser._actions], "the configuration file")
+        for action in parser._actions:
+            _check_type(action, config)
         parser.set_defaults(**config)
         for action in parser._actions:
             action.required = action.required and action.dest not in config
@@ -54,6 +122,23 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
         check_known([word for word in rest if word.startswith("--")], known, "the command line")
         raise LaunchError(f"The command line has words that belong to no field: {' '.join(rest)}")
     return tuple(parsed)
+
+
+def _check_type(action: argparse.Action, config: dict[str, Any]) -> None:
+    """Refuses a value of a type that a field cannot take; strings are left to the parser, which converts them."""
+    value, wanted = config.get(action.dest), action.type
+    if value is None or isinstance(value, str):
+        return
+    values = value if action.nargs == "+" and isinstance(value, list) else [value]
+    for one in values:
+        is_right = {
+            int: isinstance(one, int) and not isinstance(one, bool),
+            float: isinstance(one, int | float) and not isinstance(one, bool),
+            str: isinstance(one, str | dict),  # some of the library's strings may be mappings
+        }.get(cast(type, wanted), True)
+        if not is_right:
+            kind = {int: "a whole number", float: "a number", str: "text"}[cast(type, wanted)]
+            raise LaunchError(f"The configuration file has {action.dest}: {one!r}, but the field takes {kind}.")
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -87,7 +172,7 @@ def check_known(names: Iterable[str], known: Iterable[str], where: str) -> None:
             raise LaunchError(f"{where[0].upper()}{where[1:]} has the field {name!r}, which is not known.{hint}")
 
 
-def check_config_fields(config: dict[str, Any], config_class: type, where: str) -> None:
+def check_config_fields(config: Any, config_class: type, where: str) -> None:
     """Refuses misspelt fields of a model configuration, which the library would accept in silence.
 
     Args:
@@ -95,6 +180,8 @@ def check_config_fields(config: dict[str, Any], config_class: type, where: str) 
         config_class: A configuration class.
         where: Place of the mapping, for the message.
     """
+    if not isinstance(config, dict):
+        raise LaunchError(f"{where} is {config!r}, but must be a mapping of fields to values.")
     check_known(config, [field.name for field in dataclasses.fields(config_class)], where)
     for name, sub_class in getattr(config_class, "sub_configs", {}).items():
         check_config_fields(config.get(name) or {}, sub_class, f"{where}.{name}")
@@ -141,7 +228,10 @@ def prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
         LaunchError: The folder is not empty, or there is no such checkpoint.
     """
     folder, resume = Path(args.output_dir), args.resume_from_checkpoint
-    if resume == "last":
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise LaunchError(f"The output folder {folder} cannot be made: {existing} is a file.")
+    if resume in ("last", True, "True", "true"):
         found = last_checkpoint(folder)
         logger.warning(f"Resuming from {found}" if found else f"{folder} has no whole checkpoint: starting anew.")
         return found
@@ -154,4 +244,35 @@ def prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
             f"The output folder {folder} is not empty: give another --output_dir, go on with "
             "--resume_from_checkpoint last, or allow --overwrite_output_dir."
         )
+    if args.do_train and args.process_index == 0:
+        _remove_old_run(folder)
     return None
+
+
+def _remove_old_run(folder: Path) -> None:
+    """Removes what an earlier run left and the new one would be taken for."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    for name in ("*_results.json", "predictions.json", "vqa_result.json", "trainer_state.json"):
+        for path in folder.glob(name):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def refuse_together(args: TrainingArguments) -> Iterator[None]:
+    """Turns what goes wrong before training into one sentence, on all processes.
+
+    Raises:
+        LaunchError: An error of the user's making on any process; the first process says it, the others end silently.
+    """
+    message = None
+    try:
+        yield
+    except (LaunchError, *_REFUSED) as error:
+        message = str(error)
+    if args.world_size > 1:
+        messages: list[str | None] = [None] * args.world_size
+        torch.distributed.all_gather_object(messages, message)
+        message = next(filter(None, messages), None)
+    if message is not None:
+        raise LaunchError(message if args.process_index == 0 else 1)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 
 RECALL_DEPTHS = (1, 5, 10)
+RETRIEVAL_METRICS = (
+    *("txt_r1", "txt_r5", "txt_r10", "txt_r_mean", "img_r1", "img_r5", "img_r10", "img_r_mean"),
+    "r_mean",
+)
 
 
 def rank_of_first_match(matches: torch.Tensor) -> torch.Tensor:

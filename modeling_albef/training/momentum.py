@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -66,8 +66,7 @@ class MomentumTeacher:
         Raises:
             FileNotFoundError: The checkpoint has no teacher.
         """
-        weights = load_file(Path(checkpoint) / TEACHER_FOLDER / "model.safetensors")
-        self.model.load_state_dict(weights)
+        load_model(self.model, Path(checkpoint) / TEACHER_FOLDER / "model.safetensors")  # knows of tied tensors
 
 
 class FeatureQueue(nn.Module):

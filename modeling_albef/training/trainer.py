@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from abc import abstractmethod
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,11 +16,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, 
 from transformers.utils import logging
 
 from ..modeling_albef import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
-from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments
-from .callbacks import EpochCallback, MomentumTeacherCallback, TemperatureCallback
+from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments, VQATrainingArguments
+from .callbacks import EpochCallback, MomentumTeacherCallback, RankSeedCallback, TemperatureCallback
 from .evaluation import RetrievalEvaluator, RetrievalResult
 from .momentum import TEACHER_FOLDER, FeatureQueue, MomentumTeacher
 from .schedule import PublishedSchedule
+from .vqa_evaluation import VQAEvaluator, VQAResult
 
 logger = logging.get_logger(__name__)
 STATE_FILE = "trainer_state.json"
@@ -73,8 +76,15 @@ class AlbefTrainer(Trainer):
         super().__init__(model=model, args=args, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError("The momentum teacher needs whole parameters: train with DDP, not FSDP or DeepSpeed.")
+        step = args.train_batch_size * args.world_size
+        if isinstance(self.train_dataset, Sized) and args.dataloader_drop_last and len(self.train_dataset) < step:
+            raise ValueError(
+                f"The training data has {len(self.train_dataset)} rows, fewer than the {step} of one step: lower "
+                "per_device_train_batch_size, or set dataloader_drop_last to false."
+            )
         self.teacher = MomentumTeacher(self.model, args.momentum, teacher)
         self.add_callback(MomentumTeacherCallback(self.teacher))
+        self.add_callback(RankSeedCallback())
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(EpochCallback(self.train_dataset))
         self._loss_parts: dict[str, torch.Tensor] = {}
@@ -131,6 +141,49 @@ class AlbefTrainer(Trainer):
             logs.update(zip(self._loss_parts, means, strict=True))
             self._loss_parts, self._loss_parts_count = {}, 0
         super().log(logs, start_time)
+
+    # ---- evaluation
+
+    @abstractmethod
+    def assess(self, dataset: Any) -> Any:
+        """Applies the model to a data set; the outcome has `metrics`, the same on every process."""
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluates.
+
+        Args:
+            eval_dataset: Rows of the task; default: the trainer's.
+            ignore_keys: Not used here.
+            metric_key_prefix: Put before the names of the metrics.
+
+        Returns:
+            The metrics of the task, per cent, and the time they took.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        return self.predict(dataset, ignore_keys, metric_key_prefix).metrics
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """Evaluates and keeps the predictions.
+
+        Args:
+            test_dataset: Rows of the task.
+            ignore_keys: Not used here.
+            metric_key_prefix: Put before the names of the metrics.
+
+        Returns:
+            `predictions` is what `assess` gives; `metrics` as in `evaluate`; no `label_ids`.
+        """
+        start = time.time()
+        outcome = self.assess(test_dataset)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in outcome.metrics.items()}
+        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=len(test_dataset)))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return PredictionOutput(predictions=outcome, label_ids=None, metrics=metrics)
 
     # ---- checkpoints
 
@@ -210,7 +263,7 @@ class RetrievalTrainer(AlbefTrainer):
         )
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
-    def retrieve(self, dataset: Any) -> RetrievalResult:
+    def assess(self, dataset: Any) -> RetrievalResult:
         """Ranks a data set's images and captions; see `RetrievalEvaluator`."""
         evaluator = RetrievalEvaluator(
             self.model,
@@ -222,43 +275,6 @@ class RetrievalTrainer(AlbefTrainer):
         )
         return evaluator(dataset)
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Evaluates by recall.
-
-        Args:
-            eval_dataset: Rows with `image` and `caption`s; default: the trainer's.
-            ignore_keys: Not used here.
-            metric_key_prefix: Put before the names of the metrics.
-
-        Returns:
-            The metrics of `retrieval_metrics`, per cent, and the time they took.
-        """
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        return self.predict(dataset, ignore_keys, metric_key_prefix).metrics
-
-    def predict(
-        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
-    ) -> PredictionOutput:
-        """Evaluates and keeps the rankings.
-
-        Args:
-            test_dataset: Rows with `image` and `caption`s.
-            ignore_keys: Not used here.
-            metric_key_prefix: Put before the names of the metrics.
-
-        Returns:
-            `predictions` is a `RetrievalResult`; `metrics` as in `evaluate`; no `label_ids`.
-        """
-        start = time.time()
-        result = self.retrieve(test_dataset)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.metrics.items()}
-        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=len(test_dataset)))
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return PredictionOutput(predictions=cast(Any, result), label_ids=None, metrics=metrics)
-
     def save_teacher(self, checkpoint: str) -> None:
         """Writes the teacher and the queue."""
         super().save_teacher(checkpoint)
@@ -268,3 +284,57 @@ class RetrievalTrainer(AlbefTrainer):
         """Reads back what `save_teacher` wrote."""
         super().load_teacher(checkpoint)
         self.queue.load(checkpoint)
+
+
+class VQATrainer(AlbefTrainer):
+    """Fine-tunes an `AlbefForQuestionAnswering` and evaluates it by ranking a list of answers.
+
+    Training rows become `pixel_values input_ids attention_mask answer_input_ids answer_attention_mask answer_weights
+    answers_per_question` in the collator. Evaluation rows have `image`, `question`, `question_id`, `answers`.
+    """
+
+    args: VQATrainingArguments
+
+    def __init__(
+        self, model: PreTrainedModel, args: VQATrainingArguments, *, answer_list: Sequence[str], **kwargs: Any
+    ) -> None:
+        """Makes a trainer.
+
+        Args:
+            model: The student.
+            args: Arguments of the task.
+            answer_list: Candidate answers of the evaluation.
+            kwargs: Those of `AlbefTrainer`.
+        """
+        super().__init__(model, args, **kwargs)
+        self.answer_list = list(answer_list)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """One step's loss: the teacher's predictions, then the student's."""
+        alpha, teacher_logits = self.alpha, None
+        if alpha > 0:
+            with torch.no_grad(), self.accelerator.autocast():
+                teacher_logits = self.teacher.model(**inputs).logits
+        outputs = model(**inputs, teacher_logits=teacher_logits, alpha=alpha)
+        self.record_loss_parts(answer_loss=outputs.loss, alpha=alpha)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def assess(self, dataset: Any) -> VQAResult:
+        """Answers the questions of a data set; see `VQAEvaluator`."""
+        evaluator = VQAEvaluator(
+            self.model,
+            self.processing_class,
+            self.answer_list,
+            k_test=self.args.k_test,
+            count_first_token_twice=self.args.count_first_token_twice,
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            accelerator=self.accelerator,
+        )
+        return evaluator(dataset)

@@ -1,0 +1,116 @@
+"""The candidate answers of visual question answering, counted in training files.
+
+ALBEF ranks a fixed list of answers (`answer_list.json`, a list of strings). Here such a list is made from files of
+ALBEF's form: `vqa_train.json`, where a row's `answer` is the list of the annotators' answers, and `vg_qa.json`, where
+it is one string:
+
+    python -m dataset_scripts.answer_list vqa_train.json vqa_val.json --min_count 9 --output answer_list.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from .annotations import _Problems, _read_rows, _short
+
+
+def build_answer_list(
+    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    min_count: int | None = None,
+    num_answers: int | None = None,
+) -> list[str]:
+    """Collect the frequent answers of annotation files.
+
+    Each annotator's answer counts once: the same answer by all ten annotators of a question counts ten times, the
+    string of a row with one answer once. Answers are taken as written, except for space at their ends; blank ones are
+    left out, since there is nothing to rank.
+
+    Args:
+        files: JSON files, each a list of objects with `answer` (a list of strings or one string).
+        min_count: Keep answers that were given at least so many times.
+        num_answers: Keep so many of the most frequent. With both, both hold.
+
+    Returns:
+        The most frequent answer first; equally frequent ones in alphabetical order (by code point), so the same files
+        give the same list in any order.
+
+    Raises:
+        ValueError: Neither limit is given, one is below 1, or no answer reaches them.
+        AnnotationError: A file or row cannot be used, or a file is named twice. All rows are checked first; the text
+            lists the first ten problems with file, row and remedy.
+    """
+    if min_count is None and num_answers is None:
+        raise ValueError("Give min_count, num_answers or both; min_count=1 keeps every answer.")
+    for name, limit in (("min_count", min_count), ("num_answers", num_answers)):
+        if limit is not None and limit < 1:
+            raise ValueError(f"{name} is {limit}: it has to be at least 1.")
+    counts = _count([files] if isinstance(files, (str, os.PathLike)) else files)
+    ranked = sorted(counts, key=lambda answer: (-counts[answer], answer))
+    answers = [answer for answer in ranked if counts[answer] >= (min_count or 1)][:num_answers]
+    if not answers:
+        most = f"the most frequent one, {ranked[0]!r}, occurs {counts[ranked[0]]} times" if ranked else "all are blank"
+        raise ValueError(f"No answer reaches min_count={min_count}: {most}. Lower it or add files.")
+    return answers
+
+
+def _count(files: Sequence[str | os.PathLike[str]]) -> Counter[str]:
+    """How often each answer was given."""
+    problems, counts = _Problems(), Counter[str]()
+    seen: set[str] = set()
+    if not files:
+        problems.add("files", "no annotation file is given: name at least one")
+    for file in [os.fspath(name) for name in files]:
+        if os.path.realpath(file) in seen:
+            problems.add(file, "is listed twice: its answers would count double, so name it once")
+            continue
+        seen.add(os.path.realpath(file))
+        for number, row in enumerate(_read_rows(file, problems)):
+            if problem := _row_problem(row):
+                problems.add(f"{file}, row {number}", problem)
+            else:
+                answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
+                counts.update(filter(None, map(str.strip, answers)))
+    problems.raise_if_any("Cannot count the answers")
+    return counts
+
+
+def _row_problem(row: Any) -> str | None:
+    """What is wrong with a row, or None."""
+    if not isinstance(row, dict):
+        return f"is {_short(row)}, not an object: write {{'question': .., 'answer': ..}}"
+    if "answer" not in row:
+        return f"has no 'answer'; its keys are {list(row)[:6]}: name files with answers, such as vqa_train.json"
+    answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
+    if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
+        return f"'answer' is {_short(row['answer'])}: a string or a list of strings is expected"
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the list to a file, and its length to the terminal."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset_scripts.answer_list",
+        description="Collect the frequent answers of ALBEF's question files as the candidates to rank.",
+    )
+    parser.add_argument("files", nargs="+", help="training files: vqa_train.json, vqa_val.json, vg_qa.json ..")
+    parser.add_argument("--min_count", type=int, help="keep answers given at least so many times")
+    parser.add_argument("--num_answers", type=int, help="keep so many of the most frequent answers")
+    parser.add_argument("--output", required=True, help="JSON file to write, such as answer_list.json")
+    options = parser.parse_args(arguments)
+    try:
+        answers = build_answer_list(options.files, options.min_count, options.num_answers)
+        with open(options.output, "w", encoding="utf-8") as stream:
+            json.dump(answers, stream, ensure_ascii=False, indent=0)
+            stream.write("\n")
+    except (ValueError, OSError) as error:  # an AnnotationError is a ValueError
+        parser.error(str(error))
+    print(f"{len(answers)} answers written to {options.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+# Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""Answer decoder of ALBEF: states of a question -> the tokens of its answer, one after the other.
+
+Causal text layers whose cross-attention reads the states of the question. Shapes: A answer rows, L answer tokens, B
+questions, M question tokens, H width.
+"""
+
+from typing import cast
+
+import torch
+from torch import nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_albef import AlbefTextDecoderConfig
+from .modeling_albef_text import AlbefTextEmbeddings, AlbefTextLayer, AlbefTextSelfAttention, KeyValue
+
+
+class AlbefAnswerHead(nn.Module):
+    """States -> logits over the vocabulary: linear map, activation, layer norm, output map."""
+
+    def __init__(self, config: AlbefTextDecoderConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.act = ACT2FN[config.hidden_act]
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.LayerNorm(self.act(self.dense(hidden_states))))
+
+
+class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
+    """Causal language model that looks at a question's states."""
+
+    config: AlbefTextDecoderConfig
+    base_model_prefix = "text_decoder"
+    main_input_name = "input_ids"
+    input_modalities = ["text"]
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _no_split_modules = ["AlbefTextEmbeddings", "AlbefTextLayer", "AlbefAnswerHead"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _tied_weights_keys = {"head.decoder.weight": "embeddings.word_embeddings.weight"}
+    _can_record_outputs = {
+        "hidden_states": AlbefTextLayer,
+        "attentions": OutputRecorder(AlbefTextSelfAttention, index=1, layer_name=".attention."),
+        "cross_attentions": OutputRecorder(AlbefTextSelfAttention, index=1, layer_name=".crossattention."),
+    }
+
+    def __init__(self, config: AlbefTextDecoderConfig) -> None:
+        super().__init__(config)
+        self.embeddings = AlbefTextEmbeddings(config)
+        self.layer = nn.ModuleList(
+            AlbefTextLayer(config, index, has_cross_attention=True, is_causal=True)
+            for index in range(config.num_hidden_layers)
+        )
+        self.head = AlbefAnswerHead(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings."""
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the word embeddings."""
+        self.embeddings.word_embeddings = cast(nn.Embedding, value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The output map."""
+        return self.head.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replaces the output map."""
+        self.head.decoder = cast(nn.Linear, new_embeddings)
+
+    def project_questions(self, question_hidden_states: torch.Tensor) -> list[KeyValue]:
+        """Keys and values of questions for each layer, to be computed once a question.
+
+        Args:
+            question_hidden_states: (B, M, H).
+
+        Returns:
+            A pair for each layer, each tensor (B, heads, M, d).
+        """
+        layers = cast(list[AlbefTextLayer], list(self.layer))
+        return [layer.crossattention.self.project(question_hidden_states) for layer in layers]
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        encoder_key_values: list[KeyValue] | None = None,
+        encoder_index: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithCrossAttentions:
+        """Predicts the token after each position.
+
+        Args:
+            input_ids: (A, L) `[CLS] a1 ..`.
+            attention_mask: (A, past + L), 1 = token; None = no padding.
+            encoder_hidden_states: (B, M, H) states of the questions.
+            encoder_attention_mask: (B, M), 1 = token; None = no padding.
+            encoder_key_values: What `project_questions` made of the states, in their place.
+            encoder_index: (A,) the question of each row; without it the rows are B equal runs.
+            past_key_values: Keys and values of the tokens before, for generation.
+            use_cache: Whether to return them.
+            kwargs: `output_hidden_states`, `output_attentions` (eager attention only), `return_dict`.
+
+        Returns:
+            `logits` (A, L, vocabulary), and `past_key_values`.
+        """
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        hidden_states = self.embeddings(input_ids, past)
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+        )
+        if encoder_key_values is None:
+            encoder_key_values = self.project_questions(encoder_hidden_states)
+        questions = encoder_key_values[0][0].transpose(1, 2).flatten(2)  # (B, M, H): sizes for the mask
+        cross_mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=hidden_states[: len(questions)],
+            attention_mask=encoder_attention_mask,
+            encoder_hidden_states=questions,
+        )
+        if encoder_index is not None and cross_mask is not None:
+            cross_mask = cross_mask[encoder_index]
+        if cross_mask is not None:
+            cross_mask = cross_mask[:, :, :1]  # the same for every token of a row, and for rows that are folded
+        for layer, key_value in zip(self.layer, encoder_key_values, strict=True):
+            key, value = key_value if encoder_index is None else (tensor[encoder_index] for tensor in key_value)
+            hidden_states = layer(
+                hidden_states, mask, key, value, cross_mask, past_key_values=past_key_values, **kwargs
+            )
+        return CausalLMOutputWithCrossAttentions(logits=self.head(hidden_states), past_key_values=past_key_values)

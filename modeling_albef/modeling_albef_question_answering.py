@@ -1,0 +1,272 @@
+# Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""Visual question answering with ALBEF: the question looks at the image, the answer decoder looks at the question.
+
+Shapes: B questions, I images, P image tokens, M question tokens, A answers, L answer tokens, C candidates, H width.
+"""
+
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import torch
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_albef import AlbefConfig, AlbefTextDecoderConfig
+from .losses_albef import answer_loss
+from .modeling_albef import AlbefModel, AlbefPreTrainedModel
+from .modeling_albef_decoder import AlbefTextDecoder
+
+
+@dataclass
+class AlbefQuestionAnsweringOutput(ModelOutput):
+    """Loss and predictions of answers.
+
+    Attributes:
+        loss: Weighted answer loss.
+        logits: (A, L, vocabulary) predictions of the token after each position of the answers.
+        question_hidden_states: (B, M, H) states of the questions, the image looked at.
+        image_hidden_states: (I, P, H of the vision tower).
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    question_hidden_states: torch.Tensor | None = None
+    image_hidden_states: torch.Tensor | None = None
+
+
+@dataclass
+class RankedAnswers(ModelOutput):
+    """Candidates of each question, best first.
+
+    Attributes:
+        ids: (B, k) places in the candidate list.
+        probabilities: (B, k) softmax over the k candidates; rows sum to 1 and fall.
+    """
+
+    ids: torch.Tensor | None = None
+    probabilities: torch.Tensor | None = None
+
+
+class AlbefForQuestionAnswering(AlbefPreTrainedModel):
+    """ALBEF with an answer decoder: a question looks at the image, the decoder looks at the question."""
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__(config)
+        if config.decoder_config is None:
+            config.decoder_config = _decoder_like(config)
+        self.albef = AlbefModel(config, add_projections=False)
+        self.text_decoder = AlbefTextDecoder._from_config(config.decoder_config)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike | None, *model_args: Any, **kwargs: Any
+    ) -> Any:
+        """Loads a model; where the checkpoint has no decoder, it starts from the fusion layers, as published.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub name.
+            model_args: Passed on.
+            kwargs: Those of `AlbefPreTrainedModel.from_pretrained`.
+
+        Returns:
+            The model in evaluation mode.
+        """
+        with_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        missing = {key for key in info["missing_keys"] if key.startswith("text_decoder.")}
+        if "text_decoder.layer.0.crossattention.self.query.weight" in missing:
+            model.initialize_decoder()
+        return (model, info) if with_info else model
+
+    def initialize_decoder(self) -> None:
+        """Copies the fusion layers and the embeddings of the text tower into the decoder.
+
+        The maps of image states to keys and values are copied where the widths of the towers agree. The head keeps
+        what it has.
+        """
+        text_model, decoder = self.albef.text_model, self.text_decoder
+        decoder.embeddings.load_state_dict(text_model.embeddings.state_dict())
+        for layer, source in zip(decoder.layer, text_model.encoder.fusion_layers, strict=False):
+            own = layer.state_dict()
+            fitting = {key: value for key, value in source.state_dict().items() if value.shape == own[key].shape}
+            layer.load_state_dict({**own, **fitting})
+
+    def encode_questions(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Runs the vision tower once an image, and all text layers on the questions.
+
+        Args:
+            pixel_values: (I, 3, S, S).
+            input_ids: (B, M) `[CLS] w1 .. wn`.
+            attention_mask: (B, M), 1 = token; None = no padding.
+            image_index: (B,) the image of each question; see `AlbefTextModel.forward`.
+
+        Returns:
+            (B, M, H) states of the questions, and (I, P, H) states of the images.
+        """
+        image = self.albef.vision_model(pixel_values).last_hidden_state
+        question = self.albef.text_model(
+            input_ids, attention_mask, image_hidden_states=image, image_index=image_index
+        ).last_hidden_state
+        return question, image
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        answer_input_ids: torch.Tensor | None = None,
+        answer_attention_mask: torch.Tensor | None = None,
+        answer_weights: torch.Tensor | None = None,
+        answers_per_question: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        teacher_logits: torch.Tensor | None = None,
+        alpha: float | torch.Tensor = 0.0,
+    ) -> AlbefQuestionAnsweringOutput:
+        """Encodes questions and, given answers, predicts their tokens and computes the loss.
+
+        Args:
+            pixel_values: (I, 3, S, S).
+            input_ids: (B, M) questions.
+            attention_mask: (B, M), 1 = token.
+            answer_input_ids: (A, L) `[CLS] a1 .. an [SEP]`, the answers of a question in a row.
+            answer_attention_mask: (A, L), 1 = token.
+            answer_weights: (A,); default: 1 for each.
+            answers_per_question: (B,), sums to A; default: A == B, one each.
+            image_index: (B,) the image of each question.
+            teacher_logits: (A, L, vocabulary) of the momentum teacher.
+            alpha: Weight of the teacher in the targets, 0..1.
+
+        Returns:
+            See `AlbefQuestionAnsweringOutput`.
+        """
+        question, image = self.encode_questions(pixel_values, input_ids, attention_mask, image_index)
+        if answer_input_ids is None:
+            return AlbefQuestionAnsweringOutput(question_hidden_states=question, image_hidden_states=image)
+        encoder_index = None
+        if answers_per_question is not None:
+            encoder_index = torch.repeat_interleave(answers_per_question, output_size=len(answer_input_ids))
+        if answer_attention_mask is None:
+            answer_attention_mask = torch.ones_like(answer_input_ids)
+        if answer_weights is None:
+            answer_weights = torch.ones(len(answer_input_ids), device=question.device)
+        logits = self.text_decoder(
+            answer_input_ids,
+            answer_attention_mask,
+            encoder_hidden_states=question,
+            encoder_attention_mask=attention_mask,
+            encoder_index=encoder_index,
+        ).logits
+        loss = answer_loss(
+            logits,
+            answer_input_ids,
+            answer_attention_mask,
+            answer_weights,
+            num_questions=len(input_ids),
+            teacher_logits=teacher_logits,
+            alpha=alpha,
+        )
+        return AlbefQuestionAnsweringOutput(loss, logits, question, image)
+
+    @torch.no_grad()
+    def rank_answers(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        candidate_input_ids: torch.Tensor,
+        candidate_attention_mask: torch.Tensor,
+        k: int = 128,
+        count_first_token_twice: bool = True,
+        image_index: torch.Tensor | None = None,
+    ) -> RankedAnswers:
+        """Ranks a list of candidate answers, as published (salesforce/ALBEF `models/model_vqa.py`).
+
+        The k candidates whose first token is the likeliest are scored by their whole log-probability.
+
+        Args:
+            pixel_values: (I, 3, S, S).
+            input_ids: (B, M) questions.
+            attention_mask: (B, M), 1 = token; None = no padding.
+            candidate_input_ids: (C, L) `[CLS] a1 .. an [SEP]`.
+            candidate_attention_mask: (C, L), 1 = token.
+            k: Candidates a question that are scored whole; clipped to C.
+            count_first_token_twice: Adds the log-probability of the first token once more, as the published score does.
+            image_index: (B,) the image of each question.
+
+        Returns:
+            See `RankedAnswers`.
+        """
+        question, _ = self.encode_questions(pixel_values, input_ids, attention_mask, image_index)
+        key_values = self.text_decoder.project_questions(question)
+        cross = {"encoder_key_values": key_values, "encoder_attention_mask": attention_mask}
+        start = candidate_input_ids[:1, :1].expand(len(question), 1)  # [CLS]
+        first = self.text_decoder(start, **cross).logits[:, 0].float().log_softmax(dim=-1)  # (B, vocabulary)
+        k = min(k, len(candidate_input_ids))
+        first_scores, chosen = first[:, candidate_input_ids[:, 1]].topk(k, dim=1)  # (B, k)
+        rows, mask = candidate_input_ids[chosen].flatten(0, 1), candidate_attention_mask[chosen].flatten(0, 1)
+        logits = self.text_decoder(rows, mask, **cross).logits[:, :-1].float()  # a question's rows are a run
+        tokens = logits.log_softmax(dim=-1).gather(2, rows[:, 1:, None]).squeeze(2) * mask[:, 1:]
+        scores = tokens.sum(dim=1).view(-1, k)
+        if count_first_token_twice:
+            scores = scores + first_scores
+        probabilities, order = scores.softmax(dim=1).sort(dim=1, descending=True, stable=True)
+        return RankedAnswers(ids=chosen.gather(1, order), probabilities=probabilities)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        **generate_kwargs: Any,
+    ) -> torch.Tensor:
+        """Writes free-form answers with the library's generation.
+
+        Args:
+            pixel_values: (I, 3, S, S).
+            input_ids: (B, M) questions.
+            attention_mask: (B, M), 1 = token; None = no padding.
+            image_index: (B,) the image of each question.
+            generate_kwargs: `max_new_tokens`, `num_beams` .. of `GenerationMixin.generate`.
+
+        Returns:
+            (B, L) `[CLS] a1 .. an [SEP]` with padding after it.
+        """
+        question, _ = self.encode_questions(pixel_values, input_ids, attention_mask, image_index)
+        config = self.config.decoder_config
+        if config.bos_token_id is None or config.eos_token_id is None:
+            raise ValueError("Set config.decoder_config.bos_token_id and eos_token_id to the ids of [CLS] and [SEP].")
+        start = torch.full((len(question), 1), config.bos_token_id, device=question.device)
+        return self.text_decoder.generate(
+            start,
+            encoder_hidden_states=question,
+            encoder_attention_mask=torch.ones_like(input_ids) if attention_mask is None else attention_mask,
+            eos_token_id=config.eos_token_id,
+            pad_token_id=config.pad_token_id,
+            **generate_kwargs,
+        )
+
+
+def _decoder_like(config: AlbefConfig) -> AlbefTextDecoderConfig:
+    """A decoder with the sizes of the text tower and as many layers as it has fusion layers."""
+    text = config.text_config
+    names = (
+        *("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings"),
+        *("type_vocab_size", "hidden_act", "layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+        *("initializer_range", "pad_token_id"),
+    )
+    layers = {"num_hidden_layers": text.num_fusion_layers, "num_fusion_layers": text.num_fusion_layers}
+    sizes = {name: getattr(text, name) for name in names}
+    return AlbefTextDecoderConfig(encoder_hidden_size=text.hidden_size, **layers, **sizes)

@@ -1,0 +1,70 @@
+"""Starting the run scripts in tests: tiny sizes, subprocesses, refused starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+TINY: dict[str, Any] = {
+    "dataset": "shapes",
+    "dataset_config": {"num_train": 40, "num_validation": 12, "num_test": 14, "image_size": 32},
+    "augmentation": True,
+    "model_config": {
+        "projection_dim": 16,
+        "vision_config": {**SIZES, "image_size": 32, "patch_size": 8},
+        "text_config": {**SIZES, "num_fusion_layers": 1, "max_position_embeddings": 64},
+    },
+    "do_train": True,
+    "do_eval": True,
+    "do_predict": True,
+    "use_cpu": True,
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 3,
+    "learning_rate": "1e-3",
+    "warmup_steps": 0,
+    "k_test": 5,
+    "disable_tqdm": True,
+    "report_to": "none",
+}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def write_config(folder: Path, **changes: Any) -> str:
+    """A tiny configuration file; None takes a field out."""
+    config = {**TINY, "output_dir": str(folder / "out"), **changes}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({name: value for name, value in config.items() if value is not None}))
+    return str(path)
+
+
+def two_processes(port: int) -> tuple[str, ...]:
+    """Words that start a script in two processes."""
+    return ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port + os.getpid() % 90))
+
+
+def run(
+    script: str, words: list[str], launcher: tuple[str, ...] = (), check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Runs a script in a process of its own."""
+    command = [sys.executable, *launcher, script, *words]
+    environment = {**os.environ, **ONE_THREAD}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def refused(main: Callable[[list[str]], None], words: list[str]) -> str:
+    """The message of a start that is refused in this process."""
+    with pytest.raises(SystemExit) as error:
+        main(words)
+    return str(error.value)

@@ -1,0 +1,104 @@
+"""Candidate answers are counted an annotator at a time, and the list does not depend on chance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataset_scripts.annotations import AnnotationError
+from dataset_scripts.answer_list import build_answer_list, main
+
+VQA = [
+    {"question": "a?", "answer": ["yes"] * 6 + ["no"] * 4, "dataset": "vqa"},
+    {"question": "b?", "answer": ["red"] * 3 + ["Red", "dark red", " blue ", "blue", "blue", "", "a"]},
+]
+GENOME = [{"question": "c?", "answer": "no", "dataset": "vg"}, {"question": "d?", "answer": "éclair"}]
+# yes 6, no 5, blue 3, red 3, then once each: Red, a, dark red, éclair
+ALL = ["yes", "no", "blue", "red", "Red", "a", "dark red", "éclair"]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    return [write(tmp_path / "vqa_train.json", VQA), write(tmp_path / "vg_qa.json", GENOME)]
+
+
+def write(path: Path, content: Any) -> str:
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return str(path)
+
+
+def test_by_frequency_then_alphabet_in_any_order_of_files(files: list[str]) -> None:
+    assert build_answer_list(files, min_count=1) == ALL
+    assert build_answer_list(files[::-1], min_count=1) == ALL
+
+
+def test_limits(files: list[str]) -> None:
+    assert build_answer_list(files, min_count=3) == ALL[:4]
+    assert build_answer_list(files, min_count=6) == ["yes"]
+    assert build_answer_list(files, num_answers=3) == ALL[:3]
+    assert build_answer_list(files, num_answers=99) == ALL
+    assert build_answer_list(files, min_count=3, num_answers=2) == ALL[:2]
+    assert build_answer_list(files, min_count=5, num_answers=3) == ALL[:2]
+
+
+def test_one_file_by_its_path(files: list[str]) -> None:
+    assert build_answer_list(Path(files[1]), min_count=1) == ["no", "éclair"]
+
+
+def test_unusable_limits(files: list[str]) -> None:
+    with pytest.raises(ValueError, match="Give min_count, num_answers or both"):
+        build_answer_list(files)
+    with pytest.raises(ValueError, match="num_answers is 0: it has to be at least 1"):
+        build_answer_list(files, num_answers=0)
+    with pytest.raises(ValueError, match="No answer reaches min_count=7: the most frequent one, 'yes', occurs 6 times"):
+        build_answer_list(files, min_count=7)
+
+
+def test_blank_answers_alone_give_no_list(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="all are blank"):
+        build_answer_list(write(tmp_path / "a.json", [{"answer": ["", " "]}]), min_count=1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"annotations": []}, "a.json: holds a JSON object, not a list"),
+        ([], "a.json: is empty"),
+        ([VQA[0], "x"], "a.json, row 1: is 'x', not an object"),
+        ([{"question": "a?"}], r"a.json, row 0: has no 'answer'; its keys are \['question'\]"),
+        ([{"answer": []}], r"row 0: 'answer' is \[\]: a string or a list of strings"),
+        ([{"answer": ["yes", 2]}], r"'answer' is \['yes', 2\]"),
+        ([{"answer": None}], "'answer' is None"),
+    ],
+)
+def test_unusable_rows(tmp_path: Path, content: Any, message: str) -> None:
+    with pytest.raises(AnnotationError, match=message):
+        build_answer_list(write(tmp_path / "a.json", content), min_count=1)
+
+
+def test_unusable_files(files: list[str], tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match="is listed twice"):
+        build_answer_list([*files, files[0]], min_count=1)
+    with pytest.raises(AnnotationError, match="does not exist: check the path"):
+        build_answer_list(tmp_path / "absent.json", min_count=1)
+    with pytest.raises(AnnotationError, match="name at least one"):
+        build_answer_list([], min_count=1)
+
+
+def test_command(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "answer_list.json"
+    main([*files, "--min_count", "1", "--num_answers", "8", "--output", str(output)])
+    assert json.loads(output.read_text(encoding="utf-8")) == ALL
+    assert capsys.readouterr().out == f"8 answers written to {output}\n"
+
+
+def test_command_ends_with_a_clear_error(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "answer_list.json"
+    with pytest.raises(SystemExit) as caught:
+        main([*files, "--min_count", "70", "--output", str(output)])
+    assert caught.value.code == 2 and not output.exists()
+    error = capsys.readouterr().err
+    assert "No answer reaches min_count=70" in error and "Traceback" not in error
