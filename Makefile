@@ -2,14 +2,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
-OUTPUT ?= output/demo_retrieval
 LAUNCH = $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	--num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo test slow lint clean
+.PHONY: demo demo-vqa easy-vqa test slow lint clean
 
 demo: $(VENV)/ready
-	$(LAUNCH) run_retrieval.py configs/demo_retrieval.yaml --use_cpu --output_dir $(OUTPUT) --overwrite_output_dir
+	$(LAUNCH) run_retrieval.py configs/demo_retrieval.yaml --use_cpu --overwrite_output_dir
+
+demo-vqa: $(VENV)/ready
+	$(LAUNCH) run_vqa.py configs/demo_vqa.yaml --use_cpu --overwrite_output_dir
+
+easy-vqa: $(VENV)/ready
+	$(LAUNCH) run_vqa.py configs/easy_vqa.yaml --use_cpu --overwrite_output_dir
 
 test: $(VENV)/ready
 	$(VENV)/bin/python -m pytest
