@@ -177,9 +177,14 @@ def main(argv: list[str] | None = None) -> None:
         trainer.log_metrics("test", tested.metrics)
         trainer.save_metrics("test", tested.metrics)
         if trainer.is_world_process_zero():
+            result = cast(VQAResult, tested.predictions)
             path = Path(args.output_dir) / "vqa_result.json"
-            path.write_text(json.dumps(cast(VQAResult, tested.predictions).answers), encoding="utf-8")
+            path.write_text(json.dumps(result.answers), encoding="utf-8")
             written["predictions"] = str(path)
+            if result.by_question_type:
+                path = Path(args.output_dir) / "question_types.json"
+                path.write_text(json.dumps(result.by_question_type, indent=1), encoding="utf-8")
+                written["accuracy by question type"] = str(path)
     if args.do_eval or args.do_predict:
         written["metrics"] = str(Path(args.output_dir) / "all_results.json")
     if trainer.is_world_process_zero():

@@ -88,7 +88,7 @@ def test_recorded_ranking(name: str) -> None:
     case, checkpoint = load_case(name)
     ranked = rank(build(checkpoint), case)
     assert torch.equal(ranked.ids, case["topk_ids"])
-    torch.testing.assert_close(ranked.probabilities, case["topk_probs"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(ranked.probabilities, case["topk_probs"], atol=1e-6, rtol=0)
 
 
 def test_counting_the_first_token_once_ranks_by_the_whole_probability() -> None:

@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from golden_cases import tiny_config
 from PIL import Image
 from run_cases import ROOT, refused, run, two_processes, write_config
 from safetensors.torch import load_file
 
+from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.training import VQATrainingArguments
 from modeling_albef.training.launch import ModelArguments, parse_arguments
+from modeling_albef.training.vqa_evaluation import check_answers
+from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer
 from run_vqa import DataArguments, main
 
 SCRIPT = "run_vqa.py"
@@ -41,6 +45,7 @@ def test_a_run_leaves_model_metrics_and_answers(finished: tuple[Path, str]) -> N
     for line in (f"model: {out}", f"metrics: {out}/all_results.json", f"predictions: {out}/vqa_result.json"):
         assert line in printed
     check_answers(out)
+    assert set(json.loads((out / "question_types.json").read_text())) == {"color", "shape", "yes/no", "number"}
     metrics = json.loads((out / "all_results.json").read_text())
     assert {"eval_vqa_accuracy", "test_vqa_accuracy_yes_no", "test_question_only_accuracy"} <= set(metrics)
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
@@ -95,11 +100,6 @@ def write_questions(folder: Path) -> dict[str, Any]:
 
 def test_annotation_files_from_a_retrieval_model(tmp_path: Path) -> None:
     """The decoder starts from the fusion layers of a model without one; the test has no answers, so no score."""
-    from golden_cases import tiny_config
-
-    from modeling_albef import AlbefForImageTextRetrieval
-    from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer
-
     tokenizer = build_tokenizer(["what is red blue dark colour"])
     config = tiny_config(vocab_size=len(tokenizer))
     AlbefForImageTextRetrieval(config).save_pretrained(tmp_path / "model")
@@ -122,6 +122,20 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(json.dumps(rows))
     message = refused(main, words)
     assert "train.json, row 2" in message and "train.json, row 3" in message
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ([], "The answer list is empty"),
+        (["red", "red"], "'red' twice"),
+        (["red", "日本"], "'日本', which the tokenizer cannot represent"),
+        (["red", " "], "' ', which the tokenizer cannot represent"),
+    ],
+)
+def test_candidates_that_cannot_be_ranked(answers: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_answers(answers, build_tokenizer(["red"]))
 
 
 def test_recipe_is_the_published_one(tmp_path: Path) -> None:

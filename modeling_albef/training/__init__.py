@@ -8,7 +8,13 @@ from .momentum import FeatureQueue, MomentumTeacher, update_momentum
 from .schedule import PublishedSchedule
 from .trainer import AlbefTrainer, RetrievalTrainer, VQATrainer, last_checkpoint
 from .vqa_evaluation import VQAEvaluator, VQAResult, question_only_accuracy
-from .vqa_metrics import vqa_accuracy
+from .vqa_metrics import (
+    QuestionRecord,
+    read_annotations,
+    read_questions,
+    vqa_accuracy,
+    vqa_accuracy_by_question_type,
+)
 
 __all__ = [
     "AlbefTrainer",
@@ -18,6 +24,7 @@ __all__ = [
     "MomentumTeacher",
     "MomentumTeacherCallback",
     "PublishedSchedule",
+    "QuestionRecord",
     "RankSeedCallback",
     "RankedCandidates",
     "RetrievalEvaluator",
@@ -31,8 +38,11 @@ __all__ = [
     "VQATrainingArguments",
     "last_checkpoint",
     "question_only_accuracy",
+    "read_annotations",
+    "read_questions",
     "recall_at_k",
     "retrieval_metrics",
     "update_momentum",
     "vqa_accuracy",
+    "vqa_accuracy_by_question_type",
 ]

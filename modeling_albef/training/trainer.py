@@ -21,7 +21,7 @@ from .callbacks import EpochCallback, MomentumTeacherCallback, RankSeedCallback,
 from .evaluation import RetrievalEvaluator, RetrievalResult
 from .momentum import TEACHER_FOLDER, FeatureQueue, MomentumTeacher
 from .schedule import PublishedSchedule
-from .vqa_evaluation import VQAEvaluator, VQAResult
+from .vqa_evaluation import VQAEvaluator, VQAResult, check_answers
 
 logger = logging.get_logger(__name__)
 STATE_FILE = "trainer_state.json"
@@ -307,6 +307,7 @@ class VQATrainer(AlbefTrainer):
             kwargs: Those of `AlbefTrainer`.
         """
         super().__init__(model, args, **kwargs)
+        check_answers(answer_list, self.processing_class.tokenizer)
         self.answer_list = list(answer_list)
 
     def compute_loss(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
-from .vqa_metrics import QuestionRecord, vqa_accuracy
+from .vqa_metrics import QuestionRecord, vqa_accuracy, vqa_accuracy_by_question_type
 
 
 @dataclass
@@ -28,11 +28,34 @@ class VQAResult:
         metrics: See `vqa_accuracy`; empty where not all questions have answers.
         answers: `{"question_id", "answer"}` of every question, in the data set's order: the VQA server's format.
         probabilities: (N,) of the answers among the candidates that were scored.
+        by_question_type: Accuracy for each `question_type`; empty where the data set has no such column.
     """
 
     metrics: dict[str, float]
     answers: list[dict[str, Any]]
     probabilities: torch.Tensor
+    by_question_type: dict[str, float] = field(default_factory=dict)
+
+
+def check_answers(answer_list: Sequence[str], tokenizer: Any) -> None:
+    """Checks candidate answers.
+
+    Args:
+        answer_list: The candidates.
+        tokenizer: What is to represent them.
+
+    Raises:
+        ValueError: There are none, one is there twice or empty, or the tokenizer cannot represent one.
+    """
+    if not answer_list:
+        raise ValueError("The answer list is empty: there is nothing to choose from.")
+    twice = next((answer for answer, count in Counter(answer_list).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"The answer list has {twice!r} twice: keep one of them.")
+    ids = tokenizer(list(answer_list), add_special_tokens=False)["input_ids"]
+    for answer, tokens in zip(answer_list, ids, strict=True):
+        if not tokens or tokenizer.unk_token_id in tokens:
+            raise ValueError(f"The answer list has {answer!r}, which the tokenizer cannot represent: take it out.")
 
 
 class VQAEvaluator:
@@ -67,8 +90,7 @@ class VQAEvaluator:
             num_workers: Processes that read images.
             accelerator: Of the run; default: a new one, which finds out about other processes.
         """
-        if not answer_list:
-            raise ValueError("The answer list is empty: there is nothing to choose from.")
+        check_answers(answer_list, processor.tokenizer)
         self.model, self.processor, self.answer_list = model, processor, list(answer_list)
         self.k_test, self.count_first_token_twice = k_test, count_first_token_twice
         self.batch_size, self.max_words, self.num_workers = batch_size, max_words, num_workers
@@ -90,12 +112,14 @@ class VQAEvaluator:
             for number, place in zip(ids, best.tolist(), strict=True)
         ]
         known = [tuple(row) for row in dataset["answers"]]
-        metrics = {}
-        if known and all(known):
-            questions = zip(ids, dataset["question"], known, strict=True)
-            records = [QuestionRecord(question_id=n, question=q, answers=a) for n, q, a in questions]
-            metrics = vqa_accuracy(answers, records)
-        return VQAResult(metrics, answers, probabilities)
+        if not known or not all(known):
+            return VQAResult({}, answers, probabilities)
+        has_types = "question_type" in getattr(dataset, "column_names", ())
+        types = list(dataset["question_type"]) if has_types else [None] * len(ids)
+        rows = zip(ids, dataset["question"], known, types, strict=True)
+        records = [QuestionRecord(question_id=n, question=q, answers=a, question_type=t) for n, q, a, t in rows]
+        by_type = vqa_accuracy_by_question_type(answers, records) if has_types else {}
+        return VQAResult(vqa_accuracy(answers, records), answers, probabilities, by_type)
 
     def rank(self, dataset: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Finds the best candidate of every question.
