@@ -32,7 +32,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder / "out", done.stdout
 
 
-def check_answers(out: Path) -> list[dict[str, Any]]:
+def read_answers(out: Path) -> list[dict[str, Any]]:
     answers = json.loads((out / "vqa_result.json").read_text())
     ids = [row["question_id"] for row in answers]
     assert len(set(ids)) == len(ids) == 14 * 4  # every question once
@@ -44,7 +44,7 @@ def test_a_run_leaves_model_metrics_and_answers(finished: tuple[Path, str]) -> N
     out, printed = finished
     for line in (f"model: {out}", f"metrics: {out}/all_results.json", f"predictions: {out}/vqa_result.json"):
         assert line in printed
-    check_answers(out)
+    read_answers(out)
     assert set(json.loads((out / "question_types.json").read_text())) == {"color", "shape", "yes/no", "number"}
     metrics = json.loads((out / "all_results.json").read_text())
     assert {"eval_vqa_accuracy", "test_vqa_accuracy_yes_no", "test_question_only_accuracy"} <= set(metrics)
@@ -67,7 +67,7 @@ def test_evaluation_alone_gives_the_same_in_one_and_two_processes(finished: tupl
             output_dir=str(tmp_path / name),
         )
         run(SCRIPT, [config], launcher)
-    assert check_answers(tmp_path / "one") == check_answers(tmp_path / "two")
+    assert read_answers(tmp_path / "one") == read_answers(tmp_path / "two")
     one, two = (json.loads((tmp_path / name / "test_results.json").read_text()) for name in ("one", "two"))
     assert one["test_vqa_accuracy"] == two["test_vqa_accuracy"]
 
