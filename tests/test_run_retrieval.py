@@ -20,7 +20,8 @@ from PIL import Image
 from run_cases import ONE_THREAD, ROOT, TINY, refused, run, two_processes, write_config
 from safetensors.torch import load_file
 
-from run_retrieval import DataArguments, ModelArguments, RetrievalTrainingArguments, main
+from modeling_albef.training.run import ModelArguments
+from run_retrieval import DataArguments, RetrievalTrainingArguments, main
 
 SCRIPT = "run_retrieval.py"
 
@@ -250,11 +251,12 @@ def test_killed_at_random_moments_ends_with_the_same_weights(tmp_path: Path) -> 
     assert all(torch.equal(value, last[cut][name]) for name, value in last[whole].items())
 
 
-def test_python_of_the_readme_runs(finished: tuple[Path, str], tmp_path: Path) -> None:
-    """The first block scores three captions; the second makes a trainer, which here trains and evaluates."""
+def test_python_of_the_readme_runs(finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three captions are scored, a trainer is made, which here trains and evaluates, and a metric computed."""
     from dataset_scripts import load_dataset_script, one_caption_a_row
 
-    scoring, training = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    scoring, training, metric = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(ROOT)  # the metric is loaded by its path
     names: dict[str, Any] = {}
     exec(
         scoring.replace("output/demo_retrieval", str(finished[0])).replace(
@@ -267,6 +269,8 @@ def test_python_of_the_readme_runs(finished: tuple[Path, str], tmp_path: Path) -
     names |= {"pairs": one_caption_a_row(gallery), "gallery": gallery}
     small = f'output_dir="{tmp_path}", use_cpu=True, per_device_train_batch_size=8, queue_size=8, report_to="none"'
     exec(training.replace('output_dir="out"', small).replace("Augmentation(384)", "Augmentation(32)"), names)
+    exec(metric, names)
+    assert names["metric"].name == "vqa_accuracy"
     names["trainer"].train()
     assert "eval_r_mean" in names["trainer"].evaluate()
 
@@ -276,6 +280,7 @@ def test_fields_of_the_readme_exist() -> None:
         f.name for c in (ModelArguments, DataArguments, RetrievalTrainingArguments) for f in dataclasses.fields(c)
     }
     launcher = {"multi_gpu", "num_processes", "num_machines", "mixed_precision", "dynamo_backend"}
+    launcher |= {"min_count", "output"}  # of the answer lists
     named = set(re.findall(r"--([a-z_]+)", (ROOT / "README.md").read_text()))
     assert named <= fields | launcher and len(named - launcher) > 10
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.training import VQATrainingArguments
-from modeling_albef.training.launch import ModelArguments, parse_arguments
+from modeling_albef.training.launch import parse_arguments
+from modeling_albef.training.run import ModelArguments
 from modeling_albef.training.vqa_evaluation import check_answers
 from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer
 from run_vqa import DataArguments, main

@@ -11,7 +11,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +20,6 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import logging
 
-from ..configuration_albef import AlbefConfig
-from .momentum import TEACHER_FOLDER
 from .trainer import last_checkpoint
 
 logger = logging.get_logger(__name__)
@@ -33,61 +30,6 @@ _REFUSED = (OSError, ValueError, TypeError, KeyError, ImportError, StrictDatacla
 
 class LaunchError(SystemExit):
     """A start that is refused: the message is printed without a traceback, the exit status is 1."""
-
-
-@dataclass
-class ModelArguments:
-    """Which model."""
-
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or Hub name of a model."})
-    model_config: dict | str | None = field(
-        default=None, metadata={"help": "Fields of AlbefConfig, to start from scratch; JSON on the command line."}
-    )
-    tokenizer: str | None = field(
-        default=None,
-        metadata={"help": "Folder with vocab.txt or Hub name; default: the model's, or made of the training texts."},
-    )
-    image_size: int | None = field(default=None, metadata={"help": "Side of the images; default: the model's."})
-    attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa, eager, flash_attention_2 .."})
-
-    def __post_init__(self) -> None:
-        self.model_config = as_mapping(self.model_config, "model_config")
-        if bool(self.model_config) == bool(self.model_name_or_path):
-            raise ValueError("give either model_name_or_path, or model_config to start from scratch.")
-
-
-def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> tuple[Any, Any]:
-    """Loads or makes the model, and loads its teacher where one was saved beside it.
-
-    Args:
-        model_class: A model class with a head.
-        model_args: Which model.
-        tokenizer: Its tokenizer; a model from scratch takes its vocabulary from it.
-
-    Returns:
-        The model, and its teacher or None.
-    """
-    name = model_args.model_name_or_path
-    # whatever the file holds: in half precision the steps of fine-tuning would be lost to rounding
-    options: dict[str, Any] = {"attn_implementation": model_args.attn_implementation, "dtype": torch.float32}
-    if name is None:
-        fields = as_mapping(model_args.model_config, "model_config")
-        check_config_fields(fields, AlbefConfig, "model_config")
-        if model_args.image_size is not None:
-            fields["vision_config"] = {**(fields.get("vision_config") or {}), "image_size": model_args.image_size}
-        config = AlbefConfig(**fields)
-        config.text_config.vocab_size, config.text_config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
-        return model_class._from_config(config, **options), None
-    model = model_class.from_pretrained(name, image_size=model_args.image_size, **options)
-    if len(tokenizer) > model.config.text_config.vocab_size:
-        raise LaunchError(
-            f"The tokenizer knows {len(tokenizer)} tokens, the model {model.config.text_config.vocab_size}: give the "
-            "tokenizer that the model was trained with."
-        )
-    folder = Path(name) / TEACHER_FOLDER
-    if not (folder / "config.json").is_file():
-        return model, None
-    return model, model_class.from_pretrained(folder, image_size=model_args.image_size, **options)
 
 
 def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
