@@ -20,6 +20,7 @@ from PIL import Image
 from run_cases import ONE_THREAD, ROOT, TINY, refused, run, two_processes, write_config
 from safetensors.torch import load_file
 
+import run_vqa
 from modeling_albef.training.run import ModelArguments
 from run_retrieval import DataArguments, RetrievalTrainingArguments, main
 
@@ -276,9 +277,8 @@ def test_python_of_the_readme_runs(finished: tuple[Path, str], tmp_path: Path, m
 
 
 def test_fields_of_the_readme_exist() -> None:
-    fields = {
-        f.name for c in (ModelArguments, DataArguments, RetrievalTrainingArguments) for f in dataclasses.fields(c)
-    }
+    classes = (ModelArguments, DataArguments, run_vqa.DataArguments, RetrievalTrainingArguments)
+    fields = {field.name for class_ in classes for field in dataclasses.fields(class_)}
     launcher = {"multi_gpu", "num_processes", "num_machines", "mixed_precision", "dynamo_backend"}
     launcher |= {"min_count", "output"}  # of the answer lists
     named = set(re.findall(r"--([a-z_]+)", (ROOT / "README.md").read_text()))
