@@ -389,7 +389,7 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
         text_index = torch.cat([own, own, wrong_texts])
         fused = self.albef.text_model(
             attention_mask=None if attention_mask is None else attention_mask[text_index],
-            text_hidden_states=outputs.text_hidden_states[text_index],
+            text_hidden_states=outputs.text_hidden_states.index_select(0, text_index),
             image_hidden_states=outputs.image_hidden_states,
             image_index=torch.cat([own, wrong_images, own]),
         )

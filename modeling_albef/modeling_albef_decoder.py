@@ -147,7 +147,9 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
         if cross_mask is not None:
             cross_mask = cross_mask[:, :, :1]  # the same for every token of a row, and for rows that are folded
         for layer, key_value in zip(self.layer, encoder_key_values, strict=True):
-            key, value = key_value if encoder_index is None else (tensor[encoder_index] for tensor in key_value)
+            key, value = (
+                key_value if encoder_index is None else (tensor.index_select(0, encoder_index) for tensor in key_value)
+            )
             hidden_states = layer(
                 hidden_states, mask, key, value, cross_mask, past_key_values=past_key_values, **kwargs
             )

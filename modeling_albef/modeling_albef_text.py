@@ -282,6 +282,8 @@ class AlbefTextModel(PreTrainedModel):
         if image_hidden_states is not None:
             image_key_values = self.project_images(image_hidden_states)
         for layer, key_value in zip(self.encoder.fusion_layers, image_key_values or (), strict=False):
-            key, value = key_value if image_index is None else (tensor[image_index] for tensor in key_value)
+            key, value = (
+                key_value if image_index is None else (tensor.index_select(0, image_index) for tensor in key_value)
+            )
             hidden_states = layer(hidden_states, mask, key, value, **kwargs)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states)
