@@ -129,7 +129,10 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         past = 0 if cache is None else cache.get_seq_length()
-        hidden_states = self.embeddings(input_ids, past)
+        length, limit = past + input_ids.shape[1], self.config.max_position_embeddings
+        if length > limit:
+            raise ValueError(f"The answer has {length} tokens, but the decoder reads at most {limit}: truncate it.")
+        hidden_states = self.embeddings(input_ids, torch.arange(past, length, device=input_ids.device))
         # by place: the name of the fourth changed in transformers 5.24, as did that of the output's third
         mask = create_causal_mask(self.config, hidden_states, attention_mask, cache)
         if encoder_key_values is None:

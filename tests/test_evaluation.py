@@ -9,8 +9,8 @@ import torch
 from golden_cases import INDEX, build, load_case
 
 from modeling_albef.training import RetrievalEvaluator, RetrievalResult, retrieval_metrics
-from modeling_albef.training.evaluation import select_candidates
 from modeling_albef.training.metrics import rank_of_first_match
+from modeling_albef.training.ranking import select_candidates
 
 
 class RecordedProcessor:
