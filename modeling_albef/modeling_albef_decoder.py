@@ -21,7 +21,6 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_albef import AlbefTextDecoderConfig
 from .modeling_albef_text import AlbefTextEmbeddings, AlbefTextLayer, AlbefTextSelfAttention, KeyValue
 
-
 class AlbefAnswerHead(nn.Module):
     """States -> logits over the vocabulary: linear map, activation, layer norm, output map."""
 
@@ -134,7 +133,8 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
             raise ValueError(f"The answer has {length} tokens, but the decoder reads at most {limit}: truncate it.")
         hidden_states = self.embeddings(input_ids, torch.arange(past, length, device=input_ids.device))
         # by place: the name of the fourth changed in transformers 5.24, as did that of the output's third
-        mask = create_causal_mask(self.config, hidden_states, attention_mask, cache)
+        look = not self.training or attention_mask is None  # whether a mask is needed: it would stall a GPU
+        mask = create_causal_mask(self.config, hidden_states, attention_mask, cache, allow_is_causal_skip=look)
         if encoder_key_values is None:
             encoder_key_values = self.project_questions(encoder_hidden_states)
         questions = encoder_key_values[0][0].transpose(1, 2).flatten(2)  # (B, M, H): sizes for the mask
@@ -143,6 +143,7 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
             inputs_embeds=hidden_states[: len(questions)],
             attention_mask=encoder_attention_mask,
             encoder_hidden_states=questions,
+            allow_is_bidirectional_skip=encoder_attention_mask is None or not self.training,
         )
         if encoder_index is not None and cross_mask is not None:
             cross_mask = cross_mask[encoder_index]

@@ -280,7 +280,12 @@ class AlbefTextModel(PreTrainedModel):
         if (input_ids is None) == (text_hidden_states is None):
             raise ValueError("Give either input_ids or text_hidden_states, the output of the text layers.")
         hidden_states = self.embeddings(input_ids) if text_hidden_states is None else text_hidden_states
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
+        mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=attention_mask,
+            allow_is_bidirectional_skip=attention_mask is None or not self.training,  # to look would stall a GPU
+        )
         if text_hidden_states is None:
             for layer in self.encoder.text_layers:
                 hidden_states = layer(hidden_states, mask, **kwargs)
