@@ -25,10 +25,12 @@ class Packing:
 
     Attributes:
         order: (N,) the texts as they are put.
+        lengths: (N,) tokens of each, in that order.
         runs: For each length, (texts, tokens of each).
     """
 
     order: torch.Tensor
+    lengths: torch.Tensor
     runs: tuple[tuple[int, int], ...]
 
     @classmethod
@@ -39,13 +41,12 @@ class Packing:
             lengths: (N,) tokens of each text, >= 1, on the CPU.
         """
         found, counts = lengths.unique(return_counts=True)
-        runs = tuple(zip(counts.tolist(), found.tolist(), strict=True))
-        return cls(lengths.argsort(stable=True), runs)
+        order = lengths.argsort(stable=True)
+        return cls(order, lengths[order], tuple(zip(counts.tolist(), found.tolist(), strict=True)))
 
     def first_tokens(self) -> torch.Tensor:
         """(N,) place of each text's first token, `[CLS]`, in packed order."""
-        lengths = torch.tensor([length for count, length in self.runs for _ in range(count)])
-        return lengths.cumsum(0) - lengths
+        return self.lengths.cumsum(0) - self.lengths
 
     def tokens(self, starts: torch.Tensor) -> torch.Tensor:
         """(S,) places of the packed tokens in a store.
@@ -53,8 +54,7 @@ class Packing:
         Args:
             starts: (N,) place of each text's first token in the store, in the texts' own order.
         """
-        lengths = torch.tensor([length for count, length in self.runs for _ in range(count)])
-        first = (starts[self.order] - self.first_tokens()).repeat_interleave(lengths)
+        first = (starts[self.order] - self.first_tokens()).repeat_interleave(self.lengths)
         return first + torch.arange(len(first))
 
 
