@@ -120,6 +120,10 @@ class VQATrainingArguments(AlbefTrainingArguments):
     num_train_epochs: float = field(default=8.0, metadata={"help": "Passes over the training data."})
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Questions a process and step."})
     k_test: int = field(default=128, metadata={"help": "Candidate answers a question that are scored whole."})
+    group_by_image: bool = field(
+        default=False,
+        metadata={"help": "Train on all questions of a picture in a row, which is encoded once for those of a batch."},
+    )
     count_first_token_twice: bool = field(default=True, metadata={"help": "The published score does."})
     best_answer_only: bool = field(
         default=False, metadata={"help": "Skip candidates that cannot win: same answers, faster, no probabilities."}

@@ -20,6 +20,7 @@ from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments, VQATr
 from .callbacks import EpochCallback, MomentumTeacherCallback, RankSeedCallback, TemperatureCallback
 from .evaluation import RetrievalEvaluator, RetrievalResult
 from .momentum import TEACHER_FOLDER, FeatureQueue, MomentumTeacher
+from .sampling import ImageGroupSampler
 from .schedule import PublishedSchedule
 from .vqa_evaluation import VQAEvaluator, VQAResult, check_answers
 
@@ -298,7 +299,9 @@ class VQATrainer(AlbefTrainer):
     """Fine-tunes an `AlbefForQuestionAnswering` and evaluates it by ranking a list of answers.
 
     Training rows become `pixel_values input_ids attention_mask answer_input_ids answer_attention_mask answer_weights
-    answers_per_question` in the collator. Evaluation rows have `image`, `question`, `question_id`, `answers`.
+    answers_per_question` and perhaps `image_index` in the collator. With `group_by_image` the training data also gives
+    its column `image_id`, and the collator is to share images. Evaluation rows have `image`, `image_id`, `question`,
+    `question_id`, `answers`.
     """
 
     args: VQATrainingArguments
@@ -317,6 +320,12 @@ class VQATrainer(AlbefTrainer):
         super().__init__(model, args, **kwargs)
         check_answers(answer_list, self.processing_class.tokenizer)
         self.answer_list = list(answer_list)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.group_by_image:
+            return ImageGroupSampler(dataset["image_id"], self.args.seed)
+        return super()._get_train_sampler(dataset)
 
     def compute_loss(
         self,
