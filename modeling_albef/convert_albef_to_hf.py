@@ -212,10 +212,20 @@ def digest(path: Path) -> str:
 
 
 def upload(folder: Path, name: str, private: bool) -> None:
-    """Uploads the folder, which holds nothing but what this command wrote."""
+    """Uploads the folder, which holds nothing but what this command wrote.
+
+    Raises:
+        CheckpointError: The upload failed; the folder is as it was.
+    """
     api = HfApi()
-    api.create_repo(name, private=private, exist_ok=True)
-    print(f"uploaded: {api.upload_folder(folder_path=folder, repo_id=name)}")
+    try:
+        name = api.create_repo(name, private=private, exist_ok=True).repo_id
+        print(f"uploaded: {api.upload_folder(folder_path=folder, repo_id=name)}")
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{folder} is complete, but was not uploaded to {name} ({reason}): try `hf upload {name} {folder}`."
+        ) from error
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import huggingface_hub
 import pytest
 import torch
 from golden_cases import GOLDEN, INDEX, pick_inputs, training_step
+from hub_server import serve
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
@@ -337,6 +338,51 @@ def test_a_run_starts_from_teacher_and_queue(tmp_path: Path, vocabulary: Path) -
     fresh = FeatureQueue(12, 8)
     fill_queue(fresh, ModelArguments(model_config={"projection_dim": 8}))
     assert torch.equal(fresh.image_embeds, FeatureQueue(12, 8).image_embeds)
+
+
+PUSH = """
+import shutil, sys
+from modeling_albef import AlbefForImageTextRetrieval
+from modeling_albef.convert_albef_to_hf import main
+from modeling_albef.training import FeatureQueue
+from modeling_albef.training.run import ModelArguments, fill_queue, load_model
+from processing import AlbefProcessor
+
+folder = sys.argv[sys.argv.index("--output_dir") + 1]
+try:
+    main(sys.argv[1:])
+except SystemExit as error:
+    print(error)
+AlbefForImageTextRetrieval.from_pretrained(folder)
+shutil.rmtree(folder)
+main(sys.argv[1:])
+model_args, queue = ModelArguments("someone/albef"), FeatureQueue(12, 8)
+tokenizer = AlbefProcessor.from_pretrained("someone/albef").tokenizer
+_, teacher = load_model(AlbefForImageTextRetrieval, model_args, tokenizer)
+fill_queue(queue, model_args)
+print("pulled", teacher.albef.vision_proj.weight.sum().item(), queue.image_embeds.sum().item())
+"""
+
+
+def test_push_and_start_a_run_from_the_hub(tmp_path: Path, vocabulary: Path) -> None:
+    file, folder = GOLDEN / "retrieval_distill.weights.safetensors", tmp_path / "albef"
+    words = [str(file), "--output_dir", str(folder), "--tokenizer", str(vocabulary), *heads_of("")]
+    command = [sys.executable, "-c", PUSH, *words, "--push_to_hub", "someone/albef", "--private"]
+    with serve() as hub:
+        hub.fail("POST", "/commit/", status=403)
+        environment = hub.environment(tmp_path / "cache")
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert hub.repositories["models", "someone/albef"].private
+        files = hub.files("someone/albef")
+    assert f"{folder} is complete, but was not uploaded to someone/albef (" in done.stdout
+    written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert written == set(files) - {".gitattributes"}
+    assert b'from_pretrained("someone/albef")' in files["README.md"]
+    weights = weights_of("retrieval_distill")
+    pulled = [float(number) for number in done.stdout.split("pulled")[1].split()]
+    expected = [weights["vision_proj_m.weight"].sum().item(), weights["image_queue"].sum().item()]
+    assert pulled == pytest.approx(expected, abs=1e-4)
 
 
 # ---- refusals
