@@ -16,8 +16,10 @@ import torch
 from golden_cases import GOLDEN, INDEX, pick_inputs, training_step
 from hub_server import serve
 from huggingface_hub import ModelCard
+from run_cases import write_config
 from safetensors.torch import load_file, save_file
 
+import run_retrieval
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from modeling_albef.checkpoint_names_albef import convert_name
 from modeling_albef.convert_albef_to_hf import main
@@ -338,6 +340,19 @@ def test_a_run_starts_from_teacher_and_queue(tmp_path: Path, vocabulary: Path) -
     fresh = FeatureQueue(12, 8)
     fill_queue(fresh, ModelArguments(model_config={"projection_dim": 8}))
     assert torch.equal(fresh.image_embeds, FeatureQueue(12, 8).image_embeds)
+
+
+def test_the_script_trains_on_from_the_stored_queue(tmp_path: Path, vocabulary: Path) -> None:
+    folder = convert(GOLDEN / "retrieval_distill.weights.safetensors", tmp_path / "model", vocabulary)
+    changes = {"model_config": None, "model_name_or_path": str(folder), "do_eval": False, "do_predict": False}
+    training = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
+    training |= {"load_best_model_at_end": False, "queue_size": 12}
+    run_retrieval.main([write_config(tmp_path, **changes, **training)])
+    queue = load_file(tmp_path / "out/checkpoint-1/teacher/queue.safetensors")
+    weights, slots = weights_of("retrieval_distill"), range(8, 12)  # the batch of 8 took the place of the oldest
+    stored = [(int(weights["queue_ptr"]) + slot) % 12 for slot in slots]
+    assert torch.equal(queue["image_embeds"][8:], weights["image_queue"].T[stored])
+    assert queue["image_ids"][8:].tolist() == [-100] * 4 and queue["image_ids"][:8].min() >= 0
 
 
 PUSH = """
