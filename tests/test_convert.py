@@ -342,6 +342,21 @@ def test_a_run_starts_from_teacher_and_queue(tmp_path: Path, vocabulary: Path) -
     assert torch.equal(fresh.image_embeds, FeatureQueue(12, 8).image_embeds)
 
 
+def test_a_new_decoder_has_one_head_for_student_and_teacher(tmp_path: Path, vocabulary: Path) -> None:
+    folder = convert(GOLDEN / "pretrain.weights.safetensors", tmp_path / "model", vocabulary)
+    tokenizer = AlbefProcessor.from_pretrained(folder).tokenizer
+    student, teacher = load_model(AlbefForQuestionAnswering, ModelArguments(str(folder)), tokenizer)
+    for name, tensor in student.text_decoder.head.named_parameters():
+        if name != "decoder.weight":  # the word embeddings
+            assert torch.equal(teacher.text_decoder.head.get_parameter(name), tensor), name
+    weights = weights_of("pretrain")
+    for model, twin in ((student, ""), (teacher, "_m")):
+        start = weights[f"text_encoder{twin}.bert.encoder.layer.3.attention.self.query.weight"]
+        assert torch.equal(model.text_decoder.layer[1].attention.self.query.weight, start)
+        words = weights[f"text_encoder{twin}.bert.embeddings.word_embeddings.weight"]
+        assert torch.equal(model.text_decoder.head.decoder.weight, words)
+
+
 def test_the_script_trains_on_from_the_stored_queue(tmp_path: Path, vocabulary: Path) -> None:
     folder = convert(GOLDEN / "retrieval_distill.weights.safetensors", tmp_path / "model", vocabulary)
     changes = {"model_config": None, "model_name_or_path": str(folder), "do_eval": False, "do_predict": False}
@@ -556,6 +571,19 @@ def test_the_card_tells_results_by_the_files_name(
     assert isinstance(scope["model"], AlbefForImageTextRetrieval)
     other = convert(GOLDEN / "vqa_plain.weights.safetensors", tmp_path / "other", vocabulary)
     assert "None are known for a file called `vqa_plain.weights.safetensors`." in (other / "README.md").read_text()
+
+
+def test_the_command_in_the_readme(tmp_path: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = re.search(
+        r"^python -m modeling_albef\.convert_albef_to_hf (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    words = line[1].split()
+    torch.save({"model": weights_of("retrieval_plain")}, tmp_path / words[0])
+    monkeypatch.chdir(tmp_path)
+    main([*(str(vocabulary) if word == "bert-base-uncased" else word for word in words), *heads_of("")])
+    AlbefForImageTextRetrieval.from_pretrained("albef-coco", image_size=48)
+    processor = AlbefProcessor.from_pretrained("albef-coco", size={"height": 48, "width": 48})
+    assert processor(images=GOLDEN / "image.png", return_tensors="pt")["pixel_values"].shape == (1, 3, 48, 48)
 
 
 # ---- the size of the released files

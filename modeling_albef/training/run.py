@@ -72,8 +72,15 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> 
         )
     if find_beside(name, "config.json") is None:
         return model, None
-    options["subfolder"] = TEACHER_FOLDER
-    return model, model_class.from_pretrained(name, image_size=model_args.image_size, **options)
+    options |= {"subfolder": TEACHER_FOLDER, "output_loading_info": True}
+    teacher, info = model_class.from_pretrained(name, image_size=model_args.image_size, **options)
+    if missing := info["missing_keys"]:  # the task's head is new: the student's, not another random one
+        start = model.state_dict()
+        known = {key: value for key, value in teacher.state_dict().items() if key not in missing}
+        teacher.load_state_dict({**start, **known})
+        if any(key.startswith("text_decoder.layer.") for key in missing):
+            teacher.initialize_decoder()
+    return model, teacher
 
 
 def find_beside(name: str, file_name: str) -> Path | None:
