@@ -164,12 +164,12 @@ class AlbefTextLayer(GradientCheckpointingLayer):
         cross_key: torch.Tensor | None = None,
         cross_value: torch.Tensor | None = None,
         cross_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         own_key_value = self.attention.self.project(hidden_states)
-        if past_key_values is not None:
-            own_key_value = past_key_values.update(*own_key_value, self.index)
+        if cache is not None:
+            own_key_value = cache.update(*own_key_value, self.index)
         hidden_states = self.attention(hidden_states, own_key_value, attention_mask, **kwargs)
         if cross_key is not None:
             hidden_states = self.crossattention(hidden_states, (cross_key, cross_value), cross_mask, **kwargs)
