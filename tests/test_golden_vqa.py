@@ -10,7 +10,7 @@ import torch
 from golden_cases import INDEX, load_case, tiny_config
 
 from modeling_albef import AlbefConfig, AlbefForImageTextRetrieval, AlbefForQuestionAnswering
-from modeling_albef.convert_albef_to_hf import ConvertedCheckpoint, convert_name, convert_state_dict
+from modeling_albef.checkpoint_names_albef import ConvertedCheckpoint, convert_name, convert_state_dict
 from modeling_albef.losses_albef import answer_loss
 from modeling_albef.training import MomentumTeacher
 
