@@ -1,0 +1,219 @@
+"""Image files of annotations: found below their root, and opened before training needs them."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import datasets
+from PIL import Image
+
+from .problems import Problems, encodes, short
+
+IMAGES_A_BATCH = 1_000
+MAX_IMAGE_PIXELS = 2 * 89_478_485  # where Pillow refuses to open an image: twice its own MAX_IMAGE_PIXELS
+_DRIVE = re.compile(r"[A-Za-z]:")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_TOO_LARGE = "make it smaller, leave it out or raise max_image_pixels"
+
+
+@dataclass(frozen=True)
+class ImageRoot:
+    """Where image paths of annotations start.
+
+    Attributes:
+        folder: Absolute path.
+        setting: Name of the setting that says so, for messages.
+        places: Where else an image may lie that is not where its path says: patterns below the folder with "{path}" for
+            the path as written or "{name}" for its last part.
+    """
+
+    folder: str
+    setting: str = "image_root"
+    places: tuple[str, ...] = ()
+
+    def problem(self) -> str | None:
+        """What is wrong with the folder, or None."""
+        if os.path.isdir(self.folder):
+            return None
+        return f"{self.folder!r} is not a folder: name the folder that holds the images"
+
+    def find(self, relative: str) -> tuple[str, str | None]:
+        """The absolute path of an image, and what is wrong with the file, or None."""
+        path = os.path.join(self.folder, relative)
+        problem = _file_problem(path, self.setting)
+        if problem:
+            for place in self.places:
+                other = place.format(path=relative, name=os.path.basename(relative))
+                other = os.path.join(self.folder, os.path.normpath(other))
+                if _file_problem(other, self.setting) is None:
+                    return other, None
+        return path, problem
+
+
+@dataclass
+class Images:
+    """Images in order of first appearance: one index a file, however its path is written.
+
+    Attributes:
+        paths: Absolute path of each.
+        index_of: For each root: image as written, and relative path -> index; None for an image that cannot be used.
+        index_of_path: Absolute path -> index.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    index_of: dict[ImageRoot, dict[str, int | None]] = field(default_factory=dict)
+    index_of_path: dict[str, int] = field(default_factory=dict)
+
+    def add(self, root: ImageRoot, written: str) -> tuple[int | None, str]:
+        """Look an image up, once.
+
+        Returns:
+            Its index, or None and what is wrong with it, said for its first row and empty for further ones.
+        """
+        known = self.index_of.setdefault(root, {})
+        if written in known:
+            return known[written], ""
+        relative = relative_path(written)
+        problem = path_problem(written, relative, root.setting)
+        if problem:
+            known[written] = None
+            return None, problem
+        if relative in known:
+            known[written] = known[relative]
+            return known[written], ""
+        path, problem = root.find(relative)
+        if not problem and path not in self.index_of_path:
+            self.index_of_path[path] = len(self.paths)
+            self.paths.append(path)
+        known[written] = known[relative] = None if problem else self.index_of_path[path]
+        return known[written], problem or ""
+
+
+def relative_path(written: str) -> str:
+    """An image path with slashes, without "." and inner ".."; one spelling a file."""
+    return os.path.normpath(written.replace("\\", "/"))
+
+
+def path_problem(written: str, relative: str, setting: str = "image_root") -> str | None:
+    """What is wrong with an image path before the file system is asked, or None."""
+    if _URL.match(written):
+        return f"'image' {short(written)} is a URL: fetch the images and write paths relative to {setting}"
+    if relative.startswith("/") or _DRIVE.match(relative):
+        return f"'image' {short(written)} is an absolute path: write it relative to {setting}"
+    if relative == ".." or relative.startswith("../"):
+        return f"'image' {short(written)} leaves {setting}: write a path below it, or set a higher {setting}"
+    if "\0" in written or not encodes(written):
+        return f"'image' {short(written)} cannot be a path: remove the stray character"
+    return None
+
+
+def _file_problem(path: str, setting: str) -> str | None:
+    """What is wrong with an image file as a file, or None."""
+    remedy = f"set {setting}: it is joined with the row's 'image'"
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        return f"image {path!r} cannot be found ({error.strerror}): {remedy}"
+    if not stat.S_ISREG(found.st_mode):
+        return f"image {path!r} is not a file: {remedy}"
+    return None if found.st_size else f"image {path!r} is an empty file: fetch it again"
+
+
+def image_problems(
+    dataset: datasets.Dataset, decode: bool, max_pixels: int = MAX_IMAGE_PIXELS, num_threads: int = 4
+) -> tuple[Problems, list[int]]:
+    """Open every image of a data set, each file once.
+
+    Args:
+        dataset: With a column `image` of type `datasets.Image`.
+        decode: False reads headers, which finds files that are no images; True decodes all pixels, which also finds
+            files that are cut short, at the cost of reading everything.
+        max_pixels: Width times height of the largest image that is accepted, up to `MAX_IMAGE_PIXELS`.
+        num_threads: Images opened at a time, >= 1.
+
+    Returns:
+        What is wrong, and the rows whose image is good.
+
+    Raises:
+        ValueError: `num_threads` or `max_pixels` is out of range.
+    """
+    if num_threads < 1:
+        raise ValueError(f"num_threads is {num_threads}, but must be at least 1.")
+    if not 1 <= max_pixels <= MAX_IMAGE_PIXELS:
+        raise ValueError(f"max_pixels is {max_pixels}, but must lie between 1 and {MAX_IMAGE_PIXELS}.")
+    images = dataset.select_columns("image").with_format(None).cast_column("image", datasets.Image(decode=False))
+    problems, good, is_bad = Problems(), [], dict[str, bool]()
+    check = partial(_image_problem, decode=decode, max_pixels=max_pixels)
+    with warnings.catch_warnings(), ThreadPoolExecutor(num_threads) as pool:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is what counts
+        for first_row in range(0, len(images), IMAGES_A_BATCH):
+            batch = images[first_row : first_row + IMAGES_A_BATCH]["image"]
+            keys = [image["path"] if image and image["bytes"] is None else None for image in batch]
+            new = {key or row: image for row, (key, image) in enumerate(zip(keys, batch, strict=True))}
+            new = {key: image for key, image in new.items() if key not in is_bad}
+            found = dict(zip(new, pool.map(check, new.values()), strict=True))
+            for row, key in enumerate(keys):
+                problem = found.pop(key or row, None)
+                if problem or (key and is_bad.get(key)):
+                    problems.add_row(f"row {first_row + row}", problem or "")
+                else:
+                    good.append(first_row + row)
+                if key:
+                    is_bad[key] = is_bad.get(key, False) or bool(problem)
+    return problems, good
+
+
+def check_images(
+    dataset: datasets.Dataset,
+    decode: bool,
+    num_threads: int = 4,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+) -> None:
+    """Open every image of a data set, each file once, and refuse the data if one cannot be read.
+
+    Args:
+        dataset: With a column `image` of type `datasets.Image`.
+        decode: See `image_problems`.
+        num_threads: See `image_problems`.
+        max_pixels: See `image_problems`.
+
+    Raises:
+        AnnotationError: Images cannot be read; the text names the first ten.
+        ValueError: `num_threads` or `max_pixels` is out of range.
+    """
+    image_problems(dataset, decode, max_pixels, num_threads)[0].raise_if_any("Cannot read the images")
+
+
+def _image_problem(image: dict[str, Any] | None, decode: bool, max_pixels: int) -> str | None:
+    """What is wrong with an image, or None."""
+    if image is None or (image["bytes"] is None and not image["path"]):
+        return "holds no image: leave the row out"
+    name, problem = repr(image["path"]) if image["path"] else "of the data set", None
+    try:
+        with Image.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as opened:
+            pixels = opened.width * opened.height
+        if pixels > max_pixels:
+            return f"image {name} has {pixels:,} pixels, more than the limit of {max_pixels:,}: {_TOO_LARGE}"
+    except Image.DecompressionBombError:
+        return f"image {name} has more than {MAX_IMAGE_PIXELS:,} pixels, Pillow's limit: {_TOO_LARGE}"
+    except ValueError as error:
+        problem = f"image {name} has a broken header ({error}): fetch it again"
+    except (OSError, SyntaxError) as error:
+        problem = f"image {name} cannot be opened ({error}): fetch it again"
+    if not decode:
+        return problem
+    from processing.image_processing_albef import open_image  # brings in transformers: not for reading text
+
+    try:
+        open_image(image)
+    except ValueError as error:  # it names the file
+        return str(error)
+    return None
