@@ -36,7 +36,9 @@ Rows = Iterator[tuple[float, dict[str, Any]]]
 class RowTaker(Protocol):
     """Takes annotation rows and gives rows of a data set."""
 
-    roots: Iterable[ImageRoot]
+    @property
+    def roots(self) -> Iterable[ImageRoot]:
+        """Folders of the images."""
 
     def take(self, source: SourceRow) -> str | None:
         """Take a row; returns None, or why it cannot be used, or "" if that was said of an earlier row."""

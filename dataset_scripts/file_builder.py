@@ -37,7 +37,8 @@ class FilesConfig(datasets.BuilderConfig):
 
     Attributes:
         train_files: Annotation files, in any layout of `annotation_files`; relative paths start from the working folder
-            or, if there is no such file, from `data_dir`. None, for all splits: those below `data_dir` with the usual names.
+            or, if there is no such file, from `data_dir`. If no split names any: those with the usual names below
+            `data_dir`.
         validation_files: As `train_files`.
         test_files: As `train_files`; questions may lack answers there.
         splits: Read these alone; None reads all that have files.
@@ -108,7 +109,7 @@ class QuestionFilesConfig(FilesConfig):
         vqa_root: Folder that image paths of VQA v2 start from; None takes `image_root`, or `data_dir`.
         vg_root: Folder that image paths of Visual Genome start from; None takes that of VQA v2.
         vg_weight: Weight of an answer of Visual Genome, >= 0; that of VQA v2's answers of a question is 1 together.
-        image_name: Path of an image of VQA v2's own files, with "{subset}" for "train2014" and the like and "{image_id}".
+        image_name: Path of an image of VQA v2's own files, with "{subset}" for "train2014" and the like, "{image_id}".
     """
 
     vqa_root: str | None = None
@@ -132,7 +133,7 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
 
     Rows of `retrieval` are images: `image`, `caption` (list) and `image_id`. Rows of `vqa` are questions: `image`,
     `question`, `question_id` (-1 where there is none), `image_id`, `answers` (of all annotators, with repeats; empty
-    where the file has none), `answer_weight`, and `question_type` and `answer_type`, which only VQA v2's own files tell.
+    where the file has none), `answer_weight`, `question_type` and `answer_type`, which only VQA v2's own files tell.
     `image_id` is the place of the image in order of first appearance in its split.
 
     Attributes:
@@ -176,7 +177,8 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         config = self.config
         if config.name == "retrieval":
             return Gallery(config.root(config.image_root, "image_root"))
-        return Questions(*config.question_roots(), config.vg_weight, need_answers=split != "test")
+        vqa_root, vg_root = config.question_roots()
+        return Questions(vqa_root, vg_root, config.vg_weight, need_answers=split != "test")
 
     def sources(self, split: str, problems: Problems) -> Iterator[SourceRow]:
         """Rows of a split's annotation files."""
@@ -191,13 +193,12 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         Raises:
             AnnotationError: Something is wrong with a file, or, unless bad rows are dropped, with a row.
         """
-        drop = self.config.drop_bad_rows
-        count = 0
-        for count, (share, row) in enumerate(
-            made_rows(self.sources(split, problems), self.taker(split), problems, drop), 1
-        ):
+        made = made_rows(self.sources(split, problems), self.taker(split), problems, self.config.drop_bad_rows)
+        is_empty = True
+        for share, row in made:
+            is_empty = False
             yield share, row
-        if not count:
+        if is_empty:
             raise AnnotationError(problems.describe(f"{SUBJECT}: no row of {split} is left"))
 
     def check(self, split: str) -> None:

@@ -21,9 +21,9 @@ class VisualGenomeConfig(QuestionFilesConfig):
 class VisualGenome(FileBuilder):
     """Reads Visual Genome; load it with `load_dataset_script("visual_genome", data_dir=...)`.
 
-    Below `data_dir` are the images, in `VG_100K` and `VG_100K_2` or merged, in one of them, in `images`, or directly; and
-    there, or below `annotations` or `data`: ALBEF's `vg_qa.json`; or the official `question_answers.json` with
-    `image_data.json`. There is a training split alone. `answer_weight` is 0.5, as published. Columns: see `FileBuilder`.
+    Below `data_dir` are the images, in `VG_100K` and `VG_100K_2` or merged, in one of them, in `images`, or directly;
+    and there, or below `annotations` or `data`: ALBEF's `vg_qa.json`; or the official `question_answers.json` with
+    `image_data.json`. There is only a training split. `answer_weight` is 0.5, as published. Columns: see `FileBuilder`.
     """
 
     BUILDER_CONFIG_CLASS = VisualGenomeConfig

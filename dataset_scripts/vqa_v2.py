@@ -27,8 +27,8 @@ class VQAv2Config(QuestionFilesConfig):
 class VQAv2(FileBuilder):
     """Reads VQA v2; load it with `load_dataset_script("vqa_v2", data_dir=...)`.
 
-    Below `data_dir` are the folders `train2014`, `val2014` and `test2015` (or these below `images`), and there, or below
-    `annotations` or `data`: ALBEF's `vqa_train.json`, `vqa_val.json`, `vqa_test.json`; or the official
+    Below `data_dir` are the folders `train2014`, `val2014` and `test2015` (or these below `images`), and there, or
+    below `annotations` or `data`: ALBEF's `vqa_train.json`, `vqa_val.json`, `vqa_test.json`; or the official
     `v2_OpenEnded_mscoco_*_questions.json` with `v2_mscoco_*_annotations.json`. Training on Visual Genome as well, as
     published, takes `train_files` with all files and `vg_root`. Columns: see `FileBuilder`.
     """
