@@ -26,6 +26,7 @@ from .easy_vqa import EasyVQA
 from .file_builder import DROPPED, FileBuilder
 from .flickr30k import Flickr30k
 from .image_files import check_images, image_problems
+from .own_data import OwnData
 from .problems import AnnotationError
 from .shapes import Shapes, ShapesConfig
 from .visual_genome import VisualGenome
@@ -39,6 +40,7 @@ __all__ = [
     "EasyVQA",
     "FileBuilder",
     "Flickr30k",
+    "OwnData",
     "Shapes",
     "ShapesConfig",
     "VQAv2",
@@ -57,6 +59,7 @@ BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "coco_retrieval": CocoRetrieval,
     "easy_vqa": EasyVQA,
     "flickr30k": Flickr30k,
+    "own_data": OwnData,
     "shapes": Shapes,
     "visual_genome": VisualGenome,
     "vqa_v2": VQAv2,
@@ -133,6 +136,7 @@ def load_dataset_script(
         builder.num_shards = num_proc or 1
     if streaming:
         if isinstance(builder, FileBuilder):
+            builder.reads_stream = True
             for each in builder.splits_with_files():
                 builder.check(each)
         return builder.as_streaming_dataset(split=split)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .json_stream import JsonItems, UnusableFileError
@@ -81,7 +81,7 @@ def named_once(files: Sequence[str], problems: Problems, rows: str) -> Iterator[
         problems.add("files", "no annotation file is given: name at least one")
 
 
-def read_rows(files: Sequence[str], readers: dict[str, Reader], problems: Problems) -> Iterator[SourceRow]:
+def read_rows(files: Sequence[str], readers: Mapping[str, Reader], problems: Problems) -> Iterator[SourceRow]:
     """All rows of JSON files.
 
     Args:
@@ -111,7 +111,7 @@ def caption_rows(files: Sequence[str], split: str, problems: Problems) -> Iterat
         problems: Takes what is wrong with whole files.
     """
 
-    def karpathy(items: JsonItems, file: str) -> Iterator[tuple[int, Any]]:
+    def karpathy(items: JsonItems, file: str) -> Iterator[tuple[int | str, Any]]:
         number = -1
         for key, item in items:
             if key == "images":
@@ -119,11 +119,11 @@ def caption_rows(files: Sequence[str], split: str, problems: Problems) -> Iterat
                 if not isinstance(item, dict) or item.get("split") in KARPATHY_SPLITS[split]:
                     yield number, _karpathy_row(item, file)
 
-    readers = {"rows": _plain_rows, "karpathy": karpathy, "captions": _coco_rows}
+    readers: dict[str, Reader] = {"rows": _plain_rows, "karpathy": karpathy, "captions": _coco_rows}
     yield from read_rows(list(named_once(files, problems, "captions")), readers, problems)
 
 
-def _plain_rows(items: JsonItems, file: str) -> Iterator[tuple[int, Any]]:
+def _plain_rows(items: JsonItems, file: str) -> Iterator[tuple[int | str, Any]]:
     """Rows of ALBEF's layout."""
     for number, (_, row) in enumerate(items):
         yield number, row
@@ -139,7 +139,7 @@ def _karpathy_row(item: Any, file: str) -> Any:
         return item
 
 
-def _coco_rows(items: JsonItems, file: str) -> Iterator[tuple[int, Any]]:
+def _coco_rows(items: JsonItems, file: str) -> Iterator[tuple[int | str, Any]]:
     """Images of COCO's files with their captions, which are gathered first."""
     images, captions = [], dict[Any, list[Any]]()
     for key, item in items:
@@ -177,19 +177,19 @@ def question_rows(files: Sequence[str], problems: Problems, image_name: str = IM
         except UnusableFileError as error:
             problems.add(file, str(error))
 
-    def official(items: JsonItems, file: str) -> Iterator[tuple[int, Any]]:
+    def official(items: JsonItems, file: str) -> Iterator[tuple[int | str, Any]]:
         number, subset = -1, _subset(file)
         for key, item in items:
             if key == "questions":
                 number += 1
                 yield number, _question_row(item, answers, image_name, subset)
 
-    def genome(items: JsonItems, file: str) -> Iterator[tuple[str, Any]]:
+    def genome(items: JsonItems, file: str) -> Iterator[tuple[int | str, Any]]:
         for number, (_, item) in enumerate(items):
             for place, row in enumerate(_genome_rows(item, genome_images)):
                 yield f"{number}, question {place}", row
 
-    readers = {"rows": _plain_rows, "questions": official, "genome": genome}
+    readers: dict[str, Reader] = {"rows": _plain_rows, "questions": official, "genome": genome}
     yield from read_rows(with_questions, readers, problems)
     if not with_questions and files and not problems.file_count:
         problems.add(files[0], "holds no questions: name the file of questions, too")

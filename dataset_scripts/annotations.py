@@ -34,7 +34,15 @@ Rows = Iterator[tuple[float, dict[str, Any]]]
 
 
 class RowTaker(Protocol):
-    """Takes annotation rows and gives rows of a data set."""
+    """Takes annotation rows and gives rows of a data set.
+
+    Attributes:
+        images: Those that occur.
+        last_image: Index of the image of the row that was accepted last.
+    """
+
+    images: Images
+    last_image: int
 
     @property
     def roots(self) -> Iterable[ImageRoot]:
@@ -92,12 +100,14 @@ class Gallery:
         images: Those that occur.
         captions: The captions of each.
         image_of_id: `image_id` as written -> image as first written.
+        last_image: Index of the image of the row that was accepted last.
     """
 
     root: ImageRoot
     images: Images = field(default_factory=Images)
     captions: list[list[str]] = field(default_factory=list)
     image_of_id: dict[str | int, str] = field(default_factory=dict)
+    last_image: int = -1
 
     @property
     def roots(self) -> tuple[ImageRoot, ...]:
@@ -107,7 +117,7 @@ class Gallery:
     def take(self, source: SourceRow) -> str | None:
         """See `RowTaker`; an image that cannot be used is reported once, at its first row."""
         row = source.row
-        problem = _row_problem(row)
+        problem = caption_problem(row)
         if problem:
             return problem
         written, caption, image_id = row["image"], row["caption"], row.get("image_id")
@@ -118,6 +128,7 @@ class Gallery:
                 return f"'image_id' {image_id!r} names {short(written)}, before it named {short(known)}: {_ONE_ID}"
         if index is None:
             return problem
+        self.last_image = index
         self.captions.extend([] for _ in range(len(self.captions), index + 1))
         self.captions[index].extend([caption] if isinstance(caption, str) else caption)
         return None
@@ -174,7 +185,7 @@ def in_memory(rows: list[dict[str, Any]], features: datasets.Features) -> datase
     return datasets.Dataset.from_dict(columns, features=features)
 
 
-def _row_problem(row: Any) -> str | None:
+def caption_problem(row: Any) -> str | None:
     """What is wrong with a row's keys and types, or None."""
     if not isinstance(row, dict):
         return f"is a JSON {json_type(row)}, not an object: write {{'image': .., 'caption': ..}}"

@@ -26,7 +26,7 @@ class CocoRetrieval(FileBuilder):
     Below `data_dir` are the folders `train2014` and `val2014` (or these below `images`), and there, or below
     `annotations` or `data`: ALBEF's `coco_train.json`, `coco_val.json`, `coco_test.json`; or Karpathy's
     `dataset_coco.json`, whose "restval" images are trained on, too; or COCO's own `captions_train2014.json` and
-    `captions_val2014.json`, which have no test split. A row an image: `image`, `caption` (list), `image_id`.
+    `captions_val2014.json`, which have no test split. A row an image, with all its captions.
     """
 
     BUILDER_CONFIG_CLASS = CocoRetrievalConfig

@@ -137,6 +137,7 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
     `image_id` is the place of the image in order of first appearance in its split.
 
     Attributes:
+        reads_stream: Whether rows are streamed.
         num_shards: Parts of a split that processes can make at the same time; each reads the files, for what one part
             needs to know of the others, and makes its share of the rows.
     """
@@ -144,6 +145,7 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = FilesConfig
     DESCRIPTION = CITATION = HOMEPAGE = LICENSE = LAYOUT = ""
+    reads_stream = False
     num_shards = 1
 
     def _info(self) -> datasets.DatasetInfo:

@@ -23,7 +23,7 @@ class Flickr30k(FileBuilder):
 
     Below `data_dir` are the images, in a folder `flickr30k-images`, `flickr30k_images` or `images` or directly, and
     there, or below `annotations` or `data`: ALBEF's `flickr30k_train.json`, `flickr30k_val.json` and
-    `flickr30k_test.json`, or Karpathy's `dataset_flickr30k.json`. A row an image: `image`, `caption` (list), `image_id`.
+    `flickr30k_test.json`, or Karpathy's `dataset_flickr30k.json`. A row an image, with all its captions.
     """
 
     BUILDER_CONFIG_CLASS = Flickr30kConfig

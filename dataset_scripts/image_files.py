@@ -7,9 +7,11 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import datasets
@@ -127,20 +129,23 @@ def _file_problem(path: str, setting: str) -> str | None:
     return None if found.st_size else f"image {path!r} is an empty file: fetch it again"
 
 
-def image_problems(
-    dataset: datasets.Dataset, decode: bool, max_pixels: int = MAX_IMAGE_PIXELS, num_threads: int = 4
-) -> tuple[Problems, list[int]]:
-    """Open every image of a data set, each file once.
+def problems_of_images(
+    images: Iterable[dict[str, Any] | None],
+    decode: bool,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    num_threads: int = 4,
+) -> Iterator[str | None]:
+    """Open images, several at a time.
 
     Args:
-        dataset: With a column `image` of type `datasets.Image`.
+        images: Mappings with `path` and `bytes`, as `datasets.Image(decode=False)` gives them.
         decode: False reads headers, which finds files that are no images; True decodes all pixels, which also finds
             files that are cut short, at the cost of reading everything.
         max_pixels: Width times height of the largest image that is accepted, up to `MAX_IMAGE_PIXELS`.
         num_threads: Images opened at a time, >= 1.
 
-    Returns:
-        What is wrong, and the rows whose image is good.
+    Yields:
+        What is wrong with each image, or None, in order.
 
     Raises:
         ValueError: `num_threads` or `max_pixels` is out of range.
@@ -148,27 +153,60 @@ def image_problems(
     if num_threads < 1:
         raise ValueError(f"num_threads is {num_threads}, but must be at least 1.")
     if not 1 <= max_pixels <= MAX_IMAGE_PIXELS:
-        raise ValueError(f"max_pixels is {max_pixels}, but must lie between 1 and {MAX_IMAGE_PIXELS}.")
-    images = dataset.select_columns("image").with_format(None).cast_column("image", datasets.Image(decode=False))
-    problems, good, is_bad = Problems(), [], dict[str, bool]()
-    check = partial(_image_problem, decode=decode, max_pixels=max_pixels)
+        raise ValueError(f"max_image_pixels is {max_pixels}, but must lie between 1 and {MAX_IMAGE_PIXELS}.")
+    check, remaining = partial(_image_problem, decode=decode, max_pixels=max_pixels), iter(images)
     with warnings.catch_warnings(), ThreadPoolExecutor(num_threads) as pool:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is what counts
-        for first_row in range(0, len(images), IMAGES_A_BATCH):
-            batch = images[first_row : first_row + IMAGES_A_BATCH]["image"]
-            keys = [image["path"] if image and image["bytes"] is None else None for image in batch]
-            new = {key or row: image for row, (key, image) in enumerate(zip(keys, batch, strict=True))}
-            new = {key: image for key, image in new.items() if key not in is_bad}
-            found = dict(zip(new, pool.map(check, new.values()), strict=True))
-            for row, key in enumerate(keys):
-                problem = found.pop(key or row, None)
-                if problem or (key and is_bad.get(key)):
-                    problems.add_row(f"row {first_row + row}", problem or "")
-                else:
-                    good.append(first_row + row)
-                if key:
-                    is_bad[key] = is_bad.get(key, False) or bool(problem)
+        while batch := list(islice(remaining, IMAGES_A_BATCH)):
+            yield from pool.map(check, batch)
+
+
+def image_problems(
+    dataset: datasets.Dataset, decode: bool, max_pixels: int = MAX_IMAGE_PIXELS, num_threads: int = 4
+) -> tuple[Problems, list[int]]:
+    """Open every image of a data set, each file once.
+
+    Args:
+        dataset: With a column `image` of type `datasets.Image`.
+        decode: See `problems_of_images`.
+        max_pixels: See `problems_of_images`.
+        num_threads: See `problems_of_images`.
+
+    Returns:
+        What is wrong, and the rows whose image is good.
+
+    Raises:
+        ValueError: `num_threads` or `max_pixels` is out of range.
+    """
+    images = dataset.select_columns("image").with_format(None).cast_column("image", datasets.Image(decode=False))
+    first_row: dict[str, int] = {}
+
+    def path(image: dict[str, Any] | None) -> str | None:
+        return image["path"] if image and image["bytes"] is None else None
+
+    def new_images() -> Iterator[dict[str, Any] | None]:
+        for row, image in enumerate(_column(images)):
+            if (name := path(image)) is None or first_row.setdefault(name, row) == row:
+                yield image
+
+    found = problems_of_images(new_images(), decode, max_pixels, num_threads)
+    problems, good, is_bad = Problems(), [], dict[str, bool]()
+    for row, image in enumerate(_column(images)):
+        name, problem = path(image), None
+        if name is None or name not in is_bad:
+            problem = next(found)
+            is_bad |= {} if name is None else {name: problem is not None}
+        if problem or (name is not None and is_bad[name]):
+            problems.add_row(f"row {row}", problem or "")
+        else:
+            good.append(row)
     return problems, good
+
+
+def _column(images: datasets.Dataset) -> Iterator[dict[str, Any] | None]:
+    """Images of a data set, read in batches."""
+    for batch in images.iter(batch_size=IMAGES_A_BATCH):
+        yield from batch["image"]
 
 
 def check_images(
@@ -181,9 +219,9 @@ def check_images(
 
     Args:
         dataset: With a column `image` of type `datasets.Image`.
-        decode: See `image_problems`.
-        num_threads: See `image_problems`.
-        max_pixels: See `image_problems`.
+        decode: See `problems_of_images`.
+        num_threads: See `problems_of_images`.
+        max_pixels: See `problems_of_images`.
 
     Raises:
         AnnotationError: Images cannot be read; the text names the first ten.

@@ -17,6 +17,7 @@ from .problems import json_type
 
 CHUNK = 1 << 22  # bytes
 LOOKAHEAD = 1 << 20  # an error so far from the end of the buffer is one, and no item that is cut off
+_DECODER = json.JSONDecoder()
 EMPTY = "is empty: download or write it again"
 
 
@@ -145,13 +146,10 @@ class JsonItems:
         self._peek()
         while True:
             try:
-                value, end = _SCAN(self._buffer, self._place)
+                value, end = _DECODER.raw_decode(self._buffer, self._place)
                 if end < len(self._buffer) or self._at_end:  # a number might go on
                     self._place = end
                     return value
-            except StopIteration as error:
-                if self._at_end or len(self._buffer) - self._place > LOOKAHEAD:
-                    raise json.JSONDecodeError("Expecting value", self._buffer, error.value) from None
             except json.JSONDecodeError as error:
                 if self._at_end or len(self._buffer) - error.pos > LOOKAHEAD:
                     raise
@@ -188,9 +186,6 @@ class JsonItems:
         """Line, column and text of an error."""
         column = error.colno if error.lineno > 1 else self._column + error.colno - 1
         return f"line {self._line + error.lineno - 1}, column {column}: {error.msg}"
-
-
-_SCAN = json.JSONDecoder().scan_once
 
 
 def read_list(file: str, expected: str = "list of objects") -> list[Any]:

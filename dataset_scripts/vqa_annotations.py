@@ -52,6 +52,7 @@ class Questions:
         files: Files with rows, in order.
         starts: How many rows came before each of them.
         num_rows: Rows taken so far.
+        last_image: Index of the image of the row that was accepted last.
     """
 
     vqa_root: ImageRoot
@@ -63,6 +64,7 @@ class Questions:
     files: list[str] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     num_rows: int = 0
+    last_image: int = -1
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.vg_weight) and self.vg_weight >= 0):
@@ -82,7 +84,7 @@ class Questions:
             self.starts.append(self.num_rows)
         self.num_rows += 1
         row = source.row
-        problem = _row_problem(row, self.need_answers, self._by_source)
+        problem = question_problem(row, self.need_answers, self._by_source)
         if problem:
             return problem
         name, answers, question_id = row.get("dataset", "vqa"), row.get("answer", []), row.get("question_id")
@@ -93,13 +95,14 @@ class Questions:
         index, problem = self.images.add(self._by_source[name], row["image"])
         if index is None:
             return problem
+        self.last_image = index
         made = {
             "image": self.images.paths[index],
             "question": row["question"],
             "question_id": NO_QUESTION_ID if question_id is None else question_id,
             "image_id": index,
             "answers": [answers] if isinstance(answers, str) else answers,
-            "answer_weight": self.vg_weight if name == "vg" else VQA_WEIGHT,
+            "answer_weight": row.get("answer_weight", self.vg_weight if name == "vg" else VQA_WEIGHT),
             "question_type": row.get("question_type"),
             "answer_type": row.get("answer_type"),
         }
@@ -197,7 +200,7 @@ def load_answer_list(path: str | os.PathLike[str]) -> list[str]:
     return entries
 
 
-def _row_problem(row: Any, need_answers: bool, roots: dict[str, ImageRoot]) -> str | None:
+def question_problem(row: Any, need_answers: bool, roots: dict[str, ImageRoot]) -> str | None:
     """What is wrong with a row's keys and types, or None."""
     if not isinstance(row, dict):
         return f"is a JSON {json_type(row)}, not an object: write {{'image': .., 'question': .., 'question_id': ..}}"
