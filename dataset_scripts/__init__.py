@@ -20,12 +20,12 @@ import datasets
 from datasets.fingerprint import Hasher
 from datasets.utils import logging
 
-from .annotations import load_retrieval_files, one_caption_a_row
+from .annotations import load_retrieval_files, one_caption_a_row, process_share, stream_captions
 from .coco_retrieval import CocoRetrieval
 from .easy_vqa import EasyVQA
 from .file_builder import DROPPED, FileBuilder
 from .flickr30k import Flickr30k
-from .image_files import check_images, image_problems
+from .image_files import check_images, good_images, image_problems
 from .own_data import OwnData
 from .problems import AnnotationError
 from .shapes import Shapes, ShapesConfig
@@ -46,6 +46,7 @@ __all__ = [
     "VQAv2",
     "VisualGenome",
     "check_images",
+    "good_images",
     "image_problems",
     "load_answer_list",
     "load_dataset_script",
@@ -53,6 +54,8 @@ __all__ = [
     "load_vqa_files",
     "make_builder",
     "one_caption_a_row",
+    "process_share",
+    "stream_captions",
 ]
 
 BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {

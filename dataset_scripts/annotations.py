@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets.distributed import split_dataset_by_node
 from datasets.table import InMemoryTable
 
 from .annotation_files import SourceRow, caption_rows
@@ -237,3 +238,26 @@ def one_caption_a_row(dataset: datasets.Dataset) -> datasets.Dataset:
     types = {name: features[name] for name in FEATURES} | {"caption": features["caption"].feature}
     info = datasets.DatasetInfo(features=datasets.Features(types))
     return datasets.Dataset(InMemoryTable(flat), info=info, split=dataset.split)
+
+
+def stream_captions(stream: datasets.IterableDataset) -> datasets.IterableDataset:
+    """Spread the captions of each image of a stream over rows, as `one_caption_a_row` does."""
+    return stream.map(_spread, batched=True, remove_columns=list(stream.features))
+
+
+def _spread(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    triples = zip(rows["image"], rows["caption"], rows["image_id"], strict=True)
+    spread = [(image, caption, number) for image, captions, number in triples for caption in captions]
+    return dict(zip(FEATURES, map(list, zip(*spread, strict=True)), strict=True)) if spread else {}
+
+
+def process_share(stream: datasets.IterableDataset, args: Any, buffer_size: int) -> datasets.IterableDataset:
+    """The rows of a stream that one process trains on, in another order on every pass.
+
+    Args:
+        stream: The rows of all processes.
+        args: Training arguments: `seed`, `process_index`, `world_size`.
+        buffer_size: Rows that are shuffled together, >= 1; parts of the stream are shuffled, too.
+    """
+    shuffled = stream.shuffle(seed=args.seed, buffer_size=buffer_size)
+    return split_dataset_by_node(shuffled, rank=args.process_index, world_size=args.world_size)

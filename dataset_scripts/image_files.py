@@ -15,10 +15,12 @@ from itertools import islice
 from typing import Any
 
 import datasets
+from datasets.utils import logging
 from PIL import Image
 
 from .problems import Problems, encodes, short
 
+logger = logging.get_logger(__name__)
 IMAGES_A_BATCH = 1_000
 MAX_IMAGE_PIXELS = 2 * 89_478_485  # where Pillow refuses to open an image: twice its own MAX_IMAGE_PIXELS
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -228,6 +230,30 @@ def check_images(
         ValueError: `num_threads` or `max_pixels` is out of range.
     """
     image_problems(dataset, decode, max_pixels, num_threads)[0].raise_if_any("Cannot read the images")
+
+
+def good_images(
+    dataset: datasets.Dataset, decode: bool, max_pixels: int = MAX_IMAGE_PIXELS, drop: bool = False
+) -> datasets.Dataset:
+    """The rows of a data set whose image can be read.
+
+    Args:
+        dataset: With a column `image` of type `datasets.Image`.
+        decode: See `problems_of_images`.
+        max_pixels: See `problems_of_images`.
+        drop: Leave the other rows out, and log how many, where otherwise the data is refused.
+
+    Raises:
+        AnnotationError: Images cannot be read, and rows may not be dropped or none is left.
+        ValueError: `max_pixels` is out of range.
+    """
+    problems, good = image_problems(dataset, decode, max_pixels)
+    if not problems.count:
+        return dataset
+    if not drop or not good:
+        problems.raise_if_any("Cannot read the images")
+    logger.warning(problems.describe(f"{problems.refused} rows of {dataset.split or 'the data'} are dropped"))
+    return dataset.select(good)
 
 
 def _image_problem(image: dict[str, Any] | None, decode: bool, max_pixels: int) -> str | None:
