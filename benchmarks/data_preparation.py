@@ -54,7 +54,7 @@ def write_captions(folder: Path, images: list[str], rng: random.Random) -> str:
 
 
 def write_questions(folder: Path, images: list[str], count: int, rng: random.Random) -> list[str]:
-    """ALBEF's layout of `vqa_train.json`, with ten answers, and of `vg_qa.json`, with one, about half of the rows each."""
+    """ALBEF's layout of `vqa_train.json`, with ten answers a row, and of `vg_qa.json`, with one, about half each."""
     files = {}
     for name, number in (("vqa_train", count * 47 // 100), ("vg_qa", count - count * 47 // 100)):
         rows: list[dict[str, Any]] = []

@@ -8,6 +8,7 @@ in this process, prepares the data once in the cache and returns the splits.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -18,7 +19,6 @@ from typing import Any
 
 import datasets
 from datasets.fingerprint import Hasher
-from datasets.utils import logging
 
 from .annotations import load_retrieval_files, one_caption_a_row, process_share, stream_captions
 from .coco_retrieval import CocoRetrieval
@@ -67,7 +67,7 @@ BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "visual_genome": VisualGenome,
     "vqa_v2": VQAv2,
 }
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def make_builder(

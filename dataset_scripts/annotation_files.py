@@ -43,6 +43,12 @@ class SourceRow(NamedTuple):
     row: Any
 
 
+class BadRow(NamedTuple):
+    """Stands where a row should, if what reads the file knows what is wrong with it."""
+
+    problem: str
+
+
 Reader = Callable[[JsonItems, str], Iterator[tuple[int | str, Any]]]
 
 

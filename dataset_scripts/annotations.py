@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from datasets.distributed import split_dataset_by_node
 from datasets.table import InMemoryTable
 
-from .annotation_files import SourceRow, caption_rows
+from .annotation_files import BadRow, SourceRow, caption_rows
 from .image_files import ImageRoot, Images, relative_path
 from .problems import READABLE, AnnotationError, Problems, encodes, json_type, short
 
@@ -62,7 +62,7 @@ class RowTaker(Protocol):
 def accepted(sources: Iterable[SourceRow], taker: RowTaker, problems: Problems) -> Iterator[SourceRow]:
     """Hand annotation rows to a taker; gives those that it could use, and notes what is wrong with the others."""
     for source in sources:
-        problem = taker.take(source)
+        problem = source.row.problem if isinstance(source.row, BadRow) else taker.take(source)
         if problem is None:
             yield source
         else:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import datasets
-from datasets.utils import logging
 
 from .annotation_files import IMAGE_NAME, SourceRow, caption_rows, question_rows
 from .annotations import FEATURES, SUBJECT, Gallery, Rows, RowTaker, absolute, as_list, made_rows
@@ -17,7 +17,7 @@ from .image_files import ImageRoot
 from .problems import AnnotationError, Problems
 from .vqa_annotations import VG_WEIGHT, VQA_FEATURES, Questions
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 FOLDERS = ("", "annotations", "data")  # below data_dir: where annotation files are looked for
 Layout = dict[str, Sequence[str]]  # split -> the files that it is made of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import stat
@@ -15,12 +16,11 @@ from itertools import islice
 from typing import Any
 
 import datasets
-from datasets.utils import logging
 from PIL import Image
 
 from .problems import Problems, encodes, short
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 IMAGES_A_BATCH = 1_000
 MAX_IMAGE_PIXELS = 2 * 89_478_485  # where Pillow refuses to open an image: twice its own MAX_IMAGE_PIXELS
 _DRIVE = re.compile(r"[A-Za-z]:")

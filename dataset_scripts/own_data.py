@@ -15,7 +15,7 @@ from typing import Any
 import datasets
 from huggingface_hub import HfApi
 
-from .annotation_files import SourceRow, caption_rows, named_once, question_rows
+from .annotation_files import BadRow, SourceRow, caption_rows, named_once, question_rows
 from .annotations import RowTaker, absolute
 from .embedded_rows import EmbeddedRows
 from .file_builder import SPLITS, FileBuilder, QuestionFilesConfig
@@ -175,7 +175,7 @@ class _Columns:
     count: int = 0
 
     def rename(self, row: Any, folder: str = "") -> Any:
-        """A row of ALBEF's layout; a row that lacks a column lacks what it is for, which the checks find."""
+        """A row of ALBEF's layout, or what is wrong with the columns."""
         if not isinstance(row, dict):
             return row
         found = {}
@@ -184,8 +184,11 @@ class _Columns:
             if value is not None:
                 found[name] = value
         needed = ("image", "caption") if self.config.name == "retrieval" else ("image", "question")
-        if any(name not in found for name in needed):
-            return {name: value for name, value in row.items() if name not in needed or name in found}
+        for name in needed:
+            if name not in found:
+                looked_for = self.config.columns()[name] or " or ".join(COLUMNS[name])
+                columns = list(row)[:8]
+                return BadRow(f"has no {name} in {looked_for}; its columns are {columns}: set {name}_column")
         if folder and isinstance(found["image"], str):
             found["image"] = os.path.join(folder, found["image"].replace("\\", "/"))
         if self.config.name == "vqa":

@@ -90,7 +90,10 @@ def holds_images(file: str, column: str) -> bool:
     """Whether a Parquet file holds images themselves, as `datasets` writes them, and not paths."""
     if ending(file) != "parquet" or not os.path.isfile(file):
         return False
-    schema = pq.read_schema(file)
+    try:
+        schema = pq.read_schema(file)
+    except pa.ArrowException:  # reading its rows says so
+        return False
     return column in schema.names and pa.types.is_struct(schema.field(column).type)
 
 
