@@ -47,9 +47,9 @@ class SplitCheck:
     def describe(self, split: str) -> str:
         """A line of counts, then what was found."""
         lines = [f"{split}: " + ", ".join(f"{count} {name}" for name, count in self.counts.items())]
-        for subject, found in (("problems", self.problems), ("notes", self.notes)):
+        for subject, found in (("problem", self.problems), ("note", self.notes)):
             if found.count:
-                lines += found.describe(f"{split}, {subject}").splitlines()
+                lines += found.describe(split, subject).splitlines()
         return "\n".join(lines)
 
 

@@ -48,12 +48,12 @@ class Problems:
         if len(self.kept) < self.limit:
             self.kept.append(f"{place}: {text}")
 
-    def describe(self, subject: str) -> str:
-        """All that is known, a line a problem."""
-        lines = [f"{subject}: {self.count} problem{'s' if self.count != 1 else ''} (rows are counted from 0)."]
+    def describe(self, subject: str, name: str = "problem") -> str:
+        """All that is known, a line each, of things with this name."""
+        lines = [f"{subject}: {self.count} {name}{'s' if self.count != 1 else ''} (rows are counted from 0)."]
         lines += [f"  {problem}" for problem in self.kept]
         if self.count > len(self.kept):
-            lines.append(f"  ... and {self.count - len(self.kept)} further problems.")
+            lines.append(f"  ... and {self.count - len(self.kept)} further {name}s.")
         return "\n".join(lines)
 
     def raise_if_any(self, subject: str, drop_rows: bool = False) -> None:
