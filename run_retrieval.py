@@ -46,15 +46,18 @@ from processing import (
 class DataArguments(steps.DataArguments):
     """Which data."""
 
-    image_root: str = field(default=".", metadata={"help": "Folder that the files' image paths start from."})
+    image_root: str | None = field(
+        default=None, metadata={"help": "Folder that image paths start from; default: data_dir, or this folder."}
+    )
 
 
 def load_data(data_args: DataArguments, args: RetrievalTrainingArguments) -> dict[str, Dataset]:
     """The splits that this run needs, checked; a row an image with all its captions."""
-    load: Any = partial(load_dataset_script, config_name="retrieval")
+    roots = {} if data_args.image_root is None else {"image_root": data_args.image_root}
+    load: Any = partial(load_dataset_script, config_name="retrieval", **roots)
 
     def from_files(name: str, files: list[str], **fields: Any) -> Any:
-        return load("own_data", image_root=data_args.image_root, **{name: files}, **fields)
+        return load("own_data", **{name: files}, **fields)
 
     splits = steps.load_splits(
         data_args,

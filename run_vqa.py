@@ -46,9 +46,12 @@ from processing import (
 class DataArguments(steps.DataArguments):
     """Which data."""
 
-    vqa_root: str = field(default=".", metadata={"help": "Folder that VQA v2's image paths start from."})
+    vqa_root: str | None = field(
+        default=None,
+        metadata={"help": "Folder that VQA v2's image paths start from; default: data_dir, or this folder."},
+    )
     vg_root: str | None = field(default=None, metadata={"help": "Folder that Visual Genome's image paths start from."})
-    vg_weight: float = field(default=0.5, metadata={"help": "Weight of an answer of Visual Genome."})
+    vg_weight: float | None = field(default=None, metadata={"help": "Weight of an answer of Visual Genome; 0.5."})
     answer_list: str | None = field(
         default=None, metadata={"help": "JSON list of candidate answers; default: all answers of the training data."}
     )
@@ -56,11 +59,12 @@ class DataArguments(steps.DataArguments):
 
 def load_data(data_args: DataArguments, args: VQATrainingArguments) -> dict[str, Dataset]:
     """The splits that this run needs, checked; a row a question."""
-    load: Any = partial(load_dataset_script, config_name="vqa")
-    roots = {"vqa_root": data_args.vqa_root, "vg_root": data_args.vg_root, "vg_weight": data_args.vg_weight}
+    settings = {name: getattr(data_args, name) for name in ("vqa_root", "vg_root", "vg_weight")}
+    given = {name: value for name, value in settings.items() if value is not None}
+    load: Any = partial(load_dataset_script, config_name="vqa", **given)
 
     def from_files(name: str, files: list[str], **fields: Any) -> Any:
-        return load("own_data", **{name: files}, **roots, **fields)
+        return load("own_data", **{name: files}, **fields)
 
     splits = steps.load_splits(
         data_args,
