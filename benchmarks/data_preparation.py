@@ -69,7 +69,7 @@ def write_questions(folder: Path, images: list[str], count: int, rng: random.Ran
 
 
 def prepare(request: dict[str, Any]) -> dict[str, Any]:
-    """Prepare once in this process; gives seconds and megabytes."""
+    """Prepare once in this process; gives seconds, of the clock and of all processors, and megabytes."""
     from dataset_scripts import load_dataset_script
 
     before = _peak()
@@ -99,7 +99,7 @@ def in_process(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(quick: bool) -> dict[str, Any]:
-    """All preparations."""
+    """All preparations, printed as they end."""
     parts, results, rng = QUICK if quick else 1, {}, random.Random(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -112,10 +112,14 @@ def measure(quick: bool) -> dict[str, Any]:
             "questions": {"name": "vqa_v2", "train_files": questions, **common},
         }
         for what, request in requests.items():
-            results[what] = in_process(request)
-            results[f"{what}, again from the cache"] = in_process(request)
-            other = {**request, "cache_dir": str(folder / "cache_of_two"), "num_proc": 2}
-            results[f"{what}, two processes"] = in_process(other)
+            two = {**request, "cache_dir": str(folder / "cache_of_two"), "num_proc": 2}
+            for manner, asked in (("", request), (", from the cache", request), (", two processes", two)):
+                results[what + manner] = values = in_process(asked)
+                times = f"{values['seconds']:7.1f} s ({values['cpu_seconds']:6.1f} s of processor)"
+                print(
+                    f"{what + manner:>28}: {values['rows']:9,} rows, {times}, peak {values['peak_mb']:5,} MB",
+                    flush=True,
+                )
     return results
 
 
@@ -130,8 +134,6 @@ def main() -> None:
         print(json.dumps(prepare(json.loads(options.request))))
         return
     results = measure(options.quick)
-    for what, values in results.items():
-        print(f"{what:>36}: {values['rows']:9,} rows, {values['seconds']:7.1f} s, peak {values['peak_mb']:6,} MB")
     if options.output:
         machine = {"python": platform.python_version(), "cores": os.cpu_count()}
         Path(options.output).write_text(json.dumps({"machine": machine, "results": results}, indent=1))
