@@ -73,12 +73,13 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
     from dataset_scripts import load_dataset_script
 
     before = _peak()
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), sum(os.times()[:4])
     dataset = load_dataset_script(**request, split="train")
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, sum(os.times()[:4]) - cpu_start
     return {
         "rows": len(dataset),
         "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
         "peak_mb": round(_peak()),
         "peak_before_mb": round(before),
     }

@@ -119,6 +119,7 @@ class OwnData(FileBuilder):
         OwnDataConfig(name="vqa", version=FileBuilder.VERSION, description="Images with questions and answers."),
     ]
     DEFAULT_CONFIG_NAME = "retrieval"
+    DEFAULT_WRITER_BATCH_SIZE = 100  # rows may hold images
     DESCRIPTION = "Own pictures with captions or questions."
     LAYOUT = "train.csv or metadata.csv, or .tsv, .jsonl, .parquet, .json"
 
