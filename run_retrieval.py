@@ -19,7 +19,7 @@ from typing import Any
 from datasets import Dataset, Image
 from transformers import set_seed
 
-from dataset_scripts import good_images, load_dataset_script, one_caption_a_row, process_share, stream_captions
+from dataset_scripts import CaptionRows, good_images, load_dataset_script, process_share, stream_captions
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.training import RetrievalResult, RetrievalTrainer, RetrievalTrainingArguments
 from modeling_albef.training import run as steps
@@ -53,7 +53,7 @@ class DataArguments(steps.DataArguments):
 
 def load_data(data_args: DataArguments, args: RetrievalTrainingArguments) -> dict[str, Dataset]:
     """The splits that this run needs, checked; a row an image with all its captions."""
-    roots = {} if data_args.image_root is None else {"image_root": data_args.image_root}
+    roots: dict[str, Any] = {} if data_args.image_root is None else {"image_root": data_args.image_root}
     load: Any = partial(load_dataset_script, config_name="retrieval", **roots)
 
     def from_files(name: str, files: list[str], **fields: Any) -> Any:
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
                 stream = process_share(stream_captions(splits["train"]), args, data_args.shuffle_buffer)
                 train_dataset = AugmentedStream(stream, augmentation, args.seed, args.process_index)
             else:
-                train_dataset = AugmentedDataset(one_caption_a_row(splits["train"]), augmentation, seed=args.seed)
+                train_dataset = AugmentedDataset(CaptionRows(splits["train"]), augmentation, seed=args.seed)
         longest = model.config.text_config.max_position_embeddings
         trainer = RetrievalTrainer(
             model,

@@ -20,15 +20,16 @@ from typing import Any
 import datasets
 from datasets.fingerprint import Hasher
 
-from .annotations import load_retrieval_files, one_caption_a_row, process_share, stream_captions
+from .annotations import load_retrieval_files
 from .coco_retrieval import CocoRetrieval
 from .easy_vqa import EasyVQA
 from .file_builder import DROPPED, FileBuilder
 from .flickr30k import Flickr30k
-from .image_files import check_images, good_images, image_problems
+from .image_checks import check_images, good_images, image_problems
 from .own_data import OwnData
 from .problems import AnnotationError
 from .shapes import Shapes, ShapesConfig
+from .training_rows import CaptionRows, one_caption_a_row, process_share, stream_captions
 from .visual_genome import VisualGenome
 from .vqa_annotations import load_answer_list, load_vqa_files
 from .vqa_v2 import VQAv2
@@ -36,6 +37,7 @@ from .vqa_v2 import VQAv2
 __all__ = [
     "BUILDERS",
     "AnnotationError",
+    "CaptionRows",
     "CocoRetrieval",
     "EasyVQA",
     "FileBuilder",

@@ -14,13 +14,10 @@ from typing import Any, Protocol
 
 import datasets
 import pyarrow as pa
-import pyarrow.compute as pc
-from datasets.distributed import split_dataset_by_node
-from datasets.table import InMemoryTable
 
 from .annotation_files import BadRow, SourceRow, caption_rows
 from .image_files import ImageRoot, Images, relative_path
-from .problems import READABLE, AnnotationError, Problems, encodes, json_type, short
+from .problems import READABLE, Problems, encodes, json_type, short
 
 FEATURES = datasets.Features(
     {
@@ -210,54 +207,3 @@ def caption_problem(row: Any) -> str | None:
         if not text.isascii() and not encodes(text):
             return f"caption {short(text)} holds half of a surrogate pair: write the whole character"
     return None
-
-
-def one_caption_a_row(dataset: datasets.Dataset) -> datasets.Dataset:
-    """Spread the captions of each image over rows, for training.
-
-    Args:
-        dataset: Columns `image`, `caption` (list of strings) and `image_id`; others are left out.
-
-    Returns:
-        In memory: `image` as before, `caption` (string), `image_id`. A row a caption, in order; an image without a
-        caption gives no row.
-
-    Raises:
-        AnnotationError: A column is missing or `caption` is no list.
-    """
-    features = dataset.features
-    missing = [name for name in FEATURES if name not in features]
-    if missing or not isinstance(features["caption"], (datasets.List, datasets.LargeList)):
-        found = ", ".join(f"{name}: {feature}" for name, feature in features.items())
-        raise AnnotationError(f"Need the columns image, caption (a list of strings) and image_id, but found {found}.")
-    table = dataset.select_columns(list(FEATURES)).with_format("arrow")[:].combine_chunks()
-    captions = table["caption"].combine_chunks()
-    parents = pc.list_parent_indices(captions)
-    columns = {"image": table["image"].take(parents), "caption": pc.list_flatten(captions)}
-    flat = pa.table(columns | {"image_id": table["image_id"].take(parents)})
-    types = {name: features[name] for name in FEATURES} | {"caption": features["caption"].feature}
-    info = datasets.DatasetInfo(features=datasets.Features(types))
-    return datasets.Dataset(InMemoryTable(flat), info=info, split=dataset.split)
-
-
-def stream_captions(stream: datasets.IterableDataset) -> datasets.IterableDataset:
-    """Spread the captions of each image of a stream over rows, as `one_caption_a_row` does."""
-    return stream.map(_spread, batched=True, remove_columns=list(stream.features))
-
-
-def _spread(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    triples = zip(rows["image"], rows["caption"], rows["image_id"], strict=True)
-    spread = [(image, caption, number) for image, captions, number in triples for caption in captions]
-    return dict(zip(FEATURES, map(list, zip(*spread, strict=True)), strict=True)) if spread else {}
-
-
-def process_share(stream: datasets.IterableDataset, args: Any, buffer_size: int) -> datasets.IterableDataset:
-    """The rows of a stream that one process trains on, in another order on every pass.
-
-    Args:
-        stream: The rows of all processes.
-        args: Training arguments: `seed`, `process_index`, `world_size`.
-        buffer_size: Rows that are shuffled together, >= 1; parts of the stream are shuffled, too.
-    """
-    shuffled = stream.shuffle(seed=args.seed, buffer_size=buffer_size)
-    return split_dataset_by_node(shuffled, rank=args.process_index, world_size=args.world_size)

@@ -17,7 +17,7 @@ from . import load_dataset_script, make_builder
 from .annotations import accepted, root_problems
 from .commands import add_data_arguments, data_fields
 from .file_builder import FileBuilder
-from .image_files import MAX_IMAGE_PIXELS, image_problems, problems_of_images
+from .image_checks import MAX_IMAGE_PIXELS, image_problems, problems_of_images
 from .problems import MAX_PROBLEMS, Problems, short
 
 
