@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,31 +42,38 @@ def make_images(folder: Path, count: int) -> list[str]:
     return paths
 
 
+def write_list(path: Path, rows: Iterable[dict[str, Any]]) -> str:
+    """Write a JSON list row by row: a process passes the peak of its memory on to those that it starts."""
+    with path.open("w") as stream:
+        for number, row in enumerate(rows):
+            stream.write(("," if number else "[") + json.dumps(row))
+        stream.write("]")
+    return str(path)
+
+
 def write_captions(folder: Path, images: list[str], rng: random.Random) -> str:
     """ALBEF's layout of `coco_train.json`, the captions of an image scattered over the file."""
-    rows = [
+    rows = (
         {"image": image, "caption": " ".join(rng.choices(WORDS, k=11)), "image_id": f"coco_{number}"}
         for _ in range(CAPTIONS_AN_IMAGE)
         for number, image in enumerate(images)
-    ]
-    path = folder / "coco_train.json"
-    path.write_text(json.dumps(rows))
-    return str(path)
+    )
+    return write_list(folder / "coco_train.json", rows)
 
 
 def write_questions(folder: Path, images: list[str], count: int, rng: random.Random) -> list[str]:
     """ALBEF's layout of `vqa_train.json`, with ten answers a row, and of `vg_qa.json`, with one, about half each."""
-    files = {}
-    for name, number in (("vqa_train", count * 47 // 100), ("vg_qa", count - count * 47 // 100)):
-        rows: list[dict[str, Any]] = []
+
+    def rows(source: str, number: int) -> Iterator[dict[str, Any]]:
         for place in range(number):
-            row = {"dataset": "vqa" if name == "vqa_train" else "vg", "image": images[place % len(images)]}
-            row |= {"question": " ".join(rng.choices(WORDS, k=7)) + "?", "question_id": place}
             answers = rng.choices(WORDS, k=ANNOTATORS)
-            rows.append(row | {"answer": answers if name == "vqa_train" else answers[0]})
-        files[name] = folder / f"{name}.json"
-        files[name].write_text(json.dumps(rows))
-    return [str(path) for path in files.values()]
+            row = {"dataset": source, "image": images[place % len(images)], "question_id": place}
+            row["question"] = " ".join(rng.choices(WORDS, k=7)) + "?"
+            yield row | {"answer": answers if source == "vqa" else answers[0]}
+
+    with_ten = count * 47 // 100
+    files = {"vqa_train": rows("vqa", with_ten), "vg_qa": rows("vg", count - with_ten)}
+    return [write_list(folder / f"{name}.json", content) for name, content in files.items()]
 
 
 def prepare(request: dict[str, Any]) -> dict[str, Any]:
