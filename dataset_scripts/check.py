@@ -16,6 +16,7 @@ import datasets
 from . import load_dataset_script, make_builder
 from .annotations import accepted, root_problems
 from .commands import add_data_arguments, data_fields
+from .embedded_rows import EmbeddedRows
 from .file_builder import FileBuilder
 from .image_checks import MAX_IMAGE_PIXELS, image_problems, problems_of_images
 from .problems import MAX_PROBLEMS, Problems, short
@@ -87,6 +88,8 @@ class SplitChecker:
         for source in accepted(self.builder.sources(split, found.problems), taker, found.problems):
             rows += 1
             place = f"{source.file}, row {source.number}"
+            if isinstance(taker, EmbeddedRows) and taker.last_image == len(places):
+                self._check_images([source.row["image"]], [place], found.problems)
             self._note_new_image(taker.images.paths, taker.last_image, places, place, found.notes)
             if is_question:
                 for _, row in taker.ready():
@@ -100,7 +103,9 @@ class SplitChecker:
             self._note_long(captions, place, found.notes)
         what = {"questions": rows} if is_question else {"rows": rows}
         found.counts = what | {"images": len(places)} | ({"answers": answers} if is_question else {"captions": texts})
-        self._check_images(taker.images.paths, places, found.problems)
+        if not isinstance(taker, EmbeddedRows):
+            images = ({"path": path, "bytes": None} for path in taker.images.paths)
+            self._check_images(images, places, found.problems)
         self.image_in |= {path: f"{split} ({place})" for path, place in zip(taker.images.paths, places, strict=False)}
         self.question_in |= {number: f"{split} ({place})" for number, place in questions.items()}
         return found
@@ -127,11 +132,10 @@ class SplitChecker:
             if (words := len(text.split())) > self.max_words:
                 notes.add_row(place, f"{short(text)} has {words} words, of which {self.max_words} are read")
 
-    def _check_images(self, paths: list[str], places: list[str], problems: Problems) -> None:
+    def _check_images(self, images: Iterable[dict[str, Any]], places: list[str], problems: Problems) -> None:
         """Decode images, if that is wanted."""
         if not self.decode:
             return
-        images = ({"path": path, "bytes": None} for path in paths)
         for place, problem in zip(places, problems_of_images(images, True, self.max_image_pixels), strict=False):
             if problem:
                 problems.add_row(place, problem)

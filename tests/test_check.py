@@ -10,8 +10,10 @@ import zlib
 from pathlib import Path
 from struct import pack
 
+import datasets
 import pytest
 from data_cases import (
+    coco_name,
     write_coco_albef,
     write_coco_images,
     write_json,
@@ -23,6 +25,8 @@ from PIL import Image
 from run_cases import ROOT
 
 from dataset_scripts.__main__ import main
+
+COCO_IMAGE = coco_name("train2014", 57870)
 
 
 @pytest.fixture
@@ -166,6 +170,20 @@ def test_data_that_a_builder_makes(capsys: pytest.CaptureFixture[str], tmp_path:
     few = json.dumps({"num_train": 3, "num_validation": 1, "num_test": 1, "cache_dir": str(tmp_path)})
     assert main(["check", "shapes", "--config_name", "vqa", "--dataset_config", few, "--decode"]) == 0
     assert "train: 12 rows, 3 images, 120 answers" in capsys.readouterr().out
+
+
+def test_images_within_a_data_set(coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not files, but their bytes are decoded; the row of a bad one is named."""
+    images = [{"bytes": (coco / COCO_IMAGE).read_bytes(), "path": None}, {"bytes": b"<html>", "path": None}]
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    datasets.Dataset.from_dict({"image": images, "caption": ["a", "b"]}, features).save_to_disk(str(coco / "saved"))
+    words = ("--dataset_config", json.dumps({"hub_dataset": str(coco / "saved")}))
+    status, printed = checked(capsys, coco, *words, name="own_data")
+    assert status == 0 and printed.startswith("train: 2 rows, 2 images, 2 captions\n")
+    status, printed = checked(capsys, coco, "--decode", *words, name="own_data")
+    assert (
+        status == 1 and "1 problem (" in printed and "saved (train), row 1: Image given as bytes is no image" in printed
+    )
 
 
 def test_the_command(coco: Path) -> None:
