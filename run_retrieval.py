@@ -14,11 +14,12 @@ import json
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, Image
 from transformers import set_seed
 
-from dataset_scripts import check_images, load_dataset_script, load_retrieval_files, one_caption_a_row
+from dataset_scripts import CaptionRows, good_images, load_dataset_script, process_share, stream_captions
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.training import RetrievalResult, RetrievalTrainer, RetrievalTrainingArguments
 from modeling_albef.training import run as steps
@@ -33,6 +34,7 @@ from processing import (
     AlbefImageProcessor,
     AlbefProcessor,
     AugmentedDataset,
+    AugmentedStream,
     RetrievalCollator,
     TrainingAugmentation,
     build_tokenizer,
@@ -44,17 +46,25 @@ from processing import (
 class DataArguments(steps.DataArguments):
     """Which data."""
 
-    image_root: str = field(default=".", metadata={"help": "Folder that the files' image paths start from."})
+    image_root: str | None = field(
+        default=None, metadata={"help": "Folder that image paths start from; default: data_dir, or this folder."}
+    )
 
 
 def load_data(data_args: DataArguments, args: RetrievalTrainingArguments) -> dict[str, Dataset]:
     """The splits that this run needs, checked; a row an image with all its captions."""
+    roots: dict[str, Any] = {} if data_args.image_root is None else {"image_root": data_args.image_root}
+    load: Any = partial(load_dataset_script, config_name="retrieval", **roots)
+
+    def from_files(name: str, files: list[str], **fields: Any) -> Any:
+        return load("own_data", **{name: files}, **fields)
+
     splits = steps.load_splits(
         data_args,
         args,
-        from_builder=partial(load_dataset_script, config_name="retrieval"),
-        from_files=lambda split, files: load_retrieval_files(files, data_args.image_root),
-        check=check_images,
+        from_builder=load,
+        from_files=from_files,
+        check=partial(good_images, max_pixels=data_args.max_image_pixels, drop=data_args.drop_bad_rows),
     )
     return {split: dataset.cast_column("image", Image(decode=False)) for split, dataset in splits.items()}
 
@@ -65,8 +75,8 @@ def load_processor(model_args: steps.ModelArguments, splits: dict[str, Dataset])
         return AlbefProcessor.from_pretrained(model_args.model_name_or_path)
     if model_args.tokenizer is not None:
         return AlbefProcessor(AlbefImageProcessor(), load_tokenizer(model_args.tokenizer))
-    if "train" not in splits:
-        raise LaunchError("A model from scratch needs a --tokenizer, or training data to make it of.")
+    if not isinstance(splits.get("train"), Dataset):
+        raise LaunchError("A model from scratch needs a --tokenizer, or training data, not streamed, to make it of.")
     captions = (caption for row in splits["train"]["caption"] for caption in row)
     return AlbefProcessor(AlbefImageProcessor(), build_tokenizer(captions))
 
@@ -96,10 +106,14 @@ def main(argv: list[str] | None = None) -> None:
         model, teacher = steps.load_model(AlbefForImageTextRetrieval, model_args, processor.tokenizer)
         side = model.config.vision_config.image_size
         processor.image_processor.size = {"height": side, "width": side}
-        train_dataset = None
+        train_dataset: AugmentedDataset | AugmentedStream | None = None
         if "train" in splits:
             augmentation = TrainingAugmentation(side) if data_args.augmentation else None
-            train_dataset = AugmentedDataset(one_caption_a_row(splits["train"]), augmentation, seed=args.seed)
+            if data_args.streaming:
+                stream = process_share(stream_captions(splits["train"]), args, data_args.shuffle_buffer)
+                train_dataset = AugmentedStream(stream, augmentation, args.seed, args.process_index)
+            else:
+                train_dataset = AugmentedDataset(CaptionRows(splits["train"]), augmentation, seed=args.seed)
         longest = model.config.text_config.max_position_embeddings
         trainer = RetrievalTrainer(
             model,

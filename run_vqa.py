@@ -14,11 +14,12 @@ import json
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, Image
 from transformers import set_seed
 
-from dataset_scripts import check_images, load_answer_list, load_dataset_script, load_vqa_files
+from dataset_scripts import good_images, load_answer_list, load_dataset_script, process_share
 from modeling_albef import AlbefForQuestionAnswering
 from modeling_albef.training import VQAResult, VQATrainer, VQATrainingArguments, question_only_accuracy
 from modeling_albef.training import run as steps
@@ -33,6 +34,7 @@ from processing import (
     AlbefImageProcessor,
     AlbefProcessor,
     AugmentedDataset,
+    AugmentedStream,
     TrainingAugmentation,
     VQACollator,
     build_tokenizer,
@@ -44,9 +46,12 @@ from processing import (
 class DataArguments(steps.DataArguments):
     """Which data."""
 
-    vqa_root: str = field(default=".", metadata={"help": "Folder that VQA v2's image paths start from."})
+    vqa_root: str | None = field(
+        default=None,
+        metadata={"help": "Folder that VQA v2's image paths start from; default: data_dir, or this folder."},
+    )
     vg_root: str | None = field(default=None, metadata={"help": "Folder that Visual Genome's image paths start from."})
-    vg_weight: float = field(default=0.5, metadata={"help": "Weight of an answer of Visual Genome."})
+    vg_weight: float | None = field(default=None, metadata={"help": "Weight of an answer of Visual Genome; 0.5."})
     answer_list: str | None = field(
         default=None, metadata={"help": "JSON list of candidate answers; default: all answers of the training data."}
     )
@@ -54,25 +59,40 @@ class DataArguments(steps.DataArguments):
 
 def load_data(data_args: DataArguments, args: VQATrainingArguments) -> dict[str, Dataset]:
     """The splits that this run needs, checked; a row a question."""
-    roots = (data_args.vqa_root, data_args.vg_root)
+    settings = {name: getattr(data_args, name) for name in ("vqa_root", "vg_root", "vg_weight")}
+    given = {name: value for name, value in settings.items() if value is not None}
+    load: Any = partial(load_dataset_script, config_name="vqa", **given)
+
+    def from_files(name: str, files: list[str], **fields: Any) -> Any:
+        return load("own_data", **{name: files}, **fields)
+
     splits = steps.load_splits(
         data_args,
         args,
-        from_builder=partial(load_dataset_script, config_name="vqa"),
-        from_files=lambda split, files: load_vqa_files(
-            files, *roots, vg_weight=data_args.vg_weight, need_answers=split != "test"
-        ),
-        check=check_images,
+        from_builder=load,
+        from_files=from_files,
+        check=partial(good_images, max_pixels=data_args.max_image_pixels, drop=data_args.drop_bad_rows),
     )
-    return {split: dataset.cast_column("image", Image(decode=False)) for split, dataset in splits.items()}
+    return {split: known_columns(dataset) for split, dataset in splits.items()}
+
+
+def known_columns(dataset: Dataset) -> Dataset:
+    """Rows with undecoded images, without the types of questions where not all are known."""
+    dataset = dataset.cast_column("image", Image(decode=False))
+    if not isinstance(dataset, Dataset):
+        return dataset
+    columns = [name for name in ("question_type", "answer_type") if name in dataset.column_names]
+    return dataset.remove_columns([name for name in columns if dataset.data.column(name).null_count])
 
 
 def load_answers(data_args: DataArguments, splits: dict[str, Dataset]) -> list[str]:
     """The candidate answers."""
     if data_args.answer_list is not None:
         return load_answer_list(data_args.answer_list)
-    if "train" not in splits:
-        raise LaunchError("Candidate answers are needed: give --answer_list, or training data to take them from.")
+    if not isinstance(splits.get("train"), Dataset):
+        raise LaunchError(
+            "Candidate answers are needed: give --answer_list, or training data, not streamed, to take them from."
+        )
     return sorted({answer for row in splits["train"]["answers"] for answer in row})
 
 
@@ -84,10 +104,10 @@ def load_processor(model_args: steps.ModelArguments, splits: dict[str, Dataset],
         return AlbefProcessor(*parts, text_type="question", max_words=50, end_texts=processor.end_texts)
     if model_args.tokenizer is not None:
         tokenizer = load_tokenizer(model_args.tokenizer)
-    elif "train" in splits:
+    elif isinstance(splits.get("train"), Dataset):
         tokenizer = build_tokenizer([*splits["train"]["question"], *answers])
     else:
-        raise LaunchError("A model from scratch needs a --tokenizer, or training data to make it of.")
+        raise LaunchError("A model from scratch needs a --tokenizer, or training data, not streamed, to make it of.")
     return AlbefProcessor(AlbefImageProcessor(), tokenizer, text_type="question", max_words=50)
 
 
@@ -100,7 +120,7 @@ def write_answers(
     if result.by_question_type:
         written["accuracy by question type"] = path = folder / "question_types.json"
         path.write_text(json.dumps(result.by_question_type, indent=1), encoding="utf-8")
-    if result.metrics and "train" in splits:
+    if result.metrics and isinstance(splits.get("train"), Dataset):
         metrics["test_question_only_accuracy"] = question_only_accuracy(splits["train"], splits["test"])
     return written
 
@@ -122,10 +142,14 @@ def main(argv: list[str] | None = None) -> None:
         decoder_config.bos_token_id, decoder_config.eos_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
         side = model.config.vision_config.image_size
         processor.image_processor.size = {"height": side, "width": side}
-        train_dataset = None
+        train_dataset: AugmentedDataset | AugmentedStream | None = None
         if "train" in splits:
             augmentation = TrainingAugmentation(side) if data_args.augmentation else None
-            train_dataset = AugmentedDataset(splits["train"], augmentation, seed=args.seed)
+            if data_args.streaming:
+                stream = process_share(splits["train"], args, data_args.shuffle_buffer)
+                train_dataset = AugmentedStream(stream, augmentation, args.seed, args.process_index)
+            else:
+                train_dataset = AugmentedDataset(splits["train"], augmentation, seed=args.seed)
         trainer = VQATrainer(
             model,
             args,

@@ -8,7 +8,9 @@ in this process, prepares the data once in the cache and returns the splits.
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,56 +20,66 @@ from typing import Any
 import datasets
 from datasets.fingerprint import Hasher
 
-from .annotations import AnnotationError, check_images, load_retrieval_files, one_caption_a_row
+from .annotations import load_retrieval_files
+from .coco_retrieval import CocoRetrieval
 from .easy_vqa import EasyVQA
+from .file_builder import DROPPED, FileBuilder
+from .flickr30k import Flickr30k
+from .image_checks import check_images, good_images, image_problems
+from .own_data import OwnData
+from .problems import AnnotationError
 from .shapes import Shapes, ShapesConfig
+from .training_rows import CaptionRows, one_caption_a_row, process_share, stream_captions
+from .visual_genome import VisualGenome
 from .vqa_annotations import load_answer_list, load_vqa_files
+from .vqa_v2 import VQAv2
 
 __all__ = [
     "BUILDERS",
     "AnnotationError",
+    "CaptionRows",
+    "CocoRetrieval",
     "EasyVQA",
+    "FileBuilder",
+    "Flickr30k",
+    "OwnData",
     "Shapes",
     "ShapesConfig",
+    "VQAv2",
+    "VisualGenome",
     "check_images",
+    "good_images",
+    "image_problems",
     "load_answer_list",
     "load_dataset_script",
     "load_retrieval_files",
     "load_vqa_files",
+    "make_builder",
     "one_caption_a_row",
+    "process_share",
+    "stream_captions",
 ]
 
-BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {"easy_vqa": EasyVQA, "shapes": Shapes}
+BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
+    "coco_retrieval": CocoRetrieval,
+    "easy_vqa": EasyVQA,
+    "flickr30k": Flickr30k,
+    "own_data": OwnData,
+    "shapes": Shapes,
+    "visual_genome": VisualGenome,
+    "vqa_v2": VQAv2,
+}
+logger = logging.getLogger(__name__)
 
 
-def load_dataset_script(
+def make_builder(
     name: str,
     config_name: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
-    split: str | None = None,
-    streaming: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
     **config_kwargs: Any,
-) -> Any:
-    """Load one of the data sets of this package, as `datasets.load_dataset` would.
-
-    Prepared data is kept in the cache under the configuration, `data_dir`, every value of `config_kwargs`, the version
-    and a hash of the builder's source file, so a change of any of them prepares anew. Processes that prepare the
-    same data at the same time wait for the first. Progress bars appear only on a terminal.
-
-    Args:
-        name: Key of `BUILDERS`, such as "shapes".
-        config_name: Configuration of the builder; None takes its default.
-        data_dir: Folder of the source files, for builders that read files. Made absolute, since the cache goes by this
-            string and the same relative path means another folder elsewhere.
-        split: A split or a slice of one ("train", "test[:10]"); None returns all splits in a dictionary. Slices are not
-            available when streaming.
-        streaming: Make rows while they are read, and keep nothing on disk.
-        cache_dir: Folder for prepared data; None takes the library's own.
-        **config_kwargs: Fields of the builder's configuration.
-
-    Returns:
-        A data set, or a dictionary of them if `split` is None.
+) -> datasets.GeneratorBasedBuilder:
+    """Make the builder of a data set, which reads nothing yet; see `load_dataset_script`.
 
     Raises:
         ValueError: `name`, the configuration or a field of it is unknown or out of range.
@@ -79,18 +91,88 @@ def load_dataset_script(
     folder = None if cache_dir is None else os.path.abspath(os.path.expanduser(cache_dir))
     builder_class = BUILDERS[name]
     source = _source_hash(builder_class)
-    builder = builder_class(cache_dir=folder, config_name=config_name, hash=source, **config_kwargs)
+    return builder_class(cache_dir=folder, config_name=config_name, hash=source, **config_kwargs)
+
+
+def load_dataset_script(
+    name: str,
+    config_name: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    streaming: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    num_proc: int | None = None,
+    **config_kwargs: Any,
+) -> Any:
+    """Load one of the data sets of this package, as `datasets.load_dataset` would.
+
+    Prepared data is kept in the cache under the configuration, `data_dir`, every value of `config_kwargs`, the version
+    and a hash of the builder's source file, and, of builders that read annotation files, the files' content, so a
+    change of any of them prepares anew. Processes that prepare the same data at the same time wait for the first.
+    Progress bars appear only on a terminal.
+
+    Args:
+        name: Key of `BUILDERS`, such as "shapes".
+        config_name: Configuration of the builder; None takes its default.
+        data_dir: Folder of the source files, for builders that read files. Made absolute, since the cache goes by this
+            string and the same relative path means another folder elsewhere.
+        split: A split or a slice of one ("train", "test[:10]"); None returns all splits in a dictionary. Slices are not
+            available when streaming. Builders that read files read only those of this split.
+        streaming: Make rows while they are read, and keep nothing on disk. Annotation files are checked first.
+        cache_dir: Folder for prepared data; None takes the library's own.
+        num_proc: Processes that prepare; when streaming, the parts that processes and workers can read at the same
+            time. Only builders that read files have parts.
+        **config_kwargs: Fields of the builder's configuration.
+
+    Returns:
+        A data set, or a dictionary of them if `split` is None.
+
+    Raises:
+        ValueError: `name`, the configuration or a field of it is unknown or out of range, or `num_proc` is below 1.
+        AnnotationError: Annotation files cannot be used; the text lists the first problems of all of them.
+    """
+    if num_proc is not None and num_proc < 1:
+        raise ValueError(f"num_proc is {num_proc}, but must be at least 1.")
+    of_files = issubclass(BUILDERS.get(name, object), FileBuilder)
+    if of_files and split is not None and (one_split := re.match(r"(train|validation|test)(\[|$)", split)):
+        config_kwargs = {"splits": [one_split.group(1)]} | config_kwargs
+    builder = make_builder(name, config_name, data_dir, cache_dir, **config_kwargs)
+    if isinstance(builder, FileBuilder):
+        builder.num_shards = num_proc or 1
     if streaming:
+        if isinstance(builder, FileBuilder):
+            builder.reads_stream = True
+            for each in builder.splits_with_files():
+                builder.check(each)
         return builder.as_streaming_dataset(split=split)
     with _bars_only_on_a_terminal():
-        builder.download_and_prepare()
+        _prepare(builder, num_proc)
         return builder.as_dataset(split=split)
 
 
+def _prepare(builder: datasets.GeneratorBasedBuilder, num_proc: int | None) -> None:
+    """Prepare data where the cache has none; what the library hides in an error of its own comes out."""
+    if not isinstance(builder, FileBuilder):
+        builder.download_and_prepare()
+        return
+    try:
+        builder.download_and_prepare(num_proc=num_proc)
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, AnnotationError):
+            raise error.__cause__ from None
+        for split in builder.splits_with_files():  # an error of another process has lost its cause
+            builder.check(split)
+        raise
+    for path in sorted(Path(builder.cache_dir).glob(f"{DROPPED}*.txt")):
+        logger.warning(path.read_text(encoding="utf-8"))
+
+
 def _source_hash(builder_class: type[datasets.GeneratorBasedBuilder]) -> str:
-    """Hash of the file that defines a builder: data made by an older text of it is not taken from the cache."""
-    source = sys.modules[builder_class.__module__].__file__
-    return Hasher.hash(Path(source).read_bytes() if source else builder_class.__qualname__)
+    """Hash of the files that define a builder: data made by an older text of it is not taken from the cache."""
+    sources = [sys.modules[builder_class.__module__].__file__]
+    if issubclass(builder_class, FileBuilder):
+        sources += [str(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+    return Hasher.hash([Path(source).read_bytes() for source in sources if source] or builder_class.__qualname__)
 
 
 @contextmanager

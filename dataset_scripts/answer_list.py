@@ -16,7 +16,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from .annotations import _Problems, _read_rows, _short
+from .annotation_files import question_rows
+from .problems import Problems, short
 
 
 def build_answer_list(
@@ -60,21 +61,13 @@ def build_answer_list(
 
 def _count(files: Sequence[str | os.PathLike[str]]) -> Counter[str]:
     """How often each answer was given."""
-    problems, counts = _Problems(), Counter[str]()
-    seen: set[str] = set()
-    if not files:
-        problems.add("files", "no annotation file is given: name at least one")
-    for file in [os.fspath(name) for name in files]:
-        if os.path.realpath(file) in seen:
-            problems.add(file, "is listed twice: its answers would count double, so name it once")
-            continue
-        seen.add(os.path.realpath(file))
-        for number, row in enumerate(_read_rows(file, problems)):
-            if problem := _row_problem(row):
-                problems.add(f"{file}, row {number}", problem)
-            else:
-                answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
-                counts.update(filter(None, map(str.strip, answers)))
+    problems, counts = Problems(), Counter[str]()
+    for file, number, _, row in question_rows([os.fspath(name) for name in files], problems):
+        if problem := _row_problem(row):
+            problems.add_row(f"{file}, row {number}", problem)
+        else:
+            answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
+            counts.update(filter(None, map(str.strip, answers)))
     problems.raise_if_any("Cannot count the answers")
     return counts
 
@@ -82,12 +75,12 @@ def _count(files: Sequence[str | os.PathLike[str]]) -> Counter[str]:
 def _row_problem(row: Any) -> str | None:
     """What is wrong with a row, or None."""
     if not isinstance(row, dict):
-        return f"is {_short(row)}, not an object: write {{'question': .., 'answer': ..}}"
+        return f"is {short(row)}, not an object: write {{'question': .., 'answer': ..}}"
     if "answer" not in row:
         return f"has no 'answer'; its keys are {list(row)[:6]}: name files with answers, such as vqa_train.json"
     answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
-        return f"'answer' is {_short(row['answer'])}: a string or a list of strings is expected"
+        return f"'answer' is {short(row['answer'])}: a string or a list of strings is expected"
     return None
 
 

@@ -6,6 +6,7 @@ from .augmentation import AugmentedDataset, RandomAugment, TrainingAugmentation,
 from .collators import ImageCollator, RetrievalCollator, VQACollator
 from .image_processing_albef import AlbefImageProcessor, UnreadableImageError, open_image
 from .processing_albef import AlbefProcessor, build_tokenizer, clean_caption, clean_question, load_tokenizer
+from .streaming import AugmentedStream
 
 
 class _RegistrationKey(PreTrainedConfig):
@@ -25,6 +26,7 @@ __all__ = [
     "AlbefImageProcessor",
     "AlbefProcessor",
     "AugmentedDataset",
+    "AugmentedStream",
     "ImageCollator",
     "RandomAugment",
     "RetrievalCollator",

@@ -11,7 +11,14 @@ import datasets
 import pytest
 from PIL import Image
 
-from dataset_scripts import AnnotationError, check_images, load_retrieval_files, one_caption_a_row
+from dataset_scripts import (
+    AnnotationError,
+    CaptionRows,
+    check_images,
+    good_images,
+    load_retrieval_files,
+    one_caption_a_row,
+)
 
 
 @pytest.fixture
@@ -297,3 +304,35 @@ def test_one_caption_a_row_needs_lists(root: Path) -> None:
         one_caption_a_row(flat)
     with pytest.raises(AnnotationError, match="Need the columns image, caption"):
         one_caption_a_row(gallery(root).remove_columns("image_id"))
+
+
+def test_caption_rows_are_the_same_without_a_copy(root: Path) -> None:
+    """Of a whole data set, and of chosen rows of it."""
+    for dataset in (gallery(root), gallery(root).add_column("extra", list(range(12))).select([7, 2, 7])):
+        rows, flat = CaptionRows(dataset), one_caption_a_row(dataset)
+        assert len(rows) == len(flat) and rows.features == flat.features
+        assert [rows[index] for index in range(len(rows))] == list(flat)
+        assert rows[-1] == flat[-1]
+    assert rows.cast_column("image", datasets.Image())[2]["image"].getpixel((0, 0)) == (40, 0, 0)
+    with pytest.raises(AnnotationError, match="Need the columns image, caption"):
+        CaptionRows(gallery(root).remove_columns("image_id"))
+
+
+def test_bad_images_are_dropped_on_request(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """All rows of an image; too large counts as bad."""
+    dataset = gallery(root)
+    assert good_images(dataset, decode=False) is dataset
+    twice = datasets.concatenate_datasets([dataset, dataset])
+    (root / "train" / "4.png").write_text("<html>not found</html>")
+    with pytest.raises(AnnotationError, match="row 4: image"):
+        good_images(twice, decode=False)
+    kept = good_images(twice, decode=False, drop=True)
+    assert kept["image_id"][:] == [number for number in (*range(12), *range(12)) if number != 4]
+    (said,) = caplog.messages
+    assert said.startswith("2 rows of the data are dropped: 1 problem ") and "4.png" in said
+    with pytest.raises(
+        AnnotationError, match=r"12 problems(.|\n)*480 pixels, more than the limit of 479: make it smaller"
+    ):
+        good_images(dataset, decode=False, max_pixels=479, drop=True)  # none is left
+    with pytest.raises(ValueError, match="max_image_pixels is 0, but must lie between 1 and 178956970"):
+        good_images(dataset, decode=False, max_pixels=0)

@@ -20,7 +20,7 @@ from modeling_albef.training.launch import parse_arguments
 from modeling_albef.training.run import ModelArguments
 from modeling_albef.training.vqa_evaluation import check_answers
 from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer
-from run_vqa import DataArguments, main
+from run_vqa import DataArguments, known_columns, main
 
 SCRIPT = "run_vqa.py"
 
@@ -159,3 +159,17 @@ def test_recipe_is_the_published_one(tmp_path: Path) -> None:
         assert getattr(args, name) == getattr(published, name)
     assert (args.learning_rate, args.warmup_steps, args.num_train_epochs, args.k_test) == (2e-5, 400, 8, 128)
     assert (args.per_device_train_batch_size, args.per_device_eval_batch_size, data_args.vg_weight) == (32, 16, 0.5)
+
+
+def test_types_of_questions_are_used_where_all_are_known(tmp_path: Path) -> None:
+    """VQA v2's own files tell them, ALBEF's do not."""
+    from data_cases import write_vqa_albef, write_vqa_images, write_vqa_official
+
+    from dataset_scripts import load_dataset_script
+
+    for name, write in (("official", write_vqa_official), ("albef", write_vqa_albef)):
+        write_vqa_images(tmp_path / name)
+        write(tmp_path / name)
+        rows = load_dataset_script("vqa_v2", data_dir=tmp_path / name, cache_dir=tmp_path / "cache", split="train")
+        columns = known_columns(rows).column_names
+        assert ("question_type" in columns, "answer_type" in columns) == (name == "official", name == "official")

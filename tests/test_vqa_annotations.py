@@ -142,7 +142,7 @@ def test_a_bad_file(root: Path, content: Any, message: str) -> None:
         ({"image": "val/1.png", "question": "a"}, r"has no 'question_id'; its keys are \['image', 'question'\]: add"),
         ({"dataset": "vg", "answer": "a"}, "has no 'image' and no 'question'; its keys"),
         (row(1, 1, image=5), "'image' is 5: a path relative to vqa_root is expected"),
-        (vg(1, image=" "), "'image' is ' ': a path relative to vg_root is expected"),
+        (vg(1, image=" "), "'image' is ' ': a path relative to vqa_root is expected"),
         (row(1, 1, question=["a"]), r"'question' is \['a'\]: a string is expected"),
         (row(1, 1, question=" ?"), r"question ' \?' holds no letter or digit: write one or leave the row out"),
         (row(1, 1, question="a \ud800"), "question .* holds half of a surrogate pair"),

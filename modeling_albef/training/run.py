@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import cached_file
 
@@ -117,6 +118,7 @@ class DataArguments:
 
     dataset: str | None = field(default=None, metadata={"help": "Name of a builder in dataset_scripts."})
     dataset_config: dict | str | None = field(default=None, metadata={"help": "Fields of the builder."})
+    data_dir: str | None = field(default=None, metadata={"help": "Folder of the builder's annotations and images."})
     train_files: list[str] | None = field(default=None, metadata={"help": "Annotation files for training."})
     validation_files: list[str] | None = field(default=None, metadata={"help": "Annotation files for validation."})
     test_files: list[str] | None = field(default=None, metadata={"help": "Annotation files for the test."})
@@ -124,6 +126,11 @@ class DataArguments:
     max_words: int = field(default=30, metadata={"help": "Words of a training text that are read."})
     max_rows: int | None = field(default=None, metadata={"help": "Use only so many rows a split."})
     check_image_files: bool = field(default=True, metadata={"help": "Open all images before training."})
+    max_image_pixels: int = field(default=178_956_970, metadata={"help": "Refuse larger images; Pillow's own limit."})
+    drop_bad_rows: bool = field(default=False, metadata={"help": "Leave unusable rows out, and say how many."})
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that prepare the data."})
+    streaming: bool = field(default=False, metadata={"help": "Train on rows while they are read; needs max_steps."})
+    shuffle_buffer: int = field(default=1000, metadata={"help": "Rows of a stream that are shuffled together."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Train into a folder that is not empty."})
 
     def __post_init__(self) -> None:
@@ -133,8 +140,17 @@ class DataArguments:
                 setattr(self, name, [getattr(self, name)])
         if self.dataset is not None and (self.train_files or self.validation_files or self.test_files):
             raise ValueError("give either dataset, or train_files, validation_files and test_files.")
-        if self.max_rows is not None and self.max_rows < 1:
-            raise ValueError(f"max_rows is {self.max_rows}, but must be at least 1.")
+        if self.data_dir is not None and self.dataset is None:
+            raise ValueError("data_dir belongs to a dataset, such as own_data: give its name, too.")
+        for name in ("max_rows", "num_proc", "shuffle_buffer", "max_image_pixels"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}, but must be at least 1.")
+
+    def builder_fields(self) -> dict[str, Any]:
+        """What a builder is told beside its split; only what was set, since not all builders have all fields."""
+        fields = {"data_dir": self.data_dir, "num_proc": self.num_proc, "drop_bad_rows": self.drop_bad_rows or None}
+        given = {name: value for name, value in fields.items() if value is not None}
+        return given | as_mapping(self.dataset_config, "dataset_config")
 
 
 def needed_splits(args: AlbefTrainingArguments) -> list[str]:
@@ -154,7 +170,7 @@ def load_splits(
     args: AlbefTrainingArguments,
     from_builder: Callable[..., Any],
     from_files: Callable[[str, list[str]], Any],
-    check: Callable[..., None],
+    check: Callable[..., Any],
 ) -> dict[str, Any]:
     """Loads and checks the splits of a run.
 
@@ -162,33 +178,56 @@ def load_splits(
         data_args: Which data.
         args: What is done with it.
         from_builder: Makes a split of a builder: name, and `split` with the builder's fields by keyword.
-        from_files: Makes a split of annotation files: split, files.
-        check: Opens the images of a split; `decode` reads them wholly. Done by the first process.
+        from_files: Makes a split of annotation files: name of the argument, files, and `split` and fields by keyword.
+        check: Opens the images of a split and gives the rows to keep; `decode` reads them wholly. Done by the first
+            process, and by all if rows may be dropped.
 
     Returns:
         A data set for each split that the run needs.
 
     Raises:
-        LaunchError: There is no data for a split.
+        LaunchError: There is no data for a split, or it cannot be streamed.
     """
     splits = {}
     for split in needed_splits(args):
+        fields = data_args.builder_fields() | {"split": split}
+        is_stream = data_args.streaming and split == "train"
+        if is_stream:
+            prepare_for_stream(args)
+            parts = args.world_size * max(1, args.dataloader_num_workers)  # a part for every process's every worker
+            fields |= {"streaming": True, "num_proc": parts}
         if data_args.dataset is not None:
-            fields = as_mapping(data_args.dataset_config, "dataset_config")
-            dataset = from_builder(data_args.dataset, split=split, **fields)
+            dataset = from_builder(data_args.dataset, **fields)
         elif files := getattr(data_args, f"{split}_files"):
-            dataset = from_files(split, files)
+            dataset = from_files(f"{split}_files", files, **fields)
         else:
             without = "--eval_strategy no --do_eval false" if split == "validation" else f"--do_{split} false"
             if split == "test":
                 without = "--do_predict false"
             raise LaunchError(f"There is no {split} data: give {split}_files, or leave the {split} out with {without}.")
+        if is_stream:
+            splits[split] = dataset if data_args.max_rows is None else dataset.take(data_args.max_rows)
+            continue
         if data_args.max_rows is not None:
             dataset = dataset.select(range(min(data_args.max_rows, len(dataset))))
-        if data_args.check_image_files and args.process_index == 0:
-            check(dataset, decode=split != "train")  # a bad one there would cost a finished epoch
+        if data_args.check_image_files and (args.process_index == 0 or data_args.drop_bad_rows):
+            kept = check(dataset, decode=split != "train")  # a bad one there would cost a finished epoch
+            dataset = kept if data_args.drop_bad_rows else dataset
         splits[split] = dataset
     return splits
+
+
+def prepare_for_stream(args: AlbefTrainingArguments) -> None:
+    """Sets what training on a stream needs; each process reads a share of its own.
+
+    Raises:
+        LaunchError: `max_steps` is missing.
+    """
+    if args.max_steps < 1:
+        raise LaunchError("A stream has no length: give max_steps, which are spread over num_train_epochs.")
+    cast(
+        AcceleratorConfig, args.accelerator_config
+    ).dispatch_batches = False  # else one process opens the images of all
 
 
 def train_and_evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Sequence, Sized
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.data_loader import IterableDatasetShard
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, speed_metrics
 from transformers.utils import logging
@@ -97,7 +100,10 @@ class AlbefTrainer(Trainer):
         """Weight of the teacher in the targets at this step, 0..`args.alpha`."""
         if not self.args.distill:
             return 0.0
-        ramp = min(1.0, self.state.epoch or 0.0) if self.args.alpha_warmup else 1.0
+        epoch = self.state.epoch or 0.0
+        if self._is_stream and self._steps_per_epoch:
+            epoch = self.state.global_step / self._steps_per_epoch
+        ramp = min(1.0, epoch) if self.args.alpha_warmup else 1.0
         return self.args.alpha * ramp
 
     # ---- schedule
@@ -106,7 +112,23 @@ class AlbefTrainer(Trainer):
         """Remembers the length of an epoch for the schedule."""
         values = super().set_initial_training_values(*args, **kwargs)
         self._num_epochs, self._steps_per_epoch = values[0], values[1]
+        if self._is_stream:  # for the Trainer all of it is one epoch
+            self._num_epochs = math.ceil(self.args.num_train_epochs)
+            self._steps_per_epoch = math.ceil(self.args.max_steps / self._num_epochs)
         return values
+
+    @property
+    def _is_stream(self) -> bool:
+        """Whether the training data has no length; then `max_steps` are spread over `num_train_epochs`."""
+        return self.train_dataset is not None and not isinstance(self.train_dataset, Sized)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The Trainer's; a stream has the process's own share already, so none of it is skipped."""
+        loader = super().get_train_dataloader()
+        shard = getattr(loader, "dataset", None)
+        if isinstance(shard, IterableDatasetShard):
+            shard.num_processes, shard.process_index = 1, 0
+        return loader
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """The published schedule, or the library's where `published_schedule` is false."""

@@ -1,0 +1,39 @@
+"""Commands for data sets.
+
+    python -m dataset_scripts check coco_retrieval --data_dir data/coco
+
+Each sub-command is a module with `add_arguments(parser)` and `run(options) -> int`, the exit status; its docstring is
+the help text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from . import check
+
+COMMANDS: dict[str, ModuleType] = {"check": check}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a sub-command; what the user can mend ends it with one message and status 1."""
+    parser = argparse.ArgumentParser(prog="python -m dataset_scripts", description="Commands for data sets.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, module in COMMANDS.items():
+        text = module.__doc__ or ""
+        command = commands.add_parser(name, help=text.partition("\n")[0], description=text.partition("\n\n")[0])
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, OSError, ImportError) as error:  # an AnnotationError is a ValueError
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""What the sub-commands of `python -m dataset_scripts` share: which data set, and where its files are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+FILES = ("train_files", "validation_files", "test_files")
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a data set; `data_fields` reads them."""
+    parser.add_argument("name", metavar="NAME", help="data set, such as coco_retrieval")
+    parser.add_argument("--config_name", help="configuration of the data set, such as retrieval or vqa")
+    parser.add_argument("--data_dir", help="folder of annotation files and images with their usual names")
+    for name in FILES:
+        parser.add_argument(f"--{name}", nargs="+", metavar="FILE", help=f"annotation files of {name.split('_')[0]}")
+    parser.add_argument("--image_root", help="folder that image paths start from; default: data_dir")
+    parser.add_argument("--dataset_config", help="further fields of the data set's configuration, as JSON")
+
+
+def data_fields(options: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of `load_dataset_script` and `make_builder` for what a command line names.
+
+    Raises:
+        ValueError: `dataset_config` is no JSON object.
+    """
+    try:
+        further = json.loads(options.dataset_config or "{}")
+    except ValueError as error:
+        raise ValueError(f"--dataset_config is not JSON: {error}") from error
+    if not isinstance(further, dict):
+        raise ValueError(f"--dataset_config is {options.dataset_config}, but must be a JSON object of fields.")
+    given = {name: getattr(options, name) for name in ("name", "config_name", "data_dir", *FILES, "image_root")}
+    return {name: value for name, value in given.items() if value is not None} | further

@@ -1,0 +1,174 @@
+"""Images opened before training needs them: what is damaged, too large or no image is found at once."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import datasets
+from PIL import Image
+
+from .problems import Problems
+
+logger = logging.getLogger(__name__)
+IMAGES_A_BATCH = 1_000
+MAX_IMAGE_PIXELS = 2 * 89_478_485  # where Pillow refuses to open an image: twice its own MAX_IMAGE_PIXELS
+_TOO_LARGE = "make it smaller, leave it out or raise max_image_pixels"
+
+
+def problems_of_images(
+    images: Iterable[dict[str, Any] | None],
+    decode: bool,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    num_threads: int = 4,
+) -> Iterator[str | None]:
+    """Open images, several at a time.
+
+    Args:
+        images: Mappings with `path` and `bytes`, as `datasets.Image(decode=False)` gives them.
+        decode: False reads headers, which finds files that are no images; True decodes all pixels, which also finds
+            files that are cut short, at the cost of reading everything.
+        max_pixels: Width times height of the largest image that is accepted, up to `MAX_IMAGE_PIXELS`.
+        num_threads: Images opened at a time, >= 1.
+
+    Yields:
+        What is wrong with each image, or None, in order.
+
+    Raises:
+        ValueError: `num_threads` or `max_pixels` is out of range.
+    """
+    if num_threads < 1:
+        raise ValueError(f"num_threads is {num_threads}, but must be at least 1.")
+    if not 1 <= max_pixels <= MAX_IMAGE_PIXELS:
+        raise ValueError(f"max_image_pixels is {max_pixels}, but must lie between 1 and {MAX_IMAGE_PIXELS}.")
+    check, remaining = partial(_image_problem, decode=decode, max_pixels=max_pixels), iter(images)
+    with warnings.catch_warnings(), ThreadPoolExecutor(num_threads) as pool:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is what counts
+        while batch := list(islice(remaining, IMAGES_A_BATCH)):
+            yield from pool.map(check, batch)
+
+
+def image_problems(
+    dataset: datasets.Dataset, decode: bool, max_pixels: int = MAX_IMAGE_PIXELS, num_threads: int = 4
+) -> tuple[Problems, list[int]]:
+    """Open every image of a data set, each file once.
+
+    Args:
+        dataset: With a column `image` of type `datasets.Image`.
+        decode: See `problems_of_images`.
+        max_pixels: See `problems_of_images`.
+        num_threads: See `problems_of_images`.
+
+    Returns:
+        What is wrong, and the rows whose image is good.
+
+    Raises:
+        ValueError: `num_threads` or `max_pixels` is out of range.
+    """
+    images = dataset.select_columns("image").with_format(None).cast_column("image", datasets.Image(decode=False))
+    first_row: dict[str, int] = {}
+
+    def path(image: dict[str, Any] | None) -> str | None:
+        return image["path"] if image and image["bytes"] is None else None
+
+    def new_images() -> Iterator[dict[str, Any] | None]:
+        for row, image in enumerate(_column(images)):
+            if (name := path(image)) is None or first_row.setdefault(name, row) == row:
+                yield image
+
+    found = problems_of_images(new_images(), decode, max_pixels, num_threads)
+    problems, good, is_bad = Problems(), [], dict[str, bool]()
+    for row, image in enumerate(_column(images)):
+        name, problem = path(image), None
+        if name is None or name not in is_bad:
+            problem = next(found)
+            is_bad |= {} if name is None else {name: problem is not None}
+        if problem or (name is not None and is_bad[name]):
+            problems.add_row(f"row {row}", problem or "")
+        else:
+            good.append(row)
+    return problems, good
+
+
+def _column(images: datasets.Dataset) -> Iterator[dict[str, Any] | None]:
+    """Images of a data set, read in batches."""
+    for batch in images.iter(batch_size=IMAGES_A_BATCH):
+        yield from batch["image"]
+
+
+def check_images(
+    dataset: datasets.Dataset,
+    decode: bool,
+    num_threads: int = 4,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+) -> None:
+    """Open every image of a data set, each file once, and refuse the data if one cannot be read.
+
+    Args:
+        dataset: With a column `image` of type `datasets.Image`.
+        decode: See `problems_of_images`.
+        num_threads: See `problems_of_images`.
+        max_pixels: See `problems_of_images`.
+
+    Raises:
+        AnnotationError: Images cannot be read; the text names the first ten.
+        ValueError: `num_threads` or `max_pixels` is out of range.
+    """
+    image_problems(dataset, decode, max_pixels, num_threads)[0].raise_if_any("Cannot read the images")
+
+
+def good_images(
+    dataset: datasets.Dataset, decode: bool, max_pixels: int = MAX_IMAGE_PIXELS, drop: bool = False
+) -> datasets.Dataset:
+    """The rows of a data set whose image can be read.
+
+    Args:
+        dataset: With a column `image` of type `datasets.Image`.
+        decode: See `problems_of_images`.
+        max_pixels: See `problems_of_images`.
+        drop: Leave the other rows out, and log how many, where otherwise the data is refused.
+
+    Raises:
+        AnnotationError: Images cannot be read, and rows may not be dropped or none is left.
+        ValueError: `max_pixels` is out of range.
+    """
+    problems, good = image_problems(dataset, decode, max_pixels)
+    if not problems.count:
+        return dataset
+    if not drop or not good:
+        problems.raise_if_any("Cannot read the images")
+    logger.warning(problems.describe(f"{problems.refused} rows of {dataset.split or 'the data'} are dropped"))
+    return dataset.select(good)
+
+
+def _image_problem(image: dict[str, Any] | None, decode: bool, max_pixels: int) -> str | None:
+    """What is wrong with an image, or None."""
+    if image is None or (image["bytes"] is None and not image["path"]):
+        return "holds no image: leave the row out"
+    name, problem = repr(image["path"]) if image["path"] else "of the data set", None
+    try:
+        with Image.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as opened:
+            pixels = opened.width * opened.height
+        if pixels > max_pixels:
+            return f"image {name} has {pixels:,} pixels, more than the limit of {max_pixels:,}: {_TOO_LARGE}"
+    except Image.DecompressionBombError:
+        return f"image {name} has more than {MAX_IMAGE_PIXELS:,} pixels, Pillow's limit: {_TOO_LARGE}"
+    except ValueError as error:
+        problem = f"image {name} has a broken header ({error}): fetch it again"
+    except (OSError, SyntaxError) as error:
+        problem = f"image {name} cannot be opened ({error}): fetch it again"
+    if not decode:
+        return problem
+    from processing.image_processing_albef import open_image  # brings in transformers: not for reading text
+
+    try:
+        open_image(image)
+    except ValueError as error:  # it names the file
+        return str(error)
+    return None

@@ -1,0 +1,116 @@
+"""Image files of annotations: found below their root."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+
+from .problems import encodes, short
+
+_DRIVE = re.compile(r"[A-Za-z]:")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+@dataclass(frozen=True)
+class ImageRoot:
+    """Where image paths of annotations start.
+
+    Attributes:
+        folder: Absolute path.
+        setting: Name of the setting that says so, for messages.
+        places: Where else an image may lie that is not where its path says: patterns below the folder with "{path}" for
+            the path as written or "{name}" for its last part.
+    """
+
+    folder: str
+    setting: str = "image_root"
+    places: tuple[str, ...] = ()
+
+    def problem(self) -> str | None:
+        """What is wrong with the folder, or None."""
+        if os.path.isdir(self.folder):
+            return None
+        return f"{self.folder!r} is not a folder: name the folder that holds the images"
+
+    def find(self, relative: str) -> tuple[str, str | None]:
+        """The absolute path of an image, and what is wrong with the file, or None."""
+        path = os.path.join(self.folder, relative)
+        problem = _file_problem(path, self.setting)
+        if problem:
+            for place in self.places:
+                other = place.format(path=relative, name=os.path.basename(relative))
+                other = os.path.join(self.folder, os.path.normpath(other))
+                if _file_problem(other, self.setting) is None:
+                    return other, None
+        return path, problem
+
+
+@dataclass
+class Images:
+    """Images in order of first appearance: one index a file, however its path is written.
+
+    Attributes:
+        paths: Absolute path of each.
+        index_of: For each root: image as written, and relative path -> index; None for an image that cannot be used.
+        index_of_path: Absolute path -> index.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    index_of: dict[ImageRoot, dict[str, int | None]] = field(default_factory=dict)
+    index_of_path: dict[str, int] = field(default_factory=dict)
+
+    def add(self, root: ImageRoot, written: str) -> tuple[int | None, str]:
+        """Look an image up, once.
+
+        Returns:
+            Its index, or None and what is wrong with it, said for its first row and empty for further ones.
+        """
+        known = self.index_of.setdefault(root, {})
+        if written in known:
+            return known[written], ""
+        relative = relative_path(written)
+        problem = path_problem(written, relative, root.setting)
+        if problem:
+            known[written] = None
+            return None, problem
+        if relative in known:
+            known[written] = known[relative]
+            return known[written], ""
+        path, problem = root.find(relative)
+        if not problem and path not in self.index_of_path:
+            self.index_of_path[path] = len(self.paths)
+            self.paths.append(path)
+        known[written] = known[relative] = None if problem else self.index_of_path[path]
+        return known[written], problem or ""
+
+
+def relative_path(written: str) -> str:
+    """An image path with slashes, without "." and inner ".."; one spelling a file."""
+    return os.path.normpath(written.replace("\\", "/"))
+
+
+def path_problem(written: str, relative: str, setting: str = "image_root") -> str | None:
+    """What is wrong with an image path before the file system is asked, or None."""
+    if _URL.match(written):
+        return f"'image' {short(written)} is a URL: fetch the images and write paths relative to {setting}"
+    if relative.startswith("/") or _DRIVE.match(relative):
+        return f"'image' {short(written)} is an absolute path: write it relative to {setting}"
+    if relative == ".." or relative.startswith("../"):
+        return f"'image' {short(written)} leaves {setting}: write a path below it, or set a higher {setting}"
+    if "\0" in written or not encodes(written):
+        return f"'image' {short(written)} cannot be a path: remove the stray character"
+    return None
+
+
+def _file_problem(path: str, setting: str) -> str | None:
+    """What is wrong with an image file as a file, or None."""
+    remedy = f"set {setting}: it is joined with the row's 'image'"
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        return f"image {path!r} cannot be found ({error.strerror}): {remedy}"
+    if not stat.S_ISREG(found.st_mode):
+        return f"image {path!r} is not a file: {remedy}"
+    return None if found.st_size else f"image {path!r} is an empty file: fetch it again"

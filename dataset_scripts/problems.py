@@ -1,0 +1,93 @@
+"""What is wrong with the data: collected over all files and reported together, not one by one at each restart."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_PROBLEMS = 10
+READABLE = re.compile(r"[^\W_]")  # a letter or digit of any script
+
+
+class AnnotationError(ValueError):
+    """Annotations or images that cannot be used; the text lists the first problems with file, row and remedy."""
+
+
+@dataclass
+class Problems:
+    """Collects problems, keeps the first ones and counts the rest.
+
+    Attributes:
+        limit: How many are kept, >= 0.
+        kept: The first ones, each with its place.
+        count: All of them.
+        file_count: Those of whole files, folders or settings, which no dropped row mends.
+        refused: Rows that cannot be used; one image that many rows name is a single problem.
+    """
+
+    limit: int = MAX_PROBLEMS
+    kept: list[str] = field(default_factory=list)
+    count: int = 0
+    file_count: int = 0
+    refused: int = 0
+
+    def add(self, place: str, text: str) -> None:
+        """Note a problem of a file, folder or setting."""
+        self._keep(place, text)
+        self.file_count += 1
+
+    def add_row(self, place: str, text: str) -> None:
+        """Note a row that cannot be used; an empty text counts the row where the reason is already noted."""
+        self.refused += 1
+        if text:
+            self._keep(place, text)
+
+    def _keep(self, place: str, text: str) -> None:
+        self.count += 1
+        if len(self.kept) < self.limit:
+            self.kept.append(f"{place}: {text}")
+
+    def describe(self, subject: str, name: str = "problem") -> str:
+        """All that is known, a line each, of things with this name."""
+        lines = [f"{subject}: {self.count} {name}{'s' if self.count != 1 else ''} (rows are counted from 0)."]
+        lines += [f"  {problem}" for problem in self.kept]
+        if self.count > len(self.kept):
+            lines.append(f"  ... and {self.count - len(self.kept)} further {name}s.")
+        return "\n".join(lines)
+
+    def raise_if_any(self, subject: str, drop_rows: bool = False) -> None:
+        """Refuse the data.
+
+        Args:
+            subject: What cannot be done, for the first line.
+            drop_rows: Let problems of single rows pass.
+
+        Raises:
+            AnnotationError: There is a problem.
+        """
+        if self.file_count if drop_rows else self.count:
+            raise AnnotationError(self.describe(subject))
+
+
+def json_type(value: Any) -> str:
+    """The JSON word for a parsed value's type."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "boolean"
+    words: dict[type, str] = {dict: "object", list: "list", str: "string"}
+    return words.get(type(value), "number")
+
+
+def short(value: Any) -> str:
+    """A value for a message, at most sixty characters long."""
+    text = ascii(value) if isinstance(value, str) and not encodes(value) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def encodes(text: str) -> bool:
+    """Whether a string can be stored as UTF-8; half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

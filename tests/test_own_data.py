@@ -1,0 +1,170 @@
+"""People's own files and data sets, by configuration alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from data_cases import rows_of, write_coco_images, write_coco_karpathy, write_image
+from datasets.table import embed_table_storage
+
+from dataset_scripts import AnnotationError, load_dataset_script
+
+TEXTS = {"a.png": ["a dog", "dog, asleep"], "b.png": ["a cat"]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of photos: a.png .. c.png."""
+    for shade, name in enumerate("abc"):
+        write_image(tmp_path / "own" / f"{name}.png", 40 * shade)
+    return tmp_path / "own"
+
+
+def load(folder: Path, *names: Any, **fields: Any) -> Any:
+    return load_dataset_script("own_data", *names, cache_dir=folder.parent / "cache", **fields)
+
+
+def captions(dataset: datasets.Dataset) -> dict[str, list[str]]:
+    return {Path(row["image"]).name: row["caption"] for row in rows_of(dataset)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.csv", 'file_name,caption\na.png,a dog\nb.png,a cat\na.png,"dog, asleep"\n'),
+        ("metadata.csv", "\ufefffile_name;caption\r\na.png;a dog\r\nb.png;a cat\r\na.png;dog, asleep\r\n"),
+        ("train.tsv", "image\ttext\na.png\ta dog\nb.png\ta cat\n.\\a.png\tdog, asleep\n"),
+        ("train.csv", 'path,captions\na.png,"[""a dog"", ""dog, asleep""]"\nb.png,a cat\n'),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.png", "caption": ["a dog", "dog, asleep"]}\n\n{"file_name": "b.png", "caption": "a cat"}',
+        ),
+        ("train.json", json.dumps([{"image": name, "caption": text} for name, text in TEXTS.items()])),
+    ],
+)
+def test_a_folder_of_photos_and_a_table(folder: Path, name: str, content: str) -> None:
+    (folder / name).write_text(content, encoding="utf-8", newline="")
+    splits = load(folder, data_dir=folder)
+    assert list(splits) == ["train"]
+    assert captions(splits["train"]) == TEXTS
+    assert splits["train"][1]["image"].getpixel((0, 0)) == (40, 0, 0)
+
+
+def test_a_folder_a_split(folder: Path) -> None:
+    """Names in a metadata file start from its own folder."""
+    for split, names in {"train": "ab", "val": "c"}.items():
+        (folder / split).mkdir()
+        for name in names:
+            (folder / f"{name}.png").rename(folder / split / f"{name}.png")
+        rows = [{"file_name": f"{name}.png", "caption": f"this is {name}"} for name in names]
+        (folder / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    splits = load(folder, data_dir=folder)
+    assert [row["image"] for row in rows_of(splits["validation"])] == [str(folder / "val" / "c.png")]
+    assert captions(splits["train"]) == {"a.png": ["this is a"], "b.png": ["this is b"]}
+
+
+def test_named_columns_of_questions(folder: Path) -> None:
+    (folder / "q.csv").write_text("photo,q,first,second,id\na.png,what is it,dog,dogs,7\nb.png,is it red,no,,9\n")
+    columns = {"image_column": "photo", "question_column": "q", "answers_column": ["first", "second"]}
+    file = str(folder / "q.csv")
+    rows = load(folder, "vqa", data_dir=folder, train_files=[file], split="train", question_id_column="id", **columns)
+    assert rows["answers"][:] == [["dog", "dogs"], ["no"]]
+    assert (rows["question_id"][:], rows["image_id"][:], rows["question"][1]) == ([7, 9], [0, 1], "is it red")
+    numbered = load(folder, "vqa", data_dir=folder, test_files="q.csv", image_column="photo", question_column="q")
+    assert numbered["test"]["question_id"][:] == [0, 1] and numbered["test"]["answers"][:] == [[], []]
+
+
+def test_several_columns_of_captions_and_an_id(folder: Path) -> None:
+    """Rows with the same id are one image; an id for two images is a fault."""
+    (folder / "t.csv").write_text("image,id,c1,c2\na.png,x,a dog,\nb.png,y,a cat,cat\na.png,x,asleep,\n")
+    fields = {"data_dir": folder, "train_files": "t.csv", "caption_column": ["c1", "c2"], "image_id_column": "id"}
+    assert captions(load(folder, split="train", **fields)) == {"a.png": ["a dog", "asleep"], "b.png": ["a cat", "cat"]}
+    (folder / "t.csv").write_text("image,id,c1,c2\na.png,x,a dog,\nb.png,x,a cat,cat\n")
+    with pytest.raises(AnnotationError, match="'image_id' 'x' names 'b"):
+        load(folder, split="train", **fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"file_name,caption\n", "t.csv: is empty"),
+        ("t.csv", b"", "t.csv: is empty"),
+        ("t.csv", b"file_name,caption\na.png,\xff\xfe\n", r"t.csv: is not UTF-8 \(byte"),
+        ("t.csv", b'file_name,caption\na.png,"a dog\n', "t.csv: is not CSV"),
+        (
+            "t.csv",
+            b"file_name,words\na.png,a dog\n",
+            r"row 0: has no caption in .*; its columns are \['file_name', 'words'\]: set",
+        ),
+        ("t.csv", b"file_name,caption\na.png\n", "row 0: has no caption in caption or captions or text; its columns"),
+        (
+            "t.csv",
+            b"file_name,caption\nhttps://x.org/a.png,a dog\n",
+            "row 0: 'image' 'https://x.org/a.png' is a URL: fetch",
+        ),
+        ("t.jsonl", b'{"file_name": "a.png"}\n{"file\n', "t.jsonl: is not JSON lines .line 2"),
+        ("t.jsonl", b'"a.png"\n', "row 0: is a JSON string, not an object"),
+        ("t.parquet", b"PAR1 not", "t.parquet: is not Parquet"),
+        ("t.txt", b"a.png a dog\n", "t.txt: is no table: its name should end in one of csv, tsv"),
+    ],
+)
+def test_bad_tables(folder: Path, name: str, content: bytes, message: str) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(AnnotationError, match=message):
+        load(folder, data_dir=folder, train_files=name, split="train")
+
+
+def test_official_layouts_pass_too(tmp_path: Path) -> None:
+    """What the run scripts name by --train_files may have any layout."""
+    write_coco_images(tmp_path)
+    write_coco_karpathy(tmp_path)
+    rows = load(tmp_path, train_files=str(tmp_path / "dataset_coco.json"), image_root=str(tmp_path), split="train")
+    assert len(rows) == 3 and rows["caption"][1] == ["A woman cuts a cake."]
+
+
+def test_data_sets_with_images_in_them(folder: Path) -> None:
+    """Parquet with images, a saved folder, and a folder that `load_dataset` reads; prepared and streamed."""
+    (folder / "train.csv").write_text('file_name,caption\na.png,a dog\nb.png,a cat\na.png,"dog, asleep"\n')
+    original = load(folder, data_dir=folder, split="train")
+    embedded = original.with_format("arrow").map(embed_table_storage, batched=True).with_format(None)
+    (folder / "hub" / "data").mkdir(parents=True)
+    embedded.to_parquet(str(folder / "hub" / "data" / "train-00000-of-00001.parquet"))
+    datasets.DatasetDict({"train": embedded, "validation": embedded}).save_to_disk(str(folder / "saved"))
+    for path in folder.glob("*.png"):
+        path.unlink()
+    sources = [
+        {"train_files": str(folder / "hub" / "data" / "train-00000-of-00001.parquet")},
+        {"hub_dataset": str(folder / "saved")},
+        {"hub_dataset": str(folder / "hub")},
+    ]
+    for fields in sources:
+        rows, stream = load(folder, split="train", **fields), load(folder, split="train", streaming=True, **fields)
+        for found in (list(rows), list(stream)):
+            assert [row["caption"] for row in found] == list(TEXTS.values())
+            assert [row["image"].getpixel((0, 0)) for row in found] == [(0, 0, 0), (40, 0, 0)]
+            assert [row["image_id"] for row in found] == [0, 1]
+    assert list(load(folder, hub_dataset=str(folder / "saved"))) == ["train", "validation"]
+
+
+def test_rows_of_an_embedded_image_stand_together(folder: Path) -> None:
+    images = [{"bytes": (folder / f"{name}.png").read_bytes(), "path": None} for name in "aab"]
+    features = {"photo": datasets.Image(), "says": datasets.Value("string"), "of": datasets.Value("string")}
+    columns = {"photo": images, "says": ["a dog", "asleep", "a cat"], "of": ["a", "a", "b"]}
+    table = datasets.Dataset.from_dict(columns, datasets.Features(features))
+    fields = {"image_column": "photo", "caption_column": "says", "image_id_column": "of", "split": "train"}
+    table.save_to_disk(str(folder / "saved"))
+    assert load(folder, hub_dataset=str(folder / "saved"), **fields)["caption"][:] == [["a dog", "asleep"], ["a cat"]]
+    table.select([0, 2, 1]).save_to_disk(str(folder / "mixed"))
+    with pytest.raises(AnnotationError, match="'image_id' 'a' came before: put the rows of an image together"):
+        load(folder, hub_dataset=str(folder / "mixed"), **fields)
+    questions = table.rename_columns({"says": "question"}).add_column("answers", [["yes", "no"], ["1"], ["2"]])
+    questions.save_to_disk(str(folder / "questions"))
+    rows = load(folder, "vqa", hub_dataset=str(folder / "questions"), image_column="photo", image_id_column="of")[
+        "train"
+    ]
+    assert (rows["image_id"][:], rows["question_id"][:], rows["answers"][0]) == ([0, 0, 1], [0, 1, 2], ["yes", "no"])
+    assert rows[2]["image"].getpixel((0, 0)) == (40, 0, 0)
