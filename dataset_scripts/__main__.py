@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from . import check
+from . import check, export
 
-COMMANDS: dict[str, ModuleType] = {"check": check}
+COMMANDS: dict[str, ModuleType] = {"check": check, "export": export}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
