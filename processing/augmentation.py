@@ -15,7 +15,7 @@ from .image_processing_albef import UnreadableImageError, open_image
 
 FILL = (128, 128, 128)
 RATIO = (3 / 4, 4 / 3)  # least and greatest width over height of a crop
-REDUCING_GAP = 2.0  # of scaled decoding; at 2 it changes a picture less than saving it as JPEG once more, at 1 more
+REDUCING_GAP = 2.0  # of scaled decoding; at 2 a picture changes about as by saving it as JPEG once more, at 1 twice so
 MAX_MAGNITUDE = 10
 FLIP_PROBABILITY = 0.5
 OPERATION_PROBABILITY = 0.5
