@@ -108,7 +108,9 @@ def main(argv: list[str] | None = None) -> None:
         processor.image_processor.size = {"height": side, "width": side}
         train_dataset: AugmentedDataset | AugmentedStream | None = None
         if "train" in splits:
-            augmentation = TrainingAugmentation(side) if data_args.augmentation else None
+            augmentation = None
+            if data_args.augmentation:
+                augmentation = TrainingAugmentation(side, scaled_decoding=data_args.scaled_decoding)
             if data_args.streaming:
                 stream = process_share(stream_captions(splits["train"]), args, data_args.shuffle_buffer)
                 train_dataset = AugmentedStream(stream, augmentation, args.seed, args.process_index)

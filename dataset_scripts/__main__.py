@@ -1,6 +1,8 @@
 """Commands for data sets.
 
     python -m dataset_scripts check coco_retrieval --data_dir data/coco
+    python -m dataset_scripts show coco_retrieval --data_dir data/coco --split train --n 24 --out page.html
+    python -m dataset_scripts export coco_retrieval --data_dir data/coco --to parquet --output coco_parquet
 
 Each sub-command is a module with `add_arguments(parser)` and `run(options) -> int`, the exit status; its docstring is
 the help text.
@@ -13,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from . import check
+from . import check, contact_sheet, export
 
-COMMANDS: dict[str, ModuleType] = {"check": check}
+COMMANDS: dict[str, ModuleType] = {"check": check, "export": export, "show": contact_sheet}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,8 @@ from torch.utils.data import Dataset
 from .image_processing_albef import UnreadableImageError, open_image
 
 FILL = (128, 128, 128)
+RATIO = (3 / 4, 4 / 3)  # least and greatest width over height of a crop
+REDUCING_GAP = 2.0  # of scaled decoding; at 2 a picture changes about as by saving it as JPEG once more, at 1 twice so
 MAX_MAGNITUDE = 10
 FLIP_PROBABILITY = 0.5
 OPERATION_PROBABILITY = 0.5
@@ -24,7 +26,7 @@ def random_resized_crop(
     size: int,
     rng: np.random.Generator,
     scale: tuple[float, float] = (0.5, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    ratio: tuple[float, float] = RATIO,
 ) -> Image.Image:
     """Cut a random rectangle out and resize it to a square, as torchvision documents `RandomResizedCrop`.
 
@@ -82,15 +84,17 @@ class TrainingAugmentation:
     Attributes:
         image_size: Side of the result, pixels.
         scale: Least and greatest share of the picture that is kept, 0..1; published: 0.5 fine-tuning, 0.2 pre-training.
+        scaled_decoding: Whether `AugmentedDataset` decodes large JPEG files to a half, a fourth or an eighth, where
+            any crop then still has twice the side of the result. At the published sizes no picture is so large.
     """
 
-    def __init__(self, image_size: int, scale: tuple[float, float] = (0.5, 1.0)) -> None:
+    def __init__(self, image_size: int, scale: tuple[float, float] = (0.5, 1.0), scaled_decoding: bool = True) -> None:
         if image_size < 1 or not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(
                 f"image_size is {image_size} and scale {scale}: "
                 "give at least 1, and two rising shares of the area above 0 and up to 1."
             )
-        self.image_size, self.scale = image_size, scale
+        self.image_size, self.scale, self.scaled_decoding = image_size, scale, scaled_decoding
         self.random_augment = RandomAugment()
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -99,6 +103,12 @@ class TrainingAugmentation:
         if rng.random() < FLIP_PROBABILITY:
             image = ImageOps.mirror(image)
         return self.random_augment(image, rng)
+
+    def least_size(self, width: int, height: int) -> tuple[int, int]:
+        """Size that a picture of this size may be decoded to, for `open_image`."""
+        narrowest = min(width, height, math.sqrt(width * height * self.scale[0] * RATIO[0]))  # side of any crop
+        share = min(1.0, REDUCING_GAP * self.image_size / narrowest) if self.scaled_decoding else 1.0
+        return math.ceil(width * share), math.ceil(height * share)
 
 
 class AugmentedDataset(Dataset):
@@ -119,7 +129,8 @@ class AugmentedDataset(Dataset):
         Args:
             dataset: Map-style, of rows with an `image` that `open_image` reads. A data set of the `datasets` library
                 that decodes its images is told not to, so that all go through `open_image`.
-            augmentation: Such as `TrainingAugmentation`; None only opens the images.
+            augmentation: Such as `TrainingAugmentation`; its method `least_size`, if it has one, says how small JPEG
+                files may be decoded. None only opens the images.
             seed: Of the draws, at least 0.
         """
         feature = (getattr(dataset, "features", None) or {}).get("image")
@@ -149,7 +160,7 @@ class AugmentedDataset(Dataset):
         index = int(index) % len(self)
         row: Mapping[str, Any] = self.dataset[index]
         try:
-            image = open_image(row["image"])
+            image = open_image(row["image"], getattr(self.augmentation, "least_size", None))
         except UnreadableImageError as error:
             raise UnreadableImageError(f"Row {index}: {error}") from error
         if self.augmentation is not None:
@@ -231,6 +242,11 @@ def _warp(image: Image.Image, matrix: list[list[float]]) -> Image.Image:
     Returns:
         A picture of the same size.
     """
+    (a, b, c), (d, e, f) = matrix
+    if (a, b, d, e) == (1, 0, 0, 1) and c == int(c) and f == int(f):  # whole pixels: nothing to interpolate
+        moved = Image.new(image.mode, image.size, FILL)
+        moved.paste(image, (int(c), int(f)))
+        return moved
     border = 1  # a frame of the fill colour, so that edges blend into it as in OpenCV; Pillow would repeat the edge
     framed = ImageOps.expand(image, border, FILL)
     (a, b, c), (d, e, f) = np.linalg.inv(np.array([*matrix, [0, 0, 1]]))[:2].tolist()

@@ -62,7 +62,7 @@ class AugmentedStream(IterableDataset):
 
     def _open(self, row: dict[str, Any], number: int, rng: np.random.Generator) -> dict[str, Any]:
         try:
-            image = open_image(row["image"])
+            image = open_image(row["image"], getattr(self.augmentation, "least_size", None))
         except UnreadableImageError as error:
             raise UnreadableImageError(f"Row {number} of the stream: {error}") from error
         return {**row, "image": image if self.augmentation is None else self.augmentation(image, rng)}

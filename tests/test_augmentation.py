@@ -13,7 +13,14 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from processing import AugmentedDataset, RandomAugment, TrainingAugmentation, UnreadableImageError, random_resized_crop
+from processing import (
+    AugmentedDataset,
+    RandomAugment,
+    TrainingAugmentation,
+    UnreadableImageError,
+    open_image,
+    random_resized_crop,
+)
 from processing import augmentation as module
 
 PHOTO = Image.open(Path(__file__).parent / "golden" / "image.png").convert("RGB").resize((61, 47))
@@ -71,6 +78,14 @@ def test_a_translation_moves_whole_pixels_and_fills_with_grey() -> None:
     before, after = np.asarray(NOISE), np.asarray(module.OPERATIONS["translate_x"](NOISE, LEVEL))
     assert np.array_equal(after[:, :-7], before[:, 7:])
     assert (after[:, -7:] == 128).all()
+
+
+@pytest.mark.parametrize("level", [0.7, -0.3, 0.75])
+def test_translations_by_parts_of_a_pixel_are_interpolated(level: float) -> None:
+    for name, matrix in (("translate_x", [[1, 0, -10 * level], [0, 1, 0]]), ("translate_y", [[1, 0, 0], [0, 1, -7.5]])):
+        level = level if name == "translate_x" else 0.75
+        found = np.asarray(module.OPERATIONS[name](NOISE, level), dtype=np.float64)
+        assert np.abs(found - warped(NOISE, np.array(matrix, dtype=np.float64))).max() < 1.0 + 1e-6
 
 
 def test_brightness() -> None:
@@ -243,6 +258,64 @@ def test_workers_change_nothing(persistent: bool) -> None:
         dataset.set_epoch(epoch)
         loaded = [row["image"].tobytes() for batch in loader for row in batch]
         assert loaded == content(dataset)
+
+
+def test_rows_of_one_picture_differ_in_all_workers_and_epochs() -> None:
+    """Workers that start from one seed would give the same crops in each of them."""
+    dataset = AugmentedDataset([{"image": PHOTO}] * 16, TrainingAugmentation(24), seed=5)
+    loader = DataLoader(dataset, batch_size=2, num_workers=2, collate_fn=list)
+    seen = []
+    for epoch in (0, 1):
+        dataset.set_epoch(epoch)
+        seen += [row["image"].tobytes() for batch in loader for row in batch]
+    assert len(set(seen)) == len(seen) == 32
+
+
+# ---- scaled decoding
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [
+        ((640, 480), (640, 480)),  # COCO
+        ((500, 333), (500, 333)),  # Flickr30k
+        ((4032, 3024), (2016, 1512)),
+        ((3024, 4032), (1512, 2016)),
+        ((8064, 6048), (2016, 1512)),
+        ((9000, 700), (9000, 700)),
+    ],
+)
+def test_only_large_files_are_decoded_to_a_smaller_size(size: tuple[int, int], decoded: tuple[int, int]) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", size, (200, 30, 90)).save(file, "JPEG", quality=90)
+    source, augmentation = {"bytes": file.getvalue()}, TrainingAugmentation(384)
+    assert open_image(source, augmentation.least_size).size == decoded
+    assert open_image(source, TrainingAugmentation(384, scaled_decoding=False).least_size).size == size
+    assert open_image(source).size == size
+
+
+def test_every_crop_keeps_twice_the_side() -> None:
+    rng, augmentation = np.random.default_rng(6), TrainingAugmentation(32, scale=(0.3, 1.0))
+    for _ in range(300):
+        width, height = (int(side) for side in rng.integers(60, 1200, 2))
+        least = augmentation.least_size(width, height)
+        shrunk = least != (width, height)
+        left, top, right, bottom = module._draw_box(*least, rng, augmentation.scale, module.RATIO)
+        assert not shrunk or min(right - left, bottom - top) >= 2 * 32 - 1
+
+
+def test_a_smaller_picture_gets_the_same_crop() -> None:
+    """To a pixel of the smaller one: left, top, width and height. Rarely rounding lets a draw fit into one alone."""
+    same = 0
+    for seed in range(200):
+        full, half = (
+            np.array(module._draw_box(width, height, np.random.default_rng(seed), (0.5, 1.0), module.RATIO))
+            for width, height in ((4031, 3024), (2016, 1512))
+        )
+        full[2:] -= full[:2]
+        half[2:] -= half[:2]
+        same += np.abs(full - 2 * half).max() <= 2
+    assert same >= 196
 
 
 def test_without_augmentation_images_are_only_opened() -> None:

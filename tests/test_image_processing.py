@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageFile, ImageSequence
 from safetensors.numpy import load_file
 from transformers import AutoImageProcessor
+from transformers.image_processing_backends import PilBackend
 from transformers.models.auto import image_processing_auto
 
 from processing import AlbefImageProcessor, UnreadableImageError, open_image
@@ -84,6 +85,39 @@ def test_values_follow_the_formula(kind: str) -> None:
         image = grey(image[..., 0])
     expected = ((image / 255 - MEAN) / STD).transpose(2, 0, 1)[None]
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rescale_factor": 1 / 127.5},
+        {"do_rescale": False},
+        {"do_normalize": False},
+        {"do_rescale": False, "do_normalize": False},
+        {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.7, 1.1, 3.0]},
+        {"do_center_crop": True, "crop_size": {"height": 4, "width": 3}},
+        {"do_pad": True, "pad_size": {"height": 9, "width": 11}},
+    ],
+)
+@pytest.mark.parametrize("size", [(5, 7), (8, 6)])
+def test_values_are_those_of_the_library_to_the_bit(options: dict[str, object], size: tuple[int, int]) -> None:
+    """The library's arithmetic, step by step, against the table."""
+    processor = AlbefImageProcessor(size={"height": size[0], "width": size[1]}, **options)
+    images = [Image.fromarray(COLORS), Image.fromarray(COLORS[::-1]), Image.fromarray(GREYS)]
+    found = processor(images=images, return_tensors="pt")["pixel_values"]
+    as_list = processor(images=images)["pixel_values"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AlbefImageProcessor, "_preprocess", PilBackend._preprocess)
+        expected = processor(images=images, return_tensors="pt")["pixel_values"]
+    assert found.dtype == expected.dtype and torch.equal(found, expected)
+    assert isinstance(as_list, list) and all(np.array_equal(a, b) for a, b in zip(as_list, expected, strict=True))
+
+
+def test_pictures_of_different_sizes_stay_so() -> None:
+    images = [Image.fromarray(COLORS), Image.fromarray(COLORS[:3])]
+    found = AlbefImageProcessor(do_resize=False)(images=images)["pixel_values"]
+    assert [image.shape for image in found] == [(3, 5, 7), (3, 3, 7)]
 
 
 def test_transparency_is_dropped_not_blended() -> None:
@@ -295,6 +329,29 @@ def test_any_cut_gives_a_picture_or_the_one_error() -> None:
 
 
 @pytest.mark.filterwarnings("error::ResourceWarning")
+def test_the_picture_is_not_the_one_that_was_given() -> None:
+    given = Image.fromarray(COLORS)
+    open_image(given).paste((0, 0, 0), (0, 0, 7, 5))
+    assert np.array_equal(np.asarray(given), COLORS)
+
+
+def test_a_smaller_size_is_asked_of_jpeg_files_alone() -> None:
+    photo, asked = Image.fromarray(COLORS).resize((160, 120)), []
+
+    def least_size(width: int, height: int) -> tuple[int, int]:
+        asked.append((width, height))
+        return width // 2, height // 2
+
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by 90 degrees
+    assert open_image({"bytes": encoded(photo, "JPEG")}, least_size).size == (80, 60)
+    assert open_image({"bytes": encoded(photo, "JPEG", exif=exif)}, least_size).size == (60, 80)
+    assert open_image({"bytes": encoded(photo.convert("L"), "JPEG")}, least_size).mode == "RGB"
+    assert open_image({"bytes": encoded(photo)}, least_size).size == (160, 120)
+    assert open_image(photo, least_size).size == (160, 120)
+    assert asked == [(160, 120)] * 4
+
+
 def test_nothing_stays_open_or_changed(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png", encoded(Image.fromarray(COLORS)))
     before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS

@@ -123,6 +123,9 @@ class DataArguments:
     validation_files: list[str] | None = field(default=None, metadata={"help": "Annotation files for validation."})
     test_files: list[str] | None = field(default=None, metadata={"help": "Annotation files for the test."})
     augmentation: bool = field(default=True, metadata={"help": "Augment training images as published."})
+    scaled_decoding: bool = field(
+        default=True, metadata={"help": "Decode training photos that are far larger than needed to a smaller size."}
+    )
     max_words: int = field(default=30, metadata={"help": "Words of a training text that are read."})
     max_rows: int | None = field(default=None, metadata={"help": "Use only so many rows a split."})
     check_image_files: bool = field(default=True, metadata={"help": "Open all images before training."})

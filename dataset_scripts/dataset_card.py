@@ -1,0 +1,98 @@
+"""The card of an exported data set: what the Hub and `datasets.load_dataset` read of it, and its text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCardData
+
+HUB_LICENSES = ("apache-2.0", "cc-by-4.0", "mit")  # those of the builders that the Hub has a name for
+MEANINGS = {
+    "image": "the picture",
+    "caption": "what people wrote about it",
+    "image_id": "the same number for the same picture of a split",
+    "question": "",
+    "question_id": "-1 where there is none",
+    "answers": "of all annotators, with repeats",
+    "answer_weight": "weight of an answer in training",
+    "question_type": "",
+    "answer_type": "",
+}
+
+
+def card_data(
+    info: datasets.DatasetInfo,
+    name: str,
+    features: datasets.Features | None = None,
+    files: dict[str, str] | None = None,
+) -> DatasetCardData:
+    """The fields at the top of a card.
+
+    Args:
+        info: Of the data set.
+        name: Of the data set.
+        features: Of a row as written; None leaves them out.
+        files: Pattern of the files of each split; None leaves them out.
+
+    Returns:
+        The fields.
+    """
+    license_name: str | None = info.license.lower().replace(" ", "-")
+    if license_name not in HUB_LICENSES:
+        license_name = "other" if license_name else None
+    fields: dict[str, Any] = {}
+    if files:
+        patterns = [{"split": split, "path": pattern} for split, pattern in files.items()]
+        fields["configs"] = [{"config_name": "default", "data_files": patterns}]
+    data = DatasetCardData(
+        pretty_name=name,
+        license=license_name,
+        task_categories=["visual-question-answering" if "question" in (info.features or ()) else "image-to-text"],
+        tags=["albef"],
+        **fields,
+    )
+    if features is not None:
+        DatasetInfosDict({"default": datasets.DatasetInfo(features=features)}).to_dataset_card_data(data)
+    return data
+
+
+def card_body(splits: datasets.DatasetDict, name: str, kind: str) -> str:
+    """The text of a card: what the data is, how to load it, columns, splits, licence, citation.
+
+    Args:
+        splits: The data sets.
+        name: Of the data set.
+        kind: "parquet", "webdataset" or "hub".
+
+    Returns:
+        Markdown.
+    """
+    info = next(iter(splits.values())).info
+    place = "USER/NAME" if kind == "hub" else "FOLDER"
+    where = "this repository's name" if kind == "hub" else "this folder"
+    streaming = ", streaming=True" if kind == "webdataset" else ""
+    text = f"# {name}\n\n{info.description}\n\n"
+    if info.homepage:
+        text += f"Source: {info.homepage}\n\n"
+    text += f'## Load\n\n```python\nfrom datasets import load_dataset\n\nsplits = load_dataset("{place}"{streaming})'
+    text += f"  # {where}\n```\n\nImages are inside; no other file is needed.\n\n"
+    if kind == "webdataset":
+        text += "A row has the picture under the ending of its file, and the columns below in `json`.\n\n"
+    text += "## Columns\n\n| column | type | |\n|---|---|---|\n"
+    for column, feature in info.features.items():
+        text += f"| `{column}` | {_type_name(feature)} | {MEANINGS.get(column, '')} |\n"
+    text += "\n## Splits\n\n| split | rows |\n|---|---|\n"
+    text += "".join(f"| {split} | {len(dataset)} |\n" for split, dataset in splits.items())
+    text += f"\n## Licence\n\n{info.license or 'Not stated.'}\n"
+    if info.citation:
+        text += f"\n## Citation\n\n```bibtex\n{info.citation.strip()}\n```\n"
+    return text
+
+
+def _type_name(feature: Any) -> str:
+    """Short name of a feature's type."""
+    if isinstance(feature, datasets.List):
+        return f"list of {_type_name(feature.feature)}"
+    return getattr(feature, "dtype", "") if isinstance(feature, datasets.Value) else type(feature).__name__.lower()

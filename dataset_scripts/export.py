@@ -1,0 +1,227 @@
+"""Writes a data set with its images inside, so that plain `datasets.load_dataset` reads it anywhere.
+
+Parquet files, tar files for WebDataset, or a data set on the Hub; each with a card that says what is in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets.table import embed_table_storage
+from datasets.utils.py_utils import convert_file_size_to_int
+from huggingface_hub import DatasetCard
+from PIL import Image
+
+from . import load_dataset_script
+from .commands import add_data_arguments, data_fields
+from .dataset_card import card_body, card_data
+
+KINDS = ("parquet", "webdataset", "hub")
+MAX_SHARD_SIZE = "500MB"
+ROWS_A_GROUP = 100  # as `datasets` writes images: what a streaming reader holds at a time
+DICTIONARY_BYTES = 1 << 28  # so that a picture whose questions follow each other is stored once a row group
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_data_arguments(parser)
+    parser.add_argument("--to", choices=KINDS, required=True, help="what to write")
+    parser.add_argument("--output", help="folder to write, for parquet and webdataset; must not exist or be empty")
+    parser.add_argument("--repo_id", help="USER/NAME on the Hub, for hub")
+    parser.add_argument("--private", action="store_true", help="make the data set on the Hub private")
+    parser.add_argument("--max_shard_size", default=MAX_SHARD_SIZE, help=f"size of a file; default: {MAX_SHARD_SIZE}")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Export a data set.
+
+    Raises:
+        ValueError: The target is not named.
+        FileExistsError: The folder is not empty.
+    """
+    needed = "repo_id" if options.to == "hub" else "output"
+    if not getattr(options, needed):
+        raise ValueError(f"--to {options.to} needs --{needed}.")
+    if needed == "output":
+        refuse_if_used(Path(options.output))
+    splits = load_dataset_script(**data_fields(options))
+    if options.to == "hub":
+        export_to_hub(splits, options.name, options.repo_id, options.private, options.max_shard_size)
+    else:
+        export_to_folder(splits, options.name, options.to, options.output, options.max_shard_size)
+    target = options.repo_id or os.path.abspath(options.output)
+    rows = ", ".join(f"{len(dataset)} rows of {split}" for split, dataset in splits.items())
+    print(f"Wrote {rows}. Load them with datasets.load_dataset({str(target)!r}).")
+    return 0
+
+
+def export_to_folder(
+    splits: datasets.DatasetDict,
+    name: str,
+    kind: str,
+    output: str | os.PathLike[str],
+    max_shard_size: str | int = MAX_SHARD_SIZE,
+) -> None:
+    """Write `data/SPLIT-NUMBER.parquet` or `.tar` and a card, `README.md`.
+
+    Nothing is at `output` before all is written. Image files are taken as they are, byte by byte.
+
+    Args:
+        splits: Data sets with an `image`.
+        name: Of the data set, for the card.
+        kind: "parquet", with the same columns; or "webdataset", whose rows are files KEY.jpg (or .png ..; all get the
+            ending of the first, whatever they hold) and KEY.json with the other columns.
+        output: Folder; it must not exist or be empty.
+        max_shard_size: Size at which another file is begun, such as "500MB".
+
+    Raises:
+        FileExistsError: `output` is not empty.
+        FileNotFoundError: An image is missing.
+    """
+    splits = datasets.DatasetDict(
+        {split: dataset.cast_column("image", datasets.Image()) for split, dataset in splits.items()}
+    )
+    features, max_bytes = next(iter(splits.values())).features, convert_file_size_to_int(max_shard_size)
+    suffix, image_name = "parquet", "image"
+    if kind == "webdataset":
+        suffix, image_name = "tar", _image_suffix(splits)
+        others = {column: feature for column, feature in features.items() if column != "image"}
+        text = datasets.Value("string")
+        features = datasets.Features({image_name: datasets.Image(), "json": others, "__key__": text, "__url__": text})
+    with moved_into_place(Path(output)) as folder:
+        (folder / "data").mkdir()
+        for split, dataset in splits.items():
+            paths = (folder / "data" / f"{split}-{number:05d}.{suffix}" for number in count())
+            if kind == "webdataset":
+                _write_shards(_members(dataset, image_name), paths, _open_tar, _add, max_bytes)
+            else:
+                _write_parquet(dataset, paths, max_bytes)
+        info = next(iter(splits.values())).info
+        data = card_data(info, name, features, {split: f"data/{split}-*.{suffix}" for split in splits})
+        DatasetCard(f"---\n{data}\n---\n\n{card_body(splits, name, kind)}").save(folder / "README.md")
+
+
+def export_to_hub(
+    splits: datasets.DatasetDict,
+    name: str,
+    repo_id: str,
+    private: bool = False,
+    max_shard_size: str | int = MAX_SHARD_SIZE,
+) -> None:
+    """Push Parquet files with embedded images, then the card's text.
+
+    Args:
+        splits: Data sets with an `image`.
+        name: Of the data set, for the card.
+        repo_id: USER/NAME; made where it does not exist.
+        private: Whether only its owner sees it, if it is made.
+        max_shard_size: Size at which another file is begun, such as "500MB".
+    """
+    splits.push_to_hub(repo_id, private=private, max_shard_size=max_shard_size)
+    card = DatasetCard.load(repo_id)
+    for field, value in card_data(next(iter(splits.values())).info, name).to_dict().items():
+        setattr(card.data, field, value)
+    card.text = card_body(splits, name, "hub")
+    card.push_to_hub(repo_id, commit_message="Card")
+
+
+def refuse_if_used(output: Path) -> None:
+    """Check that a folder can be written.
+
+    Raises:
+        FileExistsError: It exists and is not empty.
+    """
+    output = output.expanduser()
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise FileExistsError(f"{str(output)!r} is there and not empty: name another folder, or remove it first.")
+
+
+@contextmanager
+def moved_into_place(output: Path) -> Iterator[Path]:
+    """A folder beside `output` to write into, which takes its place at the end, or disappears after an error."""
+    refuse_if_used(output)
+    output = output.expanduser().absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{output.name}.incomplete-", dir=output.parent) as beside:
+        folder = Path(beside) / output.name
+        folder.mkdir()
+        yield folder
+        if output.is_dir():
+            output.rmdir()
+        folder.rename(output)
+
+
+def _write_shards(
+    parts: Iterable[Any],
+    paths: Iterator[Path],
+    open_shard: Callable[[Path], Any],
+    write: Callable[[Any, Any], None],
+    max_bytes: int,
+) -> None:
+    """Write parts into one file after the other; a file ends with the part that makes it too large."""
+    with ExitStack() as stack:
+        path = None
+        for part in parts:
+            if path is None or path.stat().st_size >= max_bytes:
+                stack.close()
+                path = next(paths)
+                shard = stack.enter_context(open_shard(path))
+            write(shard, part)
+
+
+def _embedded(dataset: datasets.Dataset) -> Iterator[pa.Table]:
+    """Rows with the bytes of their images, some at a time."""
+    for table in dataset.with_format("arrow").iter(ROWS_A_GROUP):
+        yield embed_table_storage(table.replace_schema_metadata(dataset.features.arrow_schema.metadata))
+
+
+def _write_parquet(dataset: datasets.Dataset, paths: Iterator[Path], max_bytes: int) -> None:
+    """Write Parquet files."""
+
+    def open_shard(path: Path) -> pq.ParquetWriter:
+        schema = dataset.features.arrow_schema
+        return pq.ParquetWriter(path, schema, dictionary_pagesize_limit=DICTIONARY_BYTES, write_page_index=True)
+
+    _write_shards(_embedded(dataset), paths, open_shard, pq.ParquetWriter.write_table, max_bytes)
+
+
+def _members(dataset: datasets.Dataset, image_suffix: str) -> Iterator[dict[str, bytes]]:
+    """The two files of each row, by name."""
+    number = count()
+    for table in _embedded(dataset):
+        for row in table.to_pylist():
+            key, image = f"{next(number):08d}", row.pop("image")
+            yield {f"{key}.{image_suffix}": image["bytes"], f"{key}.json": json.dumps(row, ensure_ascii=False).encode()}
+
+
+def _open_tar(path: Path) -> tarfile.TarFile:
+    """A tar file to write."""
+    return tarfile.open(path, "w")
+
+
+def _add(shard: tarfile.TarFile, members: dict[str, bytes]) -> None:
+    """Add files to a tar file."""
+    for name, data in members.items():
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        shard.addfile(member, io.BytesIO(data))
+
+
+def _image_suffix(splits: datasets.DatasetDict) -> str:
+    """File name ending of the first image."""
+    table = next(_embedded(next(iter(splits.values())).select([0])))
+    with Image.open(io.BytesIO(table["image"][0]["bytes"].as_py())) as image:
+        return (image.format or "jpg").lower().replace("jpeg", "jpg").replace("mpo", "jpg")

@@ -1,0 +1,37 @@
+"""The benchmark of the input pipeline adds up, and says what scaled decoding changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.input_pipeline import main
+
+SMALL = ["--count", "6", "--rounds", "1", "--batch_size", "3"]
+
+
+def test_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "figures.json"
+    main([*SMALL, "--size", "160", "120", "--image_size", "96", "--workers", "5", "--output", str(output)])
+    result = json.loads(output.read_text())
+    assert (result["images"], result["median_pixels"], result["scaled_decoding"]) == (6, 160 * 120, {"files": 0})
+    assert list(result["share"]) == ["decode", "crop", "operations", "pixels", "text"]
+    assert sum(result["share"].values()) == pytest.approx(1) and min(result["share"].values()) > 0
+    step = result["step_seconds_at_which_the_loader_falls_behind"]
+    assert step == pytest.approx(3 / (5 * result["images_per_second_and_core"]))
+    assert f"fall behind if a step takes less than {step:.3f} s" in capsys.readouterr().out
+
+
+def test_large_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "figures.json"
+    main([*SMALL, "--size", "640", "480", "--image_size", "64", "--output", str(output)])
+    scaled = json.loads(output.read_text())["scaled_decoding"]
+    assert scaled["files"] == 6 and 0 < scaled["mean"] < 1 and scaled["mean"] < scaled["mean_max"] <= scaled["max"]
+    assert "6 files are large enough" in capsys.readouterr().out
+
+
+def test_a_folder_without_jpeg_files(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main([*SMALL, "--images", str(tmp_path)])
