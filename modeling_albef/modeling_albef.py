@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, cached_file
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_albef import AlbefConfig
+from .hub_albef import AlbefHubMixin
 from .losses_albef import (
     contrastive_positives,
     distill_targets,
@@ -76,7 +77,7 @@ class AlbefImageTextRetrievalOutput(AlbefOutput):
     multimodal_hidden_states: torch.Tensor | None = None
 
 
-class AlbefPreTrainedModel(PreTrainedModel):
+class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):
     """What all ALBEF models share: initialisation, loading, and the resolution of their images."""
 
     config: AlbefConfig
@@ -266,6 +267,8 @@ class AlbefModel(AlbefPreTrainedModel):
 
 class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
     """ALBEF with the matching head: scores images against texts, by similarity and by matching."""
+
+    auto_class = "AutoModelForZeroShotImageClassification"
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config)

@@ -51,6 +51,8 @@ class RankedAnswers(ModelOutput):
 class AlbefForQuestionAnswering(AlbefPreTrainedModel):
     """ALBEF with an answer decoder: a question looks at the image, the decoder looks at the question."""
 
+    auto_class = "AutoModelForImageTextToText"
+
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config)
         if config.decoder_config is None:

@@ -1,7 +1,7 @@
 """A stand-in for the Hub: the part of its HTTP API that pushing and pulling needs, in memory.
 
-The real `huggingface_hub` client talks to it: in another process with `HubServer.environment`, in this one with
-`HfApi(endpoint=server.url, token=TOKEN)`. Large and binary files travel as on the Hub: to the LFS store first, then by
+The real `huggingface_hub` client talks to it: in another process with `HubServer.environment`, in this one after
+`HubServer.take_over`. Large and binary files travel as on the Hub: to the LFS store first, then by
 their hash in the commit. `fail` makes a request fail half-way.
 """
 
@@ -20,6 +20,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import huggingface_hub
+import pytest
 
 TOKEN = "hf_test"
 LFS_SUFFIXES = {".safetensors", ".parquet", ".bin", ".arrow", ".onnx", ".pt", ".pth", ".png", ".jpg"}
@@ -104,6 +107,20 @@ class HubServer(ThreadingHTTPServer):
         }
         return {**os.environ, **own}
 
+    def take_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Makes the client in this process take this server for the Hub; what it downloads goes to the usual cache."""
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        changes = {
+            "ENDPOINT": self.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": template,
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+        }
+        for name, value in changes.items():
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", self.url)
+
     def files(self, name: str, kind: str = "models", revision: str = "main") -> dict[str, bytes]:
         """Files of a repository by path."""
         return self.repositories[kind, name].find(revision)[1]
@@ -160,7 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if failure is not None:
                 raise ApiError(failure[0], "", "A planned failure.")
-            if self.headers.get("Authorization") != f"Bearer {TOKEN}" and not path.startswith("/lfs/"):
+            is_open = path.startswith(("/lfs/", "/api/validate-yaml"))
+            if self.headers.get("Authorization") != f"Bearer {TOKEN}" and not is_open:
                 raise ApiError(401, "", "Invalid user token.")
             with self.server.lock:
                 for method, pattern, answer in _ROUTES:
