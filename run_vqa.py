@@ -19,7 +19,7 @@ from datasets import Dataset, Image
 from transformers import set_seed
 
 from dataset_scripts import check_images, load_answer_list, load_dataset_script, load_vqa_files
-from modeling_albef import AlbefForQuestionAnswering
+from modeling_albef import AlbefConfig, AlbefForQuestionAnswering
 from modeling_albef.training import VQAResult, VQATrainer, VQATrainingArguments, question_only_accuracy
 from modeling_albef.training import run as steps
 from modeling_albef.training.launch import (
@@ -48,7 +48,8 @@ class DataArguments(steps.DataArguments):
     vg_root: str | None = field(default=None, metadata={"help": "Folder that Visual Genome's image paths start from."})
     vg_weight: float = field(default=0.5, metadata={"help": "Weight of an answer of Visual Genome."})
     answer_list: str | None = field(
-        default=None, metadata={"help": "JSON list of candidate answers; default: all answers of the training data."}
+        default=None,
+        metadata={"help": "JSON list of candidates; default: the training data's answers, else the model's."},
     )
 
 
@@ -67,11 +68,14 @@ def load_data(data_args: DataArguments, args: VQATrainingArguments) -> dict[str,
     return {split: dataset.cast_column("image", Image(decode=False)) for split, dataset in splits.items()}
 
 
-def load_answers(data_args: DataArguments, splits: dict[str, Dataset]) -> list[str]:
-    """The candidate answers."""
+def load_answers(data_args: DataArguments, splits: dict[str, Dataset], model_name: str | None = None) -> list[str]:
+    """The candidate answers: of the list, of the training data, or those that the model was trained with."""
     if data_args.answer_list is not None:
         return load_answer_list(data_args.answer_list)
     if "train" not in splits:
+        decoder_config = AlbefConfig.from_pretrained(model_name).decoder_config if model_name else None
+        if decoder_config is not None and decoder_config.answer_list:
+            return decoder_config.answer_list
         raise LaunchError("Candidate answers are needed: give --answer_list, or training data to take them from.")
     return sorted({answer for row in splits["train"]["answers"] for answer in row})
 
@@ -114,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     with refuse_together(args):
         with args.main_process_first(desc="preparing the data"):
             splits = load_data(data_args, args)
-        answers = load_answers(data_args, splits)
+        answers = load_answers(data_args, splits, model_args.model_name_or_path)
         processor = load_processor(model_args, splits, answers)
         model, teacher = steps.load_model(AlbefForQuestionAnswering, model_args, processor.tokenizer)
         decoder_config, tokenizer = model.config.decoder_config, processor.tokenizer
@@ -135,6 +139,7 @@ def main(argv: list[str] | None = None) -> None:
             data_collator=VQACollator(processor, max_words=data_args.max_words),
             processing_class=processor,
         )
+        steps.describe(trainer, model_args, data_args)
     steps.train_and_evaluate(trainer, checkpoint, splits.get("test"), partial(write_answers, splits))
 
 

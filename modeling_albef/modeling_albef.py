@@ -77,7 +77,7 @@ class AlbefImageTextRetrievalOutput(AlbefOutput):
     multimodal_hidden_states: torch.Tensor | None = None
 
 
-class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):
+class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc]  # more arguments to push_to_hub
     """What all ALBEF models share: initialisation, loading, and the resolution of their images."""
 
     config: AlbefConfig

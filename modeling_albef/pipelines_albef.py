@@ -34,6 +34,9 @@ class AlbefVqaPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
+    model: Any
+    processor: Any
+
     def __call__(self, image: Any = None, question: Any = None, **kwargs: Any) -> Any:
         """Answers.
 
@@ -67,16 +70,15 @@ class AlbefVqaPipeline(Pipeline):
         max_new_tokens: int | None = None,
     ) -> tuple[dict, dict, dict]:
         if isinstance(answer_list, str | Path):
-            answer_list = json.loads(Path(answer_list).read_text(encoding="utf-8"))
+            answer_list = list(json.loads(Path(answer_list).read_text(encoding="utf-8")))
         if answer_list is not None and not answer_list:
             raise ValueError("The answer list is empty: there is nothing to choose from.")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k is {top_k}, but must be at least 1.")
         forward = {"top_k": top_k, "k_test": k_test, "free_form": free_form, "max_new_tokens": max_new_tokens}
         forward = {name: value for name, value in forward.items() if value is not None}
-        if answer_list is not None:
-            forward["answer_list"] = tuple(answer_list)
-        return {}, forward, {name: forward[name] for name in ("answer_list",) if name in forward}
+        answers = {} if answer_list is None else {"answer_list": tuple(answer_list)}
+        return {}, {**forward, **answers}, answers
 
     def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
         """Makes a picture and a question the model's inputs."""
@@ -160,6 +162,8 @@ class ImageTextRetrievalPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
+    model: Any
+    processor: Any
     index: EmbeddingIndex | None = None
 
     def index_images(self, images: str | Path | Iterable[Any], batch_size: int = 16, faiss: str | None = None) -> None:

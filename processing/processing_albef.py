@@ -234,10 +234,10 @@ class AlbefProcessor(ProcessorMixin):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        target = {"repo_id": repo_id, "revision": revision, "create_pr": create_pr, "commit_message": commit_message}
+        target: dict[str, Any] = {"repo_id": repo_id, "revision": revision, "create_pr": create_pr}
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, save_code=save_code)
-            return api.upload_folder(folder_path=folder, **target, **kwargs)
+            return api.upload_folder(folder_path=folder, commit_message=commit_message, **target, **kwargs)
 
 
 def build_tokenizer(texts: Iterable[str], min_count: int = 1) -> BertTokenizer:

@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import huggingface_hub
 import pytest
+import transformers.utils.hub
 
 TOKEN = "hf_test"
 LFS_SUFFIXES = {".safetensors", ".parquet", ".bin", ".arrow", ".onnx", ".pt", ".pth", ".png", ".jpg"}
@@ -120,6 +121,7 @@ class HubServer(ThreadingHTTPServer):
         for name, value in changes.items():
             monkeypatch.setattr(huggingface_hub.constants, name, value)
         monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", self.url)
+        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)  # made anew, with the address
 
     def files(self, name: str, kind: str = "models", revision: str = "main") -> dict[str, bytes]:
         """Files of a repository by path."""

@@ -89,7 +89,8 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 towers = AutoModel.from_pretrained("user/albef", trust_remote_code=True)
 pixels = AutoImageProcessor.from_pretrained("user/albef", trust_remote_code=True)(sys.argv[1], return_tensors="pt")
 assert (pixels["pixel_values"] == inputs["pixel_values"]).all()
-assert AutoTokenizer.from_pretrained("user/albef", trust_remote_code=True)(captions[0])["input_ids"] == inputs["input_ids"][0].tolist()
+tokenizer = AutoTokenizer.from_pretrained("user/albef", trust_remote_code=True)
+assert tokenizer(captions[0])["input_ids"] == inputs["input_ids"][0].tolist()
 outputs = model(**inputs)
 assert type(towers).__name__ == "AlbefModel" and "modeling_albef" not in sys.modules
 assert (towers(**inputs).logits_per_image == outputs.logits_per_image).all()
