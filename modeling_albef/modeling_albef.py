@@ -167,6 +167,8 @@ def _stored_image_size(
 class AlbefModel(AlbefPreTrainedModel):
     """The two towers and their projections into one space (section 3.1 of the paper)."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^itm_head\.", r"^text_decoder\."]  # of the heads
+
     def __init__(self, config: AlbefConfig, add_projections: bool = True) -> None:
         """Makes a model.
 
@@ -238,20 +240,25 @@ class AlbefModel(AlbefPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor,
-        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
     ) -> AlbefOutput:
-        """Compares every image with every text.
+        """Compares every image with every text; or encodes images alone or texts alone.
 
         Args:
-            pixel_values: (I, 3, S, S).
-            input_ids: (N, L).
+            pixel_values: (I, 3, S, S); None = texts alone.
+            input_ids: (N, L); None = images alone.
             attention_mask: (N, L), 1 = token; None = no padding.
 
         Returns:
             Similarities, embeddings and states; see `AlbefOutput`.
+
+        Raises:
+            ValueError: There are neither images nor texts.
         """
+        if pixel_values is None or input_ids is None:
+            return self._encode_one_kind(pixel_values, input_ids, attention_mask)
         image = self.get_image_features(pixel_values)
         text = self.get_text_features(input_ids, attention_mask)
         logits_per_image = image.pooler_output @ text.pooler_output.T / self.temperature
@@ -263,6 +270,18 @@ class AlbefModel(AlbefPreTrainedModel):
             image_hidden_states=image.last_hidden_state,
             text_hidden_states=text.last_hidden_state,
         )
+
+    def _encode_one_kind(
+        self, pixel_values: torch.Tensor | None, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
+    ) -> AlbefOutput:
+        """Embeddings and states without similarities: what the feature pipelines ask for."""
+        if pixel_values is not None:
+            image = self.get_image_features(pixel_values)
+            return AlbefOutput(image_embeds=image.pooler_output, image_hidden_states=image.last_hidden_state)
+        if input_ids is None:
+            raise ValueError("Give pixel_values, input_ids or both.")
+        text = self.get_text_features(input_ids, attention_mask)
+        return AlbefOutput(text_embeds=text.pooler_output, text_hidden_states=text.last_hidden_state)
 
 
 class AlbefForImageTextRetrieval(AlbefPreTrainedModel):

@@ -78,7 +78,7 @@ class AlbefTextSelfAttention(nn.Module):
 
         A run is folded into the query length, so nothing is repeated: (I, heads, T * L, d) against (I, heads, P, d).
         """
-        rows, runs = len(hidden_states), len(key)
+        rows, runs = hidden_states.shape[0], key.shape[0]  # len() would be a constant in an exported graph
         if rows % runs:
             raise ValueError(f"{rows} text rows cannot be dealt out to {runs} images: give `image_index`.")
         query = self.split_heads(self.query(hidden_states))  # (N, heads, L, d)
