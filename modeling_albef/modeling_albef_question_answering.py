@@ -49,7 +49,7 @@ class RankedAnswers(ModelOutput):
     probabilities: torch.Tensor | None = None
 
 
-class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):
+class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type: ignore[misc]  # as its base
     """ALBEF with an answer decoder: a question looks at the image, the decoder looks at the question."""
 
     auto_class = "AutoModelForImageTextToText"

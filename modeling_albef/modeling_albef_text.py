@@ -42,7 +42,10 @@ class AlbefTextEmbeddings(nn.Module):
         if length > limit:
             raise ValueError(f"The text has {length} tokens, but the model reads at most {limit}: truncate it.")
         positions = torch.arange(first_position, length, device=input_ids.device)
-        embeddings = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
+        token_type = self.token_type_embeddings(
+            positions.new_zeros(1)
+        )  # called, not indexed: its weight may be offloaded
+        embeddings = self.word_embeddings(input_ids) + token_type
         return self.dropout(self.LayerNorm(embeddings + self.position_embeddings(positions)))  # (N, L, H)
 
 

@@ -44,12 +44,6 @@ def difference(model: Any, names: dict[str, Any], inputs: dict[str, torch.Tensor
     return float((found - expected).abs().max() / expected.std())
 
 
-def test_the_whole_forward_is_one_graph(names: dict[str, Any], inputs: dict[str, torch.Tensor]) -> None:
-    code = readme_block("torch.compile(").replace("fullgraph=True", 'fullgraph=True, backend="eager"')  # no C++
-    exec(code, names)
-    assert difference(names["compiled"], names, inputs) < 1e-4
-
-
 @pytest.mark.slow
 def test_compiled(names: dict[str, Any], inputs: dict[str, torch.Tensor]) -> None:
     exec(readme_block("torch.compile("), names)
@@ -65,7 +59,11 @@ def test_eight_bits(names: dict[str, Any], inputs: dict[str, torch.Tensor]) -> N
 
 def test_devices_shards_and_half_precision(names: dict[str, Any], inputs: dict[str, torch.Tensor]) -> None:
     exec(readme_block('device_map="auto"').replace("200MB", "100KB"), names)
-    assert names["spread"].hf_device_map and difference(names["spread"], names, inputs) == 0
+    assert difference(names["spread"], names, inputs) == 0
+    spread = AlbefForImageTextRetrieval.from_pretrained(
+        "output/demo_retrieval", device_map="auto", max_memory={"cpu": 120_000}, offload_folder="offload"
+    )
+    assert set(spread.hf_device_map.values()) == {"cpu", "disk"} and difference(spread, names, inputs) == 0
     index = json.loads(Path("sharded/model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 1
     assert names["half"].dtype == torch.bfloat16 and 0 < difference(names["half"], names, inputs) < 0.5
