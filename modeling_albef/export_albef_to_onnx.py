@@ -60,7 +60,7 @@ def export_parts(model: AlbefForImageTextRetrieval) -> dict[str, tuple[torch.exp
         torch.export.Dim("length", max=model.config.text_config.max_position_embeddings),
     )
     text_shape, row_shape = {0: rows, 1: length}, {0: rows}
-    parts = {
+    parts: dict[str, Any] = {
         "image_encoder": (encode_image, (pixels,), (row_shape,), ["image_embeds", "image_hidden_states"]),
         "text_encoder": (encode_text, (ids, mask), (text_shape, text_shape), ["text_embeds", "text_hidden_states"]),
         "matcher": (model.match, (texts, mask, images), (text_shape, text_shape, row_shape), ["itm_logits"]),

@@ -17,6 +17,8 @@ from golden_cases import GOLDEN, tiny_config
 from hub_server import HubServer, serve
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError
+from run_cases import readme_block
+from small_models import save_retrieval
 
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering, AlbefModel
 from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer
@@ -115,6 +117,15 @@ def test_pipelines_come_with_the_model(hub: HubServer, processor: AlbefProcessor
     code = usage(card).replace('model="user/answers"', 'model="user/answers", revision="v1"')
     found = elsewhere(code, hub, tmp_path)
     assert sorted(re.findall(r"'answer': '(\w+)'", found)) == ["blue", "red", "square"]
+
+
+def test_the_readme_pushes(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_retrieval(Path("output/demo_retrieval"))
+    exec(readme_block("push_to_hub(").replace("USER/NAME", "user/readme"), {})
+    files = hub.files("user/readme")
+    assert hub.repositories["models", "user/readme"].private
+    assert {"model.safetensors", "processor_config.json", "modeling_albef.py", "processing_albef.py"} <= set(files)
 
 
 def test_lean_folders_say_nothing_of_code(processor: AlbefProcessor, tmp_path: Path) -> None:

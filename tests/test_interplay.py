@@ -50,6 +50,18 @@ def test_compiled(names: dict[str, Any], inputs: dict[str, torch.Tensor]) -> Non
     assert difference(names["compiled"], names, inputs) < 1e-4
 
 
+@pytest.mark.slow
+def test_compiled_training_is_the_same(names: dict[str, Any], tmp_path: Path) -> None:
+    """Through the run script; the graphs are run without C++, which would take minutes."""
+    changes: dict[str, Any] = {"model_config": None, "model_name_or_path": "output/demo_retrieval", "queue_size": 8}
+    changes |= {"max_steps": 3, "eval_strategy": "no", "do_eval": False, "do_predict": False}
+    for name, compiled in {"plain": {}, "compiled": {"torch_compile": True, "torch_compile_backend": "eager"}}.items():
+        run_retrieval.main([write_config(tmp_path, **changes, **compiled, output_dir=name)])
+    plain, compiled = (load_file(f"{name}/model.safetensors") for name in ("plain", "compiled"))
+    assert plain.keys() == compiled.keys()
+    assert all(torch.allclose(value, compiled[name], atol=1e-4) for name, value in plain.items())
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_eight_bits(names: dict[str, Any], inputs: dict[str, torch.Tensor]) -> None:
     exec(readme_block("quantize_dynamic"), names)
