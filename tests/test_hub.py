@@ -18,7 +18,8 @@ from hub_server import HubServer, serve
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 from run_cases import readme_block
-from small_models import save_retrieval
+from small_models import save_retrieval, save_vqa
+from transformers import AutoModel, AutoModelForImageTextToText, pipeline
 
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering, AlbefModel
 from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer
@@ -137,6 +138,17 @@ def test_lean_folders_say_nothing_of_code(processor: AlbefProcessor, tmp_path: P
     assert sorted(os.listdir(tmp_path / "lean")) == ["config.json", "model.safetensors"]
     fields = json.loads((tmp_path / "lean" / "config.json").read_text())
     assert not {"auto_map", "custom_pipelines"} & set(fields)
+
+
+def test_with_the_package_no_flag_is_needed(tmp_path: Path) -> None:
+    """Folders with code load by our own classes, whatever the folder says."""
+    save_vqa(tmp_path).save_pretrained(tmp_path, save_code=True)
+    AlbefProcessor.from_pretrained(tmp_path).save_pretrained(tmp_path, save_code=True)
+    assert "custom_pipelines" in json.loads((tmp_path / "config.json").read_text())
+    answer = pipeline("albef-vqa", model=str(tmp_path))
+    assert type(answer.model) is AlbefForQuestionAnswering and type(answer.processor) is AlbefProcessor
+    assert type(AutoModelForImageTextToText.from_pretrained(tmp_path)) is AlbefForQuestionAnswering
+    assert type(AutoModel.from_pretrained(tmp_path)) is AlbefModel
 
 
 @pytest.mark.parametrize("status", [507, None])

@@ -79,6 +79,11 @@ def test_devices_shards_and_half_precision(names: dict[str, Any], inputs: dict[s
     index = json.loads(Path("sharded/model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 1
     assert names["half"].dtype == torch.bfloat16 and 0 < difference(names["half"], names, inputs) < 0.5
+    names["half"].save_pretrained("half")
+    for dtype, expected in (("auto", torch.bfloat16), ("float16", torch.float16), (None, torch.float32)):
+        given = {} if dtype is None else {"dtype": dtype}
+        folder = "sharded" if dtype is None else "half"
+        assert AlbefForImageTextRetrieval.from_pretrained(folder, **given).dtype == expected
     whole = AlbefForImageTextRetrieval.from_pretrained("sharded", image_size=48)
     assert whole.albef.vision_model.pos_embed.shape[1] == 1 + (48 // 16) ** 2  # the shard with the positions was found
 
