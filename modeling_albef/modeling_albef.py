@@ -121,7 +121,7 @@ class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc
         source = config if isinstance(config, str | PathLike) else pretrained_model_name_or_path
         hub_kwargs = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
         if not isinstance(config, cls.config_class):
-            dtype = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}  # may be "auto"
+            dtype: dict[str, Any] = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
             config, kwargs = cls.config_class.from_pretrained(source, **{**kwargs, "return_unused_kwargs": True})
             kwargs = {**kwargs, **hub_kwargs, **dtype}
         wanted = image_size or config.vision_config.image_size
