@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
             teacher=teacher,
             train_dataset=train_dataset,
             eval_dataset=splits.get("validation"),
-            data_collator=VQACollator(processor, max_words=data_args.max_words),
+            data_collator=VQACollator(processor, max_words=data_args.max_words, share_images=args.group_by_image),
             processing_class=processor,
         )
         steps.describe(trainer, model_args, data_args)

@@ -5,6 +5,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.models.auto import AutoModelForImageTextToText, AutoModelForZeroShotImageClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .answer_tree_albef import AnswerTree, RankedAnswers
 from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefTextDecoderConfig, AlbefVisionConfig
 from .modeling_albef import (
     AlbefForImageTextRetrieval,
@@ -14,11 +15,7 @@ from .modeling_albef import (
     AlbefPreTrainedModel,
 )
 from .modeling_albef_decoder import AlbefTextDecoder
-from .modeling_albef_question_answering import (
-    AlbefForQuestionAnswering,
-    AlbefQuestionAnsweringOutput,
-    RankedAnswers,
-)
+from .modeling_albef_question_answering import AlbefForQuestionAnswering, AlbefQuestionAnsweringOutput
 from .modeling_albef_text import AlbefTextModel
 from .modeling_albef_vision import AlbefVisionModel
 from .pipelines_albef import PIPELINES, AlbefVqaPipeline, ImageTextRetrievalPipeline
@@ -60,6 +57,7 @@ __all__ = [
     "AlbefVisionConfig",
     "AlbefVisionModel",
     "AlbefVqaPipeline",
+    "AnswerTree",
     "ImageTextRetrievalPipeline",
     "RankedAnswers",
     "__version__",

@@ -39,8 +39,7 @@ def answers_of(case: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def rank(model: AlbefForQuestionAnswering, case: dict[str, torch.Tensor], **options: Any) -> Any:
     return model.eval().rank_answers(
         **inputs_of(case),
-        candidate_input_ids=case["candidate_input_ids"],
-        candidate_attention_mask=case["candidate_attention_mask"],
+        candidates={name: case[f"candidate_{name}"] for name in ("input_ids", "attention_mask")},
         **{"k": int(case["rank_k"]), **options},
     )
 
