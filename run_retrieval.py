@@ -126,6 +126,7 @@ def main(argv: list[str] | None = None) -> None:
             data_collator=RetrievalCollator(processor, data_args.max_words, max_length=longest),
             processing_class=processor,
         )
+        steps.describe(trainer, model_args, data_args)
     test = splits.get("test")
     steps.fill_queue(trainer.queue, model_args)
     steps.train_and_evaluate(trainer, checkpoint, test, partial(write_predictions, test))

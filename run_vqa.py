@@ -20,7 +20,7 @@ from datasets import Dataset, Image
 from transformers import set_seed
 
 from dataset_scripts import good_images, load_answer_list, load_dataset_script, process_share
-from modeling_albef import AlbefForQuestionAnswering
+from modeling_albef import AlbefConfig, AlbefForQuestionAnswering
 from modeling_albef.training import VQAResult, VQATrainer, VQATrainingArguments, question_only_accuracy
 from modeling_albef.training import run as steps
 from modeling_albef.training.launch import (
@@ -53,7 +53,8 @@ class DataArguments(steps.DataArguments):
     vg_root: str | None = field(default=None, metadata={"help": "Folder that Visual Genome's image paths start from."})
     vg_weight: float | None = field(default=None, metadata={"help": "Weight of an answer of Visual Genome; 0.5."})
     answer_list: str | None = field(
-        default=None, metadata={"help": "JSON list of candidate answers; default: all answers of the training data."}
+        default=None,
+        metadata={"help": "JSON list of candidates; default: the training data's answers, else the model's."},
     )
 
 
@@ -85,14 +86,19 @@ def known_columns(dataset: Dataset) -> Dataset:
     return dataset.remove_columns([name for name in columns if dataset.data.column(name).null_count])
 
 
-def load_answers(data_args: DataArguments, splits: dict[str, Dataset]) -> list[str]:
-    """The candidate answers."""
+def load_answers(data_args: DataArguments, splits: dict[str, Dataset], model_name: str | None = None) -> list[str]:
+    """The candidate answers: of the list, of the training data, or those that the model was trained with."""
     if data_args.answer_list is not None:
         return load_answer_list(data_args.answer_list)
     if not isinstance(splits.get("train"), Dataset):
         raise LaunchError(
             "Candidate answers are needed: give --answer_list, or training data, not streamed, to take them from."
         )
+    if "train" not in splits:
+        decoder_config = AlbefConfig.from_pretrained(model_name).decoder_config if model_name else None
+        if decoder_config is not None and decoder_config.answer_list:
+            return decoder_config.answer_list
+        raise LaunchError("Candidate answers are needed: give --answer_list, or training data to take them from.")
     return sorted({answer for row in splits["train"]["answers"] for answer in row})
 
 
@@ -135,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     with refuse_together(args):
         with args.main_process_first(desc="preparing the data"):
             splits = load_data(data_args, args)
-        answers = load_answers(data_args, splits)
+        answers = load_answers(data_args, splits, model_args.model_name_or_path)
         processor = load_processor(model_args, splits, answers)
         model, teacher = steps.load_model(AlbefForQuestionAnswering, model_args, processor.tokenizer)
         decoder_config, tokenizer = model.config.decoder_config, processor.tokenizer
@@ -162,6 +168,7 @@ def main(argv: list[str] | None = None) -> None:
             data_collator=VQACollator(processor, max_words=data_args.max_words, share_images=args.group_by_image),
             processing_class=processor,
         )
+        steps.describe(trainer, model_args, data_args)
     steps.train_and_evaluate(trainer, checkpoint, splits.get("test"), partial(write_answers, splits))
 
 

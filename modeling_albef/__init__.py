@@ -2,7 +2,8 @@
 """ALBEF for Hugging Face Transformers: importing this package registers it with the Auto classes."""
 
 from transformers import AutoConfig, AutoModel
-from transformers.models.auto import AutoModelForZeroShotImageClassification
+from transformers.models.auto import AutoModelForImageTextToText, AutoModelForZeroShotImageClassification
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .answer_tree_albef import AnswerTree, RankedAnswers
 from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefTextDecoderConfig, AlbefVisionConfig
@@ -17,11 +18,17 @@ from .modeling_albef_decoder import AlbefTextDecoder
 from .modeling_albef_question_answering import AlbefForQuestionAnswering, AlbefQuestionAnsweringOutput
 from .modeling_albef_text import AlbefTextModel
 from .modeling_albef_vision import AlbefVisionModel
+from .pipelines_albef import PIPELINES, AlbefVqaPipeline, ImageTextRetrievalPipeline
 from .version import __version__
 
 AutoConfig.register("albef", AlbefConfig, exist_ok=True)
 AutoModel.register(AlbefConfig, AlbefModel, exist_ok=True)
-AutoModelForZeroShotImageClassification.register(AlbefConfig, AlbefForImageTextRetrieval, exist_ok=True)
+_HEADS = {
+    AutoModelForZeroShotImageClassification: AlbefForImageTextRetrieval,
+    AutoModelForImageTextToText: AlbefForQuestionAnswering,
+}
+for _auto_class, _head in _HEADS.items():
+    _auto_class.register(AlbefConfig, _head, exist_ok=True)
 for _config_class, _model_class in (
     (AlbefVisionConfig, AlbefVisionModel),
     (AlbefTextConfig, AlbefTextModel),
@@ -29,6 +36,10 @@ for _config_class, _model_class in (
 ):
     AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
     AutoModel.register(_config_class, _model_class, exist_ok=True)
+for _task, (_pipeline, _name) in PIPELINES.items():
+    PIPELINE_REGISTRY.register_pipeline(
+        _task, _pipeline, next(one for one in _HEADS if one.__name__ == _name), type="multimodal"
+    )
 
 __all__ = [
     "AlbefConfig",
@@ -45,7 +56,9 @@ __all__ = [
     "AlbefTextModel",
     "AlbefVisionConfig",
     "AlbefVisionModel",
+    "AlbefVqaPipeline",
     "AnswerTree",
+    "ImageTextRetrievalPipeline",
     "RankedAnswers",
     "__version__",
 ]

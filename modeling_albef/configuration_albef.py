@@ -103,6 +103,7 @@ class AlbefTextDecoderConfig(AlbefTextConfig):
         bos_token_id: `[CLS]`, with which an answer starts; by default BERT's where the vocabulary has BERT's size.
         eos_token_id: `[SEP]`, with which it ends; likewise.
         tie_word_embeddings: Whether the output map is the word embeddings, as in the original.
+        answer_list: Candidate answers that the model was trained with, which pipelines rank; None: answers are written.
     """
 
     model_type = "albef_text_decoder"
@@ -115,6 +116,7 @@ class AlbefTextDecoderConfig(AlbefTextConfig):
     is_decoder: bool = True
     use_cache: bool = True
     tie_word_embeddings: bool = True
+    answer_list: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.vocab_size == BERT_VOCABULARY and self.bos_token_id is None and self.eos_token_id is None:
@@ -160,6 +162,8 @@ class AlbefConfig(PreTrainedConfig):
         if self.decoder_config is not None:
             self.decoder_config = _as_config(self.decoder_config, AlbefTextDecoderConfig)
             self.decoder_config.encoder_hidden_size = self.text_config.hidden_size
+        if not __name__.startswith("transformers_modules."):
+            kwargs.pop("custom_pipelines", None)  # the registered ones; the library would ask for trust in the copies
         super().__post_init__(**kwargs)
 
 

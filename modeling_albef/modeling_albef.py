@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, cached_file
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_albef import AlbefConfig
+from .hub_albef import AlbefHubMixin
 from .losses_albef import (
     contrastive_positives,
     distill_targets,
@@ -76,7 +77,7 @@ class AlbefImageTextRetrievalOutput(AlbefOutput):
     multimodal_hidden_states: torch.Tensor | None = None
 
 
-class AlbefPreTrainedModel(PreTrainedModel):
+class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc]  # more arguments to push_to_hub
     """What all ALBEF models share: initialisation, loading, and the resolution of their images."""
 
     config: AlbefConfig
@@ -120,8 +121,9 @@ class AlbefPreTrainedModel(PreTrainedModel):
         source = config if isinstance(config, str | PathLike) else pretrained_model_name_or_path
         hub_kwargs = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
         if not isinstance(config, cls.config_class):
+            dtype: dict[str, Any] = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
             config, kwargs = cls.config_class.from_pretrained(source, **{**kwargs, "return_unused_kwargs": True})
-            kwargs = {**kwargs, **hub_kwargs}
+            kwargs = {**kwargs, **hub_kwargs, **dtype}
         wanted = image_size or config.vision_config.image_size
         if wanted % config.vision_config.patch_size:
             patch_size = config.vision_config.patch_size
@@ -165,6 +167,8 @@ def _stored_image_size(
 
 class AlbefModel(AlbefPreTrainedModel):
     """The two towers and their projections into one space (section 3.1 of the paper)."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^itm_head\.", r"^text_decoder\."]  # of the heads
 
     def __init__(self, config: AlbefConfig, add_projections: bool = True) -> None:
         """Makes a model.
@@ -237,20 +241,25 @@ class AlbefModel(AlbefPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor,
-        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
     ) -> AlbefOutput:
-        """Compares every image with every text.
+        """Compares every image with every text; or encodes images alone or texts alone.
 
         Args:
-            pixel_values: (I, 3, S, S).
-            input_ids: (N, L).
+            pixel_values: (I, 3, S, S); None = texts alone.
+            input_ids: (N, L); None = images alone.
             attention_mask: (N, L), 1 = token; None = no padding.
 
         Returns:
             Similarities, embeddings and states; see `AlbefOutput`.
+
+        Raises:
+            ValueError: There are neither images nor texts.
         """
+        if pixel_values is None or input_ids is None:
+            return self._encode_one_kind(pixel_values, input_ids, attention_mask)
         image = self.get_image_features(pixel_values)
         text = self.get_text_features(input_ids, attention_mask)
         logits_per_image = image.pooler_output @ text.pooler_output.T / self.temperature
@@ -263,9 +272,23 @@ class AlbefModel(AlbefPreTrainedModel):
             text_hidden_states=text.last_hidden_state,
         )
 
+    def _encode_one_kind(
+        self, pixel_values: torch.Tensor | None, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
+    ) -> AlbefOutput:
+        """Embeddings and states without similarities: what the feature pipelines ask for."""
+        if pixel_values is not None:
+            image = self.get_image_features(pixel_values)
+            return AlbefOutput(image_embeds=image.pooler_output, image_hidden_states=image.last_hidden_state)
+        if input_ids is None:
+            raise ValueError("Give pixel_values, input_ids or both.")
+        text = self.get_text_features(input_ids, attention_mask)
+        return AlbefOutput(text_embeds=text.pooler_output, text_hidden_states=text.last_hidden_state)
+
 
 class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
     """ALBEF with the matching head: scores images against texts, by similarity and by matching."""
+
+    auto_class = "AutoModelForZeroShotImageClassification"
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config)

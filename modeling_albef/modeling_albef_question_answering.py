@@ -10,6 +10,7 @@ from os import PathLike
 from typing import Any
 
 import torch
+from transformers import GenerationMixin
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -37,8 +38,10 @@ class AlbefQuestionAnsweringOutput(ModelOutput):
     image_hidden_states: torch.Tensor | None = None
 
 
-class AlbefForQuestionAnswering(AlbefPreTrainedModel):
+class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type: ignore[misc]  # as its base
     """ALBEF with an answer decoder: a question looks at the image, the decoder looks at the question."""
+
+    auto_class = "AutoModelForImageTextToText"
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config)
@@ -233,9 +236,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel):
             start,
             encoder_hidden_states=question,
             encoder_attention_mask=torch.ones_like(input_ids) if attention_mask is None else attention_mask,
-            eos_token_id=config.eos_token_id,
-            pad_token_id=config.pad_token_id,
-            **generate_kwargs,
+            **{"eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id, **generate_kwargs},
         )
 
 

@@ -43,7 +43,8 @@ class AlbefTextEmbeddings(nn.Module):
             if length > limit:
                 raise ValueError(f"The text has {length} tokens, but the model reads at most {limit}: truncate it.")
             position_ids = torch.arange(length, device=input_ids.device)
-        embeddings = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
+        token_type = self.token_type_embeddings(position_ids.new_zeros(1))  # not .weight[0], which may be offloaded
+        embeddings = self.word_embeddings(input_ids) + token_type
         return self.dropout(self.LayerNorm(embeddings + self.position_embeddings(position_ids)))  # (N, L, H)
 
 
@@ -93,7 +94,7 @@ class AlbefTextSelfAttention(nn.Module):
 
         A run is folded into the query length, so nothing is repeated: (I, heads, T * L, d) against (I, heads, P, d).
         """
-        rows, runs = len(hidden_states), len(key)
+        rows, runs = hidden_states.shape[0], key.shape[0]  # len() would be a constant in an exported graph
         if rows % runs:
             raise ValueError(f"{rows} text rows cannot be dealt out to {runs} images: give `image_index`.")
         query = self.split_heads(self.query(hidden_states))  # (N, heads, L, d)

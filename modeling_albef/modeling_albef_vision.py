@@ -185,7 +185,7 @@ class AlbefVisionModel(PreTrainedModel):
                 f"({side}, {side}): give the image processor size={side}, or load the model with image_size=..."
             )
         patches = self.patch_embed(pixel_values)
-        hidden_states = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
+        hidden_states = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.pos_embed
         for block in self.blocks:
             hidden_states = block(hidden_states, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))

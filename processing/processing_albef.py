@@ -1,14 +1,18 @@
 """Text and images for ALBEF in one object: clean-up, token layout, pixel values."""
 
+import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from huggingface_hub import CommitInfo, HfApi
 from tokenizers import processors
 from transformers import AutoTokenizer, BatchFeature, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -156,7 +160,13 @@ class AlbefProcessor(ProcessorMixin):
         closed = answers if self.end_texts else [f"{answer} {self.tokenizer.sep_token}" for answer in answers]
         return BatchFeature(dict(self.tokenizer(closed, padding=padding, return_tensors=return_tensors)))
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> Any:
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        push_to_hub: bool = False,
+        save_code: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Save both parts.
 
         The lengths that the last call padded and cut to stay out of the files; the library would load them as defaults.
@@ -164,6 +174,9 @@ class AlbefProcessor(ProcessorMixin):
         Args:
             save_directory: Folder; made where it does not exist.
             push_to_hub: Whether to upload the folder, too.
+            save_code: Whether the Python files go beside the others, so that `trust_remote_code=True` loads the
+                processor where this package is not installed. Default: only where it was itself loaded that
+                way, or `register_for_auto_class` was called.
             kwargs: Those of `ProcessorMixin.save_pretrained`.
 
         Returns:
@@ -171,7 +184,67 @@ class AlbefProcessor(ProcessorMixin):
         """
         self.tokenizer.backend_tokenizer.no_padding()
         self.tokenizer.backend_tokenizer.no_truncation()
-        return super().save_pretrained(str(save_directory), push_to_hub, **kwargs)
+        written = super().save_pretrained(str(save_directory), push_to_hub, **kwargs)
+        if save_code is None:
+            save_code = self._auto_class is not None
+        self._write_code_references(Path(save_directory), save_code)
+        return written
+
+    def _write_code_references(self, folder: Path, save_code: bool) -> None:
+        """Copy the Python files, and say in `processor_config.json` which class is in which; or drop what it says."""
+        path = folder / "processor_config.json"
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        for place in (fields, fields.get("image_processor", {})):
+            place.pop("auto_map", None)
+        if save_code:
+            parts = {"AutoProcessor": type(self), "AutoImageProcessor": type(self.image_processor)}
+            auto_map = {}
+            for name, part in parts.items():
+                if not part.__module__.startswith("transformers."):
+                    custom_object_save(part, folder)
+                    auto_map[name] = f"{part.__module__.split('.')[-1]}.{part.__name__}"
+            fields["auto_map"] = auto_map
+            fields["image_processor"]["auto_map"] = {k: v for k, v in auto_map.items() if k == "AutoImageProcessor"}
+        path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        save_code: bool = True,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: bool | str | None = None,
+        commit_message: str = "Upload processor",
+        create_pr: bool = False,
+        **kwargs: Any,
+    ) -> CommitInfo:
+        """Upload the processor and its code in one commit.
+
+        Args:
+            repo_id: `user/model`, or `model`; made where it does not exist.
+            save_code: See `save_pretrained`.
+            private: Whether a repository that is made is private.
+            revision: Branch; made where it does not exist.
+            token: For the Hub; default: the one of `hf auth login`.
+            commit_message: Title of the commit.
+            create_pr: Open a pull request instead.
+            kwargs: Those of `HfApi.upload_folder`.
+
+        Returns:
+            The commit.
+
+        Raises:
+            HfHubHTTPError: The Hub refused or broke off; nothing has changed there then, so it can be tried again.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        target: dict[str, Any] = {"repo_id": repo_id, "revision": revision, "create_pr": create_pr}
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, save_code=save_code)
+            return api.upload_folder(folder_path=folder, commit_message=commit_message, **target, **kwargs)
 
 
 def build_tokenizer(texts: Iterable[str], min_count: int = 1) -> BertTokenizer:

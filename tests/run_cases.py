@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,13 @@ def write_config(folder: Path, **changes: Any) -> str:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump({name: value for name, value in config.items() if value is not None}))
     return str(path)
+
+
+def readme_block(mark: str) -> str:
+    """The Python block of the README that has certain words."""
+    blocks = re.findall(r"```python\n(.*?) *```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (found,) = [textwrap.dedent(code) for code in blocks if mark in code]
+    return found
 
 
 def two_processes(port: int) -> tuple[str, ...]:

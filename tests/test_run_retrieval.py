@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from run_cases import ONE_THREAD, ROOT, TINY, refused, run, two_processes, write_config
+from run_cases import ONE_THREAD, ROOT, TINY, readme_block, refused, run, two_processes, write_config
 from safetensors.torch import load_file
 
 import run_vqa
@@ -256,7 +256,7 @@ def test_python_of_the_readme_runs(finished: tuple[Path, str], tmp_path: Path, m
     """Three captions are scored, a trainer is made, which here trains and evaluates, and a metric computed."""
     from dataset_scripts import load_dataset_script, one_caption_a_row
 
-    scoring, training, metric = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    scoring, training, metric = map(readme_block, ("itm_logits.softmax", "trainer = RetrievalTrainer", "evaluate.load"))
     monkeypatch.chdir(ROOT)  # the metric is loaded by its path
     names: dict[str, Any] = {}
     exec(

@@ -45,6 +45,7 @@ class AlbefTrainingArguments(TrainingArguments):
     seed: int = field(default=42, metadata={"help": "Of weights, order, augmentation and dropout."})
 
     # How the run behaves
+    push_code: bool = field(default=True, metadata={"help": "Upload the Python files with a model that is pushed."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps, epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch, best."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; the best is always kept."})

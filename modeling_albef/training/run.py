@@ -15,7 +15,9 @@ from transformers.utils import cached_file
 
 from ..configuration_albef import AlbefConfig
 from .arguments import AlbefTrainingArguments
+from .hub import PushError
 from .launch import LaunchError, as_mapping, check_config_fields
+from .lora import TARGETS, add_lora
 from .momentum import QUEUE_FILE, TEACHER_FOLDER, FeatureQueue
 from .trainer import AlbefTrainer
 
@@ -36,6 +38,13 @@ class ModelArguments:
     )
     image_size: int | None = field(default=None, metadata={"help": "Side of the images; default: the model's."})
     attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa, eager, flash_attention_2 .."})
+    lora_rank: int = field(
+        default=0, metadata={"help": "Train adapters of this rank instead of all weights; 0 = none."}
+    )
+    lora_alpha: float | None = field(default=None, metadata={"help": "Adapters count alpha / rank; default: 2 * rank."})
+    lora_targets: list[str] = field(
+        default_factory=lambda: list(TARGETS), metadata={"help": "Ends of the names of the maps that get an adapter."}
+    )
 
     def __post_init__(self) -> None:
         self.model_config = as_mapping(self.model_config, "model_config")
@@ -44,7 +53,7 @@ class ModelArguments:
 
 
 def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> tuple[Any, Any]:
-    """Loads or makes the model, and loads its teacher where one was saved beside it.
+    """Loads or makes the model, and loads its teacher where one was saved beside it; both get the asked adapters.
 
     Args:
         model_class: A model class with a head.
@@ -54,6 +63,15 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> 
     Returns:
         The model, and its teacher or None.
     """
+    models = _load_models(model_class, model_args, tokenizer)
+    if model_args.lora_rank:
+        for model in filter(None, models):
+            add_lora(model, model_args.lora_rank, model_args.lora_alpha, model_args.lora_targets)
+    return models
+
+
+def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> tuple[Any, Any]:
+    """As `load_model`, without adapters."""
     name = model_args.model_name_or_path
     # whatever the file holds: in half precision the steps of fine-tuning would be lost to rounding
     options: dict[str, Any] = {"attn_implementation": model_args.attn_implementation, "dtype": torch.float32}
@@ -233,13 +251,22 @@ def prepare_for_stream(args: AlbefTrainingArguments) -> None:
     ).dispatch_batches = False  # else one process opens the images of all
 
 
+def describe(trainer: AlbefTrainer, model_args: ModelArguments, data_args: DataArguments) -> None:
+    """Tells the trainer what its model card is to say of model and data; names only, no places on this machine."""
+    files = [file for split in SPLITS for file in getattr(data_args, f"{split}_files") or ()]
+    names = [data_args.dataset] if data_args.dataset is not None else [Path(file).stem for file in files]
+    trainer.dataset_names = tuple(dict.fromkeys(names))
+    name = model_args.model_name_or_path
+    trainer.base_model = None if name is None or Path(name).exists() else name
+
+
 def train_and_evaluate(
     trainer: AlbefTrainer,
     checkpoint: str | None,
     test_dataset: Any,
     write: Callable[[Any, dict[str, float], Path], dict[str, Path]],
 ) -> None:
-    """Trains, evaluates and predicts as the arguments say, and prints where everything is.
+    """Trains, evaluates, predicts and pushes as the arguments say, and prints where everything is.
 
     Args:
         trainer: The trainer, with its data.
@@ -248,7 +275,8 @@ def train_and_evaluate(
         write: Gets the outcome of the test, its metrics and the output folder; may add metrics; the first process then
             has the files that it returns, by what they hold.
     """
-    args, folder, written = trainer.args, Path(trainer.args.output_dir), {}
+    args, folder = trainer.args, Path(trainer.args.output_dir)
+    written: dict[str, Any] = {}
     if args.do_train:
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
@@ -268,6 +296,13 @@ def train_and_evaluate(
         trainer.save_metrics("test", tested.metrics)
     if args.do_eval or args.do_predict:
         written["metrics"] = folder / "all_results.json"
+    if args.push_to_hub:
+        try:
+            pushed = trainer.push_to_hub()
+        except PushError as error:
+            raise LaunchError(str(error)) from error
+        if pushed is not None:
+            written["on the Hub"] = pushed.repo_url
     if trainer.is_world_process_zero():
         for name, place in written.items():
             print(f"{name}: {place}")

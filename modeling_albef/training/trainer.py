@@ -22,6 +22,8 @@ from ..modeling_albef import AlbefForImageTextRetrieval, AlbefImageTextRetrieval
 from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments, VQATrainingArguments
 from .callbacks import EpochCallback, MomentumTeacherCallback, RankSeedCallback, TemperatureCallback
 from .evaluation import RetrievalEvaluator, RetrievalResult
+from .hub import HubPushMixin
+from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter
 from .momentum import TEACHER_FOLDER, FeatureQueue, MomentumTeacher
 from .sampling import ImageGroupSampler
 from .schedule import PublishedSchedule
@@ -51,8 +53,8 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
     return max(found)[1] if found else None
 
 
-class AlbefTrainer(Trainer):
-    """What all ALBEF trainers share: teacher, published schedule, loss parts in the log, whole checkpoints."""
+class AlbefTrainer(HubPushMixin, Trainer):
+    """What all ALBEF trainers share: teacher, published schedule, loss parts in the log, whole checkpoints, pushes."""
 
     args: AlbefTrainingArguments
     model: Any
@@ -77,6 +79,7 @@ class AlbefTrainer(Trainer):
             kwargs: Those of `transformers.Trainer`, above all `train_dataset`, `eval_dataset`, `data_collator` and
                 `processing_class`, an `AlbefProcessor`.
         """
+        self.results = {}
         super().__init__(model=model, args=args, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError("The momentum teacher needs whole parameters: train with DDP, not FSDP or DeepSpeed.")
@@ -203,6 +206,9 @@ class AlbefTrainer(Trainer):
         """
         start = time.time()
         outcome = self.assess(test_dataset)
+        self.results[metric_key_prefix] = {
+            name: outcome.metrics[name] for name in self.args.METRICS if name in outcome.metrics
+        }
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in outcome.metrics.items()}
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=len(test_dataset)))
         self.log(metrics)
@@ -212,10 +218,17 @@ class AlbefTrainer(Trainer):
     # ---- checkpoints
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the student; in a checkpoint also the teacher."""
-        super().save_model(output_dir, _internal_call)
+        """Saves the student; in a checkpoint also the teacher. It is `push_to_hub` that pushes, with the results."""
+        super().save_model(output_dir, _internal_call=True)
+        if not _internal_call and self.args.should_save:
+            save_adapter(self.model, Path(output_dir or self.args.output_dir) / ADAPTER_FOLDER)
         if _internal_call and output_dir is not None and self.args.should_save and not self.args.save_only_model:
             self.save_teacher(output_dir)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Adapters are added into the weights, but in a checkpoint, from which training goes on."""
+        is_checkpoint = Path(output_dir or "").name.startswith(PREFIX_CHECKPOINT_DIR)
+        super()._save(output_dir, state_dict if is_checkpoint else state_dict or merged_state_dict(self.model))
 
     def save_teacher(self, checkpoint: str) -> None:
         """Writes what the teacher needs to go on."""
@@ -342,6 +355,7 @@ class VQATrainer(AlbefTrainer):
         super().__init__(model, args, **kwargs)
         check_answers(answer_list, self.processing_class.tokenizer)
         self.answer_list = list(answer_list)
+        self.model.config.decoder_config.answer_list = self.answer_list  # for the pipeline
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset

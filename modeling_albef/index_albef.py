@@ -1,0 +1,96 @@
+# Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""An index of embeddings: what is close to a query. Shapes: N entries, E projection width, Q queries."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+_EMBEDDINGS, _NAMES = "index.safetensors", "index.json"
+
+
+class EmbeddingIndex:
+    """Names and their embeddings of unit length, searched exactly or by FAISS.
+
+    Attributes:
+        kind: What the names stand for, "image" or "text".
+        names: N paths or texts.
+        embeds: (N, E).
+    """
+
+    def __init__(self, kind: str, names: list[Any], embeds: torch.Tensor, faiss: str | None = None) -> None:
+        """Makes an index.
+
+        Args:
+            kind: "image" or "text".
+            names: N paths, pictures or texts.
+            embeds: (N, E), unit length.
+            faiss: Factory string of a FAISS index, "Flat" or "IVF256,Flat" for example; None searches exactly.
+
+        Raises:
+            ImportError: `faiss` is given, but `datasets` or FAISS is not installed.
+        """
+        self.kind, self.names, self.embeds, self.faiss = kind, names, embeds.float().cpu(), faiss
+        if faiss is not None:
+            try:  # here, because loading it takes longer than all the rest
+                from datasets import Dataset
+            except ImportError as error:
+                raise ImportError("A FAISS index needs `pip install datasets faiss-cpu`.") from error
+            self._dataset = Dataset.from_dict({"embeds": self.embeds.numpy()}).with_format("numpy")
+            self._dataset.add_faiss_index("embeds", string_factory=faiss, metric_type=0, train_size=len(names))
+
+    def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Finds the closest entries.
+
+        Args:
+            queries: (Q, E), unit length.
+            k: Entries a query; clipped to N.
+
+        Returns:
+            (Q, k) cosine similarities, falling, and (Q, k) places.
+        """
+        k, queries = min(k, len(self.names)), queries.float().cpu()
+        if self.faiss is None:
+            found = (queries @ self.embeds.T).topk(k, dim=1)
+            return found.values, found.indices
+        scores, places = self._dataset.search_batch("embeds", queries.numpy(), k=k)
+        return torch.as_tensor(scores), torch.as_tensor(places)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the index into a folder.
+
+        Raises:
+            TypeError: The names are pictures, not paths.
+        """
+        if not all(isinstance(name, str) for name in self.names):
+            raise TypeError("Pictures in memory have no path to be found by again: index files to save the index.")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_file({"embeds": self.embeds}, Path(folder) / _EMBEDDINGS)
+        text = json.dumps({"kind": self.kind, "names": self.names}, ensure_ascii=False, indent=1)
+        (Path(folder) / _NAMES).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, width: int, faiss: str | None = None) -> "EmbeddingIndex":
+        """Reads back what `save` wrote.
+
+        Args:
+            folder: Where it was written.
+            width: Projection width E of the model.
+            faiss: See `__init__`.
+
+        Raises:
+            FileNotFoundError: The folder holds no index.
+            ValueError: The index is of a model of another width, or its files do not belong together.
+        """
+        if not (Path(folder) / _NAMES).is_file():
+            raise FileNotFoundError(f"The folder {str(folder)!r} holds no index: make one and save it there.")
+        stored = json.loads((Path(folder) / _NAMES).read_text(encoding="utf-8"))
+        embeds = load_file(Path(folder) / _EMBEDDINGS)["embeds"]
+        if tuple(embeds.shape) != (len(stored["names"]), width):
+            raise ValueError(
+                f"The index in {str(folder)!r} has embeddings of shape {tuple(embeds.shape)} for "
+                f"{len(stored['names'])} names, but the model compares in {width} dimensions: index again with it."
+            )
+        return cls(stored["kind"], stored["names"], embeds, faiss)

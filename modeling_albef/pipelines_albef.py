@@ -1,0 +1,305 @@
+# Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""Pipelines of the library's kind: answers to questions about pictures, and search in pictures or texts.
+
+Shapes: B batch, E projection width, k candidates, L tokens.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Pipeline
+
+from .index_albef import EmbeddingIndex
+
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+class AlbefVqaPipeline(Pipeline):
+    """Answers questions about pictures: `pipeline("albef-vqa", model=NAME)`.
+
+    Candidate answers are ranked as published; the candidates are those that the model was trained with, kept in its
+    configuration, or an `answer_list`. Without candidates the answer is written freely.
+
+    Example:
+        >>> answer = pipeline("albef-vqa", model="user/albef-vqa")
+        >>> answer(image="photo.jpg", question="what is on the table?", top_k=2)
+        [{'answer': 'apple', 'score': 0.71}, {'answer': 'pear', 'score': 0.13}]
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    model: Any
+    processor: Any
+
+    def __call__(self, image: Any = None, question: Any = None, **kwargs: Any) -> Any:
+        """Answers.
+
+        Args:
+            image: Path, URL or Pillow image; a list of them; or, without `question`, a mapping with `image` and
+                `question`, a list, data set or generator of such mappings.
+            question: A text or a list; one image and a list of questions belong together, and the reverse.
+            kwargs: `top_k` answers that are returned (5); `answer_list`, candidates or a JSON file of them;
+                `k_test` candidates that are scored whole (128); `free_form=True` to write answers in spite of
+                candidates, and then `max_new_tokens` (10); `batch_size` and `num_workers`.
+
+        Returns:
+            A list of `answer` and `score`, best first, for a question; a list of such lists for several. The score
+            of a candidate is its share among the `k_test` ones; that of a free answer its probability.
+        """
+        if question is None:
+            return super().__call__(image, **kwargs)
+        if isinstance(image, list) or isinstance(question, list):
+            images = image if isinstance(image, list) else [image] * len(question)
+            questions = question if isinstance(question, list) else [question] * len(images)
+            pairs = zip(images, questions, strict=True)
+            return super().__call__([{"image": one, "question": text} for one, text in pairs], **kwargs)
+        return super().__call__({"image": image, "question": question}, **kwargs)
+
+    def _sanitize_parameters(
+        self,
+        top_k: int | None = None,
+        answer_list: list[str] | str | Path | None = None,
+        k_test: int | None = None,
+        free_form: bool | None = None,
+        max_new_tokens: int | None = None,
+    ) -> tuple[dict, dict, dict]:
+        if isinstance(answer_list, str | Path):
+            answer_list = list(json.loads(Path(answer_list).read_text(encoding="utf-8")))
+        if answer_list is not None and not answer_list:
+            raise ValueError("The answer list is empty: there is nothing to choose from.")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k is {top_k}, but must be at least 1.")
+        forward = {"top_k": top_k, "k_test": k_test, "free_form": free_form, "max_new_tokens": max_new_tokens}
+        forward = {name: value for name, value in forward.items() if value is not None}
+        answers = {} if answer_list is None else {"answer_list": tuple(answer_list)}
+        return {}, {**forward, **answers}, answers
+
+    def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
+        """Makes a picture and a question the model's inputs."""
+        inputs = self.processor(
+            images=[input_["image"]],
+            text=[input_["question"]],
+            text_type="question",
+            max_words=50,
+            truncation=True,
+            max_length=self.model.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        )
+        return inputs.to(self.dtype)
+
+    def _forward(
+        self,
+        input_tensors: dict[str, torch.Tensor],
+        top_k: int = 5,
+        k_test: int = 128,
+        answer_list: tuple[str, ...] | None = None,
+        free_form: bool = False,
+        max_new_tokens: int = 10,
+    ) -> dict[str, torch.Tensor]:
+        inputs = {name: input_tensors[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+        answers = answer_list or self._own_answers()
+        if free_form or not answers:
+            return self._write(inputs, top_k, max_new_tokens)
+        candidates = self.processor.encode_answers(list(answers)).to(self.device)
+        ranked = self.model.rank_answers(
+            **inputs,
+            candidate_input_ids=candidates["input_ids"],
+            candidate_attention_mask=candidates["attention_mask"],
+            k=max(k_test, top_k),
+        )
+        return {"ids": ranked.ids[:, :top_k], "scores": ranked.probabilities[:, :top_k]}
+
+    def _write(self, inputs: dict[str, torch.Tensor], top_k: int, max_new_tokens: int) -> dict[str, torch.Tensor]:
+        """Writes answers by beam search; a length penalty of 0 leaves their log-probabilities as they are."""
+        written = self.model.generate(
+            **inputs,
+            num_beams=max(2, top_k),
+            num_return_sequences=top_k,
+            max_new_tokens=max_new_tokens,
+            length_penalty=0.0,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        shape = (len(inputs["input_ids"]), top_k)
+        return {"tokens": written.sequences.unflatten(0, shape), "scores": written.sequences_scores.exp().view(shape)}
+
+    def _own_answers(self) -> tuple[str, ...]:
+        return tuple(self.model.config.decoder_config.answer_list or ())
+
+    def postprocess(
+        self, model_outputs: dict[str, torch.Tensor], answer_list: tuple[str, ...] | None = None
+    ) -> list[dict[str, Any]]:
+        """Makes places or tokens texts."""
+        if "tokens" in model_outputs:
+            answers = self.processor.batch_decode(model_outputs["tokens"][0], skip_special_tokens=True)
+        else:
+            names = answer_list or self._own_answers()
+            answers = [names[place] for place in model_outputs["ids"][0].tolist()]
+        scores = model_outputs["scores"][0].tolist()
+        return [{"answer": answer, "score": score} for answer, score in zip(answers, scores, strict=True)]
+
+
+class ImageTextRetrievalPipeline(Pipeline):
+    """Finds pictures by a text, or texts by a picture: `pipeline("image-text-retrieval", model=NAME)`.
+
+    In two stages, as published: the index gives the `k` closest by cosine similarity, the matching head ranks them.
+
+    Example:
+        >>> search = pipeline("image-text-retrieval", model="user/albef-retrieval")
+        >>> search.index_images("photos")
+        >>> search("a dog on a beach", top_k=1)
+        [{'image': 'photos/7.jpg', 'score': 3.1, 'probability': 0.98, 'similarity': 0.41}]
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    model: Any
+    processor: Any
+    index: EmbeddingIndex | None = None
+
+    def index_images(self, images: str | Path | Iterable[Any], batch_size: int = 16, faiss: str | None = None) -> None:
+        """Encodes pictures once; a picture's file is read again only where it is ranked.
+
+        Args:
+            images: A folder, with all that is below it; or paths, URLs or Pillow images.
+            batch_size: Pictures that are encoded together.
+            faiss: Factory string of a FAISS index (needs `datasets` and FAISS); None searches exactly.
+
+        Raises:
+            FileNotFoundError: The folder does not exist or has no pictures.
+        """
+        if isinstance(images, str | Path):
+            images = _images_below(Path(images))
+        names = [str(image) if isinstance(image, Path) else image for image in images]
+        self._make_index("image", names, batch_size, faiss)
+
+    def index_texts(self, texts: Iterable[str], batch_size: int = 64, faiss: str | None = None) -> None:
+        """Encodes texts once.
+
+        Args:
+            texts: What is to be found by pictures.
+            batch_size: Texts that are encoded together.
+            faiss: See `index_images`.
+        """
+        self._make_index("text", list(texts), batch_size, faiss)
+
+    def save_index(self, folder: str | Path) -> None:
+        """Writes the index; the pictures stay where they are."""
+        self._need_index().save(folder)
+
+    def load_index(self, folder: str | Path, faiss: str | None = None) -> None:
+        """Reads back what `save_index` wrote; `faiss` as in `index_images`."""
+        self.index = EmbeddingIndex.load(folder, self.model.config.projection_dim, faiss)
+
+    def __call__(self, text: str | list[str] | None = None, *, image: Any = None, **kwargs: Any) -> Any:
+        """Searches.
+
+        Args:
+            text: Query or queries, where pictures are indexed.
+            image: Path, URL or Pillow image, or a list of them, where texts are indexed.
+            kwargs: `top_k` results a query (5); `k` candidates that the matching head ranks (16), 0 for none.
+
+        Returns:
+            For a query a list, best first, of `image` or `text`, `similarity` (cosine), and where `k` > 0 `score` (the
+            published one, a logit) and `probability` of a match; a list of such lists for several queries.
+
+        Raises:
+            ValueError: Nothing is indexed, or what is indexed is of the query's own kind.
+        """
+        if (text is None) == (image is None):
+            raise ValueError("Give either text or image as the query.")
+        kind, query = ("text", text) if image is None else ("image", image)
+        if self._need_index().kind == kind:
+            raise ValueError(f"The index holds {kind}s, which a {kind} does not find: index the other kind.")
+        if isinstance(query, list):
+            return [super(ImageTextRetrievalPipeline, self).__call__({kind: one}, **kwargs) for one in query]
+        return super().__call__({kind: query}, **kwargs)
+
+    def _sanitize_parameters(self, top_k: int | None = None, k: int | None = None) -> tuple[dict, dict, dict]:
+        forward = {name: value for name, value in {"top_k": top_k, "k": k}.items() if value is not None}
+        if forward.get("top_k", 1) < 1 or forward.get("k", 0) < 0:
+            raise ValueError(f"top_k is {top_k} and k is {k}, but they must be at least 1 and 0.")
+        return {}, forward, {}
+
+    def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
+        """Makes a query the model's inputs."""
+        kind, query = next(iter(input_.items()))
+        return self._encode_inputs(kind, [query])
+
+    def _encode_inputs(self, kind: str, batch: list[Any]) -> dict[str, torch.Tensor]:
+        if kind == "image":
+            return dict(self.processor(images=batch, return_tensors="pt").to(self.dtype))
+        longest = self.model.config.text_config.max_position_embeddings
+        inputs = self.processor(text=batch, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        return dict(inputs)
+
+    def _encode(self, kind: str, inputs: dict[str, torch.Tensor]) -> Any:
+        features = self.model.get_image_features if kind == "image" else self.model.get_text_features
+        return features(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
+
+    @torch.no_grad()
+    def _make_index(self, kind: str, names: list[Any], batch_size: int, faiss: str | None) -> None:
+        if not names:
+            raise ValueError(f"There are no {kind}s to index.")
+        batches = [names[start : start + batch_size] for start in range(0, len(names), batch_size)]
+        embeds = [self._encode(kind, self._encode_inputs(kind, batch)).pooler_output.cpu() for batch in batches]
+        self.index = EmbeddingIndex(kind, names, torch.cat(embeds), faiss)
+
+    def _need_index(self) -> EmbeddingIndex:
+        if self.index is None:
+            raise ValueError("Nothing is indexed: call index_images, index_texts or load_index first.")
+        return self.index
+
+    def _forward(self, input_tensors: dict[str, torch.Tensor], top_k: int = 5, k: int = 16) -> dict[str, torch.Tensor]:
+        index = self._need_index()
+        kind = "image" if "pixel_values" in input_tensors else "text"
+        query = self._encode(kind, input_tensors)
+        similarity, places = index.search(query.pooler_output, max(k, top_k))  # (1, k)
+        found = {"similarity": similarity[0], "places": places[0]}
+        if k > 0:
+            inputs = self._encode_inputs(index.kind, [index.names[place] for place in places[0].tolist()])
+            candidates = self._encode(index.kind, inputs).last_hidden_state
+            rows = len(candidates)
+            if index.kind == "image":
+                text, images = query.last_hidden_state.expand(rows, -1, -1), candidates
+                mask = input_tensors["attention_mask"].expand(rows, -1)
+            else:
+                text, images, mask = candidates, query.last_hidden_state, inputs["attention_mask"].to(self.device)
+            logits = self.model.match(text, mask, images).float().cpu()  # (k, 2)
+            order = logits[:, 1].argsort(descending=True, stable=True)
+            found = {name: tensor[order] for name, tensor in found.items()}
+            found |= {"score": logits[order, 1], "probability": logits[order].softmax(dim=-1)[:, 1]}
+        return {name: tensor[:top_k] for name, tensor in found.items()}
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor], **_: Any) -> list[dict[str, Any]]:
+        """Makes places names."""
+        index = self._need_index()
+        lists = {name: tensor.tolist() for name, tensor in model_outputs.items()}
+        names = [{index.kind: index.names[place]} for place in lists.pop("places")]
+        columns = [name for name in ("score", "probability", "similarity") if name in lists]
+        return [{**name, **{column: lists[column][row] for column in columns}} for row, name in enumerate(names)]
+
+
+def _images_below(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}: give one, or a list of images.")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise FileNotFoundError(f"The folder {str(folder)!r} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    return found
+
+
+# task: its pipeline, and the Auto class that loads its model
+PIPELINES: dict[str, tuple[type[Pipeline], str]] = {
+    "albef-vqa": (AlbefVqaPipeline, "AutoModelForImageTextToText"),
+    "image-text-retrieval": (ImageTextRetrievalPipeline, "AutoModelForZeroShotImageClassification"),
+}

@@ -1,0 +1,82 @@
+"""Low-rank adapters (Hu et al., 2021, arXiv 2106.09685) by `peft`, trained like any other parameters.
+
+The adapters sit inside the model, whose class stays what it is: teacher, checkpoints and resume need nothing special.
+What is saved at the end is the model with the adapters added into its weights, and beside it the adapters alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+ADAPTER_FOLDER = "adapter"
+# Queries and values of both towers and of the decoder; the heads.
+TARGETS = ("qkv", "query", "value", "vision_proj", "text_proj", "itm_head")
+
+
+def add_lora(model: PreTrainedModel, rank: int, alpha: float | None = None, targets: Sequence[str] = TARGETS) -> None:
+    """Puts adapters into a model and freezes all else.
+
+    Args:
+        model: Changed in place.
+        rank: Rank of the adapters, at least 1.
+        alpha: The adapters count alpha / rank; default: 2 * rank.
+        targets: Ends of the names of the linear maps that get one.
+
+    Raises:
+        ImportError: `peft` is not installed.
+        ValueError: No linear map has such a name, or the rank is too low.
+    """
+    if rank < 1:
+        raise ValueError(f"lora_rank is {rank}, but must be at least 1.")
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ImportError("Low-rank adapters need `pip install peft`.") from error
+    present = {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    chosen = [name for name in targets if name in present]
+    if not chosen:
+        raise ValueError(f"lora_targets has {', '.join(targets)}, of which the model has none.")
+    config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=chosen)
+    inject_adapter_in_model(config, model)
+    model.albef_lora_config = config
+
+
+def merged_state_dict(model: Any) -> dict[str, torch.Tensor] | None:
+    """The weights with the adapters added in, by the plain model's names; None for a model without adapters."""
+    if not hasattr(model, "albef_lora_config"):
+        return None
+    state = {}
+    modules = dict(model.named_modules())
+    for name, tensor in model.state_dict().items():
+        if ".lora_" in name:
+            continue
+        if name.endswith(".base_layer.weight"):
+            tensor = tensor + modules[name.removesuffix(".base_layer.weight")].get_delta_weight("default").to(tensor)
+        state[name.replace(".base_layer.", ".")] = tensor
+    return state
+
+
+def save_adapter(model: Any, folder: str | Path) -> None:
+    """Writes the adapters alone, as `peft.PeftModel.from_pretrained(model, folder)` reads them.
+
+    Args:
+        model: With adapters; without, nothing is written.
+        folder: Made where it does not exist.
+    """
+    if not hasattr(model, "albef_lora_config"):
+        return
+    from peft import get_peft_model_state_dict
+
+    model.albef_lora_config.save_pretrained(folder)
+    state = get_peft_model_state_dict(model, adapter_name="default")
+    save_file(
+        {f"base_model.model.{name}": tensor.contiguous() for name, tensor in state.items()},
+        Path(folder) / "adapter_model.safetensors",
+    )

@@ -1,0 +1,136 @@
+"""Pipelines against the models' own methods, as the README shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from run_cases import readme_block
+from small_models import ANSWERS, save_retrieval, save_vqa
+from transformers import pipeline
+
+from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
+from processing import AlbefProcessor
+
+QUESTION = "what colour is the circle?"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both models, pictures, and a picture beside them."""
+    folder = tmp_path_factory.mktemp("pipelines")
+    save_retrieval(folder / "output/demo_retrieval")
+    save_vqa(folder / "output/demo_vqa")
+    (folder / "photos/more").mkdir(parents=True)
+    for number in range(7):
+        colour = (40 * number, 250 - 30 * number, 20 * number % 90)
+        path = folder / "photos" / ("more" if number % 2 else "") / f"{number}.png"
+        Image.effect_mandelbrot((40, 30), (-2 + number / 4, -1, 1, 1), 20 + number).convert("RGB").save(path)
+        Image.blend(Image.open(path), Image.new("RGB", (40, 30), colour), 0.6).save(path)
+    (folder / "photos/notes.txt").write_text("no picture")
+    Image.open(folder / "photos/2.png").save(folder / "photo.jpg")
+    return folder
+
+
+def run_block(mark: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.chdir(place)
+    names: dict[str, Any] = {"pipeline": pipeline}
+    exec(readme_block(mark), names)
+    return names
+
+
+def test_answers(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run_block('pipeline("albef-vqa"', place, monkeypatch)
+    model = AlbefForQuestionAnswering.from_pretrained("output/demo_vqa")
+    processor = AlbefProcessor.from_pretrained("output/demo_vqa")
+    inputs = processor(images="photo.jpg", text=QUESTION, return_tensors="pt")
+    candidates = processor.encode_answers(ANSWERS)
+    ranked = model.rank_answers(**inputs, **{f"candidate_{name}": value for name, value in candidates.items()})
+    assert [one["answer"] for one in names["ranked"]] == [ANSWERS[place] for place in ranked.ids[0, :3].tolist()]
+    scores = torch.tensor([one["score"] for one in names["ranked"]])
+    torch.testing.assert_close(scores, ranked.probabilities[0, :3], atol=1e-5, rtol=0)
+    assert {one["answer"] for one in names["chosen"]} == {"red", "blue"}
+    assert sum(one["score"] for one in names["chosen"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_free_answers_have_their_probability(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run_block('pipeline("albef-vqa"', place, monkeypatch)
+    model = AlbefForQuestionAnswering.from_pretrained("output/demo_vqa")
+    processor = AlbefProcessor.from_pretrained("output/demo_vqa")
+    assert [len(answers) for answers in names["written"]] == [5, 5]
+    short = names["answer"](image="photo.jpg", question=QUESTION, free_form=True, top_k=2, max_new_tokens=1)
+    question, _ = model.encode_questions(**processor(images="photo.jpg", text=QUESTION, return_tensors="pt"))
+    start = torch.tensor([[processor.tokenizer.cls_token_id]])
+    first = model.text_decoder(start, encoder_hidden_states=question).logits[0, 0].softmax(-1).topk(2)
+    assert [one["score"] for one in short] == pytest.approx(first.values.tolist(), rel=1e-4)
+    alone = names["answer"](image="photo.jpg", question="what is left?", free_form=True)
+    assert [one["answer"] for one in alone] == [one["answer"] for one in names["written"][1]]  # batched or not
+
+
+def test_pipelines_of_the_library(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run_block('pipeline("image-text-to-text"', place, monkeypatch)
+    vqa = AlbefForQuestionAnswering.from_pretrained("output/demo_vqa")
+    processor = AlbefProcessor.from_pretrained("output/demo_vqa")
+    tokens = vqa.generate(**processor(images="photo.jpg", text=QUESTION, return_tensors="pt"), max_new_tokens=5)
+    written = processor.batch_decode(tokens, skip_special_tokens=True)[0]
+    assert names["text"][0]["generated_text"] == written
+    model = AlbefForImageTextRetrieval.from_pretrained("output/demo_retrieval")
+    processor = AlbefProcessor.from_pretrained("output/demo_retrieval")
+    texts = ["a red circle", "a blue circle"]
+    outputs = model(**processor(images="photo.jpg", text=texts, padding=True, return_tensors="pt"))
+    expected = dict(zip(("red", "blue"), outputs.logits_per_image[0].softmax(-1).tolist(), strict=True))
+    assert {one["label"]: one["score"] for one in names["labels"]} == pytest.approx(expected, abs=1e-5)
+    torch.testing.assert_close(torch.tensor(names["image_embeds"]), outputs.image_embeds, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.tensor(names["text_embeds"]), outputs.text_embeds[:1], atol=1e-5, rtol=0)
+
+
+def test_search(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run_block('pipeline("image-text-retrieval"', place, monkeypatch)
+    model = AlbefForImageTextRetrieval.from_pretrained("output/demo_retrieval")
+    processor = AlbefProcessor.from_pretrained("output/demo_retrieval")
+    paths = sorted(str(path.relative_to(place)) for path in (place / "photos").rglob("*.png"))
+    query = "a red circle left of a square"
+    outputs = model(**processor(images=paths, text=query, return_tensors="pt"))
+    order = outputs.itm_logits[:, 0, 1].argsort(descending=True)[:5].tolist()
+    assert [one["image"] for one in names["found"]] == [paths[number] for number in order]
+    for one, number in zip(names["found"], order, strict=True):
+        assert one["score"] == pytest.approx(float(outputs.itm_logits[number, 0, 1].detach()), abs=1e-4)
+        assert one["probability"] == pytest.approx(float(outputs.itm_logits[number, 0].softmax(-1)[1]), abs=1e-4)
+        cosine = float(outputs.logits_per_image[number, 0] * model.albef.temperature)
+        assert one["similarity"] == pytest.approx(cosine, abs=1e-4)
+    texts = ["a red circle", "a blue square", "a green star"]
+    outputs = model(**processor(images="photo.jpg", text=texts, padding=True, return_tensors="pt"))
+    order = outputs.itm_logits[0, :, 1].argsort(descending=True)[:2].tolist()
+    assert [one["text"] for one in names["captions"]] == [texts[number] for number in order]
+    search = names["search"]
+    with pytest.raises(ValueError, match="index the other kind"):
+        search("a red circle")
+    search.load_index("photos_index")
+    quick = search(query, k=0, top_k=3)
+    assert set(quick[0]) == {"image", "similarity"}
+    both = search([query, "a green star"], k=2, top_k=2)
+    assert sorted(one["image"] for one in both[0]) == sorted(one["image"] for one in quick[:2])  # first stage: k = 2
+    search.load_index("photos_index", faiss="Flat")
+    assert [one["image"] for one in search(query, k=0, top_k=3)] == [one["image"] for one in quick]
+
+
+def test_search_says_what_is_wrong(place: Path, tmp_path: Path) -> None:
+    search = pipeline("image-text-retrieval", model=str(place / "output/demo_retrieval"))
+    with pytest.raises(ValueError, match="Nothing is indexed"):
+        search("a circle")
+    for folder, message in ((tmp_path / "nothing", "There is no folder"), (tmp_path, "has no images")):
+        with pytest.raises(FileNotFoundError, match=message):
+            search.index_images(folder)
+    with pytest.raises(FileNotFoundError, match="holds no index"):
+        search.load_index(tmp_path)
+    search.index_images([Image.new("RGB", (40, 30))])
+    with pytest.raises(TypeError, match="index files to save"):
+        search.save_index(tmp_path)
+    search.index.names = ["a.png"]
+    search.index.embeds = search.index.embeds[:, :3]
+    search.save_index(tmp_path)
+    with pytest.raises(ValueError, match="index again"):
+        search.load_index(tmp_path)
