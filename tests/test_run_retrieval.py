@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
@@ -21,6 +22,7 @@ from run_cases import ONE_THREAD, ROOT, TINY, refused, run, two_processes, write
 from safetensors.torch import load_file
 
 import run_vqa
+from dataset_scripts.__main__ import COMMANDS
 from modeling_albef.training.run import ModelArguments
 from run_retrieval import DataArguments, RetrievalTrainingArguments, main
 
@@ -280,7 +282,11 @@ def test_fields_of_the_readme_exist() -> None:
     classes = (ModelArguments, DataArguments, run_vqa.DataArguments, RetrievalTrainingArguments)
     fields = {field.name for class_ in classes for field in dataclasses.fields(class_)}
     launcher = {"multi_gpu", "num_processes", "num_machines", "mixed_precision", "dynamo_backend"}
-    launcher |= {"min_count", "output"}  # of the answer lists
+    launcher |= {"min_count", "output", "images"}  # of the answer lists and of the input pipeline's benchmark
+    for command in COMMANDS.values():
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        launcher |= {action.dest for action in parser._actions} - fields
     named = set(re.findall(r"--([a-z_]+)", (ROOT / "README.md").read_text()))
     assert named <= fields | launcher and len(named - launcher) > 10
 
