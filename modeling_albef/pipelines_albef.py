@@ -107,12 +107,7 @@ class AlbefVqaPipeline(Pipeline):
         if free_form or not answers:
             return self._write(inputs, top_k, max_new_tokens)
         candidates = self.processor.encode_answers(list(answers)).to(self.device)
-        ranked = self.model.rank_answers(
-            **inputs,
-            candidate_input_ids=candidates["input_ids"],
-            candidate_attention_mask=candidates["attention_mask"],
-            k=max(k_test, top_k),
-        )
+        ranked = self.model.rank_answers(**inputs, candidates=candidates, k=max(k_test, top_k))
         return {"ids": ranked.ids[:, :top_k], "scores": ranked.probabilities[:, :top_k]}
 
     def _write(self, inputs: dict[str, torch.Tensor], top_k: int, max_new_tokens: int) -> dict[str, torch.Tensor]:
