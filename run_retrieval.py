@@ -125,6 +125,7 @@ def main(argv: list[str] | None = None) -> None:
             processing_class=processor,
         )
     test = splits.get("test")
+    steps.fill_queue(trainer.queue, model_args)
     steps.train_and_evaluate(trainer, checkpoint, test, partial(write_predictions, test))
 
 

@@ -100,7 +100,8 @@ def load_processor(model_args: steps.ModelArguments, splits: dict[str, Dataset],
     """The model's processor or, for a model from scratch, one made of a tokenizer or of questions and answers."""
     if model_args.model_name_or_path is not None and model_args.tokenizer is None:
         processor = AlbefProcessor.from_pretrained(model_args.model_name_or_path)
-        return AlbefProcessor(processor.image_processor, processor.tokenizer, text_type="question", max_words=50)
+        parts = (processor.image_processor, processor.tokenizer)
+        return AlbefProcessor(*parts, text_type="question", max_words=50, end_texts=processor.end_texts)
     if model_args.tokenizer is not None:
         tokenizer = load_tokenizer(model_args.tokenizer)
     elif isinstance(splits.get("train"), Dataset):
@@ -156,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
             teacher=teacher,
             train_dataset=train_dataset,
             eval_dataset=splits.get("validation"),
-            data_collator=VQACollator(processor, max_words=data_args.max_words),
+            data_collator=VQACollator(processor, max_words=data_args.max_words, share_images=args.group_by_image),
             processing_class=processor,
         )
     steps.train_and_evaluate(trainer, checkpoint, splits.get("test"), partial(write_answers, splits))

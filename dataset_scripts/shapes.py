@@ -1,7 +1,8 @@
 """Pictures of coloured shapes with captions and questions: a data set that is drawn, not downloaded.
 
-A scene is two or three objects in a row or in a column. Everything follows from the seed, the split and the number of
-the image, so every run and every machine draws the same data, and both configurations show the same pictures.
+A scene is two or three objects in a row or in a column, or, where the configuration allows it, a single object.
+Everything follows from the seed, the split and the number of the image, so every run and every machine draws the same
+data, and both configurations show the same pictures.
 
 * `retrieval`: an image and its captions ("a red circle left of a blue square").
 * `vqa`: an image, a question ("what color is the star") and ten equal answers.
@@ -36,8 +37,8 @@ SIZES = {"small": 0.080, "large": 0.125}  # radius as a share of the image's sid
 RELATIONS = {"row": ("left of", "right of"), "column": ("above", "below")}
 ENDS = {"row": ("on the left", "on the right"), "column": ("at the top", "at the bottom")}
 WAYS = {"row": ("from left to right", "from right to left"), "column": ("from top to bottom", "from bottom to top")}
-CENTERS = {2: (0.28, 0.72), 3: (0.18, 0.50, 0.82)}  # along the row or column, as shares of the image's side
-ALONG_JITTER = {2: 0.06, 3: 0.01}
+CENTERS = {1: (0.50,), 2: (0.28, 0.72), 3: (0.18, 0.50, 0.82)}  # along the row or column, as shares of the image's side
+ALONG_JITTER = {1: 0.25, 2: 0.06, 3: 0.01}
 ACROSS_JITTER = 0.25
 SUPERSAMPLING = 4
 ANNOTATORS = 10  # equal answers a question, as VQA v2 has ten annotators
@@ -63,7 +64,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """Two or three objects with pairwise different names.
+    """Up to three objects with pairwise different names.
 
     Attributes:
         layout: "row" or "column".
@@ -88,9 +89,9 @@ class Scene:
         return {0: "validation", 1: "test"}.get(bucket, "train")
 
 
-def random_scene(rng: np.random.Generator) -> Scene:
-    """A scene with all attributes drawn evenly."""
-    codes = rng.choice(len(COLORS) * len(SHAPES), size=int(rng.integers(2, 4)), replace=False)
+def random_scene(rng: np.random.Generator, min_objects: int = 2) -> Scene:
+    """A scene of `min_objects` to three objects, with all attributes drawn evenly."""
+    codes = rng.choice(len(COLORS) * len(SHAPES), size=int(rng.integers(min_objects, 4)), replace=False)
     sizes = rng.choice(list(SIZES), size=len(codes))
     colors = list(COLORS)
     named = [(colors[code // len(SHAPES)], SHAPES[code % len(SHAPES)]) for code in codes.tolist()]
@@ -98,16 +99,18 @@ def random_scene(rng: np.random.Generator) -> Scene:
     return Scene(list(RELATIONS)[int(rng.integers(2))], items)
 
 
-def draw_scenes(seed: int, split: str, num_images: int) -> Iterator[Scene]:
+def draw_scenes(seed: int, split: str, num_images: int, min_objects: int = 2) -> Iterator[Scene]:
     """The scenes of a split.
 
     Args:
         seed: Seed of the data set.
         split: "train", "validation" or "test".
         num_images: How many.
+        min_objects: Least number of objects of a scene, 1..3.
 
     Yields:
-        Scenes. Outside "train" a scene's full statement holds of no other scene, so a caption tells its image.
+        Scenes. Outside "train" a scene's full statement holds of no other scene, so a caption tells its image; not so
+        with single objects, of which there are too few.
 
     Raises:
         ValueError: More scenes are wanted than can be told apart.
@@ -117,9 +120,9 @@ def draw_scenes(seed: int, split: str, num_images: int) -> Iterator[Scene]:
     for index in range(num_images):
         rng = random_stream(seed, split, index, SCENE)
         for _ in range(MAX_ATTEMPTS):
-            scene = random_scene(rng)
+            scene = random_scene(rng, min_objects)
             distinct = scene.full_statement() not in held and not (scene.statements() & told)
-            if scene.split() == split and (distinct or split == "train"):
+            if scene.split() == split and (distinct or split == "train" or min_objects == 1):
                 break
         else:
             raise ValueError(f"Found no scene for image {index} of {split!r} unlike the others: ask for fewer images.")
@@ -204,6 +207,13 @@ def _only(values: list[str]) -> set[str]:
     return {value for value in values if values.count(value) == 1}
 
 
+def _ends(scene: Scene) -> list[tuple[str, Item]]:
+    """The objects at both ends, each with the words for its place; none where there is a single object."""
+    if len(scene.items) == 1:
+        return []
+    return list(zip(ENDS[scene.layout], (scene.items[0], scene.items[-1]), strict=True))
+
+
 def _pick(rng: np.random.Generator, options: list[Any]) -> Any:
     """One of the options, evenly."""
     return options[int(rng.integers(len(options)))]
@@ -213,8 +223,7 @@ def ask_color(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     """Question and answer about the colour of an object known by its shape or place."""
     only = _only([item.shape for item in scene.items])
     options = [(f"what color is the {item.shape}", item.color) for item in scene.items if item.shape in only]
-    ends = zip(ENDS[scene.layout], (scene.items[0], scene.items[-1]), strict=True)
-    return _pick(rng, options + [(f"what color is the shape {end}", item.color) for end, item in ends])
+    return _pick(rng, options + [(f"what color is the shape {end}", item.color) for end, item in _ends(scene)])
 
 
 def ask_shape(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
@@ -222,10 +231,10 @@ def ask_shape(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     items, relations = scene.items, RELATIONS[scene.layout]
     only_colors, only_shapes = _only([item.color for item in items]), _only([item.shape for item in items])
     options = [(f"what shape is {item.color}", item.shape) for item in items if item.color in only_colors]
-    pairs = ((relations[0], items[1], items[0]), (relations[1], items[-2], items[-1]))  # one object lies on that side
-    options += [(f"what shape is {r} the {b.shape}", a.shape) for r, b, a in pairs if b.shape in only_shapes]
-    ends = zip(ENDS[scene.layout], (items[0], items[-1]), strict=True)
-    return _pick(rng, options + [(f"what shape is {end}", item.shape) for end, item in ends])
+    if len(items) > 1:  # one object lies on that side
+        pairs = ((relations[0], items[1], items[0]), (relations[1], items[-2], items[-1]))
+        options += [(f"what shape is {r} the {b.shape}", a.shape) for r, b, a in pairs if b.shape in only_shapes]
+    return _pick(rng, options + [(f"what shape is {end}", item.shape) for end, item in _ends(scene)])
 
 
 def ask_yes_no(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
@@ -294,6 +303,7 @@ class ShapesConfig(datasets.BuilderConfig):
         seed: >= 0; another seed draws other images.
         captions_per_image: 1..16, used by `retrieval`.
         questions_per_image: 3..20, used by `vqa`.
+        min_objects: Least number of objects of a scene, 1..3; `retrieval` takes 2 or 3, since captions relate objects.
     """
 
     num_train: int = 2000
@@ -303,6 +313,7 @@ class ShapesConfig(datasets.BuilderConfig):
     seed: int = 0
     captions_per_image: int = 2
     questions_per_image: int = 4
+    min_objects: int = 2
 
     def check(self) -> None:
         """Check the ranges; the builder sets fields after construction, so this is called later.
@@ -317,6 +328,7 @@ class ShapesConfig(datasets.BuilderConfig):
             "image_size": (16, None),
         }
         ranges |= {"seed": (0, None), "captions_per_image": (1, 16), "questions_per_image": (3, 20)}
+        ranges["min_objects"] = (1 if self.name.startswith("vqa") else 2, 3)
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if type(value) is not int or value < low or (high is not None and value > high):
@@ -367,7 +379,7 @@ class Shapes(datasets.GeneratorBasedBuilder):
         config = self.config
         sizes = {"train": config.num_train, "validation": config.num_validation, "test": config.num_test}
         first_image = sum(size for name, size in sizes.items() if list(sizes).index(name) < list(sizes).index(split))
-        for index, scene in enumerate(draw_scenes(config.seed, split, sizes[split])):
+        for index, scene in enumerate(draw_scenes(config.seed, split, sizes[split], config.min_objects)):
             buffer = io.BytesIO()
             picture = draw_picture(scene, config.image_size, random_stream(config.seed, split, index, PICTURE))
             picture.save(buffer, format="PNG")

@@ -4,6 +4,7 @@
 from transformers import AutoConfig, AutoModel
 from transformers.models.auto import AutoModelForZeroShotImageClassification
 
+from .answer_tree_albef import AnswerTree, RankedAnswers
 from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefTextDecoderConfig, AlbefVisionConfig
 from .modeling_albef import (
     AlbefForImageTextRetrieval,
@@ -13,11 +14,7 @@ from .modeling_albef import (
     AlbefPreTrainedModel,
 )
 from .modeling_albef_decoder import AlbefTextDecoder
-from .modeling_albef_question_answering import (
-    AlbefForQuestionAnswering,
-    AlbefQuestionAnsweringOutput,
-    RankedAnswers,
-)
+from .modeling_albef_question_answering import AlbefForQuestionAnswering, AlbefQuestionAnsweringOutput
 from .modeling_albef_text import AlbefTextModel
 from .modeling_albef_vision import AlbefVisionModel
 from .version import __version__
@@ -48,6 +45,7 @@ __all__ = [
     "AlbefTextModel",
     "AlbefVisionConfig",
     "AlbefVisionModel",
+    "AnswerTree",
     "RankedAnswers",
     "__version__",
 ]

@@ -1,98 +1,232 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Names of the released ALBEF checkpoints and their place in these models. The one place that knows both.
+"""Turns a released ALBEF checkpoint into a model folder, or a model folder back into the original's format.
 
-The scheme is that of the state dicts of salesforce/ALBEF (`models/model_pretrain.py`, `models/model_retrieval.py`).
+    python -m modeling_albef.convert_albef_to_hf mscoco.pth --output_dir albef-coco --tokenizer bert-base-uncased
+    python -m modeling_albef.convert_albef_to_hf albef-coco --output_dir back --to salesforce
+
+Reads files of salesforce/ALBEF, torchmultimodal and LAVIS, and models of this package. A command: nothing imports it.
 """
 
-import re
-from dataclasses import dataclass, field
+import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi
+from safetensors.torch import save_file
 
-_PREFIXES = {
-    "visual_encoder": "albef.vision_model",
-    "text_encoder": "albef.text_model",
-    "vision_proj": "albef.vision_proj",
-    "text_proj": "albef.text_proj",
-    "itm_head": "itm_head",
-}
-_QUEUE = {"image_queue", "text_queue", "idx_queue", "queue_ptr"}
+from processing import AlbefImageProcessor, AlbefProcessor, load_tokenizer
 
+from .checkpoint_card_albef import CardFacts, write_card
+from .checkpoint_names_albef import LAVIS, ConvertedCheckpoint, restore_state_dict
+from .checkpoint_reading_albef import CheckpointError, read_checkpoint
+from .checkpoint_sizes_albef import build_model, find_config, find_model_class
+from .configuration_albef import AlbefConfig
+from .modeling_albef import AlbefPreTrainedModel
+from .training.momentum import QUEUE_FILE, TEACHER_FOLDER
 
-@dataclass
-class ConvertedCheckpoint:
-    """A released checkpoint, taken apart.
-
-    Attributes:
-        student: Weights of an `AlbefForImageTextRetrieval`.
-        teacher: Weights of its momentum twin; empty where the file has none. The head and the temperature, which have
-            no twin, are the student's.
-        queue: State of a `FeatureQueue`; empty where the file has none.
-        leftover: Names in the file that have no place here.
-    """
-
-    student: dict[str, torch.Tensor] = field(default_factory=dict)
-    teacher: dict[str, torch.Tensor] = field(default_factory=dict)
-    queue: dict[str, torch.Tensor] = field(default_factory=dict)
-    leftover: list[str] = field(default_factory=list)
+BERT = "bert-base-uncased"
+ORIGINAL_FILE = "albef.pth"
 
 
-def convert_name(name: str) -> tuple[str, bool] | None:
-    """Translates the name of a released tensor.
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line.
 
     Args:
-        name: As in the file, with or without `bert.`.
+        argv: Its words; default: those of this process.
 
     Returns:
-        The name here, and whether it belongs to the momentum twin; None where there is no place for it.
+        The options.
     """
-    if name == "temp":
-        return "albef.temperature", False
-    if name.startswith("text_decoder"):
-        return _convert_decoder_name(name)
-    match = re.fullmatch(r"(\w+?)(_m)?\.(?:bert\.)?(.+)", name)
-    if match is None or match[1] not in _PREFIXES or match[3].endswith("position_ids"):
-        return None
-    if match[1] == "text_encoder" and not match[3].startswith(("embeddings.", "encoder.")):
-        return None  # the masked-language head
-    return f"{_PREFIXES[match[1]]}.{match[3]}", match[2] is not None
+    parser = argparse.ArgumentParser("python -m modeling_albef.convert_albef_to_hf", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("checkpoint", type=Path, help="file of PyTorch or safetensors, or folder of a model")
+    parser.add_argument("--output_dir", type=Path, required=True, help="new or empty folder")
+    parser.add_argument("--to", choices=("transformers", "salesforce"), default="transformers", help="format to write")
+    parser.add_argument("--num_attention_heads", type=int, help="heads of the text layers; default: width / 64")
+    parser.add_argument(
+        "--vision_num_attention_heads", type=int, help="heads of the vision layers; default: width / 64"
+    )
+    parser.add_argument("--tokenizer", help=f"folder with vocab.txt, or Hub name; default: the folder's, or {BERT}")
+    parser.add_argument("--push_to_hub", metavar="NAME", help="upload the folder to this Hub repository, too")
+    parser.add_argument("--private", action="store_true", help="make the Hub repository private")
+    parser.add_argument("--allow_leftover", action="store_true", help="leave tensors out that have no place")
+    parser.add_argument("--allow_missing", action="store_true", help="start missing tensors at random")
+    return parser.parse_args(argv)
 
 
-def _convert_decoder_name(name: str) -> tuple[str, bool] | None:
-    """As `convert_name`, for the answer decoder; its output bias stands in the file twice."""
-    match = re.fullmatch(r"text_decoder(_m)?\.(?:bert\.)?(.+)", name)
-    if match is None or match[2].endswith("position_ids") or match[2] == "cls.predictions.bias":
-        return None
-    place = match[2].removeprefix("encoder.")
-    place = re.sub(r"^cls\.predictions\.(transform\.)?", "head.", place)
-    return f"text_decoder.{place}", match[1] is not None
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command; a refusal is one sentence and exit status 1."""
+    args = parse(argv)
+    try:
+        convert(args)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{error}") from error
 
 
-def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> ConvertedCheckpoint:
-    """Takes a released state dict apart into student, teacher and queue.
+def convert(args: argparse.Namespace) -> None:
+    """Converts what the options say.
 
     Args:
-        state_dict: Tensors by the names of salesforce/ALBEF.
+        args: See `parse`.
+
+    Raises:
+        CheckpointError: The checkpoint is refused.
+        OSError: A file cannot be read or written.
+    """
+    if args.output_dir.exists() and (not args.output_dir.is_dir() or any(args.output_dir.iterdir())):
+        raise CheckpointError(f"{args.output_dir} is not empty: name a new folder, so that nothing is overwritten.")
+    checkpoint = read_checkpoint(args.checkpoint)
+    if checkpoint.leftover and not args.allow_leftover:
+        names = ", ".join(checkpoint.leftover)
+        raise CheckpointError(f"{args.checkpoint} has tensors without a place: {names}: --allow_leftover drops them.")
+    config = choose_config(args, checkpoint)
+    student, teacher, notes = build_models(args, checkpoint, config)
+    if args.to == "salesforce":
+        write_original(args.output_dir, checkpoint, config)
+    else:
+        processor = make_processor(args, config, end_texts=checkpoint.source == LAVIS)
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        student.save_pretrained(args.output_dir)
+        write_teacher(args.output_dir / TEACHER_FOLDER, teacher, checkpoint.queue)
+        processor.save_pretrained(args.output_dir)
+        repository = args.push_to_hub or args.output_dir.name
+        facts = CardFacts(args.checkpoint.name, digest(args.checkpoint), type(student).__name__, repository, notes)
+        (args.output_dir / "README.md").write_text(write_card(facts, checkpoint, config), encoding="utf-8")
+    for note in notes:
+        print(note)
+    print(f"{checkpoint.source}: {type(student).__name__} written to {args.output_dir}")
+    if args.push_to_hub:
+        upload(args.output_dir, args.push_to_hub, args.private)
+
+
+def choose_config(args: argparse.Namespace, checkpoint: ConvertedCheckpoint) -> AlbefConfig:
+    """The configuration in the folder, or one found from the shapes of the weights."""
+    if (args.checkpoint / "config.json").is_file():
+        return AlbefConfig.from_pretrained(args.checkpoint)
+    heads, vision_heads = args.num_attention_heads, args.vision_num_attention_heads
+    if args.to == "salesforce":  # the format has no place for them
+        heads, vision_heads = 1, 1
+    config = find_config(checkpoint.student, heads, vision_heads)
+    if config.decoder_config is not None:
+        parts = [part for part in (checkpoint.student, checkpoint.teacher) if part]
+        words, output = "text_decoder.embeddings.word_embeddings.weight", "text_decoder.head.decoder.weight"
+        tied = all(output not in part or torch.equal(part[words], part[output]) for part in parts)
+        config.decoder_config.tie_word_embeddings = tied
+    return config
+
+
+def build_models(
+    args: argparse.Namespace, checkpoint: ConvertedCheckpoint, config: AlbefConfig
+) -> tuple[AlbefPreTrainedModel, AlbefPreTrainedModel | None, list[str]]:
+    """Student, teacher where there is one, and what was left out or started at random."""
+    notes = []
+    if checkpoint.language_head:
+        notes.append(f"left out, the masked-language head: {', '.join(checkpoint.language_head)}")
+    if checkpoint.leftover:
+        notes.append(f"left out: {', '.join(checkpoint.leftover)}")
+    model_class, allowed = find_model_class(checkpoint), (args.allow_leftover, args.allow_missing)
+    student, more = build_model(model_class, config, checkpoint.student, f"The model in {args.checkpoint}", *allowed)
+    notes += more
+    teacher = None
+    if checkpoint.teacher:
+        what = f"The momentum model in {args.checkpoint}"
+        teacher, more = build_model(model_class, config, checkpoint.teacher, what, *allowed)
+        notes += more
+    return student, teacher, notes
+
+
+def make_processor(args: argparse.Namespace, config: AlbefConfig, end_texts: bool) -> AlbefProcessor:
+    """The processor for the model; tells the decoder which tokens open and close an answer.
+
+    Args:
+        args: See `parse`.
+        config: Sizes of the model; the decoder's tokens are set.
+        end_texts: Whether texts end in `[SEP]`.
 
     Returns:
-        See `ConvertedCheckpoint`.
+        The processor.
+
+    Raises:
+        CheckpointError: The vocabulary is not there or is of another size.
     """
-    converted = ConvertedCheckpoint()
-    for name, tensor in state_dict.items():
-        place = convert_name(name)
-        if place is not None:
-            (converted.teacher if place[1] else converted.student)[place[0]] = tensor
-        elif name not in _QUEUE and not name.endswith(("position_ids", "cls.predictions.bias")):
-            converted.leftover.append(name)
-    if converted.teacher:
-        converted.teacher = {**converted.student, **converted.teacher}
-    if "image_queue" in state_dict:
-        slots = state_dict["image_queue"].shape[1]
-        unknown = torch.full((1, slots), -100)
-        converted.queue = {
-            "image_embeds": state_dict["image_queue"].T.contiguous(),  # (Q, E)
-            "text_embeds": state_dict["text_queue"].T.contiguous(),
-            "image_ids": state_dict.get("idx_queue", unknown)[0].clone(),
-            "pointer": state_dict["queue_ptr"][0].clone(),
-        }
-    return converted
+    name = args.tokenizer or BERT
+    if args.tokenizer is None and (args.checkpoint / "processor_config.json").is_file():
+        return AlbefProcessor.from_pretrained(args.checkpoint)
+    try:
+        tokenizer = load_tokenizer(name)
+    except OSError as error:
+        raise CheckpointError(
+            f"The vocabulary {name!r} is no folder with a vocab.txt and cannot be had from the Hub: give --tokenizer "
+            "FOLDER with the vocab.txt of bert-base-uncased."
+        ) from error
+    if len(tokenizer) != config.text_config.vocab_size:
+        raise CheckpointError(
+            f"The tokenizer {name!r} knows {len(tokenizer)} tokens, the checkpoint {config.text_config.vocab_size}: "
+            "give --tokenizer the vocabulary that it was trained with."
+        )
+    side = config.vision_config.image_size
+    image_processor = AlbefImageProcessor(size={"height": side, "width": side})
+    if config.decoder_config is None:
+        return AlbefProcessor(image_processor, tokenizer, end_texts=end_texts)
+    config.decoder_config.bos_token_id = tokenizer.cls_token_id
+    config.decoder_config.eos_token_id = tokenizer.sep_token_id
+    return AlbefProcessor(image_processor, tokenizer, text_type="question", max_words=50, end_texts=end_texts)
+
+
+def write_teacher(folder: Path, teacher: AlbefPreTrainedModel | None, queue: dict[str, torch.Tensor]) -> None:
+    """Writes the momentum model and the queue where the trainers look for them."""
+    if teacher is not None:
+        teacher.save_pretrained(folder)
+    if queue:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(queue, folder / QUEUE_FILE)
+
+
+def write_original(folder: Path, checkpoint: ConvertedCheckpoint, config: AlbefConfig) -> None:
+    """Writes a file that salesforce/ALBEF loads.
+
+    Raises:
+        CheckpointError: The output map of the decoder is a tensor of its own, which that code has no place for.
+    """
+    if config.decoder_config is not None and not config.decoder_config.tie_word_embeddings:
+        raise CheckpointError(
+            "The output map of this answer decoder differs from its word embeddings, but in salesforce/ALBEF the two "
+            "are one tensor: the model cannot be written in that format."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": restore_state_dict(checkpoint)}, folder / ORIGINAL_FILE)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file; empty for a folder."""
+    if path.is_dir():
+        return ""
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**24):
+            sha256.update(block)
+    return sha256.hexdigest()
+
+
+def upload(folder: Path, name: str, private: bool) -> None:
+    """Uploads the folder, which holds nothing but what this command wrote.
+
+    Raises:
+        CheckpointError: The upload failed; the folder is as it was.
+    """
+    api = HfApi()
+    try:
+        name = api.create_repo(name, private=private, exist_ok=True).repo_id
+        print(f"uploaded: {api.upload_folder(folder_path=folder, repo_id=name)}")
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{folder} is complete, but was not uploaded to {name} ({reason}): try `hf upload {name} {folder}`."
+        ) from error
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -348,11 +348,12 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
         logits_per_image = outputs.image_embeds @ text_candidates.T / temperature  # (B, C)
         logits_per_text = outputs.text_embeds @ image_candidates.T / temperature  # (B, C)
         image_targets = text_targets = contrastive_positives(image_ids, candidate_ids)
-        with torch.no_grad():  # the teacher's own embeddings of this batch are the first candidates
-            teacher_per_image = image_candidates[:batch] @ text_candidates.T / temperature
-            teacher_per_text = text_candidates[:batch] @ image_candidates.T / temperature
-            image_targets = distill_targets(image_targets, teacher_per_image, alpha)
-            text_targets = distill_targets(text_targets, teacher_per_text, alpha)
+        if isinstance(alpha, torch.Tensor) or alpha:
+            with torch.no_grad():  # the teacher's own embeddings of this batch are the first candidates
+                teacher_per_image = image_candidates[:batch] @ text_candidates.T / temperature
+                teacher_per_text = text_candidates[:batch] @ image_candidates.T / temperature
+                image_targets = distill_targets(image_targets, teacher_per_image, alpha)
+                text_targets = distill_targets(text_targets, teacher_per_text, alpha)
         itc = itc_loss(logits_per_image, logits_per_text, image_targets, text_targets)
         wrong_images = sample_hard_negatives(logits_per_text[:, :batch], image_ids)
         wrong_texts = sample_hard_negatives(logits_per_image[:, :batch], image_ids)

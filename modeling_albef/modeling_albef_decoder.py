@@ -103,8 +103,9 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_key_values: list[KeyValue] | None = None,
         encoder_index: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithCrossAttentions:
         """Predicts the token after each position.
@@ -116,23 +117,25 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
             encoder_attention_mask: (B, M), 1 = token; None = no padding.
             encoder_key_values: What `project_questions` made of the states, in their place.
             encoder_index: (A,) the question of each row; without it the rows are B equal runs.
-            past_key_values: Keys and values of the tokens before, for generation.
+            cache: Keys and values of the tokens before, for generation.
             use_cache: Whether to return them.
+            past_key_values: The name of `cache` up to transformers 5.23.
             kwargs: `output_hidden_states`, `output_attentions` (eager attention only), `return_dict`.
 
         Returns:
-            `logits` (A, L, vocabulary), and `past_key_values`.
+            `logits` (A, L, vocabulary), and the cache.
         """
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
-        hidden_states = self.embeddings(input_ids, past)
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-        )
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        past = 0 if cache is None else cache.get_seq_length()
+        length, limit = past + input_ids.shape[1], self.config.max_position_embeddings
+        if length > limit:
+            raise ValueError(f"The answer has {length} tokens, but the decoder reads at most {limit}: truncate it.")
+        hidden_states = self.embeddings(input_ids, torch.arange(past, length, device=input_ids.device))
+        # by place: the name of the fourth changed in transformers 5.24, as did that of the output's third
+        look = not self.training or attention_mask is None  # whether a mask is needed: it would stall a GPU
+        mask = create_causal_mask(self.config, hidden_states, attention_mask, cache, allow_is_causal_skip=look)
         if encoder_key_values is None:
             encoder_key_values = self.project_questions(encoder_hidden_states)
         questions = encoder_key_values[0][0].transpose(1, 2).flatten(2)  # (B, M, H): sizes for the mask
@@ -141,6 +144,7 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
             inputs_embeds=hidden_states[: len(questions)],
             attention_mask=encoder_attention_mask,
             encoder_hidden_states=questions,
+            allow_is_bidirectional_skip=encoder_attention_mask is None or not self.training,
         )
         if encoder_index is not None and cross_mask is not None:
             cross_mask = cross_mask[encoder_index]
@@ -150,7 +154,5 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
             key, value = (
                 key_value if encoder_index is None else (tensor.index_select(0, encoder_index) for tensor in key_value)
             )
-            hidden_states = layer(
-                hidden_states, mask, key, value, cross_mask, past_key_values=past_key_values, **kwargs
-            )
-        return CausalLMOutputWithCrossAttentions(logits=self.head(hidden_states), past_key_values=past_key_values)
+            hidden_states = layer(hidden_states, mask, key, value, cross_mask, cache=cache, **kwargs)
+        return CausalLMOutputWithCrossAttentions(None, self.head(hidden_states), cache)

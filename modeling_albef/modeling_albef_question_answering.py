@@ -4,6 +4,7 @@
 Shapes: B questions, I images, P image tokens, M question tokens, A answers, L answer tokens, C candidates, H width.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .answer_tree_albef import AnswerScorer, AnswerTree, RankedAnswers
 from .configuration_albef import AlbefConfig, AlbefTextDecoderConfig
 from .losses_albef import answer_loss
 from .modeling_albef import AlbefModel, AlbefPreTrainedModel
@@ -33,19 +35,6 @@ class AlbefQuestionAnsweringOutput(ModelOutput):
     logits: torch.Tensor | None = None
     question_hidden_states: torch.Tensor | None = None
     image_hidden_states: torch.Tensor | None = None
-
-
-@dataclass
-class RankedAnswers(ModelOutput):
-    """Candidates of each question, best first.
-
-    Attributes:
-        ids: (B, k) places in the candidate list.
-        probabilities: (B, k) softmax over the k candidates; rows sum to 1 and fall.
-    """
-
-    ids: torch.Tensor | None = None
-    probabilities: torch.Tensor | None = None
 
 
 class AlbefForQuestionAnswering(AlbefPreTrainedModel):
@@ -184,10 +173,10 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel):
         pixel_values: torch.Tensor,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        candidate_input_ids: torch.Tensor,
-        candidate_attention_mask: torch.Tensor,
+        candidates: AnswerTree | Mapping[str, torch.Tensor],
         k: int = 128,
         count_first_token_twice: bool = True,
+        best_only: bool = False,
         image_index: torch.Tensor | None = None,
     ) -> RankedAnswers:
         """Ranks a list of candidate answers, as published (salesforce/ALBEF `models/model_vqa.py`).
@@ -198,30 +187,21 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel):
             pixel_values: (I, 3, S, S).
             input_ids: (B, M) questions.
             attention_mask: (B, M), 1 = token; None = no padding.
-            candidate_input_ids: (C, L) `[CLS] a1 .. an [SEP]`.
-            candidate_attention_mask: (C, L), 1 = token.
+            candidates: `AnswerTree.of(...)`, to be built once a list, or what the processor's `encode_answers` gives:
+                `input_ids` (C, L) `[CLS] a1 .. an [SEP]` and `attention_mask` (C, L).
             k: Candidates a question that are scored whole; clipped to C.
             count_first_token_twice: Adds the log-probability of the first token once more, as the published score does.
+            best_only: Finds the same best candidate without scoring those that cannot win; no probabilities.
             image_index: (B,) the image of each question.
 
         Returns:
             See `RankedAnswers`.
         """
+        if not isinstance(candidates, AnswerTree):
+            candidates = AnswerTree.of(candidates["input_ids"], candidates["attention_mask"])
         question, _ = self.encode_questions(pixel_values, input_ids, attention_mask, image_index)
-        key_values = self.text_decoder.project_questions(question)
-        cross = {"encoder_key_values": key_values, "encoder_attention_mask": attention_mask}
-        start = candidate_input_ids[:1, :1].expand(len(question), 1)  # [CLS]
-        first = self.text_decoder(start, **cross).logits[:, 0].float().log_softmax(dim=-1)  # (B, vocabulary)
-        k = min(k, len(candidate_input_ids))
-        first_scores, chosen = first[:, candidate_input_ids[:, 1]].topk(k, dim=1)  # (B, k)
-        rows, mask = candidate_input_ids[chosen].flatten(0, 1), candidate_attention_mask[chosen].flatten(0, 1)
-        logits = self.text_decoder(rows, mask, **cross).logits[:, :-1].float()  # a question's rows are a run
-        tokens = logits.log_softmax(dim=-1).gather(2, rows[:, 1:, None]).squeeze(2) * mask[:, 1:]
-        scores = tokens.sum(dim=1).view(-1, k)
-        if count_first_token_twice:
-            scores = scores + first_scores
-        probabilities, order = scores.softmax(dim=1).sort(dim=1, descending=True, stable=True)
-        return RankedAnswers(ids=chosen.gather(1, order), probabilities=probabilities)
+        scorer = AnswerScorer(self.text_decoder, candidates, question, attention_mask)
+        return scorer.rank(k, count_first_token_twice, best_only)
 
     @torch.no_grad()
     def generate(

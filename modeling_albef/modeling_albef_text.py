@@ -37,13 +37,14 @@ class AlbefTextEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: torch.Tensor, first_position: int = 0) -> torch.Tensor:
-        length, limit = first_position + input_ids.shape[1], self.position_embeddings.num_embeddings
-        if length > limit:
-            raise ValueError(f"The text has {length} tokens, but the model reads at most {limit}: truncate it.")
-        positions = torch.arange(first_position, length, device=input_ids.device)
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None) -> torch.Tensor:
+        if position_ids is None:
+            length, limit = input_ids.shape[1], self.position_embeddings.num_embeddings
+            if length > limit:
+                raise ValueError(f"The text has {length} tokens, but the model reads at most {limit}: truncate it.")
+            position_ids = torch.arange(length, device=input_ids.device)
         embeddings = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
-        return self.dropout(self.LayerNorm(embeddings + self.position_embeddings(positions)))  # (N, L, H)
+        return self.dropout(self.LayerNorm(embeddings + self.position_embeddings(position_ids)))  # (N, L, H)
 
 
 class AlbefTextSelfAttention(nn.Module):
@@ -66,6 +67,20 @@ class AlbefTextSelfAttention(nn.Module):
         """Keys and values of states (B, tokens, width)."""
         return self.split_heads(self.key(states)), self.split_heads(self.value(states))
 
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attention of heads (B, heads, tokens, d) by the configured implementation; the context is (B, L, heads, d)."""
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        scaling = self.head_dim**-0.5
+        return attend(self, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -84,17 +99,7 @@ class AlbefTextSelfAttention(nn.Module):
         query = self.split_heads(self.query(hidden_states))  # (N, heads, L, d)
         if rows != runs:
             query = query.unflatten(0, (runs, -1)).transpose(1, 2).flatten(2, 3)  # (I, heads, T * L, d)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        context, probabilities = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=self.head_dim**-0.5,
-            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
-            **kwargs,
-        )
+        context, probabilities = self.attend(query, key, value, attention_mask, **kwargs)
         if rows != runs and probabilities is not None:
             probabilities = probabilities.unflatten(2, (rows // runs, -1)).transpose(1, 2).flatten(0, 1)
         return context.reshape(hidden_states.shape), probabilities
@@ -164,12 +169,12 @@ class AlbefTextLayer(GradientCheckpointingLayer):
         cross_key: torch.Tensor | None = None,
         cross_value: torch.Tensor | None = None,
         cross_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         own_key_value = self.attention.self.project(hidden_states)
-        if past_key_values is not None:
-            own_key_value = past_key_values.update(*own_key_value, self.index)
+        if cache is not None:
+            own_key_value = cache.update(*own_key_value, self.index)
         hidden_states = self.attention(hidden_states, own_key_value, attention_mask, **kwargs)
         if cross_key is not None:
             hidden_states = self.crossattention(hidden_states, (cross_key, cross_value), cross_mask, **kwargs)
@@ -275,7 +280,12 @@ class AlbefTextModel(PreTrainedModel):
         if (input_ids is None) == (text_hidden_states is None):
             raise ValueError("Give either input_ids or text_hidden_states, the output of the text layers.")
         hidden_states = self.embeddings(input_ids) if text_hidden_states is None else text_hidden_states
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
+        mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=attention_mask,
+            allow_is_bidirectional_skip=attention_mask is None or not self.training,  # to look would stall a GPU
+        )
         if text_hidden_states is None:
             for layer in self.encoder.text_layers:
                 hidden_states = layer(hidden_states, mask, **kwargs)

@@ -135,13 +135,15 @@ class AugmentedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Give a row with `image` as an RGB picture, augmented.
+    def __getitem__(self, index: int | str) -> Any:
+        """Give a row with `image` as an RGB picture, augmented; of a name the column, as the data set has it.
 
         Raises:
             IndexError: There is no such row.
             UnreadableImageError: The image cannot be read; names row and file.
         """
+        if isinstance(index, str):
+            return self.dataset[index]
         if not -len(self) <= index < len(self):
             raise IndexError(f"There is no row {index}: the data set has {len(self)}.")
         index = int(index) % len(self)

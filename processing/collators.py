@@ -79,27 +79,34 @@ class VQACollator:
         processor: An `AlbefProcessor`.
         max_words: Words of a question that are read; published: 30 in training.
         max_length: Tokens of a question that are read, `[CLS]` counted; published: 25 in training. None sets no limit.
+        share_images: Give a picture once to all its questions in the batch, which then see the same augmentation.
     """
 
     processor: AlbefProcessor
     max_words: int = 30
     max_length: int | None = 25
+    share_images: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Join rows.
 
         Args:
-            rows: Each with `image`, `question`, `answers` (strings, with repeats) and, if it is not 1, `answer_weight`.
+            rows: Each with `image`, `question`, `answers` (strings, with repeats) and, if it is not 1, `answer_weight`;
+                with `share_images` also `image_id`, the same for rows of the same picture.
 
         Returns:
             `pixel_values` (B, 3, S, S), `input_ids` and `attention_mask` (B, M), `answer_input_ids` and
-            `answer_attention_mask` (A, L), `answer_weights` (A,), `answers_per_question` (B,).
+            `answer_attention_mask` (A, L), `answer_weights` (A,), `answers_per_question` (B,). Where pictures are
+            shared, `pixel_values` has a row a picture, and `image_index` (B,) says which one a question is about.
 
         Raises:
             ValueError: A question has no answer.
         """
+        first_row: dict[Any, int] = {}  # of each picture
+        for number, row in enumerate(rows):
+            first_row.setdefault(_get(row, "image_id") if self.share_images else number, number)
         batch = self.processor(
-            images=[_get(row, "image") for row in rows],
+            images=[_get(rows[number], "image") for number in first_row.values()],
             text=[_get(row, "question") for row in rows],
             text_type="question",
             max_words=self.max_words,
@@ -118,6 +125,9 @@ class VQACollator:
             for row, c in zip(rows, counts, strict=True)
             for n in c.values()
         ]
+        if self.share_images:
+            place = {image: number for number, image in enumerate(first_row)}
+            batch["image_index"] = torch.tensor([place[row["image_id"]] for row in rows])
         return {
             **batch,
             "answer_input_ids": answers["input_ids"],

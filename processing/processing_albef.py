@@ -61,6 +61,7 @@ class AlbefProcessor(ProcessorMixin):
     Attributes:
         text_type: Which clean-up texts get: "caption" or "question".
         max_words: Words of a text that are read, at least 1.
+        end_texts: Whether texts end in `[SEP]` after all, as models of LAVIS read them.
 
     Example:
         >>> processor = AlbefProcessor(AlbefImageProcessor(), load_tokenizer("bert-base-uncased"))
@@ -72,7 +73,12 @@ class AlbefProcessor(ProcessorMixin):
     text_kwargs = {"return_token_type_ids": False}
 
     def __init__(
-        self, image_processor: Any, tokenizer: PreTrainedTokenizerBase, text_type: str = "caption", max_words: int = 30
+        self,
+        image_processor: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        text_type: str = "caption",
+        max_words: int = 30,
+        end_texts: bool = False,
     ) -> None:
         """Join the two.
 
@@ -81,6 +87,7 @@ class AlbefProcessor(ProcessorMixin):
             tokenizer: A tokenizer of the `tokenizers` library with `[CLS]` and `[SEP]`; it is left as it is.
             text_type: Which clean-up texts get unless a call says otherwise.
             max_words: Words of a text that are read unless a call says otherwise.
+            end_texts: Whether texts end in `[SEP]`.
 
         Raises:
             TypeError: One of the two is of the wrong class.
@@ -88,8 +95,8 @@ class AlbefProcessor(ProcessorMixin):
         """
         _check_text_options(text_type, max_words)
         super().__init__(image_processor, tokenizer)
-        self.tokenizer = _in_albef_layout(tokenizer)
-        self.text_type, self.max_words = text_type, max_words
+        self.tokenizer = _in_albef_layout(tokenizer, end_texts)
+        self.text_type, self.max_words, self.end_texts = text_type, max_words, end_texts
 
     def __call__(
         self,
@@ -146,7 +153,7 @@ class AlbefProcessor(ProcessorMixin):
         Returns:
             `input_ids` and `attention_mask`, (A, L).
         """
-        closed = [f"{answer} {self.tokenizer.sep_token}" for answer in answers]
+        closed = answers if self.end_texts else [f"{answer} {self.tokenizer.sep_token}" for answer in answers]
         return BatchFeature(dict(self.tokenizer(closed, padding=padding, return_tensors=return_tensors)))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> Any:
@@ -228,8 +235,8 @@ def _read_vocabulary(path: Path) -> BertTokenizer:
     return BertTokenizer(vocab={token: number for number, token in enumerate(tokens)})
 
 
-def _in_albef_layout(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """A copy that encodes `[CLS] w1 .. wn`.
+def _in_albef_layout(tokenizer: PreTrainedTokenizerBase, end_texts: bool) -> PreTrainedTokenizerFast:
+    """A copy that encodes `[CLS] w1 .. wn`, with a closing `[SEP]` where `end_texts` is set.
 
     Not a `BertTokenizer`: that class puts BERT's own layout back whenever it is loaded.
     """
@@ -249,7 +256,7 @@ def _in_albef_layout(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerF
     )
     cls_token, sep_token = tokenizer.cls_token, tokenizer.sep_token
     copied.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{cls_token}:0 $A:0",
+        single=f"{cls_token}:0 $A:0 {sep_token}:0" if end_texts else f"{cls_token}:0 $A:0",
         pair=f"{cls_token}:0 $A:0 {sep_token}:0 $B:1 {sep_token}:1",
         special_tokens=[(cls_token, tokenizer.cls_token_id), (sep_token, tokenizer.sep_token_id)],
     )

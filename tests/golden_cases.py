@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from modeling_albef import AlbefConfig, AlbefForImageTextRetrieval
-from modeling_albef.convert_albef_to_hf import ConvertedCheckpoint, convert_state_dict
+from modeling_albef import AlbefConfig, AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
+from modeling_albef.checkpoint_names_albef import ConvertedCheckpoint, convert_state_dict
 from modeling_albef.training import FeatureQueue, MomentumTeacher
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -55,3 +55,29 @@ def build(checkpoint: ConvertedCheckpoint) -> tuple[AlbefForImageTextRetrieval, 
     queue = FeatureQueue(INDEX["model"]["queue_size"], INDEX["model"]["embed_dim"])
     queue.load_state_dict(checkpoint.queue)
     return student, MomentumTeacher(student, INDEX["model"]["momentum"], twin), queue
+
+
+def training_step(
+    student: AlbefForImageTextRetrieval,
+    teacher: MomentumTeacher,
+    queue: FeatureQueue,
+    inputs: dict[str, torch.Tensor],
+    alpha: float,
+) -> AlbefImageTextRetrievalOutput:
+    """A step in the published order: teacher, its features, forward, queue."""
+    teacher.update(student)
+    with torch.no_grad():
+        image = teacher.model.get_image_features(inputs["pixel_values"])
+        text = teacher.model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+    features = {
+        "image_embeds": image.pooler_output,
+        "text_embeds": text.pooler_output,
+        "image_ids": inputs["image_ids"],
+    }
+    outputs = student(**inputs, **queue.candidates(**features), alpha=alpha)
+    queue.enqueue(**features)
+    return outputs
+
+
+def pick_inputs(case: dict[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
+    return {name: case[prefix + name] for name in ("pixel_values", "input_ids", "attention_mask", "image_ids")}

@@ -11,7 +11,14 @@ import torch
 from PIL import Image
 from transformers import BertTokenizer
 
-from processing import AlbefImageProcessor, AlbefProcessor, ImageCollator, RetrievalCollator, UnreadableImageError
+from processing import (
+    AlbefImageProcessor,
+    AlbefProcessor,
+    ImageCollator,
+    RetrievalCollator,
+    UnreadableImageError,
+    VQACollator,
+)
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "ball", "##s"]
 MEAN, STD = AlbefImageProcessor.image_mean, AlbefImageProcessor.image_std
@@ -93,3 +100,19 @@ def test_bad_rows(processor: AlbefProcessor, tmp_path: Path) -> None:
         RetrievalCollator(processor)([{"image": IMAGES[0], "image_id": 1}])
     with pytest.raises(UnreadableImageError, match=r"no\.png' does not exist"):
         ImageCollator(processor)([{"image": tmp_path / "no.png"}])
+
+
+def test_questions_share_their_picture(processor: AlbefProcessor) -> None:
+    given = [
+        {**row, "question": row["caption"], "answers": ["red"]} for row in [*rows(7, 9), *rows(7)]
+    ]  # the third is about the first's picture
+    given[2]["question"] = "balls"
+    apart, shared = VQACollator(processor)(given), VQACollator(processor, share_images=True)(given)
+    assert "image_index" not in apart
+    assert shared["image_index"].tolist() == [0, 1, 0]
+    assert torch.equal(shared.pop("pixel_values")[shared.pop("image_index")], apart.pop("pixel_values"))
+    assert apart.keys() == shared.keys() and all(torch.equal(apart[name], shared[name]) for name in apart)
+    for row in given:
+        del row["image_id"]
+    with pytest.raises(KeyError, match="image_id"):
+        VQACollator(processor, share_images=True)(given)

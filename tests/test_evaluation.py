@@ -9,8 +9,10 @@ import torch
 from golden_cases import INDEX, build, load_case
 
 from modeling_albef.training import RetrievalEvaluator, RetrievalResult, retrieval_metrics
-from modeling_albef.training.evaluation import select_candidates
+from modeling_albef.training.evaluator import deal_out
 from modeling_albef.training.metrics import rank_of_first_match
+from modeling_albef.training.ranking import pairs_to_score, rank, select_candidates
+from modeling_albef.training.vqa_evaluation import group_questions
 
 
 class RecordedProcessor:
@@ -34,12 +36,13 @@ class Gallery(list):
         return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
 
 
-def evaluate(k_test: int, batch_size: int = 5) -> tuple[RetrievalResult, dict[str, torch.Tensor]]:
+def evaluate(k_test: int, batch_size: int = 5, **options: Any) -> tuple[RetrievalResult, dict[str, torch.Tensor]]:
     case, checkpoint = load_case("retrieval_evaluation")
     student, _, _ = build(checkpoint)
     truth = INDEX["retrieval_evaluation"]["image_to_texts"]
     rows = Gallery({"image": int(i), "caption": [str(t) for t in texts]} for i, texts in truth.items())
-    evaluator = RetrievalEvaluator(student.train(), RecordedProcessor(case), k_test=k_test, batch_size=batch_size)
+    student.train()
+    evaluator = RetrievalEvaluator(student, RecordedProcessor(case), k_test=k_test, batch_size=batch_size, **options)
     result = evaluator(rows)
     assert student.training  # put back
     return result, case
@@ -69,6 +72,49 @@ def test_scores_do_not_depend_on_batches() -> None:
     (one, _), (other, _) = evaluate(10, batch_size=1), evaluate(10, batch_size=12)
     assert torch.equal(one.image_to_text.ids, other.image_to_text.ids)
     torch.testing.assert_close(one.image_to_text.scores, other.image_to_text.scores, atol=1e-6, rtol=0)
+
+
+def test_states_that_were_not_kept_are_computed_again_to_the_bit() -> None:
+    (kept, _), (again, _) = evaluate(10), evaluate(10, image_memory=0)
+    assert torch.equal(kept.image_to_text.scores, again.image_to_text.scores)
+    assert torch.equal(kept.text_to_image.scores, again.text_to_image.scores)
+
+
+def test_states_are_kept_as_far_as_the_budget_goes() -> None:
+    case, checkpoint = load_case("retrieval_evaluation")
+    model = build(checkpoint)[0]
+    rows = Gallery({"image": image, "caption": ["0"]} for image in range(12))
+    one_image = 5 * 24 * 4  # tokens x width x bytes
+    for budget, batches in ((0, 0), (one_image * 5, 2), (one_image * 12, 6)):
+        evaluator = RetrievalEvaluator(model, RecordedProcessor(case), batch_size=2, image_memory=budget / 1e6)
+        with evaluator.inference():
+            assert len(evaluator.encode_images(rows).states) == batches
+
+
+def test_work_is_dealt_out_evenly() -> None:
+    assert deal_out([4, 4, 4, 4], [0, 1, 0, 1], 2) == [0, 1, 0, 1]  # all stay with their owners
+    assert deal_out([9, 1, 1, 1], [0, 0, 0, 0], 2) == [0, 1, 1, 1]  # more than a fair share: to whom has least
+    loads = [7, 3, 9, 1, 5, 5, 2, 8]
+    dealt = deal_out(loads, [place % 3 for place in range(8)], 3)
+    sums = [sum(load for load, process in zip(loads, dealt, strict=True) if process == p) for p in range(3)]
+    assert sum(sums) == 40 and max(sums) - min(sums) <= 4
+
+
+def test_a_pair_is_scored_once_whoever_asks() -> None:
+    texts_of_image, images_of_text = torch.tensor([[0, 2], [1, 0]]), torch.tensor([[1], [1], [0]])
+    pairs = pairs_to_score(texts_of_image, images_of_text)
+    assert pairs.tolist() == [[0, 0], [0, 2], [1, 0], [1, 1]]
+    by_image, by_text = rank(pairs, torch.tensor([0.1, 0.5, 0.3, 0.3]), texts_of_image, images_of_text)
+    assert by_image.ids.tolist() == [[2, 0], [1, 0]]  # equal scores keep the order of similarity
+    torch.testing.assert_close(by_image.scores, torch.tensor([[0.5, 0.1], [0.3, 0.3]]))
+    assert by_text.ids.tolist() == [[1], [1], [0]]
+    torch.testing.assert_close(by_text.scores, torch.tensor([[0.3], [0.3], [0.5]]))
+
+
+def test_questions_go_picture_by_picture() -> None:
+    batches = group_questions([5, 7, 5, 5, 9, 7, 8], batch_size=4)
+    assert batches == [[0, 2, 3], [1, 5, 4, 6]]
+    assert group_questions([1] * 5, batch_size=2) == [[0, 1, 2, 3, 4]]  # one picture is never parted
 
 
 def test_predictions_name_the_right_candidates() -> None:

@@ -4,37 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from golden_cases import INDEX, build, load_case, tiny_config
+from golden_cases import INDEX, build, load_case, pick_inputs, tiny_config, training_step
 
-from modeling_albef import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
-from modeling_albef.convert_albef_to_hf import convert_name, convert_state_dict
-from modeling_albef.training import FeatureQueue, MomentumTeacher
-
-
-def training_step(
-    student: AlbefForImageTextRetrieval,
-    teacher: MomentumTeacher,
-    queue: FeatureQueue,
-    inputs: dict[str, torch.Tensor],
-    alpha: float,
-) -> AlbefImageTextRetrievalOutput:
-    """A step in the published order: teacher, its features, forward, queue."""
-    teacher.update(student)
-    with torch.no_grad():
-        image = teacher.model.get_image_features(inputs["pixel_values"])
-        text = teacher.model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
-    features = {
-        "image_embeds": image.pooler_output,
-        "text_embeds": text.pooler_output,
-        "image_ids": inputs["image_ids"],
-    }
-    outputs = student(**inputs, **queue.candidates(**features), alpha=alpha)
-    queue.enqueue(**features)
-    return outputs
-
-
-def pick_inputs(case: dict[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
-    return {name: case[prefix + name] for name in ("pixel_values", "input_ids", "attention_mask", "image_ids")}
+from modeling_albef import AlbefForImageTextRetrieval
+from modeling_albef.checkpoint_names_albef import convert_name, convert_state_dict
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -10,7 +10,7 @@ import torch
 from golden_cases import INDEX, load_case, tiny_config
 
 from modeling_albef import AlbefConfig, AlbefForImageTextRetrieval, AlbefForQuestionAnswering
-from modeling_albef.convert_albef_to_hf import ConvertedCheckpoint, convert_name, convert_state_dict
+from modeling_albef.checkpoint_names_albef import ConvertedCheckpoint, convert_name, convert_state_dict
 from modeling_albef.losses_albef import answer_loss
 from modeling_albef.training import MomentumTeacher
 
@@ -39,8 +39,7 @@ def answers_of(case: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def rank(model: AlbefForQuestionAnswering, case: dict[str, torch.Tensor], **options: Any) -> Any:
     return model.eval().rank_answers(
         **inputs_of(case),
-        candidate_input_ids=case["candidate_input_ids"],
-        candidate_attention_mask=case["candidate_attention_mask"],
+        candidates={name: case[f"candidate_{name}"] for name in ("input_ids", "attention_mask")},
         **{"k": int(case["rank_k"]), **options},
     )
 

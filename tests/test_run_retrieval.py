@@ -281,6 +281,7 @@ def test_fields_of_the_readme_exist() -> None:
     fields = {field.name for class_ in classes for field in dataclasses.fields(class_)}
     launcher = {"multi_gpu", "num_processes", "num_machines", "mixed_precision", "dynamo_backend"}
     launcher |= {"min_count", "output", "decode"}  # of answer lists and the checker
+    launcher |= {"to"}  # of the converter
     named = set(re.findall(r"--([a-z_]+)", (ROOT / "README.md").read_text()))
     assert named <= fields | launcher and len(named - launcher) > 10
 

@@ -82,6 +82,18 @@ def test_resume_is_exact(finished: tuple[Path, str], tmp_path: Path) -> None:
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
+def test_resume_is_exact_with_pictures_shared(tmp_path: Path) -> None:
+    """Killed in the middle of an epoch; a batch of eight has the four questions of each of two pictures."""
+    config = write_config(tmp_path, group_by_image=True, save_strategy="steps", save_steps=7, eval_strategy="no")
+    run(SCRIPT, [config, "--do_predict", "false", "--do_eval", "false", "--save_total_limit", "9"])
+    whole = load_file(tmp_path / "out/model.safetensors")
+    shutil.copytree(tmp_path / "out/checkpoint-7", tmp_path / "again/checkpoint-7")
+    words = ["--do_predict", "false", "--do_eval", "false", "--output_dir", str(tmp_path / "again")]
+    run(SCRIPT, [config, *words, "--resume_from_checkpoint", "last"])
+    again = load_file(tmp_path / "again/model.safetensors")
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+
+
 def write_questions(folder: Path) -> dict[str, Any]:
     """ALBEF's files: VQA v2 rows with ten answers, Visual Genome rows with a plain string, a test without answers."""
     rows = []

@@ -235,6 +235,23 @@ def test_answers_are_right(retrieval: datasets.DatasetDict, vqa: datasets.Datase
             assert row["answers"][0] in ANSWERS
 
 
+def test_single_objects_where_they_are_allowed(cache: Path) -> None:
+    """A third of the training; elsewhere as the split's few names fall. Answers are right, no question tells places."""
+    splits = load_dataset_script("shapes", "vqa", cache_dir=cache, min_objects=1, image_size=16, **COUNTS)
+    scenes = {split: list(draw_scenes(0, split, COUNTS[f"num_{split}"], 1)) for split in SPLITS}
+    shares = {split: sum(len(s.items) == 1 for s in scenes[split]) / len(scenes[split]) for split in SPLITS}
+    assert 0.27 < shares["train"] < 0.4 and 0 < shares["validation"] and 0 < shares["test"]
+    for split in SPLITS:
+        for row in splits[split].remove_columns("image"):
+            scene = scenes[split][row["image_id"]]
+            names = tuple(item.name() for item in scene.items)
+            assert row["answers"] == [true_answer(row["question"], scene.layout, names)] * 10, row
+            places = {"left", "right", "top", "bottom", "above", "below"} & set(row["question"].split())
+            assert len(names) > 1 or not places
+    names_of = {split: {frozenset(item.name() for item in s.items) for s in scenes[split]} for split in SPLITS}
+    assert not names_of["test"] & names_of["train"] and not names_of["validation"] & names_of["train"]
+
+
 def test_questions_of_an_image_differ_and_ids_are_unique(vqa: datasets.DatasetDict) -> None:
     ids = [number for split in SPLITS for number in vqa[split]["question_id"]]
     assert len(set(ids)) == len(ids) == 4 * sum(COUNTS.values())
@@ -271,6 +288,8 @@ def test_the_question_alone_gives_little_away(cache: Path) -> None:
         ({"seed": True}, "seed is True, but must be an integer"),
         ({"captions_per_image": 17}, r"captions_per_image is 17, but must be an integer 1\.\.16"),
         ({"questions_per_image": 2}, r"questions_per_image is 2, but must be an integer 3\.\.20"),
+        ({"min_objects": 1}, r"min_objects is 1, but must be an integer 2\.\.3"),
+        ({"config_name": "vqa", "min_objects": 0}, r"min_objects is 0, but must be an integer 1\.\.3"),
     ],
 )
 def test_wrong_configuration(wrong: dict[str, Any], message: str, tmp_path: Path) -> None:

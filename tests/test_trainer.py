@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
 
 from modeling_albef import AlbefForImageTextRetrieval
-from modeling_albef.convert_albef_to_hf import convert_state_dict
+from modeling_albef.checkpoint_names_albef import convert_state_dict
 from modeling_albef.training import RetrievalTrainer, RetrievalTrainingArguments, last_checkpoint
 
 NAMES = ("pixel_values", "input_ids", "attention_mask", "image_ids")

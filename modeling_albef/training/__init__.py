@@ -2,9 +2,10 @@
 
 from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments, VQATrainingArguments
 from .callbacks import EpochCallback, MomentumTeacherCallback, RankSeedCallback, TemperatureCallback
-from .evaluation import RankedCandidates, RetrievalEvaluator, RetrievalResult
+from .evaluation import RetrievalEvaluator, RetrievalResult
 from .metrics import recall_at_k, retrieval_metrics
 from .momentum import FeatureQueue, MomentumTeacher, update_momentum
+from .ranking import RankedCandidates
 from .schedule import PublishedSchedule
 from .trainer import AlbefTrainer, RetrievalTrainer, VQATrainer, last_checkpoint
 from .vqa_evaluation import VQAEvaluator, VQAResult, question_only_accuracy

@@ -89,6 +89,9 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
     min_temperature: float = field(default=0.001, metadata={"help": "The learned temperature is kept above this."})
     max_temperature: float = field(default=0.5, metadata={"help": "The learned temperature is kept below this."})
     k_test: int = field(default=256, metadata={"help": "Candidates that the matching head re-ranks."})
+    image_memory: int = field(
+        default=2000, metadata={"help": "MB of image states an evaluation keeps a process; the rest is encoded again."}
+    )
     metric_for_best_model: str | None = field(default="r_mean", metadata={"help": "Metric of the best checkpoint."})
 
     def __post_init__(self) -> None:
@@ -102,6 +105,8 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
             )
         if self.k_test < 1:
             raise ValueError(f"k_test is {self.k_test}, but at least one candidate must be re-ranked.")
+        if self.image_memory < 0:
+            raise ValueError(f"image_memory is {self.image_memory}, but must be 0 or more megabytes.")
 
 
 @dataclass
@@ -115,7 +120,14 @@ class VQATrainingArguments(AlbefTrainingArguments):
     num_train_epochs: float = field(default=8.0, metadata={"help": "Passes over the training data."})
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Questions a process and step."})
     k_test: int = field(default=128, metadata={"help": "Candidate answers a question that are scored whole."})
+    group_by_image: bool = field(
+        default=False,
+        metadata={"help": "Train on all questions of a picture in a row, which is encoded once for those of a batch."},
+    )
     count_first_token_twice: bool = field(default=True, metadata={"help": "The published score does."})
+    best_answer_only: bool = field(
+        default=False, metadata={"help": "Skip candidates that cannot win: same answers, faster, no probabilities."}
+    )
     metric_for_best_model: str | None = field(default="vqa_accuracy", metadata={"help": "Metric of the best one."})
 
     def __post_init__(self) -> None:

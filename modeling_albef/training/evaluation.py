@@ -1,37 +1,29 @@
 """Retrieval evaluation: encode, select candidates by similarity, re-rank them by matching, measure.
 
 The scores are the published ones (salesforce/ALBEF `Retrieval.py`): an image ranks the k_test most similar texts by the
-matching logit, a text the k_test most similar images. A pair that both directions ask for is scored once, image by
-image, so that an image's keys and values are computed once. Shapes: I images, T texts, E projection width, H width.
+matching logit, a text the k_test most similar images. A pair that both directions ask for is scored once. Work goes
+image by image, see `packed_fusion_albef.py`: memory grows with images and texts, not with their product, and of the
+images' many states only so many are kept as a budget allows; the others are computed again when they are needed.
+
+Shapes: I images, T texts, S tokens of all texts, P image tokens, E projection width, H width.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from ..modeling_albef import AlbefForImageTextRetrieval
+from ..packed_fusion_albef import Packing, finish_fusion, start_fusion
+from .evaluator import Evaluator, deal_out
 from .metrics import rank_of_first_match, retrieval_metrics
+from .ranking import RankedCandidates, pairs_to_score, rank, select_candidates
 
-
-@dataclass
-class RankedCandidates:
-    """Candidates of each query, best first.
-
-    Attributes:
-        ids: (Q, K) int64 places in the other modality's list.
-        scores: (Q, K) float32 matching logits, falling.
-    """
-
-    ids: torch.Tensor
-    scores: torch.Tensor
+MEGABYTE = 1_000_000
 
 
 @dataclass
@@ -81,51 +73,53 @@ def _rows(ranked: RankedCandidates, query: int, depth: int) -> list[tuple[int, f
 
 @dataclass
 class EncodedTexts:
-    """Texts after the text layers, kept without padding.
+    """Texts, read as far as no image is needed; without padding.
 
     Attributes:
         embeds: (T, E).
         lengths: (T,) tokens of each.
-        slots: (T,) place of each among the texts of its length.
-        states: For each length L the states (n, L, H).
+        starts: (T,) place of each text's first token among the states.
+        states: (S, H), on the model's device; see `start_fusion`.
     """
 
     embeds: torch.Tensor
     lengths: torch.Tensor
-    slots: torch.Tensor
-    states: dict[int, torch.Tensor]
+    starts: torch.Tensor
+    states: torch.Tensor
 
 
-def select_candidates(queries: torch.Tensor, gallery: torch.Tensor, k: int, block_size: int = 1024) -> torch.Tensor:
-    """The k most similar gallery rows of each query, computed in blocks.
+@dataclass
+class EncodedImages:
+    """Images after the vision tower.
 
-    Args:
-        queries: (Q, E) unit length.
-        gallery: (G, E) unit length.
-        k: Candidates; clipped to G.
-        block_size: Queries at a time.
-
-    Returns:
-        (Q, min(k, G)) int64, the most similar first.
+    Attributes:
+        embeds: (I, E) of all images.
+        batches: Places of the images that were encoded together.
+        owners: The process that encoded each batch.
+        states: Batch -> (n, P, H) of its images, as far as this process had memory for.
     """
-    k = min(k, len(gallery))
-    return torch.cat([(block @ gallery.T).topk(k, dim=1).indices for block in queries.split(block_size)])
+
+    embeds: torch.Tensor
+    batches: list[list[int]]
+    owners: list[int]
+    states: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
-class RetrievalEvaluator:
+class RetrievalEvaluator(Evaluator):
     """Evaluates a retrieval model on images with captions, on one process or many.
 
-    Every process encodes all texts, which is cheap, and its share of the images; it scores the pairs of its images, and
-    the results are summed. What is computed together does not depend on the number of processes.
+    Every process encodes all texts, which is cheap, and its share of the images; batches of images are then dealt out
+    by their number of pairs, and the scores of the pairs are joined.
     """
 
     def __init__(
         self,
         model: AlbefForImageTextRetrieval,
-        processor: Callable[..., Any],
+        processor: Any,
         k_test: int = 256,
         batch_size: int = 64,
         max_length: int = 30,
+        image_memory: int = 2000,
         num_workers: int = 0,
         accelerator: Accelerator | None = None,
     ) -> None:
@@ -135,16 +129,16 @@ class RetrievalEvaluator:
             model: The model, not wrapped.
             processor: An `AlbefProcessor`.
             k_test: Candidates that are re-ranked; a smaller gallery is re-ranked whole.
-            batch_size: Images that are encoded together; texts and pairs come four times as many.
+            batch_size: Images that are encoded together; tokens of texts come 64 times as many.
             max_length: Tokens of a text, `[CLS]` included; published: 30.
+            image_memory: Megabytes of image states that a process keeps in main memory from encoding to re-ranking; an
+                image of 384 pixels has 1.8 in float32.
             num_workers: Processes that read images.
             accelerator: Of the run; default: a new one, which finds out about other processes.
         """
-        self.model, self.processor = model, processor
-        self.k_test, self.batch_size = k_test, batch_size
+        super().__init__(model, processor, batch_size, num_workers, accelerator)
+        self.k_test, self.image_memory = k_test, image_memory
         self.max_length = min(max_length, model.config.text_config.max_position_embeddings)
-        self.num_workers = num_workers
-        self.accelerator = Accelerator() if accelerator is None else accelerator
 
     def __call__(self, dataset: Any) -> RetrievalResult:
         """Evaluates.
@@ -160,141 +154,116 @@ class RetrievalEvaluator:
         caption_image = torch.tensor([image for image, row in enumerate(captions_of) for _ in row])
         if not captions:
             raise ValueError("The data set has no caption: there is nothing to evaluate.")
-        with self._inference():
-            texts = self.encode_texts(captions)
-            image_embeds, image_states = self.encode_images(dataset)
-            texts_of_image = select_candidates(image_embeds, texts.embeds, self.k_test)  # (I, k)
-            images_of_text = select_candidates(texts.embeds, image_embeds, self.k_test)  # (T, k)
-            pairs = _pairs_to_score(texts_of_image, images_of_text)
-            scores = self.score_pairs(pairs, image_states, texts)
-        by_image, by_text = _rank(pairs, scores, texts_of_image, images_of_text)
+        with self.inference():
+            texts, images = self.encode_texts(captions), self.encode_images(dataset)
+            texts_of_image = select_candidates(images.embeds, texts.embeds, self.k_test)  # (I, k)
+            images_of_text = select_candidates(texts.embeds, images.embeds, self.k_test)  # (T, k)
+            pairs = pairs_to_score(texts_of_image, images_of_text)
+            scores = self.score_pairs(dataset, pairs, images, texts)
+        by_image, by_text = rank(pairs, scores, texts_of_image, images_of_text)
         text_ranks = rank_of_first_match(caption_image[by_image.ids] == torch.arange(len(captions_of))[:, None])
         image_ranks = rank_of_first_match(by_text.ids == caption_image[:, None])
         return RetrievalResult(retrieval_metrics(text_ranks, image_ranks), by_image, by_text, captions, caption_image)
 
-    @contextlib.contextmanager
-    def _inference(self) -> Iterator[None]:
-        was_training = self.model.training
-        self.model.eval()
-        with torch.inference_mode(), self.accelerator.autocast():
-            yield
-        self.model.train(was_training)
-
     def encode_texts(self, captions: list[str]) -> EncodedTexts:
-        """Runs the text layers over all captions, batched by length.
+        """Runs the text layers over all captions, batched by length, and the fusion layers as far as they go alone.
 
         Args:
             captions: T texts.
 
         Returns:
-            Their states on the model's device.
+            See `EncodedTexts`.
         """
         ids = self.processor(text=captions, truncation=True, max_length=self.max_length)["input_ids"]
         lengths = torch.tensor([len(row) for row in ids])
-        embeds: list[tuple[torch.Tensor, torch.Tensor]] = []
-        slots, states = torch.zeros_like(lengths), {}
-        for length in self._progress(lengths.unique().tolist(), "Encoding texts"):
-            chosen = (lengths == length).nonzero()[:, 0]
-            slots[chosen] = torch.arange(len(chosen))
-            kept = []
-            for batch in chosen.split(4 * self.batch_size):
+        starts = lengths.cumsum(0) - lengths
+        embeds = torch.zeros(len(ids), self.model.config.projection_dim)
+        states: torch.Tensor | None = None
+        for length in self.progress(lengths.unique().tolist(), "Encoding texts"):
+            for batch in (lengths == length).nonzero()[:, 0].split(4 * self.batch_size):
                 input_ids = torch.tensor([ids[text] for text in batch.tolist()], device=self.model.device)
                 features = self.model.get_text_features(input_ids)
-                embeds.append((batch, features.pooler_output.float().cpu()))
-                kept.append(features.last_hidden_state)
-            states[length] = torch.cat(kept)
-        order, rows = (torch.cat(parts) for parts in zip(*embeds, strict=True))
-        return EncodedTexts(rows[order.argsort()], lengths, slots, states)
+                embeds[batch] = features.pooler_output.float().cpu()
+                packing = Packing.of(lengths[batch])
+                read = start_fusion(self.model.albef.text_model, features.last_hidden_state.flatten(0, 1), packing)
+                if states is None:
+                    states = read.new_empty(int(lengths.sum()), read.shape[1])
+                states[packing.tokens(starts[batch]).to(read.device)] = read
+        return EncodedTexts(embeds, lengths, starts, states)
 
-    def encode_images(self, dataset: Any) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+    def encode_images(self, dataset: Any) -> EncodedImages:
         """Runs the vision tower over this process's share of the images.
 
         Args:
             dataset: I rows with an `image`.
 
         Returns:
-            (I, E) embeddings of all images, and (P, H) states of this process's images by their place.
+            See `EncodedImages`.
         """
-        batches = torch.arange(len(dataset)).split(self.batch_size)
-        own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
-        loader = DataLoader(
-            dataset,
-            batch_sampler=[batch.tolist() for batch in own],
-            collate_fn=self._collate_images,
-            num_workers=self.num_workers,
-        )
-        embeds = torch.zeros(len(dataset), self.model.config.projection_dim)
-        states: dict[int, torch.Tensor] = {}
-        for batch, pixel_values in zip(own, self._progress(loader, "Encoding images"), strict=True):
+        batches = [batch.tolist() for batch in torch.arange(len(dataset)).split(self.batch_size)]
+        owners = [place % self.accelerator.num_processes for place in range(len(batches))]
+        images = EncodedImages(torch.zeros(len(dataset), self.model.config.projection_dim), batches, owners)
+        own = [place for place, owner in enumerate(owners) if owner == self.accelerator.process_index]
+        loader, room = self._load_images(dataset, batches, own), self.image_memory * MEGABYTE
+        for place, pixel_values in zip(own, self.progress(loader, "Encoding images"), strict=True):
             features = self.model.get_image_features(pixel_values.to(self.model.device))
-            embeds[batch] = features.pooler_output.float().cpu()
-            states.update(zip(batch.tolist(), features.last_hidden_state.cpu(), strict=True))
-        return self._sum(embeds), states
+            images.embeds[batches[place]] = features.pooler_output.float().cpu()
+            room -= features.last_hidden_state.nbytes
+            if room >= 0:
+                images.states[place] = features.last_hidden_state.cpu()
+        images.embeds = self.join(images.embeds)
+        return images
 
     def score_pairs(
-        self, pairs: torch.Tensor, image_states: dict[int, torch.Tensor], texts: EncodedTexts
+        self, dataset: Any, pairs: torch.Tensor, images: EncodedImages, texts: EncodedTexts
     ) -> torch.Tensor:
         """Matching logits of pairs, image by image.
 
         Args:
+            dataset: I rows with an `image`, for states that were not kept.
             pairs: (n, 2) image and text of each pair, sorted by image.
-            image_states: (P, H) of this process's images.
+            images: All images.
             texts: All texts.
 
         Returns:
-            (n,) float32, the logit of a match, of all processes' images.
+            (n,) float32, the logit of a match, from all processes.
         """
         scores = torch.zeros(len(pairs))
-        images = pairs[:, 0].contiguous()
-        for image in self._progress(image_states, "Re-ranking"):
-            first, last = torch.searchsorted(images, torch.tensor([image, image + 1])).tolist()
-            states = image_states[image][None].to(self.model.device)
-            key_values = self.model.albef.text_model.project_images(states)
-            chosen = pairs[first:last, 1]
-            for length in texts.lengths[chosen].unique().tolist():
-                places = (texts.lengths[chosen] == length).nonzero()[:, 0]
-                for batch in places.split(4 * self.batch_size):
-                    rows = texts.states[length][texts.slots[chosen[batch]].to(self.model.device)]
-                    logits = self.model.match(rows, image_key_values=key_values)
-                    scores[first + batch] = logits[:, 1].float().cpu()
-        return self._sum(scores)
+        stops = torch.searchsorted(pairs[:, 0].contiguous(), torch.arange(len(images.embeds)), right=True).tolist()
+        starts = [0, *stops[:-1]]
+        loads = [sum(stops[image] - starts[image] for image in batch) for batch in images.batches]
+        dealt = deal_out(loads, images.owners, self.accelerator.num_processes)
+        own = [place for place, process in enumerate(dealt) if process == self.accelerator.process_index]
+        own.sort(key=lambda place: place not in images.states)  # frees memory first
+        again = iter(self._load_images(dataset, images.batches, [p for p in own if p not in images.states]))
+        with self.progress(None, "Re-ranking") as bar:
+            bar.reset(total=sum(loads[place] for place in own))
+            for place in own:
+                states = images.states.pop(place, None)
+                if states is None:
+                    states = self.model.get_image_features(next(again).to(self.model.device)).last_hidden_state
+                for image, state in zip(images.batches[place], states, strict=True):
+                    chosen = slice(starts[image], stops[image])
+                    scores[chosen] = self._score_texts(state.to(self.model.device), pairs[chosen, 1], texts)
+                bar.update(loads[place])
+        return self.join(scores)
+
+    def _score_texts(self, image: torch.Tensor, chosen: torch.Tensor, texts: EncodedTexts) -> torch.Tensor:
+        """Matching logits (m,) of one image (P, H) with the texts `chosen` (m,)."""
+        text_model, scores = self.model.albef.text_model, torch.zeros(len(chosen))
+        key_values = text_model.project_images(image[None])
+        by_length = texts.lengths[chosen].argsort(stable=True)
+        tokens = texts.lengths[chosen[by_length]].cumsum(0)
+        sizes = ((tokens - 1) // (64 * self.batch_size)).unique_consecutive(return_counts=True)[1]
+        for part in by_length.split(sizes.tolist()):
+            packing = Packing.of(texts.lengths[chosen[part]])
+            states = texts.states[packing.tokens(texts.starts[chosen[part]]).to(texts.states.device)]
+            fused = finish_fusion(text_model, states, packing, key_values)
+            scores[part[packing.order]] = self.model.itm_head(fused)[:, 1].float().cpu()
+        return scores
+
+    def _load_images(self, dataset: Any, batches: list[list[int]], places: list[int]) -> Any:
+        return self.load(dataset, [batches[place] for place in places], self._collate_images)
 
     def _collate_images(self, rows: list[dict[str, Any]]) -> torch.Tensor:
         return self.processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]
-
-    def _sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sum over the processes; each entry is zero on all but one."""
-        if self.accelerator.num_processes == 1:
-            return tensor
-        return self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").cpu()
-
-    def _progress(self, items: Any, description: str) -> Any:
-        return tqdm(items, description, leave=False, disable=None if self.accelerator.is_main_process else True)
-
-
-def _pairs_to_score(texts_of_image: torch.Tensor, images_of_text: torch.Tensor) -> torch.Tensor:
-    """(n, 2) image and text of every pair that either direction asks for, once, sorted by image, then text."""
-    num_images, num_texts = len(texts_of_image), len(images_of_text)
-    keys = torch.cat(
-        [
-            (torch.arange(num_images)[:, None] * num_texts + texts_of_image).flatten(),
-            (images_of_text * num_texts + torch.arange(num_texts)[:, None]).flatten(),
-        ]
-    ).unique()
-    return torch.stack([keys // num_texts, keys % num_texts], dim=1)
-
-
-def _rank(
-    pairs: torch.Tensor, scores: torch.Tensor, texts_of_image: torch.Tensor, images_of_text: torch.Tensor
-) -> tuple[RankedCandidates, RankedCandidates]:
-    """Sorts the candidates of every image and of every text by score; equal scores keep the order of similarity."""
-    num_images, num_texts = len(texts_of_image), len(images_of_text)
-    keys = pairs[:, 0] * num_texts + pairs[:, 1]
-    image_keys = torch.arange(num_images)[:, None] * num_texts + texts_of_image
-    text_keys = images_of_text * num_texts + torch.arange(num_texts)[:, None]
-    ranked = []
-    for candidates, wanted in ((texts_of_image, image_keys), (images_of_text, text_keys)):
-        found = scores[torch.searchsorted(keys, wanted)]
-        order = found.argsort(dim=1, descending=True, stable=True)
-        ranked.append(RankedCandidates(candidates.gather(1, order), found.gather(1, order)))
-    return ranked[0], ranked[1]

@@ -139,6 +139,20 @@ class FeatureQueue(nn.Module):
         self.image_ids[slots[kept]] = image_ids[kept]
         self.pointer.add_(len(image_ids)).remainder_(self.size)
 
+    def start_from(self, state: dict[str, torch.Tensor]) -> None:
+        """Starts from the features of an earlier training, of which the newest are kept where they do not all fit.
+
+        Their pictures become -100, as when the published code loads a pre-trained model: its numbers of pictures are
+        those of other data. Differs from ALBEF, which takes the numbers over from a fine-tuned model.
+
+        Args:
+            state: What `save` wrote, or the converter of released checkpoints.
+        """
+        stored = len(state["image_ids"])
+        oldest_first = (state["pointer"] + torch.arange(stored)) % max(stored, 1)
+        rows = {name: state[name][oldest_first].to(self.pointer.device) for name in ("image_embeds", "text_embeds")}
+        self.enqueue(**rows, image_ids=torch.full((stored,), -100, device=self.pointer.device))
+
     def save(self, checkpoint: str | Path) -> None:
         """Writes `checkpoint/teacher/queue.safetensors`."""
         path = Path(checkpoint) / TEACHER_FOLDER / QUEUE_FILE

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy
+from transformers.utils import cached_file
 
 from ..configuration_albef import AlbefConfig
 from .arguments import AlbefTrainingArguments
 from .launch import LaunchError, as_mapping, check_config_fields
-from .momentum import TEACHER_FOLDER
+from .momentum import QUEUE_FILE, TEACHER_FOLDER, FeatureQueue
 from .trainer import AlbefTrainer
 
 SPLITS = ("train", "validation", "test")
@@ -69,10 +71,45 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> 
             f"The tokenizer knows {len(tokenizer)} tokens, the model {model.config.text_config.vocab_size}: give the "
             "tokenizer that the model was trained with."
         )
-    folder = Path(name) / TEACHER_FOLDER
-    if not (folder / "config.json").is_file():
+    if find_beside(name, "config.json") is None:
         return model, None
-    return model, model_class.from_pretrained(folder, image_size=model_args.image_size, **options)
+    options |= {"subfolder": TEACHER_FOLDER, "output_loading_info": True}
+    teacher, info = model_class.from_pretrained(name, image_size=model_args.image_size, **options)
+    if missing := info["missing_keys"]:  # the task's head is new: the student's, not another random one
+        start = model.state_dict()
+        known = {key: value for key, value in teacher.state_dict().items() if key not in missing}
+        teacher.load_state_dict({**start, **known})
+        if any(key.startswith("text_decoder.layer.") for key in missing):
+            teacher.initialize_decoder()
+    return model, teacher
+
+
+def find_beside(name: str, file_name: str) -> Path | None:
+    """A file in the teacher's folder beside a model; None where there is none.
+
+    Args:
+        name: Folder or Hub name of the model.
+        file_name: Of the file.
+
+    Returns:
+        Its path on this machine.
+    """
+    optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    path = cached_file(name, file_name, subfolder=TEACHER_FOLDER, **optional)
+    return None if path is None else Path(path)
+
+
+def fill_queue(queue: FeatureQueue, model_args: ModelArguments) -> None:
+    """Starts the queue of a run from the one that was saved beside the model, where there is one.
+
+    Args:
+        queue: Changed in place.
+        model_args: Which model.
+    """
+    name = model_args.model_name_or_path
+    path = None if name is None else find_beside(name, QUEUE_FILE)
+    if path is not None:
+        queue.start_from(load_file(path))
 
 
 @dataclass

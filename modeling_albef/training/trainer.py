@@ -23,6 +23,7 @@ from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments, VQATr
 from .callbacks import EpochCallback, MomentumTeacherCallback, RankSeedCallback, TemperatureCallback
 from .evaluation import RetrievalEvaluator, RetrievalResult
 from .momentum import TEACHER_FOLDER, FeatureQueue, MomentumTeacher
+from .sampling import ImageGroupSampler
 from .schedule import PublishedSchedule
 from .vqa_evaluation import VQAEvaluator, VQAResult, check_answers
 
@@ -90,7 +91,7 @@ class AlbefTrainer(Trainer):
         self.add_callback(RankSeedCallback())
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(EpochCallback(self.train_dataset))
-        self._loss_parts: dict[str, torch.Tensor] = {}
+        self._loss_parts: dict[str, torch.Tensor | float] = {}
         self._loss_parts_count = 0
         self._steps_per_epoch = 0
 
@@ -151,14 +152,15 @@ class AlbefTrainer(Trainer):
     def record_loss_parts(self, **parts: torch.Tensor | float) -> None:
         """Adds up what the next log line shows beside the loss; nothing leaves the device before."""
         for name, value in parts.items():
-            tensor = torch.as_tensor(value, dtype=torch.float32, device=self.args.device).detach()
-            self._loss_parts[name] = self._loss_parts.get(name, torch.zeros_like(tensor)) + tensor
+            part = value.detach().float() if isinstance(value, torch.Tensor) else value
+            self._loss_parts[name] = self._loss_parts.get(name, 0.0) + part
         self._loss_parts_count += 1
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means of the loss parts since the last line, over all processes."""
         if "loss" in logs and self._loss_parts:
-            means = torch.stack(list(self._loss_parts.values())) / self._loss_parts_count
+            sums = [torch.as_tensor(part, device=self.args.device) for part in self._loss_parts.values()]
+            means = torch.stack(sums) / self._loss_parts_count
             means = self.accelerator.reduce(means, "mean").tolist()
             logs.update(zip(self._loss_parts, means, strict=True))
             self._loss_parts, self._loss_parts_count = {}, 0
@@ -268,22 +270,28 @@ class RetrievalTrainer(AlbefTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, AlbefImageTextRetrievalOutput]:
         """One step's loss: the teacher's features, the student's forward, then the queue."""
-        with torch.no_grad(), self.accelerator.autocast():
-            network = cast(AlbefForImageTextRetrieval, self.teacher.model)
-            text = network.get_text_features(inputs["input_ids"], inputs.get("attention_mask"))
-            features = {
-                "image_embeds": network.get_image_features(inputs["pixel_values"]).pooler_output.float(),
-                "text_embeds": text.pooler_output.float(),
-                "image_ids": inputs["image_ids"],
-            }
         alpha = self.alpha
-        outputs = model(**inputs, **self.queue.candidates(**features), alpha=alpha)
-        self.queue.enqueue(**self.accelerator.gather(features))
+        if self.queue.size or (self.args.distill and self.args.alpha):
+            features = self._teacher_features(inputs)
+            outputs = model(**inputs, **self.queue.candidates(**features), alpha=alpha)
+            self.queue.enqueue(**self.accelerator.gather(features))
+        else:  # nothing asks the teacher: the batch is contrasted with itself
+            outputs = model(**inputs)
         temperature = self.accelerator.unwrap_model(model).albef.temperature
         self.record_loss_parts(
             itc_loss=outputs.itc_loss, itm_loss=outputs.itm_loss, alpha=alpha, temperature=temperature
         )
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _teacher_features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        with torch.no_grad(), self.accelerator.autocast():
+            network = cast(AlbefForImageTextRetrieval, self.teacher.model)
+            text = network.get_text_features(inputs["input_ids"], inputs.get("attention_mask"))
+            return {
+                "image_embeds": network.get_image_features(inputs["pixel_values"]).pooler_output.float(),
+                "text_embeds": text.pooler_output.float(),
+                "image_ids": inputs["image_ids"],
+            }
 
     def assess(self, dataset: Any) -> RetrievalResult:
         """Ranks a data set's images and captions; see `RetrievalEvaluator`."""
@@ -292,6 +300,7 @@ class RetrievalTrainer(AlbefTrainer):
             self.processing_class,
             k_test=self.args.k_test,
             batch_size=self.args.per_device_eval_batch_size,
+            image_memory=self.args.image_memory,
             num_workers=self.args.dataloader_num_workers,
             accelerator=self.accelerator,
         )
@@ -312,7 +321,9 @@ class VQATrainer(AlbefTrainer):
     """Fine-tunes an `AlbefForQuestionAnswering` and evaluates it by ranking a list of answers.
 
     Training rows become `pixel_values input_ids attention_mask answer_input_ids answer_attention_mask answer_weights
-    answers_per_question` in the collator. Evaluation rows have `image`, `question`, `question_id`, `answers`.
+    answers_per_question` and perhaps `image_index` in the collator. With `group_by_image` the training data also gives
+    its column `image_id`, and the collator is to share images. Evaluation rows have `image`, `image_id`, `question`,
+    `question_id`, `answers`.
     """
 
     args: VQATrainingArguments
@@ -331,6 +342,12 @@ class VQATrainer(AlbefTrainer):
         super().__init__(model, args, **kwargs)
         check_answers(answer_list, self.processing_class.tokenizer)
         self.answer_list = list(answer_list)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.group_by_image:
+            return ImageGroupSampler(dataset["image_id"], self.args.seed)
+        return super()._get_train_sampler(dataset)
 
     def compute_loss(
         self,
@@ -356,6 +373,7 @@ class VQATrainer(AlbefTrainer):
             self.answer_list,
             k_test=self.args.k_test,
             count_first_token_twice=self.args.count_first_token_twice,
+            best_answer_only=self.args.best_answer_only,
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
             accelerator=self.accelerator,

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
+from ..answer_tree_albef import AnswerTree
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
+from .evaluator import Evaluator
 from .vqa_metrics import QuestionRecord, vqa_accuracy, vqa_accuracy_by_question_type
 
 
@@ -27,13 +27,14 @@ class VQAResult:
     Attributes:
         metrics: See `vqa_accuracy`; empty where not all questions have answers.
         answers: `{"question_id", "answer"}` of every question, in the data set's order: the VQA server's format.
-        probabilities: (N,) of the answers among the candidates that were scored.
+        probabilities: (N,) of the answers among the candidates that were scored; None where the best was looked for
+            alone.
         by_question_type: Accuracy for each `question_type`; empty where the data set has no such column.
     """
 
     metrics: dict[str, float]
     answers: list[dict[str, Any]]
-    probabilities: torch.Tensor
+    probabilities: torch.Tensor | None
     by_question_type: dict[str, float] = field(default_factory=dict)
 
 
@@ -58,11 +59,10 @@ def check_answers(answer_list: Sequence[str], tokenizer: Any) -> None:
             raise ValueError(f"The answer list has {answer!r}, which the tokenizer cannot represent: take it out.")
 
 
-class VQAEvaluator:
+class VQAEvaluator(Evaluator):
     """Answers the questions of a data set, on one process or many; every question once.
 
-    What is computed together does not depend on the number of processes. Questions of one picture that stand in one
-    batch share its encoding.
+    Questions are taken picture by picture, so that a picture is read and encoded once.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class VQAEvaluator:
         answer_list: Sequence[str],
         k_test: int = 128,
         count_first_token_twice: bool = True,
+        best_answer_only: bool = False,
         batch_size: int = 16,
         max_words: int = 50,
         num_workers: int = 0,
@@ -85,16 +86,20 @@ class VQAEvaluator:
             answer_list: Candidate answers, all different.
             k_test: Candidates a question that are scored whole; a shorter list is scored whole.
             count_first_token_twice: As the published score does.
+            best_answer_only: Skips candidates that cannot win; the answers are the same, their probabilities unknown.
             batch_size: Questions that are answered together.
             max_words: Words of a question that are read; published: 50.
             num_workers: Processes that read images.
             accelerator: Of the run; default: a new one, which finds out about other processes.
         """
+        super().__init__(model, processor, batch_size, num_workers, accelerator)
         check_answers(answer_list, processor.tokenizer)
-        self.model, self.processor, self.answer_list = model, processor, list(answer_list)
-        self.k_test, self.count_first_token_twice = k_test, count_first_token_twice
-        self.batch_size, self.max_words, self.num_workers = batch_size, max_words, num_workers
-        self.accelerator = Accelerator() if accelerator is None else accelerator
+        self.answer_list, self.max_words = list(answer_list), max_words
+        self.ranking = {
+            "k": k_test,
+            "count_first_token_twice": count_first_token_twice,
+            "best_only": best_answer_only,
+        }
 
     def __call__(self, dataset: Any) -> VQAResult:
         """Evaluates.
@@ -121,40 +126,31 @@ class VQAEvaluator:
         by_type = vqa_accuracy_by_question_type(answers, records) if has_types else {}
         return VQAResult(vqa_accuracy(answers, records), answers, probabilities, by_type)
 
-    def rank(self, dataset: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def rank(self, dataset: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Finds the best candidate of every question.
 
         Args:
             dataset: As above.
 
         Returns:
-            (N,) int64 places in the answer list, and (N,) float32 probabilities.
+            (N,) int64 places in the answer list, and (N,) float32 probabilities, or None with `best_answer_only`.
         """
-        batches = torch.arange(len(dataset)).split(self.batch_size)
+        batches = group_questions(dataset["image_id"], self.batch_size)
         own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
-        loader = DataLoader(
-            dataset,
-            batch_sampler=[batch.tolist() for batch in own],
-            collate_fn=self._collate,
-            num_workers=self.num_workers,
-        )
         device = self.model.device
         candidates = self.processor.encode_answers(self.answer_list).to(device)
+        tree = AnswerTree.of(candidates["input_ids"], candidates["attention_mask"])
         best, probabilities = torch.zeros(len(dataset), dtype=torch.int64), torch.zeros(len(dataset))
-        was_training = self.model.training
-        self.model.eval()
-        with torch.inference_mode(), self.accelerator.autocast():
-            for batch, inputs in zip(own, self._progress(loader), strict=True):
-                ranked = self.model.rank_answers(
-                    **{name: tensor.to(device) for name, tensor in inputs.items()},
-                    candidate_input_ids=candidates["input_ids"],
-                    candidate_attention_mask=candidates["attention_mask"],
-                    k=self.k_test,
-                    count_first_token_twice=self.count_first_token_twice,
-                )
-                best[batch], probabilities[batch] = ranked.ids[:, 0].cpu(), ranked.probabilities[:, 0].cpu()
-        self.model.train(was_training)
-        return self._sum(best), self._sum(probabilities)
+        with self.inference():
+            loader = self.progress(self.load(dataset, own, self._collate), "Answering questions")
+            for batch, inputs in zip(own, loader, strict=True):
+                inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+                ranked = self.model.rank_answers(**inputs, candidates=tree, **self.ranking)
+                best[batch] = ranked.ids[:, 0].cpu()
+                if ranked.probabilities is not None:
+                    probabilities[batch] = ranked.probabilities[:, 0].cpu()
+        best = self.join(best)
+        return best, None if self.ranking["best_only"] else self.join(probabilities)
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         place: dict[Any, int] = {}
@@ -170,15 +166,26 @@ class VQAEvaluator:
         )
         return {**inputs, "image_index": torch.tensor(index)}
 
-    def _sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sum over the processes; each entry is zero on all but one."""
-        if self.accelerator.num_processes == 1:
-            return tensor
-        return self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").cpu()
 
-    def _progress(self, items: Any) -> Any:
-        silent = None if self.accelerator.is_main_process else True
-        return tqdm(items, "Answering questions", leave=False, disable=silent)
+def group_questions(image_ids: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Batches of questions, picture by picture.
+
+    Args:
+        image_ids: The picture of each question.
+        batch_size: Questions of a batch; one picture's questions are never parted, so a batch may have more.
+
+    Returns:
+        Places of the questions. Every question stands in one batch.
+    """
+    questions_of: dict[int, list[int]] = defaultdict(list)
+    for question, image in enumerate(image_ids):
+        questions_of[image].append(question)
+    batches: list[list[int]] = []
+    for questions in questions_of.values():
+        if not batches or len(batches[-1]) + len(questions) > batch_size:
+            batches.append([])
+        batches[-1] += questions
+    return batches
 
 
 def question_only_accuracy(train: Any, test: Any) -> float:

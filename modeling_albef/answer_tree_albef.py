@@ -1,0 +1,310 @@
+# Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""Scoring many candidate answers of a question and no token twice.
+
+The candidates form a tree of their tokens, so a beginning that several share is decoded once; the start token is
+decoded once a question, and so are its keys and values. All nodes of all questions go through the decoder together:
+every linear map is one product, and a node sees its question's start token, its ancestors, and itself. The vocabulary
+is scored at the nodes alone.
+
+Shapes: B questions, M question tokens, C candidates, L tokens of a candidate, k candidates of a question, V nodes of
+the tree, D its depth, N nodes that a question needs, S those of all questions, H width, d width of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F  # noqa: N812, the field's own name
+from transformers.utils import ModelOutput
+
+from .modeling_albef_decoder import AlbefTextDecoder
+from .modeling_albef_text import AlbefTextLayer, AlbefTextSelfAttention
+
+NODES_A_BATCH = 1024  # 125 MB of logits with BERT's vocabulary
+MARGIN = 1e-4  # rounding of a sum of log-probabilities, of which none can exceed 0
+
+
+@dataclass
+class RankedAnswers(ModelOutput):
+    """Candidates of each question, best first.
+
+    Attributes:
+        ids: (B, k) places in the candidate list.
+        probabilities: (B, k) softmax over the k candidates; rows sum to 1 and fall. None where only the best candidate
+            was looked for.
+    """
+
+    ids: torch.Tensor | None = None
+    probabilities: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AnswerTree:
+    """Candidate answers as a tree. A node is a token after certain others; V itself stands for "no node".
+
+    Attributes:
+        tokens: (V,) token of each node.
+        ancestors: (V + 1, D) nodes on the way to a node, itself included, from the first token on.
+        paths: (C, D) nodes of each candidate, its last token ([SEP]) left out, which has nothing after it.
+        first_tokens: (C,) token after `[CLS]`.
+        last_tokens: (C,).
+        start_token: `[CLS]`.
+        mean_depth: Nodes of a candidate, on average.
+    """
+
+    tokens: torch.Tensor
+    ancestors: torch.Tensor
+    paths: torch.Tensor
+    first_tokens: torch.Tensor
+    last_tokens: torch.Tensor
+    start_token: int
+    mean_depth: float
+
+    @classmethod
+    def of(cls, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> AnswerTree:
+        """Builds the tree.
+
+        Args:
+            input_ids: (C, L) `[CLS] a1 .. an [SEP]`.
+            attention_mask: (C, L), 1 = token.
+
+        Returns:
+            On the device of `input_ids`.
+
+        Raises:
+            ValueError: A candidate has no token after the first.
+        """
+        rows = [ids[:n] for ids, n in zip(input_ids.tolist(), attention_mask.sum(dim=1).tolist(), strict=True)]
+        short = next((place for place, row in enumerate(rows) if len(row) < 2), None)
+        if short is not None:
+            raise ValueError(f"Candidate {short} is empty: leave it out.")
+        node_of: dict[tuple[int, ...], int] = {}
+        paths = []
+        for row in rows:
+            beginnings = [tuple(row[1:stop]) for stop in range(2, len(row))]
+            paths.append([node_of.setdefault(beginning, len(node_of)) for beginning in beginnings])
+        ways = [[node_of[beginning[:stop]] for stop in range(1, len(beginning) + 1)] for beginning in node_of]
+        depth, none, device = max(1, *(len(path) for path in paths)), len(node_of), input_ids.device
+        return cls(
+            tokens=torch.tensor([beginning[-1] for beginning in node_of], dtype=torch.long, device=device),
+            ancestors=torch.tensor([way + [none] * (depth - len(way)) for way in [*ways, []]], device=device),
+            paths=torch.tensor([path + [none] * (depth - len(path)) for path in paths], device=device),
+            first_tokens=torch.tensor([row[1] for row in rows], device=device),
+            last_tokens=torch.tensor([row[-1] for row in rows], device=device),
+            start_token=rows[0][0],
+            mean_depth=sum(len(path) for path in paths) / len(paths),
+        )
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """The nodes that some questions need, question after question.
+
+    Attributes:
+        question: (S,) of each node; counted among these questions.
+        slot: (S,) its place among the N of its question.
+        node: (S,) its place in the tree.
+        rows: (B, V + 1) the other way round: place among the S of a question's node, S where it has none.
+        width: N of the question that needs most.
+    """
+
+    question: torch.Tensor
+    slot: torch.Tensor
+    node: torch.Tensor
+    rows: torch.Tensor
+    width: int
+
+    @classmethod
+    def of(cls, tree: AnswerTree, chosen: torch.Tensor) -> _Nodes:
+        """What candidates `chosen` (B, k) need."""
+        used = torch.zeros(len(chosen), len(tree.tokens) + 1, dtype=torch.bool, device=chosen.device)
+        used.scatter_(1, tree.paths[chosen].flatten(1), True)
+        used[:, -1] = False
+        question, node = used.nonzero(as_tuple=True)
+        rows = torch.full(used.shape, len(node), device=chosen.device)
+        rows[question, node] = torch.arange(len(node), device=chosen.device)
+        slot = used.cumsum(dim=1)[question, node] - 1
+        return cls(question, slot, node, rows, int(slot.max()) + 1 if len(slot) else 0)
+
+    def visible(self, tree: AnswerTree) -> torch.Tensor:
+        """(B, 1, N, 1 + N) whether a node sees the start token (column 0) and the nodes of its question."""
+        seen = torch.zeros(len(self.rows), self.width, 2 + self.width, dtype=torch.bool, device=self.slot.device)
+        seen[..., 0] = True  # unused slots too: a row of nothing would give NaN
+        slots = torch.cat([self.slot + 1, self.slot.new_tensor([1 + self.width])])  # the last column is cut off
+        seen[
+            self.question[:, None],
+            self.slot[:, None],
+            slots[self.rows[self.question[:, None], tree.ancestors[self.node]]],
+        ] = True
+        return seen[:, None, :, :-1]
+
+    def spread(self, states: torch.Tensor, module: AlbefTextSelfAttention) -> torch.Tensor:
+        """(S, H) -> (B, heads, N, d), zero in unused slots."""
+        spread = states.new_zeros(len(self.rows), self.width, states.shape[1])
+        return module.split_heads(spread.index_put((self.question, self.slot), states))
+
+    def gather(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, heads, N, d) -> (S, H)."""
+        return states.transpose(1, 2).flatten(2)[self.question, self.slot]
+
+
+class AnswerScorer:
+    """The decoder at work on encoded questions.
+
+    Attributes:
+        first_scores: (B, C) log-probability of each candidate's first token.
+    """
+
+    def __init__(
+        self,
+        decoder: AlbefTextDecoder,
+        tree: AnswerTree,
+        question_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> None:
+        """Decodes the start token.
+
+        Args:
+            decoder: In evaluation mode.
+            tree: The candidates, on the decoder's device.
+            question_hidden_states: (B, M, H).
+            attention_mask: (B, M), 1 = token; None = no padding.
+
+        Raises:
+            ValueError: A candidate is longer than what the decoder reads.
+        """
+        limit = decoder.config.max_position_embeddings
+        if tree.paths.shape[1] >= limit:
+            raise ValueError(f"A candidate has {tree.paths.shape[1] + 1} tokens, but the decoder reads {limit}.")
+        self.decoder, self.tree = decoder, tree
+        self.questions = decoder.project_questions(question_hidden_states)
+        self.question_mask = None if attention_mask is None else attention_mask.bool()[:, None, None]
+        count, device = len(question_hidden_states), question_hidden_states.device
+        each, zero = torch.arange(count, device=device), torch.zeros(count, dtype=torch.long, device=device)
+        start = _Nodes(each, zero, zero, each[:, None], 1)
+        self.start: list[tuple[torch.Tensor, torch.Tensor]] = []  # of each layer: keys, values (B, heads, 1, d)
+        states = self._decode(torch.full_like(each, tree.start_token), zero, start, each, None)
+        log_probabilities = decoder.head(states).float().log_softmax(dim=-1)
+        self.first_scores = log_probabilities[:, tree.first_tokens]
+
+    def rank(self, k: int, count_first_token_twice: bool = True, best_only: bool = False) -> RankedAnswers:
+        """Scores the k candidates whose first token is the likeliest.
+
+        Args:
+            k: Clipped to C.
+            count_first_token_twice: Adds the log-probability of the first token once more, as the published score does.
+            best_only: Looks for the best candidate alone, and skips those that cannot win: what their first token
+                leaves them is no more than what another has in the end.
+
+        Returns:
+            See `RankedAnswers`; with `best_only` one candidate a question.
+        """
+        first_scores, chosen = self.first_scores.topk(min(k, self.first_scores.shape[1]), dim=1)  # (B, k)
+        twice = first_scores if count_first_token_twice else torch.zeros_like(first_scores)
+        if best_only:
+            return RankedAnswers(ids=self._best(chosen, first_scores, twice))
+        scores, order = (self.score(chosen) + twice).sort(dim=1, descending=True, stable=True)
+        return RankedAnswers(ids=chosen.gather(1, order), probabilities=scores.softmax(dim=1))
+
+    def _best(self, chosen: torch.Tensor, first_scores: torch.Tensor, twice: torch.Tensor) -> torch.Tensor:
+        """(B, 1) of the best; candidates are scored in groups, the likeliest first token first."""
+        count, k = chosen.shape
+        bounds = first_scores + twice
+        best, place = bounds.new_full((count,), float("-inf")), torch.zeros_like(chosen[:, 0])
+        open_rows, start, width = torch.arange(count, device=chosen.device), 0, 2
+        while len(open_rows) and start < k:
+            group = slice(start, min(start + width, k))
+            scores = self.score(chosen[open_rows, group], open_rows) + twice[open_rows, group]
+            found, where = scores.max(dim=1)
+            better = found > best[open_rows]
+            place[open_rows] = torch.where(better, where + start, place[open_rows])
+            best[open_rows] = torch.where(better, found, best[open_rows])
+            start, width = group.stop, 2 * width
+            if start < k:
+                open_rows = open_rows[bounds[open_rows, start] + MARGIN >= best[open_rows]]
+        return chosen.gather(1, place[:, None])
+
+    def score(self, chosen: torch.Tensor, questions: torch.Tensor | None = None) -> torch.Tensor:
+        """Log-probabilities of candidates.
+
+        Args:
+            chosen: (b, k) places of candidates.
+            questions: (b,) whose candidates they are; default: all, b = B.
+
+        Returns:
+            (b, k) float32.
+        """
+        if questions is None:
+            questions = torch.arange(len(chosen), device=chosen.device)
+        size = max(1, NODES_A_BATCH // max(1, round(chosen.shape[1] * self.tree.mean_depth)))
+        parts = zip(chosen.split(size), questions.split(size), strict=True)
+        return torch.cat([self._score(part, rows) for part, rows in parts])
+
+    def _score(self, chosen: torch.Tensor, questions: torch.Tensor) -> torch.Tensor:
+        tree, nodes = self.tree, _Nodes.of(self.tree, chosen)
+        count, row = len(nodes.node), torch.arange(len(chosen), device=chosen.device)[:, None]
+        ends = nodes.rows[row, last_node(tree.paths[chosen], len(tree.tokens))]  # (b, k); S: right after the start
+        total = self.first_scores[questions[:, None], chosen]
+        if not count:
+            return total
+        way = tree.ancestors[nodes.node]  # (S, D)
+        depth = (way != len(tree.tokens)).sum(dim=1)
+        states = self._decode(tree.tokens[nodes.node], depth, nodes, questions, nodes.visible(tree))
+        logits = self.decoder.head(states).float()
+        normaliser = logits.logsumexp(dim=-1)
+        # A node after the first adds its probability after its parent. Row S gathers what is not there.
+        parent = nodes.rows[nodes.question, way.gather(1, (depth - 2).clamp(min=0)[:, None])[:, 0]]
+        steps = torch.where(depth > 1, logits[parent, tree.tokens[nodes.node]] - normaliser[parent], 0.0)
+        steps = torch.cat([steps, steps.new_zeros(1)])
+        total = total + steps[nodes.rows[row[:, :, None], tree.paths[chosen]]].sum(dim=-1)
+        safe = ends.clamp(max=count - 1)
+        end_scores = logits[safe, tree.last_tokens[chosen]] - normaliser[safe]
+        return total + torch.where(ends < count, end_scores, 0.0)
+
+    def _decode(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        nodes: _Nodes,
+        questions: torch.Tensor,
+        visible: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """States (S, H) of nodes after the last layer; without `visible`, of start tokens, which see themselves."""
+        states = self.decoder.embeddings(tokens[:, None], positions[:, None])[:, 0]
+        mask = None if self.question_mask is None else self.question_mask[questions]
+        for index, (layer, question) in enumerate(zip(self.decoder.layer, self.questions, strict=True)):
+            states = self._attend_to_nodes(layer, index, states, nodes, questions, visible)
+            module, output = layer.crossattention.self, layer.crossattention.output
+            key, value = (tensor[questions] for tensor in question)
+            query = nodes.spread(module.query(states), module)
+            context = F.scaled_dot_product_attention(query, key.to(query.dtype), value.to(query.dtype), attn_mask=mask)
+            states = output(nodes.gather(context), states)
+            states = layer.output(layer.intermediate(states), states)
+        return states
+
+    def _attend_to_nodes(
+        self,
+        layer: AlbefTextLayer,
+        index: int,
+        states: torch.Tensor,
+        nodes: _Nodes,
+        questions: torch.Tensor,
+        visible: torch.Tensor | None,
+    ) -> torch.Tensor:
+        module = layer.attention.self
+        query, key, value = (
+            nodes.spread(linear(states), module) for linear in (module.query, module.key, module.value)
+        )
+        if visible is None:
+            self.start.append((key, value))
+        else:
+            key, value = (torch.cat([s[questions], t], 2) for s, t in zip(self.start[index], (key, value), strict=True))
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        return layer.attention.output(nodes.gather(context), states)
+
+
+def last_node(paths: torch.Tensor, none: int) -> torch.Tensor:
+    """(.., D) nodes of candidates -> (..) the last of each, `none` where there is none."""
+    count = (paths != none).sum(dim=-1, keepdim=True)
+    return paths.gather(-1, (count - 1).clamp(min=0))[..., 0]

@@ -1,0 +1,238 @@
+# Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""Names of the released ALBEF checkpoints and their place in these models, both ways. The one place that knows them.
+
+Three schemes are read: that of salesforce/ALBEF (`models/model_pretrain.py`, `models/model_retrieval.py`,
+`models/model_vqa.py`), which LAVIS shares but for the token-type embeddings; that of torchmultimodal
+(`examples/albef/model.py`); and the names of this package. Shapes: E projection width, Q queue slots, H width.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+
+SALESFORCE, LAVIS, TORCHMULTIMODAL, OWN = "salesforce/ALBEF", "LAVIS", "torchmultimodal", "this package"
+
+_PREFIXES = {
+    "visual_encoder": "albef.vision_model",
+    "text_encoder": "albef.text_model",
+    "vision_proj": "albef.vision_proj",
+    "text_proj": "albef.text_proj",
+    "itm_head": "itm_head",
+}
+_QUEUE = {"image_queue", "text_queue", "idx_queue", "queue_ptr"}
+_DERIVED = ("position_ids", "cls.predictions.bias")  # a plain count; the second name of a tensor
+_UNTWINNED = ("itm_head.weight", "itm_head.bias", "albef.temperature")
+
+# torchmultimodal -> salesforce/ALBEF, one after the other; `+T` stands for the text layers counted before.
+_TORCHMULTIMODAL = (
+    (r"^(model_with_similarity\.)?(albef_)?model\.|^model_with_similarity\.", ""),
+    (r"^vision_encoder(_m)?\.encoder\.", r"visual_encoder\1."),
+    (r"\.class_token$", ".cls_token"),
+    (r"\.conv_proj\.", ".patch_embed.proj."),
+    (r"\.encoder\.pos_embedding$", ".pos_embed"),
+    (r"\.encoder\.ln\.", ".norm."),
+    (r"\.encoder\.layers\.encoder_layer_(\d+)\.", r".blocks.\1."),
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.self_attention\.in_proj_(weight|bias)$", r".attn.qkv.\1"),
+    (r"\.self_attention\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.3\.", ".mlp.fc2."),
+    (r"^multimodal_encoder(_m)?\.layer\.(\d+)\.", r"text_encoder\1.encoder.layer.\2+T."),
+    (r"^answer_decoder(_m)?\.text_embeddings\.", r"text_decoder\1.bert.embeddings."),
+    (r"^answer_decoder(_m)?\.multimodal_encoder\.", r"text_decoder\1.bert.encoder."),
+    (r"^answer_decoder(_m)?\.prediction_head\.decoder\.", r"text_decoder\1.cls.predictions.decoder."),
+    (r"^answer_decoder(_m)?\.prediction_head\.", r"text_decoder\1.cls.predictions.transform."),
+    (r"\.layer_norm\.", ".LayerNorm."),
+    (r"\.cross_attention([._])", r".crossattention\1"),
+    (r"attention\.(query|key|value)\.", r"attention.self.\1."),
+    (r"attention\.output\.", "attention.output.dense."),
+    (r"attention_layernorm\.", "attention.output.LayerNorm."),
+    (r"\.feedforward\.model\.0\.", ".intermediate.dense."),
+    (r"\.feedforward\.model\.[23]\.", ".output.dense."),  # 3 where the file is of a model with dropout
+    (r"\.feedforward_layernorm\.", ".output.LayerNorm."),
+)
+
+
+@dataclass
+class ConvertedCheckpoint:
+    """A released checkpoint, taken apart.
+
+    Attributes:
+        student: Weights of a model of this package.
+        teacher: Weights of its momentum twin; empty where the file has none. The head and the temperature, which have
+            no twin, are the student's.
+        queue: State of a `FeatureQueue`; empty where the file has none.
+        language_head: Names in the file of the masked-language head, which has no place here.
+        leftover: Other names in the file that have no place here.
+        source: Whose names the file has.
+    """
+
+    student: dict[str, torch.Tensor] = field(default_factory=dict)
+    teacher: dict[str, torch.Tensor] = field(default_factory=dict)
+    queue: dict[str, torch.Tensor] = field(default_factory=dict)
+    language_head: list[str] = field(default_factory=list)
+    leftover: list[str] = field(default_factory=list)
+    source: str = SALESFORCE
+
+
+def find_source(names: Iterable[str]) -> str | None:
+    """Whose names these are; None where they are of no ALBEF."""
+    names = set(names)
+    if any(name.startswith("albef.vision_model.") for name in names):
+        return OWN
+    if any(re.search(r"(^|\.)vision_encoder\.encoder\.conv_proj\.", name) for name in names):
+        return TORCHMULTIMODAL
+    if not any(name.startswith("visual_encoder.") for name in names):
+        return None
+    return SALESFORCE if any(name.endswith("token_type_embeddings.weight") for name in names) else LAVIS
+
+
+def convert_name(name: str) -> tuple[str, bool] | None:
+    """Translates the name of a released tensor.
+
+    Args:
+        name: As in a file of salesforce/ALBEF, with or without `bert.`.
+
+    Returns:
+        The name here, and whether it belongs to the momentum twin; None where there is no place for it.
+    """
+    if name == "temp":
+        return "albef.temperature", False
+    if name.startswith("text_decoder"):
+        return _convert_decoder_name(name)
+    match = re.fullmatch(r"(\w+?)(_m)?\.(?:bert\.)?(.+)", name)
+    if match is None or match[1] not in _PREFIXES or match[3].endswith("position_ids"):
+        return None
+    if match[1] == "text_encoder" and not match[3].startswith(("embeddings.", "encoder.")):
+        return None  # the masked-language head
+    return f"{_PREFIXES[match[1]]}.{match[3]}", match[2] is not None
+
+
+def _convert_decoder_name(name: str) -> tuple[str, bool] | None:
+    """As `convert_name`, for the answer decoder; its output bias stands in the file twice."""
+    match = re.fullmatch(r"text_decoder(_m)?\.(?:bert\.)?(.+)", name)
+    if match is None or match[2].endswith("position_ids") or match[2] == "cls.predictions.bias":
+        return None
+    place = match[2].removeprefix("encoder.")
+    place = re.sub(r"^cls\.predictions\.(transform\.)?", "head.", place)
+    return f"text_decoder.{place}", match[1] is not None
+
+
+def torchmultimodal_names(names: Iterable[str]) -> dict[str, str]:
+    """Translates names of torchmultimodal into those of salesforce/ALBEF.
+
+    There the fusion layers are a module of their own and count from 0.
+
+    Args:
+        names: All names of a file.
+
+    Returns:
+        The other name of each.
+    """
+    names = list(names)
+    text_layers = {m[1] for m in (re.search(r"(?:^|\.)text_encoder\.encoder\.layer\.(\d+)\.", n) for n in names) if m}
+    translated = {}
+    for name in names:
+        place = name
+        for pattern, replacement in _TORCHMULTIMODAL:
+            place = re.sub(pattern, replacement, place)
+        translated[name] = re.sub(r"(\d+)\+T", lambda match: str(int(match[1]) + len(text_layers)), place)
+    return translated
+
+
+def convert_state_dict(state_dict: dict[str, torch.Tensor], source: str = SALESFORCE) -> ConvertedCheckpoint:
+    """Takes a released state dict apart into student, teacher and queue.
+
+    Args:
+        state_dict: Tensors by the names of the source.
+        source: What `find_source` says.
+
+    Returns:
+        See `ConvertedCheckpoint`. Token-type embeddings that LAVIS leaves out are zeros, which add nothing.
+    """
+    if source == OWN:
+        return ConvertedCheckpoint(student=_tied(state_dict), source=source)
+    converted = ConvertedCheckpoint(source=source)
+    names = torchmultimodal_names(state_dict) if source == TORCHMULTIMODAL else {name: name for name in state_dict}
+    for original, name in names.items():
+        place = convert_name(name)
+        if place is not None:
+            (converted.teacher if place[1] else converted.student)[place[0]] = state_dict[original]
+        elif re.match(r"text_encoder(_m)?\.cls\.", name):
+            converted.language_head.append(original)
+        elif name not in _QUEUE and not name.endswith(_DERIVED):
+            converted.leftover.append(original)
+    if source == LAVIS:
+        for weights in (converted.student, converted.teacher):
+            _add_type_embeddings(weights)
+    if converted.teacher:
+        untwinned = {name: converted.student[name] for name in _UNTWINNED if name in converted.student}
+        converted.teacher = {**untwinned, **converted.teacher}
+    queue = {name: state_dict[original] for original, name in names.items() if name in _QUEUE}
+    if {"image_queue", "text_queue"} <= set(queue):
+        unknown = torch.full((1, queue["image_queue"].shape[1]), -100)
+        converted.queue = {
+            "image_embeds": queue["image_queue"].T.contiguous(),  # (Q, E)
+            "text_embeds": queue["text_queue"].T.contiguous(),
+            "image_ids": queue.get("idx_queue", unknown)[0].clone(),
+            "pointer": queue.get("queue_ptr", torch.zeros(1, dtype=torch.long))[0].clone(),
+        }
+    return converted
+
+
+def _tied(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A saved model with its output map, which safetensors leave out where it is the word embeddings."""
+    words = state_dict.get("text_decoder.embeddings.word_embeddings.weight")
+    return state_dict if words is None else {"text_decoder.head.decoder.weight": words, **state_dict}
+
+
+def _add_type_embeddings(weights: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in weights if name.endswith("word_embeddings.weight")]:
+        types = torch.zeros(2, weights[name].shape[1], dtype=weights[name].dtype)  # (2, H)
+        weights.setdefault(name.replace("word_embeddings", "token_type_embeddings"), types)
+
+
+def restore_state_dict(checkpoint: ConvertedCheckpoint) -> dict[str, torch.Tensor]:
+    """Puts a checkpoint together again in the format of salesforce/ALBEF: the way back of `convert_state_dict`.
+
+    Args:
+        checkpoint: Student, teacher and queue.
+
+    Returns:
+        Tensors by the names of salesforce/ALBEF for fine-tuned models: `bert.` in the decoder only, position ids, both
+        names of the decoder's bias, and the queue with one column a slot.
+    """
+    restored = {}
+    for weights, twin in ((checkpoint.student, ""), (checkpoint.teacher, "_m")):
+        for name, tensor in weights.items():
+            if twin and name in _UNTWINNED:
+                continue
+            place = _restore_name(name, twin)
+            restored[place] = tensor
+            if place.endswith("cls.predictions.decoder.bias"):
+                restored[place.replace("decoder.bias", "bias")] = tensor
+            elif place.endswith("embeddings.position_embeddings.weight"):
+                positions = torch.arange(len(tensor))[None]  # (1, positions)
+                restored[place.replace("position_embeddings.weight", "position_ids")] = positions
+    if checkpoint.queue:
+        restored["image_queue"] = checkpoint.queue["image_embeds"].T.contiguous()  # (E, Q)
+        restored["text_queue"] = checkpoint.queue["text_embeds"].T.contiguous()
+        restored["idx_queue"] = checkpoint.queue["image_ids"][None].clone()
+        restored["queue_ptr"] = checkpoint.queue["pointer"][None].clone()
+    return restored
+
+
+def _restore_name(name: str, twin: str) -> str:
+    """The original's name of a tensor; `twin` is `_m` or empty."""
+    if name == "albef.temperature":
+        return "temp"
+    for theirs, ours in _PREFIXES.items():
+        if name.startswith(f"{ours}."):
+            return f"{theirs}{twin}{name.removeprefix(ours)}"
+    place = name.removeprefix("text_decoder.")
+    place = re.sub(r"^head\.decoder\.", "cls.predictions.decoder.", place)
+    place = re.sub(r"^head\.", "cls.predictions.transform.", place)
+    place = re.sub(r"^layer\.", "bert.encoder.layer.", place)
+    return f"text_decoder{twin}.{re.sub(r'^embeddings', 'bert.embeddings', place)}"

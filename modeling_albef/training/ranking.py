@@ -1,0 +1,85 @@
+"""Which pairs of images and texts are scored, and how the scores become rankings: pure functions.
+
+Scores are sparse, a number a pair that some query asks for; no matrix of all images and texts is ever made. Shapes: I
+images, T texts, Q queries, G gallery, k candidates, n pairs, E projection width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class RankedCandidates:
+    """Candidates of each query, best first.
+
+    Attributes:
+        ids: (Q, k) int64 places in the other modality's list.
+        scores: (Q, k) float32 matching logits, falling.
+    """
+
+    ids: torch.Tensor
+    scores: torch.Tensor
+
+
+def select_candidates(queries: torch.Tensor, gallery: torch.Tensor, k: int, block_size: int = 1024) -> torch.Tensor:
+    """The k most similar gallery rows of each query, computed in blocks.
+
+    Args:
+        queries: (Q, E) unit length.
+        gallery: (G, E) unit length.
+        k: Candidates; clipped to G.
+        block_size: Queries at a time.
+
+    Returns:
+        (Q, min(k, G)) int64, the most similar first.
+    """
+    k = min(k, len(gallery))
+    return torch.cat([(block @ gallery.T).topk(k, dim=1).indices for block in queries.split(block_size)])
+
+
+def pairs_to_score(texts_of_image: torch.Tensor, images_of_text: torch.Tensor) -> torch.Tensor:
+    """Every pair that either direction asks for, once.
+
+    Args:
+        texts_of_image: (I, k) candidates of the images.
+        images_of_text: (T, k) candidates of the texts.
+
+    Returns:
+        (n, 2) image and text, sorted by image, then text.
+    """
+    num_texts = len(images_of_text)
+    keys = torch.cat([keys.flatten() for keys in _keys(texts_of_image, images_of_text)]).unique()
+    return torch.stack([keys // num_texts, keys % num_texts], dim=1)
+
+
+def rank(
+    pairs: torch.Tensor, scores: torch.Tensor, texts_of_image: torch.Tensor, images_of_text: torch.Tensor
+) -> tuple[RankedCandidates, RankedCandidates]:
+    """Sorts the candidates of every image and of every text by score; equal scores keep the order of similarity.
+
+    Args:
+        pairs: (n, 2), what `pairs_to_score` gave.
+        scores: (n,).
+        texts_of_image: (I, k) candidates of the images.
+        images_of_text: (T, k) candidates of the texts.
+
+    Returns:
+        For each image its texts, and for each text its images.
+    """
+    keys = pairs[:, 0] * len(images_of_text) + pairs[:, 1]
+    ranked = []
+    for candidates, wanted in zip((texts_of_image, images_of_text), _keys(texts_of_image, images_of_text), strict=True):
+        found = scores[torch.searchsorted(keys, wanted)]
+        order = found.argsort(dim=1, descending=True, stable=True)
+        ranked.append(RankedCandidates(candidates.gather(1, order), found.gather(1, order)))
+    return ranked[0], ranked[1]
+
+
+def _keys(texts_of_image: torch.Tensor, images_of_text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(I, k) and (T, k): one number for each pair, image * T + text."""
+    num_texts = len(images_of_text)
+    by_image = torch.arange(len(texts_of_image))[:, None] * num_texts + texts_of_image
+    return by_image, images_of_text * num_texts + torch.arange(num_texts)[:, None]

@@ -1,0 +1,44 @@
+"""Packed texts get the scores of the published algorithm, written out in `benchmarks/published.py`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from golden_cases import tiny_config
+
+from benchmarks import published
+from modeling_albef import AlbefForImageTextRetrieval
+from modeling_albef.packed_fusion_albef import Packing, finish_fusion, start_fusion
+
+
+def test_packing_in_closed_form() -> None:
+    packing = Packing.of(torch.tensor([3, 1, 3, 2]))
+    assert packing.order.tolist() == [1, 3, 0, 2]
+    assert packing.runs == ((1, 1), (1, 2), (2, 3))
+    assert packing.first_tokens().tolist() == [0, 1, 3, 6]
+    starts = torch.tensor([100, 50, 10, 20])  # of the texts in a store
+    assert packing.tokens(starts).tolist() == [50, 20, 21, 100, 101, 102, 10, 11, 12]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("fusion_layers", [1, 2, 3])
+def test_scores_equal_the_published_ones(fusion_layers: int, attention: str) -> None:
+    torch.manual_seed(0)
+    model = AlbefForImageTextRetrieval(tiny_config(num_fusion_layers=fusion_layers, initializer_range=0.3)).eval()
+    model.set_attn_implementation(attention)
+    lengths = torch.tensor([4, 7, 1, 4, 2, 7, 5])
+    mask = (torch.arange(9) < lengths[:, None]).long()
+    ids = torch.randint(5, 64, (7, 9)) * mask
+    image = torch.randn(1, 5, model.config.vision_config.hidden_size)
+    with torch.no_grad():
+        padded = published.encode_texts(model, ids, mask)
+        expected = published.score_texts(model, image[0], padded, mask)
+        packing, starts = Packing.of(lengths), lengths.cumsum(0) - lengths
+        store = torch.cat([row[:length] for row, length in zip(padded, lengths.tolist(), strict=True)])
+        text_model = model.albef.text_model
+        read = start_fusion(text_model, store[packing.tokens(starts)], packing)
+        fused = finish_fusion(text_model, read, packing, text_model.project_images(image))
+    assert fused.shape == (7, 16)
+    scores = model.itm_head(fused)[:, 1]
+    assert scores.std() > 0.01  # the texts do differ
+    torch.testing.assert_close(scores, expected[packing.order], atol=1e-5, rtol=0)
