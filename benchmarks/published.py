@@ -239,10 +239,7 @@ def retrieval_loss(
     with torch.no_grad():
         update_teacher(teacher, model, momentum)
         _, _, teacher_images, teacher_texts = _features(teacher, inputs)
-        all_images, all_texts = (
-            torch.cat([teacher_images, queue.image_embeds]),
-            torch.cat([teacher_texts, queue.text_embeds]),
-        )
+        all_images, all_texts = torch.cat([teacher_images, queue.image_embeds]), torch.cat([teacher_texts, queue.text_embeds])
         same = (ids[:, None] == torch.cat([ids, queue.image_ids])[None]).float()
         positives = same / same.sum(dim=1, keepdim=True)
         image_targets = alpha * (teacher_images @ all_texts.T / temperature).softmax(dim=1) + (1 - alpha) * positives

@@ -54,9 +54,7 @@ class Gallery:
 
     def __init__(self, images: int, captions: int, side: int) -> None:
         self.side, self.images = side, images
-        self.captions = [
-            [str(t) for t in range(i * captions // images, (i + 1) * captions // images)] for i in range(images)
-        ]
+        self.captions = [[str(t) for t in range(i * captions // images, (i + 1) * captions // images)] for i in range(images)]
 
     def __len__(self) -> int:
         return self.images
@@ -127,9 +125,7 @@ def whole(quick: bool, runs: int) -> dict[str, float]:
         albef, normalize = model.albef, torch.nn.functional.normalize
         images = published.encode_images(albef.vision_model, pixels)
         texts = published.encode_texts(model, processor.ids, processor.mask)
-        similarity = (
-            normalize(albef.vision_proj(images[:, 0]), dim=-1) @ normalize(albef.text_proj(texts[:, 0]), dim=-1).T
-        )
+        similarity = normalize(albef.vision_proj(images[:, 0]), dim=-1) @ normalize(albef.text_proj(texts[:, 0]), dim=-1).T
         by_image, by_text = published.rerank(model, images, texts, processor.mask, similarity, 64)
         text_order, image_order = by_image.argsort(1, descending=True), by_text.argsort(1, descending=True)
         ranks = rank_of_first_match(owner[text_order] == torch.arange(num_images)[:, None])

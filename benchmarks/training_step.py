@@ -33,9 +33,7 @@ ALPHA, MOMENTUM = 0.4, 0.995
 class Step:
     """A student with its teacher, queue, optimizer and batch, and the seconds of each stage."""
 
-    def __init__(
-        self, quick: bool, batch: int = 4, dtype: torch.dtype = torch.float32, checkpointing: bool = False
-    ) -> None:
+    def __init__(self, quick: bool, batch: int = 4, dtype: torch.dtype = torch.float32, checkpointing: bool = False) -> None:
         torch.manual_seed(0)
         config = AlbefConfig(text_config=NO_DROPOUT)
         if quick:

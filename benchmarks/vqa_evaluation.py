@@ -121,9 +121,7 @@ def confident(args: Any) -> dict[str, float]:
 
     rank(True)
     figures = compare(lambda: rank(True), lambda: rank(False), difference, args.runs)
-    right = [
-        answers[place] == given[0] for place, given in zip(rank(True)[:, 0].tolist(), data["answers"], strict=True)
-    ]
+    right = [answers[place] == given[0] for place, given in zip(rank(True)[:, 0].tolist(), data["answers"], strict=True)]
     return {**figures, "questions": len(data), "other_answers": figures["max_score_difference"], "right": sum(right)}
 
 

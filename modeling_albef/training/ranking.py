@@ -71,7 +71,9 @@ def rank(
     """
     keys = pairs[:, 0] * len(images_of_text) + pairs[:, 1]
     ranked = []
-    for candidates, wanted in zip((texts_of_image, images_of_text), _keys(texts_of_image, images_of_text), strict=True):
+    for candidates, wanted in zip(
+        (texts_of_image, images_of_text), _keys(texts_of_image, images_of_text), strict=True
+    ):
         found = scores[torch.searchsorted(keys, wanted)]
         order = found.argsort(dim=1, descending=True, stable=True)
         ranked.append(RankedCandidates(candidates.gather(1, order), found.gather(1, order)))
