@@ -21,7 +21,6 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_albef import AlbefTextDecoderConfig
 from .modeling_albef_text import AlbefTextEmbeddings, AlbefTextLayer, AlbefTextSelfAttention, KeyValue
 
-
 class AlbefAnswerHead(nn.Module):
     """States -> logits over the vocabulary: linear map, activation, layer norm, output map."""
 
