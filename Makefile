@@ -16,8 +16,9 @@ demo-vqa: $(VENV)/ready
 easy-vqa: $(VENV)/ready
 	$(LAUNCH) run_vqa.py configs/easy_vqa.yaml --use_cpu --overwrite_output_dir
 
+# a process a core, a thread a process: most of the time goes into starting scripts
 test: $(VENV)/ready
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(shell getconf _NPROCESSORS_ONLN) --dist loadfile
 
 slow: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -m slow
