@@ -59,6 +59,7 @@ class Step:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Adds the time of what is done within to a stage."""
         start = time.perf_counter()
         yield
         self.seconds[name] += time.perf_counter() - start

@@ -13,6 +13,7 @@ the tree, D its depth, N nodes that a question needs, S those of all questions, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch.nn import functional as F  # noqa: N812, the field's own name
@@ -273,7 +274,8 @@ class AnswerScorer:
         """States (S, H) of nodes after the last layer; without `visible`, of start tokens, which see themselves."""
         states = self.decoder.embeddings(tokens[:, None], positions[:, None])[:, 0]
         mask = None if self.question_mask is None else self.question_mask[questions]
-        for index, (layer, question) in enumerate(zip(self.decoder.layer, self.questions, strict=True)):
+        layers = cast(list[AlbefTextLayer], list(self.decoder.layer))
+        for index, (layer, question) in enumerate(zip(layers, self.questions, strict=True)):
             states = self._attend_to_nodes(layer, index, states, nodes, questions, visible)
             module, output = layer.crossattention.self, layer.crossattention.output
             key, value = (tensor[questions] for tensor in question)

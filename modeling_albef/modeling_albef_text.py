@@ -76,7 +76,7 @@ class AlbefTextSelfAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attention of heads (B, heads, tokens, d) by the configured implementation; the context is (B, L, heads, d)."""
+        """Attention of heads (B, heads, tokens, d) as configured; the context is (B, L, heads, d)."""
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         scaling = self.head_dim**-0.5

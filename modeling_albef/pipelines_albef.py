@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
+from .answer_tree_albef import AnswerTree
 from .index_albef import EmbeddingIndex
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -36,6 +37,7 @@ class AlbefVqaPipeline(Pipeline):
 
     model: Any
     processor: Any
+    _kept: tuple[tuple[str, ...], AnswerTree] | None = None
 
     def __call__(self, image: Any = None, question: Any = None, **kwargs: Any) -> Any:
         """Answers.
@@ -106,13 +108,7 @@ class AlbefVqaPipeline(Pipeline):
         answers = answer_list or self._own_answers()
         if free_form or not answers:
             return self._write(inputs, top_k, max_new_tokens)
-        candidates = self.processor.encode_answers(list(answers)).to(self.device)
-        ranked = self.model.rank_answers(
-            **inputs,
-            candidate_input_ids=candidates["input_ids"],
-            candidate_attention_mask=candidates["attention_mask"],
-            k=max(k_test, top_k),
-        )
+        ranked = self.model.rank_answers(**inputs, candidates=self._tree(answers), k=max(k_test, top_k))
         return {"ids": ranked.ids[:, :top_k], "scores": ranked.probabilities[:, :top_k]}
 
     def _write(self, inputs: dict[str, torch.Tensor], top_k: int, max_new_tokens: int) -> dict[str, torch.Tensor]:
@@ -128,6 +124,13 @@ class AlbefVqaPipeline(Pipeline):
         )
         shape = (len(inputs["input_ids"]), top_k)
         return {"tokens": written.sequences.unflatten(0, shape), "scores": written.sequences_scores.exp().view(shape)}
+
+    def _tree(self, answers: tuple[str, ...]) -> AnswerTree:
+        """The candidates as the model takes them, made once a list."""
+        if self._kept is None or self._kept[0] != answers:
+            encoded = self.processor.encode_answers(list(answers)).to(self.device)
+            self._kept = (answers, AnswerTree.of(encoded["input_ids"], encoded["attention_mask"]))
+        return self._kept[1]
 
     def _own_answers(self) -> tuple[str, ...]:
         return tuple(self.model.config.decoder_config.answer_list or ())

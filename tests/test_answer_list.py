@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dataset_scripts.annotations import AnnotationError
+from dataset_scripts import AnnotationError
 from dataset_scripts.answer_list import build_answer_list, main
 
 VQA = [

@@ -144,8 +144,8 @@ def test_question_answering(name: str, tmp_path: Path, vocabulary: Path) -> None
         with torch.no_grad():
             distillation = {"teacher_logits": teacher.model(**batch).logits, "alpha": ALPHA}
     torch.testing.assert_close(model(**batch, **distillation).loss, case["loss"], atol=1e-5, rtol=0)
-    candidates = {key: case[key] for key in ("candidate_input_ids", "candidate_attention_mask")}
-    ranked = model.rank_answers(case["pixel_values"], **questions, **candidates, k=int(case["rank_k"]))
+    candidates = {key: case[f"candidate_{key}"] for key in ("input_ids", "attention_mask")}
+    ranked = model.rank_answers(case["pixel_values"], **questions, candidates=candidates, k=int(case["rank_k"]))
     assert torch.equal(ranked.ids, case["topk_ids"])
     torch.testing.assert_close(ranked.probabilities, case["topk_probs"], atol=1e-5, rtol=0)
 

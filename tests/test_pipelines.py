@@ -47,8 +47,7 @@ def test_answers(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = AlbefForQuestionAnswering.from_pretrained("output/demo_vqa")
     processor = AlbefProcessor.from_pretrained("output/demo_vqa")
     inputs = processor(images="photo.jpg", text=QUESTION, return_tensors="pt")
-    candidates = processor.encode_answers(ANSWERS)
-    ranked = model.rank_answers(**inputs, **{f"candidate_{name}": value for name, value in candidates.items()})
+    ranked = model.rank_answers(**inputs, candidates=processor.encode_answers(ANSWERS))
     assert [one["answer"] for one in names["ranked"]] == [ANSWERS[place] for place in ranked.ids[0, :3].tolist()]
     scores = torch.tensor([one["score"] for one in names["ranked"]])
     torch.testing.assert_close(scores, ranked.probabilities[0, :3], atol=1e-5, rtol=0)

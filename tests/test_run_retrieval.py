@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
@@ -21,6 +22,7 @@ from run_cases import ONE_THREAD, ROOT, TINY, readme_block, refused, run, two_pr
 from safetensors.torch import load_file
 
 import run_vqa
+from dataset_scripts.__main__ import COMMANDS
 from modeling_albef.training.run import ModelArguments
 from run_retrieval import DataArguments, RetrievalTrainingArguments, main
 
@@ -281,7 +283,11 @@ def test_fields_of_the_readme_exist() -> None:
     fields = {field.name for class_ in classes for field in dataclasses.fields(class_)}
     launcher = {"multi_gpu", "num_processes", "num_machines", "mixed_precision", "dynamo_backend"}
     launcher |= {"to"}  # of the converter
-    launcher |= {"min_count", "output", "decode"}  # of answer lists and the checker
+    launcher |= {"min_count", "output", "images", "quick"}  # of the answer lists and the benchmarks
+    for command in COMMANDS.values():
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        launcher |= {action.dest for action in parser._actions} - fields
     named = set(re.findall(r"--([a-z_]+)", (ROOT / "README.md").read_text()))
     assert named <= fields | launcher and len(named - launcher) > 10
 

@@ -87,11 +87,11 @@ def test_compiled_gradients(task: int) -> None:
 
 
 def test_accumulated_gradients_are_the_mean(tmp_path: Path) -> None:
-    """One SGD step over two batches moves by their mean gradient; without queue or teacher, so no batch sees another."""
+    """One SGD step over two batches moves by their mean gradient; without queue or teacher no batch sees another."""
     alone = {"queue_size": 0, "distill": False, "max_steps": 1, "per_device_train_batch_size": 2}
     options = {**alone, "optim": "sgd", "learning_rate": 1.0, "weight_decay": 0.0, "save_strategy": "no"}
     options |= {"published_schedule": False, "lr_scheduler_type": "constant", "max_temperature": 10.0}
-    case, checkpoint = load_case("retrieval_plain")
+    _, checkpoint = load_case("retrieval_plain")
     start = {name: value.clone() for name, value in build(checkpoint)[0].state_dict().items()}
     moved = []
     for rows, steps in ((random_rows(4), 2), (random_rows(2), 1), (random_rows(4)[2:], 1)):

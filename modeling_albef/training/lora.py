@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -43,9 +43,9 @@ def add_lora(model: PreTrainedModel, rank: int, alpha: float | None = None, targ
     chosen = [name for name in targets if name in present]
     if not chosen:
         raise ValueError(f"lora_targets has {', '.join(targets)}, of which the model has none.")
-    config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=chosen)
+    config = LoraConfig(r=rank, lora_alpha=cast(Any, alpha or 2 * rank), target_modules=chosen)
     inject_adapter_in_model(config, model)
-    model.albef_lora_config = config
+    model.albef_lora_config = cast(Any, config)  # a plain attribute, not a module
 
 
 def merged_state_dict(model: Any) -> dict[str, torch.Tensor] | None:
