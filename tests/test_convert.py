@@ -20,6 +20,7 @@ from run_cases import write_config
 from safetensors.torch import load_file, save_file
 
 import run_retrieval
+import run_vqa
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForPreTraining, AlbefForQuestionAnswering
 from modeling_albef.checkpoint_names_albef import convert_name
 from modeling_albef.convert_albef_to_hf import main
@@ -386,6 +387,42 @@ def test_the_script_trains_on_from_the_stored_queue(tmp_path: Path, vocabulary: 
     stored = [(int(weights["queue_ptr"]) + slot) % 12 for slot in slots]
     assert torch.equal(queue["image_embeds"][8:], weights["image_queue"].T[stored])
     assert queue["image_ids"][8:].tolist() == [-100] * 4 and queue["image_ids"][:8].min() >= 0
+
+
+@pytest.mark.parametrize(
+    ("script", "tensors"),
+    [
+        (run_retrieval, {"albef.text_proj.bias": "text_proj{}.bias"}),
+        (
+            run_vqa,
+            {
+                "text_decoder.head.dense.weight": "text_encoder{}.cls.predictions.transform.dense.weight",
+                "text_decoder.head.decoder.bias": "text_encoder{}.cls.predictions.bias",
+                "text_decoder.layer.0.output.dense.bias": "text_encoder{}.bert.encoder.layer.2.output.dense.bias",
+            },
+        ),
+    ],
+)
+def test_the_scripts_start_from_a_pretrained_file(script: Any, tensors: dict[str, str], tmp_path: Path) -> None:
+    words = (
+        "0 1 2 3 a above are at below black blue bottom circle color cross cyan green how is left many no of on purple "
+        "red right shape shapes square star the there top triangle what white yellow yes ?"
+    ).split()
+    filling = [f"[unused{number}]" for number in range(59 - len(words))]
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, *words, *filling]))
+    folder = convert(GOLDEN / "pretrain.weights.safetensors", tmp_path / "model", tmp_path)
+    changes = {"model_config": None, "model_name_or_path": str(folder), "do_eval": False, "do_predict": False}
+    training = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-9}
+    queue = {"queue_size": 12} if script is run_retrieval else {}
+    script.main([write_config(tmp_path, **changes, **training, **queue, load_best_model_at_end=False)])
+    student = load_file(tmp_path / "out/model.safetensors")
+    teacher = load_file(tmp_path / "out/checkpoint-1/teacher/model.safetensors")
+    assert not any("mlm_head" in name for name in (*student, *teacher))
+    weights = weights_of("pretrain")
+    for ours, theirs in tensors.items():
+        start, twin = weights[theirs.format("")], weights[theirs.format("_m")]
+        torch.testing.assert_close(student[ours], start, atol=1e-6, rtol=0)
+        torch.testing.assert_close(teacher[ours], MOMENTUM * twin + (1 - MOMENTUM) * start, atol=1e-6, rtol=0)
 
 
 PUSH = """
