@@ -2,7 +2,11 @@
 """ALBEF for Hugging Face Transformers: importing this package registers it with the Auto classes."""
 
 from transformers import AutoConfig, AutoModel
-from transformers.models.auto import AutoModelForImageTextToText, AutoModelForZeroShotImageClassification
+from transformers.models.auto import (
+    AutoModelForImageTextToText,
+    AutoModelForPreTraining,
+    AutoModelForZeroShotImageClassification,
+)
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .answer_tree_albef import AnswerTree, RankedAnswers
@@ -15,6 +19,7 @@ from .modeling_albef import (
     AlbefPreTrainedModel,
 )
 from .modeling_albef_decoder import AlbefTextDecoder
+from .modeling_albef_pretraining import AlbefForPreTraining, AlbefPreTrainingOutput
 from .modeling_albef_question_answering import AlbefForQuestionAnswering, AlbefQuestionAnsweringOutput
 from .modeling_albef_text import AlbefTextModel
 from .modeling_albef_vision import AlbefVisionModel
@@ -26,6 +31,7 @@ AutoModel.register(AlbefConfig, AlbefModel, exist_ok=True)
 _HEADS = {
     AutoModelForZeroShotImageClassification: AlbefForImageTextRetrieval,
     AutoModelForImageTextToText: AlbefForQuestionAnswering,
+    AutoModelForPreTraining: AlbefForPreTraining,
 }
 for _auto_class, _head in _HEADS.items():
     _auto_class.register(AlbefConfig, _head, exist_ok=True)
@@ -44,11 +50,13 @@ for _task, (_pipeline, _name) in PIPELINES.items():
 __all__ = [
     "AlbefConfig",
     "AlbefForImageTextRetrieval",
+    "AlbefForPreTraining",
     "AlbefForQuestionAnswering",
     "AlbefImageTextRetrievalOutput",
     "AlbefModel",
     "AlbefOutput",
     "AlbefPreTrainedModel",
+    "AlbefPreTrainingOutput",
     "AlbefQuestionAnsweringOutput",
     "AlbefTextConfig",
     "AlbefTextDecoder",

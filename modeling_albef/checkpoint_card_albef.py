@@ -109,6 +109,11 @@ _UNTIED = """
 The output map of the answer decoder is a tensor of its own, as in torchmultimodal, not the word embeddings.
 """
 
+_PRETRAINED = """
+It scores images and texts as it is. Loaded as `AlbefForImageTextRetrieval` it leaves its masked-language head out;
+loaded as `AlbefForQuestionAnswering` its answer decoder starts from its fusion layers and that head.
+"""
+
 
 @dataclass
 class CardFacts:
@@ -140,20 +145,23 @@ def write_card(facts: CardFacts, checkpoint: ConvertedCheckpoint, config: AlbefC
     Returns:
         Markdown with the Hub's metadata in front.
     """
-    answers = config.decoder_config is not None
+    answers, pretrained = config.decoder_config is not None, "mlm_head.dense.weight" in checkpoint.student
     task = "visual-question-answering" if answers else "zero-shot-image-classification"
     header = f"---\nlibrary_name: transformers\nlicense: bsd-3-clause\npipeline_tag: {task}\ntags:\n- albef\n---\n"
-    use = "question answering" if answers else "image-text retrieval"
+    title = f"ALBEF for {'question answering' if answers else 'image-text retrieval'}"
+    title = "ALBEF, pre-trained" if pretrained else title
     digest = f" (SHA-256 `{facts.sha256}`)" if facts.sha256 else ""
     side = config.vision_config.image_size
     parts = [
-        f"{header}\n# ALBEF for {use}\n",
+        f"{header}\n# {title}\n",
         f"Converted from `{facts.file_name}`{digest}, whose names are those of {checkpoint.source}. ALBEF is by Li et "
         "al. (NeurIPS 2021, [arXiv 2107.07651](https://arxiv.org/abs/2107.07651)); the weights are of those who "
         f"trained that file. The model takes pictures of {side} x {side} pixels; `image_size=` loads it for others.\n",
         _use(facts),
         _published(facts.file_name),
     ]
+    if pretrained:
+        parts.append(_PRETRAINED)
     if checkpoint.source == LAVIS:
         parts.append(_LAVIS)
     if answers and not config.decoder_config.tie_word_embeddings:

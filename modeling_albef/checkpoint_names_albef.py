@@ -21,7 +21,13 @@ _PREFIXES = {
     "text_proj": "albef.text_proj",
     "itm_head": "itm_head",
 }
+# Word embeddings, and the output map that they are unless a file says otherwise: of the text tower, of the decoder.
+OUTPUT_MAPS = (
+    ("albef.text_model.embeddings.word_embeddings.weight", "mlm_head.decoder.weight"),
+    ("text_decoder.embeddings.word_embeddings.weight", "text_decoder.head.decoder.weight"),
+)
 _QUEUE = {"image_queue", "text_queue", "idx_queue", "queue_ptr"}
+_LANGUAGE_HEAD = "cls.predictions."  # of a language model
 _DERIVED = ("position_ids", "cls.predictions.bias")  # a plain count; the second name of a tensor
 _UNTWINNED = ("itm_head.weight", "itm_head.bias", "albef.temperature")
 
@@ -64,15 +70,13 @@ class ConvertedCheckpoint:
         teacher: Weights of its momentum twin; empty where the file has none. The head and the temperature, which have
             no twin, are the student's.
         queue: State of a `FeatureQueue`; empty where the file has none.
-        language_head: Names in the file of the masked-language head, which has no place here.
-        leftover: Other names in the file that have no place here.
+        leftover: Names in the file that have no place here.
         source: Whose names the file has.
     """
 
     student: dict[str, torch.Tensor] = field(default_factory=dict)
     teacher: dict[str, torch.Tensor] = field(default_factory=dict)
     queue: dict[str, torch.Tensor] = field(default_factory=dict)
-    language_head: list[str] = field(default_factory=list)
     leftover: list[str] = field(default_factory=list)
     source: str = SALESFORCE
 
@@ -103,21 +107,26 @@ def convert_name(name: str) -> tuple[str, bool] | None:
     if name.startswith("text_decoder"):
         return _convert_decoder_name(name)
     match = re.fullmatch(r"(\w+?)(_m)?\.(?:bert\.)?(.+)", name)
-    if match is None or match[1] not in _PREFIXES or match[3].endswith("position_ids"):
+    if match is None or match[1] not in _PREFIXES or match[3].endswith(_DERIVED):
         return None
     if match[1] == "text_encoder" and not match[3].startswith(("embeddings.", "encoder.")):
-        return None  # the masked-language head
+        is_head = match[3].startswith(_LANGUAGE_HEAD)
+        return (_convert_head_name(match[3], "mlm_head."), match[2] is not None) if is_head else None
     return f"{_PREFIXES[match[1]]}.{match[3]}", match[2] is not None
 
 
 def _convert_decoder_name(name: str) -> tuple[str, bool] | None:
-    """As `convert_name`, for the answer decoder; its output bias stands in the file twice."""
+    """As `convert_name`, for the answer decoder."""
     match = re.fullmatch(r"text_decoder(_m)?\.(?:bert\.)?(.+)", name)
-    if match is None or match[2].endswith("position_ids") or match[2] == "cls.predictions.bias":
+    if match is None or match[2].endswith(_DERIVED):
         return None
-    place = match[2].removeprefix("encoder.")
-    place = re.sub(r"^cls\.predictions\.(transform\.)?", "head.", place)
+    place = _convert_head_name(match[2].removeprefix("encoder."), "head.")
     return f"text_decoder.{place}", match[1] is not None
+
+
+def _convert_head_name(name: str, place: str) -> str:
+    """The place of a tensor of a language head; other names stay."""
+    return re.sub(rf"^{re.escape(_LANGUAGE_HEAD)}(transform\.)?", place, name)
 
 
 def torchmultimodal_names(names: Iterable[str]) -> dict[str, str]:
@@ -160,8 +169,6 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], source: str = SALESF
         place = convert_name(name)
         if place is not None:
             (converted.teacher if place[1] else converted.student)[place[0]] = state_dict[original]
-        elif re.match(r"text_encoder(_m)?\.cls\.", name):
-            converted.language_head.append(original)
         elif name not in _QUEUE and not name.endswith(_DERIVED):
             converted.leftover.append(original)
     if source == LAVIS:
@@ -183,9 +190,12 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], source: str = SALESF
 
 
 def _tied(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A saved model with its output map, which safetensors leave out where it is the word embeddings."""
-    words = state_dict.get("text_decoder.embeddings.word_embeddings.weight")
-    return state_dict if words is None else {"text_decoder.head.decoder.weight": words, **state_dict}
+    """A saved model with its output maps, which safetensors leave out where they are the word embeddings."""
+    maps = {}
+    for words, output in OUTPUT_MAPS:
+        if words in state_dict and output.replace("decoder.weight", "dense.weight") in state_dict:  # has that head
+            maps[output] = state_dict[words]
+    return {**maps, **state_dict}
 
 
 def _add_type_embeddings(weights: dict[str, torch.Tensor]) -> None:
@@ -201,15 +211,19 @@ def restore_state_dict(checkpoint: ConvertedCheckpoint) -> dict[str, torch.Tenso
         checkpoint: Student, teacher and queue.
 
     Returns:
-        Tensors by the names of salesforce/ALBEF for fine-tuned models: `bert.` in the decoder only, position ids, both
-        names of the decoder's bias, and the queue with one column a slot.
+        Tensors by the names of salesforce/ALBEF: `bert.` in language models only, which are the decoder and the text
+        tower with a masked-language head; position ids, both names of a head's output bias, and the queue with one
+        column a slot, in pre-training without the pictures' ids.
     """
     restored = {}
+    is_pretrained = "mlm_head.dense.weight" in checkpoint.student
     for weights, twin in ((checkpoint.student, ""), (checkpoint.teacher, "_m")):
         for name, tensor in weights.items():
             if twin and name in _UNTWINNED:
                 continue
             place = _restore_name(name, twin)
+            if is_pretrained:
+                place = re.sub(r"^(text_encoder\w*\.)(?=embeddings|encoder)", r"\1bert.", place)
             restored[place] = tensor
             if place.endswith("cls.predictions.decoder.bias"):
                 restored[place.replace("decoder.bias", "bias")] = tensor
@@ -219,7 +233,8 @@ def restore_state_dict(checkpoint: ConvertedCheckpoint) -> dict[str, torch.Tenso
     if checkpoint.queue:
         restored["image_queue"] = checkpoint.queue["image_embeds"].T.contiguous()  # (E, Q)
         restored["text_queue"] = checkpoint.queue["text_embeds"].T.contiguous()
-        restored["idx_queue"] = checkpoint.queue["image_ids"][None].clone()
+        if not is_pretrained:
+            restored["idx_queue"] = checkpoint.queue["image_ids"][None].clone()
         restored["queue_ptr"] = checkpoint.queue["pointer"][None].clone()
     return restored
 
@@ -231,8 +246,9 @@ def _restore_name(name: str, twin: str) -> str:
     for theirs, ours in _PREFIXES.items():
         if name.startswith(f"{ours}."):
             return f"{theirs}{twin}{name.removeprefix(ours)}"
-    place = name.removeprefix("text_decoder.")
-    place = re.sub(r"^head\.decoder\.", "cls.predictions.decoder.", place)
-    place = re.sub(r"^head\.", "cls.predictions.transform.", place)
+    part = "text_encoder" if name.startswith("mlm_head.") else "text_decoder"
+    place = re.sub(r"^(text_decoder\.|mlm_)", "", name)
+    place = re.sub(r"^head\.decoder\.", f"{_LANGUAGE_HEAD}decoder.", place)
+    place = re.sub(r"^head\.", f"{_LANGUAGE_HEAD}transform.", place)
     place = re.sub(r"^layer\.", "bert.encoder.layer.", place)
-    return f"text_decoder{twin}.{re.sub(r'^embeddings', 'bert.embeddings', place)}"
+    return f"{part}{twin}.{re.sub(r'^embeddings', 'bert.embeddings', place)}"

@@ -13,19 +13,22 @@ from .checkpoint_names_albef import ConvertedCheckpoint
 from .checkpoint_reading_albef import CheckpointError, shorten
 from .configuration_albef import AlbefConfig
 from .modeling_albef import AlbefForImageTextRetrieval, AlbefPreTrainedModel
+from .modeling_albef_pretraining import AlbefForPreTraining
 from .modeling_albef_question_answering import AlbefForQuestionAnswering
 
 HEAD_WIDTH = 64  # of ViT-B and BERT-base
 
 
 def find_model_class(checkpoint: ConvertedCheckpoint) -> type[AlbefPreTrainedModel]:
-    """The model that the weights are of: with an answer decoder, or with the matching head.
+    """The model that the weights are of: with an answer decoder, a masked-language head, or the matching head alone.
 
     Raises:
-        CheckpointError: They are of neither.
+        CheckpointError: They are of none.
     """
     if any(name.startswith("text_decoder.") for name in checkpoint.student):
         return AlbefForQuestionAnswering
+    if any(name.startswith("mlm_head.") for name in checkpoint.student):
+        return AlbefForPreTraining
     if "itm_head.weight" in checkpoint.student:
         return AlbefForImageTextRetrieval
     raise CheckpointError("The checkpoint has neither an answer decoder nor a matching head: its task is not known.")

@@ -134,6 +134,8 @@ class AlbefConfig(PreTrainedConfig):
         decoder_config: An `AlbefTextDecoderConfig` or a mapping for models that answer questions; None for the others.
         projection_dim: Width E of the space in which images and texts are compared.
         temperature_init: Start of the learned temperature that divides the similarities; > 0.
+        tie_word_embeddings: Whether the output map of the masked-language head is the word embeddings, as in the
+            original; models without that head have no use for it.
 
     Example:
         >>> config = AlbefConfig(vision_config={"image_size": 256}, text_config={"num_hidden_layers": 8})
@@ -154,6 +156,7 @@ class AlbefConfig(PreTrainedConfig):
     projection_dim: int = 256
     temperature_init: float = 0.07
     initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.vision_config = _as_config(self.vision_config, AlbefVisionConfig)

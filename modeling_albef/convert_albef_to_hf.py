@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from processing import AlbefImageProcessor, AlbefProcessor, load_tokenizer
 
 from .checkpoint_card_albef import CardFacts, write_card
-from .checkpoint_names_albef import LAVIS, ConvertedCheckpoint, restore_state_dict
+from .checkpoint_names_albef import LAVIS, OUTPUT_MAPS, ConvertedCheckpoint, restore_state_dict
 from .checkpoint_reading_albef import CheckpointError, read_checkpoint
 from .checkpoint_sizes_albef import build_model, find_config, find_model_class
 from .configuration_albef import AlbefConfig
@@ -85,7 +85,7 @@ def convert(args: argparse.Namespace) -> None:
     config = choose_config(args, checkpoint)
     student, teacher, notes = build_models(args, checkpoint, config)
     if args.to == "salesforce":
-        write_original(args.output_dir, checkpoint, config)
+        write_original(args.output_dir, checkpoint)
     else:
         processor = make_processor(args, config, end_texts=checkpoint.source == LAVIS)
         args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -110,12 +110,16 @@ def choose_config(args: argparse.Namespace, checkpoint: ConvertedCheckpoint) -> 
     if args.to == "salesforce":  # the format has no place for them
         heads, vision_heads = 1, 1
     config = find_config(checkpoint.student, heads, vision_heads)
-    if config.decoder_config is not None:
-        parts = [part for part in (checkpoint.student, checkpoint.teacher) if part]
-        words, output = "text_decoder.embeddings.word_embeddings.weight", "text_decoder.head.decoder.weight"
-        tied = all(output not in part or torch.equal(part[words], part[output]) for part in parts)
-        config.decoder_config.tie_word_embeddings = tied
+    for owner, names in zip((config, config.decoder_config), OUTPUT_MAPS, strict=True):
+        if owner is not None:
+            owner.tie_word_embeddings = is_tied(checkpoint, *names)
     return config
+
+
+def is_tied(checkpoint: ConvertedCheckpoint, words: str, output: str) -> bool:
+    """Whether an output map is the word embeddings, in student and teacher; so it is where there is none."""
+    parts = [part for part in (checkpoint.student, checkpoint.teacher) if words in part and output in part]
+    return all(torch.equal(part[words], part[output]) for part in parts)
 
 
 def build_models(
@@ -123,8 +127,6 @@ def build_models(
 ) -> tuple[AlbefPreTrainedModel, AlbefPreTrainedModel | None, list[str]]:
     """Student, teacher where there is one, and what was left out or started at random."""
     notes = []
-    if checkpoint.language_head:
-        notes.append(f"left out, the masked-language head: {', '.join(checkpoint.language_head)}")
     if checkpoint.leftover:
         notes.append(f"left out: {', '.join(checkpoint.leftover)}")
     model_class, allowed = find_model_class(checkpoint), (args.allow_leftover, args.allow_missing)
@@ -185,15 +187,15 @@ def write_teacher(folder: Path, teacher: AlbefPreTrainedModel | None, queue: dic
         save_file(queue, folder / QUEUE_FILE)
 
 
-def write_original(folder: Path, checkpoint: ConvertedCheckpoint, config: AlbefConfig) -> None:
+def write_original(folder: Path, checkpoint: ConvertedCheckpoint) -> None:
     """Writes a file that salesforce/ALBEF loads.
 
     Raises:
-        CheckpointError: The output map of the decoder is a tensor of its own, which that code has no place for.
+        CheckpointError: The output map of a language head is a tensor of its own, which that code has no place for.
     """
-    if config.decoder_config is not None and not config.decoder_config.tie_word_embeddings:
+    if not all(is_tied(checkpoint, *names) for names in OUTPUT_MAPS):
         raise CheckpointError(
-            "The output map of this answer decoder differs from its word embeddings, but in salesforce/ALBEF the two "
+            "The output map of this language head differs from its word embeddings, but in salesforce/ALBEF the two "
             "are one tensor: the model cannot be written in that format."
         )
     folder.mkdir(parents=True, exist_ok=True)

@@ -113,14 +113,45 @@ def answer_loss(
     Returns:
         Scalar >= 0.
     """
-    predicted, targets = logits[:, :-1].float(), answer_ids[:, 1:]
-    counted = answer_mask[:, 1:].to(predicted.dtype)  # (A, L - 1)
-    log_probabilities = predicted.log_softmax(dim=-1)
+    if teacher_logits is not None:
+        teacher_logits = teacher_logits[:, :-1]
+    losses = _token_losses(logits[:, :-1], answer_ids[:, 1:], teacher_logits, alpha)  # (A, L - 1)
+    return ((losses * answer_mask[:, 1:]).sum(dim=1) * answer_weights).sum() / num_questions
+
+
+def mlm_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    teacher_logits: torch.Tensor | None = None,
+    alpha: float | torch.Tensor = 0.0,
+) -> torch.Tensor:
+    """Masked-language loss, distilled: the mean over the masked tokens (equations 3 and 7 of the paper).
+
+    Args:
+        logits: (B, L, vocabulary) predictions of the token at each position.
+        labels: (B, L) the token at each masked position, -100 elsewhere.
+        teacher_logits: (B, L, vocabulary) of the momentum teacher.
+        alpha: Weight of the teacher, 0..1.
+
+    Returns:
+        Scalar >= 0.
+    """
+    masked = labels != -100
+    losses = _token_losses(logits, labels.clamp(min=0), teacher_logits, alpha)
+    # Differs from ALBEF, whose mean is not a number where nothing is masked: such a batch costs nothing.
+    return (losses * masked).sum() / masked.sum().clamp(min=1)
+
+
+def _token_losses(
+    logits: torch.Tensor, targets: torch.Tensor, teacher_logits: torch.Tensor | None, alpha: float | torch.Tensor
+) -> torch.Tensor:
+    """Cross-entropy of each token (rows, tokens), mixed by `alpha` with that against the teacher's distribution."""
+    log_probabilities = logits.float().log_softmax(dim=-1)
     losses = -log_probabilities.gather(2, targets[..., None]).squeeze(2)
     if teacher_logits is not None:
-        soft = -(teacher_logits[:, :-1].float().softmax(dim=-1) * log_probabilities).sum(dim=-1)
+        soft = -(teacher_logits.float().softmax(dim=-1) * log_probabilities).sum(dim=-1)
         losses = (1 - alpha) * losses + alpha * soft
-    return ((losses * counted).sum(dim=1) * answer_weights).sum() / num_questions
+    return losses
 
 
 def itm_loss(itm_logits: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:

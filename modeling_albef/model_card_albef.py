@@ -68,7 +68,12 @@ print(model(**inputs).logits_per_image)  # cosine similarity / temperature
 """,
     limits="Similarities are a quick first stage; the matching head of the retrieval model ranks better.",
 )
-TASK_CARDS = {"AlbefForImageTextRetrieval": _RETRIEVAL, "AlbefForQuestionAnswering": _ANSWERS, "AlbefModel": _FEATURES}
+TASK_CARDS = {
+    "AlbefForImageTextRetrieval": _RETRIEVAL,
+    "AlbefForPreTraining": _RETRIEVAL,
+    "AlbefForQuestionAnswering": _ANSWERS,
+    "AlbefModel": _FEATURES,
+}
 
 _TEXT = """\
 # {title}

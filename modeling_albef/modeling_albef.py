@@ -289,6 +289,7 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
     """ALBEF with the matching head: scores images against texts, by similarity and by matching."""
 
     auto_class = "AutoModelForZeroShotImageClassification"
+    _keys_to_ignore_on_load_unexpected = [r"^mlm_head\."]  # of a pre-trained model
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config)

@@ -18,14 +18,14 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_albef import AlbefTextDecoderConfig
+from .configuration_albef import AlbefTextConfig, AlbefTextDecoderConfig
 from .modeling_albef_text import AlbefTextEmbeddings, AlbefTextLayer, AlbefTextSelfAttention, KeyValue
 
 
 class AlbefAnswerHead(nn.Module):
     """States -> logits over the vocabulary: linear map, activation, layer norm, output map."""
 
-    def __init__(self, config: AlbefTextDecoderConfig) -> None:
+    def __init__(self, config: AlbefTextConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.act = ACT2FN[config.hidden_act]

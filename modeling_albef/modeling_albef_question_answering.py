@@ -38,6 +38,9 @@ class AlbefQuestionAnsweringOutput(ModelOutput):
     image_hidden_states: torch.Tensor | None = None
 
 
+_LANGUAGE_HEAD = {r"^mlm_head\.": "text_decoder.head."}  # where the masked-language head of pre-training goes
+
+
 class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type: ignore[misc]  # as its base
     """ALBEF with an answer decoder: a question looks at the image, the decoder looks at the question."""
 
@@ -55,7 +58,9 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | PathLike | None, *model_args: Any, **kwargs: Any
     ) -> Any:
-        """Loads a model; where the checkpoint has no decoder, it starts from the fusion layers, as published.
+        """Loads a model; where the checkpoint has no decoder, it starts from the pre-trained weights, as published.
+
+        Its layers are the fusion layers, its embeddings those of the text tower, its head the masked-language head.
 
         Args:
             pretrained_model_name_or_path: Folder or Hub name.
@@ -66,12 +71,14 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
             The model in evaluation mode.
         """
         with_info = kwargs.pop("output_loading_info", False)
+        kwargs["key_mapping"] = {**_LANGUAGE_HEAD, **(kwargs.get("key_mapping") or {})}
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
         missing = {key for key in info["missing_keys"] if key.startswith("text_decoder.")}
         if "text_decoder.layer.0.crossattention.self.query.weight" in missing:
             model.initialize_decoder()
+            model._weight_conversions = None  # the library would save the head under its old name again
         return (model, info) if with_info else model
 
     def initialize_decoder(self) -> None:
@@ -250,4 +257,5 @@ def _decoder_like(config: AlbefConfig) -> AlbefTextDecoderConfig:
     )
     layers = {"num_hidden_layers": text.num_fusion_layers, "num_fusion_layers": text.num_fusion_layers}
     sizes = {name: getattr(text, name) for name in names}
-    return AlbefTextDecoderConfig(encoder_hidden_size=text.hidden_size, **layers, **sizes)
+    tied = config.tie_word_embeddings
+    return AlbefTextDecoderConfig(encoder_hidden_size=text.hidden_size, tie_word_embeddings=tied, **layers, **sizes)

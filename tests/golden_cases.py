@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
 from modeling_albef import AlbefConfig, AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
-from modeling_albef.checkpoint_names_albef import ConvertedCheckpoint, convert_state_dict
+from modeling_albef.checkpoint_names_albef import ConvertedCheckpoint, convert_name, convert_state_dict
 from modeling_albef.training import FeatureQueue, MomentumTeacher
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -47,9 +48,11 @@ def load_case(name: str) -> tuple[dict[str, torch.Tensor], ConvertedCheckpoint]:
     return load_file(GOLDEN / f"{name}.io.safetensors"), convert_state_dict(weights)
 
 
-def build(checkpoint: ConvertedCheckpoint) -> tuple[AlbefForImageTextRetrieval, MomentumTeacher, FeatureQueue]:
+def build(
+    checkpoint: ConvertedCheckpoint, model_class: Any = AlbefForImageTextRetrieval
+) -> tuple[Any, MomentumTeacher, FeatureQueue]:
     """Student, teacher and queue with the recorded weights."""
-    student, twin = (AlbefForImageTextRetrieval(tiny_config()) for _ in range(2))
+    student, twin = (model_class(tiny_config()) for _ in range(2))
     student.load_state_dict(checkpoint.student)
     twin.load_state_dict(checkpoint.teacher)
     queue = FeatureQueue(INDEX["model"]["queue_size"], INDEX["model"]["embed_dim"])
@@ -69,6 +72,9 @@ def training_step(
     with torch.no_grad():
         image = teacher.model.get_image_features(inputs["pixel_values"])
         text = teacher.model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+        if (masked := inputs.get("masked_input_ids")) is not None:
+            logits = teacher.model.predict_masked(masked, inputs["attention_mask"], image.last_hidden_state)
+            inputs = {**inputs, "teacher_mlm_logits": logits}
     features = {
         "image_embeds": image.pooler_output,
         "text_embeds": text.pooler_output,
@@ -81,3 +87,31 @@ def training_step(
 
 def pick_inputs(case: dict[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
     return {name: case[prefix + name] for name in ("pixel_values", "input_ids", "attention_mask", "image_ids")}
+
+
+def assert_gradients(model: torch.nn.Module, case: dict[str, torch.Tensor]) -> None:
+    """The gradients are the recorded ones, and every trainable tensor has one."""
+    gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
+    for key, expected in case.items():
+        if not key.startswith("grad."):
+            continue
+        # the output bias of a language head is one tensor with two names there
+        name = key.removeprefix("grad.").replace("cls.predictions.bias", "cls.predictions.decoder.bias")
+        ours = gradients.pop(convert_name(name)[0])
+        if "self.key.bias" in key:  # a softmax ignores a bias of the keys: the gradient is 0 but for rounding
+            assert max(ours.abs().max(), expected.abs().max()) < 1e-6
+            continue
+        torch.testing.assert_close(ours, expected, atol=1e-5 * expected.abs().max().item(), rtol=0, msg=key)
+    assert not gradients
+
+
+def assert_after(case: dict[str, torch.Tensor], teacher: MomentumTeacher, queue: FeatureQueue | None = None) -> None:
+    """Teacher and queue are as recorded after the step."""
+    after = convert_state_dict({k.removeprefix("after."): v for k, v in case.items() if k.startswith("after.")})
+    assert after.teacher
+    for key, expected in after.teacher.items():
+        torch.testing.assert_close(teacher.model.state_dict()[key], expected, atol=1e-6, rtol=0)
+    if queue is not None:
+        for key in after.queue.keys() - (set() if "after.idx_queue" in case else {"image_ids"}):
+            expected = after.queue[key]
+            torch.testing.assert_close(queue.state_dict()[key], expected, atol=1e-6, rtol=0)

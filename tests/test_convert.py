@@ -20,7 +20,8 @@ from run_cases import write_config
 from safetensors.torch import load_file, save_file
 
 import run_retrieval
-from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
+import run_vqa
+from modeling_albef import AlbefForImageTextRetrieval, AlbefForPreTraining, AlbefForQuestionAnswering
 from modeling_albef.checkpoint_names_albef import convert_name
 from modeling_albef.convert_albef_to_hf import main
 from modeling_albef.training import FeatureQueue, MomentumTeacher, update_momentum
@@ -153,7 +154,7 @@ def test_question_answering(name: str, tmp_path: Path, vocabulary: Path) -> None
 # ---- and back
 
 
-@pytest.mark.parametrize("name", ["retrieval_distill", "vqa_distill", "vqa_plain"])
+@pytest.mark.parametrize("name", ["retrieval_distill", "vqa_distill", "vqa_plain", "pretrain"])
 def test_there_and_back_is_the_identity(name: str, tmp_path: Path, vocabulary: Path) -> None:
     folder = convert(GOLDEN / f"{name}.weights.safetensors", tmp_path / "model", vocabulary)
     assert_same(back(folder, tmp_path / "back"), weights_of(name))
@@ -163,18 +164,31 @@ def test_there_and_back_is_the_identity(name: str, tmp_path: Path, vocabulary: P
     assert (again / "config.json").read_text() == (folder / "config.json").read_text()
 
 
-def test_a_pretrained_file_goes_back_as_a_retrieval_model(
-    tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pretrained_file_keeps_its_language_head(tmp_path: Path, vocabulary: Path) -> None:
     weights = weights_of("pretrain")
     folder = convert(GOLDEN / "pretrain.weights.safetensors", tmp_path / "model", vocabulary)
-    head = [name for name in weights if ".cls." in name]
-    assert len(head) == 14 and all(name in capsys.readouterr().out for name in head[:1])
+    for place, twin in ((folder, ""), (folder / "teacher", "_m")):
+        model, info = AlbefForPreTraining.from_pretrained(place, output_loading_info=True)
+        assert not any(info.values())
+        head = f"text_encoder{twin}.cls.predictions"
+        assert torch.equal(model.mlm_head.dense.weight, weights[f"{head}.transform.dense.weight"])
+        assert torch.equal(model.mlm_head.decoder.bias, weights[f"{head}.bias"])
+        assert model.mlm_head.decoder.weight is model.get_input_embeddings().weight
     card = (folder / "README.md").read_text()
-    assert all(name in card for name in head)
-    expected = {name.replace("bert.", ""): tensor for name, tensor in weights.items() if name not in head}
-    expected["idx_queue"] = torch.full((1, 12), -100)
-    assert_same(back(folder, tmp_path / "back"), expected)
+    assert "# ALBEF, pre-trained" in card and "AlbefForPreTraining.from_pretrained" in card
+
+
+def test_an_untied_language_head(tmp_path: Path, vocabulary: Path) -> None:
+    weights = {**weights_of("pretrain"), "text_encoder.cls.predictions.decoder.weight": torch.ones(64, 16)}
+    save_file(weights, tmp_path / "untied.safetensors")
+    folder = convert(tmp_path / "untied.safetensors", tmp_path / "model", vocabulary)
+    model = AlbefForPreTraining.from_pretrained(folder)
+    assert torch.equal(model.mlm_head.decoder.weight, torch.ones(64, 16))
+    assert torch.equal(
+        model.get_input_embeddings().weight, weights["text_encoder.bert.embeddings.word_embeddings.weight"]
+    )
+    words = [folder, "--output_dir", tmp_path / "x", "--to", "salesforce"]
+    assert "differs from its word embeddings, but in salesforce/ALBEF the two are one tensor" in refused(words)
 
 
 def test_torchmultimodal_goes_to_the_original(tmp_path: Path, vocabulary: Path) -> None:
@@ -342,19 +356,24 @@ def test_a_run_starts_from_teacher_and_queue(tmp_path: Path, vocabulary: Path) -
     assert torch.equal(fresh.image_embeds, FeatureQueue(12, 8).image_embeds)
 
 
-def test_a_new_decoder_has_one_head_for_student_and_teacher(tmp_path: Path, vocabulary: Path) -> None:
-    folder = convert(GOLDEN / "pretrain.weights.safetensors", tmp_path / "model", vocabulary)
+@pytest.mark.parametrize("name", ["retrieval_distill", "pretrain"])
+def test_a_new_decoder_starts_alike_for_student_and_teacher(name: str, tmp_path: Path, vocabulary: Path) -> None:
+    folder = convert(GOLDEN / f"{name}.weights.safetensors", tmp_path / "model", vocabulary)
     tokenizer = AlbefProcessor.from_pretrained(folder).tokenizer
     student, teacher = load_model(AlbefForQuestionAnswering, ModelArguments(str(folder)), tokenizer)
-    for name, tensor in student.text_decoder.head.named_parameters():
-        if name != "decoder.weight":  # the word embeddings
-            assert torch.equal(teacher.text_decoder.head.get_parameter(name), tensor), name
-    weights = weights_of("pretrain")
+    weights, bert = weights_of(name), ".bert" if name == "pretrain" else ""
     for model, twin in ((student, ""), (teacher, "_m")):
-        start = weights[f"text_encoder{twin}.bert.encoder.layer.3.attention.self.query.weight"]
+        start = weights[f"text_encoder{twin}{bert}.encoder.layer.3.attention.self.query.weight"]
         assert torch.equal(model.text_decoder.layer[1].attention.self.query.weight, start)
-        words = weights[f"text_encoder{twin}.bert.embeddings.word_embeddings.weight"]
+        words = weights[f"text_encoder{twin}{bert}.embeddings.word_embeddings.weight"]
         assert torch.equal(model.text_decoder.head.decoder.weight, words)
+        assert torch.equal(model.text_decoder.embeddings.word_embeddings.weight, words)
+        for key, tensor in model.text_decoder.head.named_parameters():
+            if name == "pretrain":
+                place = key if key.startswith("decoder") else f"transform.{key}"
+                assert torch.equal(tensor, weights[f"text_encoder{twin}.cls.predictions.{place}"]), key
+            elif key != "decoder.weight":  # a random head is the same for both
+                assert torch.equal(tensor, student.text_decoder.head.get_parameter(key)), key
 
 
 def test_the_script_trains_on_from_the_stored_queue(tmp_path: Path, vocabulary: Path) -> None:
@@ -368,6 +387,42 @@ def test_the_script_trains_on_from_the_stored_queue(tmp_path: Path, vocabulary: 
     stored = [(int(weights["queue_ptr"]) + slot) % 12 for slot in slots]
     assert torch.equal(queue["image_embeds"][8:], weights["image_queue"].T[stored])
     assert queue["image_ids"][8:].tolist() == [-100] * 4 and queue["image_ids"][:8].min() >= 0
+
+
+@pytest.mark.parametrize(
+    ("script", "tensors"),
+    [
+        (run_retrieval, {"albef.text_proj.bias": "text_proj{}.bias"}),
+        (
+            run_vqa,
+            {
+                "text_decoder.head.dense.weight": "text_encoder{}.cls.predictions.transform.dense.weight",
+                "text_decoder.head.decoder.bias": "text_encoder{}.cls.predictions.bias",
+                "text_decoder.layer.0.output.dense.bias": "text_encoder{}.bert.encoder.layer.2.output.dense.bias",
+            },
+        ),
+    ],
+)
+def test_the_scripts_start_from_a_pretrained_file(script: Any, tensors: dict[str, str], tmp_path: Path) -> None:
+    words = (
+        "0 1 2 3 a above are at below black blue bottom circle color cross cyan green how is left many no of on purple "
+        "red right shape shapes square star the there top triangle what white yellow yes ?"
+    ).split()
+    filling = [f"[unused{number}]" for number in range(59 - len(words))]
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, *words, *filling]))
+    folder = convert(GOLDEN / "pretrain.weights.safetensors", tmp_path / "model", tmp_path)
+    changes = {"model_config": None, "model_name_or_path": str(folder), "do_eval": False, "do_predict": False}
+    training = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-9}
+    queue = {"queue_size": 12} if script is run_retrieval else {}
+    script.main([write_config(tmp_path, **changes, **training, **queue, load_best_model_at_end=False)])
+    student = load_file(tmp_path / "out/model.safetensors")
+    teacher = load_file(tmp_path / "out/checkpoint-1/teacher/model.safetensors")
+    assert not any("mlm_head" in name for name in (*student, *teacher))
+    weights = weights_of("pretrain")
+    for ours, theirs in tensors.items():
+        start, twin = weights[theirs.format("")], weights[theirs.format("_m")]
+        torch.testing.assert_close(student[ours], start, atol=1e-6, rtol=0)
+        torch.testing.assert_close(teacher[ours], MOMENTUM * twin + (1 - MOMENTUM) * start, atol=1e-6, rtol=0)
 
 
 PUSH = """
@@ -683,4 +738,6 @@ def test_a_file_of_the_released_size(tmp_path: Path) -> None:
     teacher = AlbefForImageTextRetrieval.from_pretrained(tmp_path / "albef/teacher")
     assert torch.equal(teacher.albef.text_proj.weight, weights["text_proj_m.weight"])
     assert torch.equal(load_file(tmp_path / "albef/teacher/queue.safetensors")["text_embeds"].T, weights["text_queue"])
+    teacher = AlbefForPreTraining.from_pretrained(tmp_path / "albef/teacher")
+    assert torch.equal(teacher.mlm_head.decoder.bias, weights["text_encoder_m.cls.predictions.bias"])
     assert "Pre-trained on 14 million images" in (tmp_path / "albef/README.md").read_text()

@@ -12,6 +12,7 @@ from modeling_albef.losses_albef import (
     distill_targets,
     itc_loss,
     itm_loss,
+    mlm_loss,
     sample_hard_negatives,
     soft_cross_entropy,
 )
@@ -70,3 +71,18 @@ def test_matching_loss_counts_pairs_and_leaves_out_missing_negatives() -> None:
     torch.testing.assert_close(itm_loss(logits, torch.tensor([0, 1])), expected)
     only_pairs = torch.nn.functional.cross_entropy(logits[:2], labels[:2])
     torch.testing.assert_close(itm_loss(logits, torch.tensor([4, 4])), only_pairs)
+
+
+def test_masked_language_loss_is_a_mean_over_the_masked_tokens_alone() -> None:
+    torch.manual_seed(0)
+    logits, teacher = torch.randn(2, 4, 5), torch.randn(2, 4, 5)
+    labels = torch.tensor([[-100, 3, -100, 0], [-100, -100, -100, 4]])
+    hard = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())  # which ignores -100
+    torch.testing.assert_close(mlm_loss(logits, labels), hard)
+    soft = []
+    for row, token in [(0, 1), (0, 3), (1, 3)]:
+        soft.append(torch.nn.functional.cross_entropy(logits[row, token], teacher[row, token].softmax(0)))
+    mixed = 0.6 * hard + 0.4 * sum(soft) / 3
+    torch.testing.assert_close(mlm_loss(logits, labels, teacher, 0.4), mixed)
+    torch.testing.assert_close(mlm_loss(logits, labels, teacher, torch.tensor(0.4)), mixed)
+    assert mlm_loss(logits, torch.full((2, 4), -100), teacher, 0.4) == 0
