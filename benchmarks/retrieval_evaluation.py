@@ -158,9 +158,10 @@ def coco_size(quick: bool) -> dict[str, float]:
     """An evaluation of COCO's size with all its pairs, at tiny width."""
     num_images, num_texts = (50, 250) if quick else (5000, 25_010)
     torch.manual_seed(0)
+    tiny = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = AlbefConfig(
-        vision_config={**SMALL, "image_size": 32, "num_hidden_layers": 0},
-        text_config={**SMALL, "num_fusion_layers": 1},
+        vision_config={**tiny, "image_size": 32, "num_hidden_layers": 0},
+        text_config={**tiny, "num_fusion_layers": 1},
         projection_dim=16,
     )
     evaluator = RetrievalEvaluator(AlbefForImageTextRetrieval(config), DrawnTexts(num_texts), k_test=256)
