@@ -155,15 +155,29 @@ class RetrievalEvaluator(Evaluator):
         if not captions:
             raise ValueError("The data set has no caption: there is nothing to evaluate.")
         with self.inference():
-            texts, images = self.encode_texts(captions), self.encode_images(dataset)
-            texts_of_image = select_candidates(images.embeds, texts.embeds, self.k_test)  # (I, k)
-            images_of_text = select_candidates(texts.embeds, images.embeds, self.k_test)  # (T, k)
-            pairs = pairs_to_score(texts_of_image, images_of_text)
-            scores = self.score_pairs(dataset, pairs, images, texts)
-        by_image, by_text = rank(pairs, scores, texts_of_image, images_of_text)
+            by_image, by_text = self.rank(dataset, self.encode_images(dataset), self.encode_texts(captions))
         text_ranks = rank_of_first_match(caption_image[by_image.ids] == torch.arange(len(captions_of))[:, None])
         image_ranks = rank_of_first_match(by_text.ids == caption_image[:, None])
         return RetrievalResult(retrieval_metrics(text_ranks, image_ranks), by_image, by_text, captions, caption_image)
+
+    def rank(
+        self, dataset: Any, images: EncodedImages, texts: EncodedTexts
+    ) -> tuple[RankedCandidates, RankedCandidates]:
+        """Selects candidates by similarity and re-ranks them by matching.
+
+        Args:
+            dataset: I rows with an `image`, for states that were not kept.
+            images: All images; the states that were kept are used up.
+            texts: All texts.
+
+        Returns:
+            For each image its texts, and for each text its images.
+        """
+        texts_of_image = select_candidates(images.embeds, texts.embeds, self.k_test)  # (I, k)
+        images_of_text = select_candidates(texts.embeds, images.embeds, self.k_test)  # (T, k)
+        pairs = pairs_to_score(texts_of_image, images_of_text)
+        scores = self.score_pairs(dataset, pairs, images, texts)
+        return rank(pairs, scores, texts_of_image, images_of_text)
 
     def encode_texts(self, captions: list[str]) -> EncodedTexts:
         """Runs the text layers over all captions, batched by length, and the fusion layers as far as they go alone.
