@@ -4,8 +4,9 @@
 
 Base size, 384 pixels, random weights; captions of 8 to 20 tokens, as on COCO. The published algorithm is that of
 `published.py`. Cases: 64 texts of one image in float32 and in bfloat16; re-ranking in both directions, which ask for
-the same pairs where the gallery is as small as here, metrics compared; memory of evaluations of 100 to 800 images with room for 50 images' states; and one of COCO's size (5,000
-images, 25,010 texts) at tiny width. The last two leave the vision tower's layers out, whose cost is another.
+the same pairs where the gallery is as small as here, metrics compared; memory of evaluations of 100 to 800 images with
+room for 50 images' states; and one of COCO's size (5,000 images, 25,010 texts) at tiny width. The last two leave the
+vision tower's layers out, whose cost is another.
 """
 
 from __future__ import annotations
