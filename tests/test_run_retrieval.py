@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 import run_vqa
 from dataset_scripts.__main__ import COMMANDS
+from modeling_albef.training import VQATrainingArguments
 from modeling_albef.training.run import ModelArguments
 from run_retrieval import DataArguments, RetrievalTrainingArguments, main
 
@@ -279,7 +280,7 @@ def test_python_of_the_readme_runs(finished: tuple[Path, str], tmp_path: Path, m
 
 
 def test_fields_of_the_readme_exist() -> None:
-    classes = (ModelArguments, DataArguments, run_vqa.DataArguments, RetrievalTrainingArguments)
+    classes = (ModelArguments, DataArguments, run_vqa.DataArguments, RetrievalTrainingArguments, VQATrainingArguments)
     fields = {field.name for class_ in classes for field in dataclasses.fields(class_)}
     launcher = {"multi_gpu", "num_processes", "num_machines", "mixed_precision", "dynamo_backend"}
     launcher |= {"to"}  # of the converter
