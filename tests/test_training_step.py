@@ -50,7 +50,7 @@ def test_no_step_waits_for_the_device() -> None:
 def gradients(model: torch.nn.Module, inputs: dict[str, Any], call: Any = None) -> dict[str, torch.Tensor]:
     model.zero_grad()
     torch.manual_seed(0)  # the hard negatives
-    (call or model)(**inputs).loss.backward()
+    (model if call is None else call)(**inputs).loss.backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
