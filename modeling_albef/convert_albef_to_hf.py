@@ -88,10 +88,11 @@ def convert(args: argparse.Namespace) -> None:
         write_original(args.output_dir, checkpoint)
     else:
         processor = make_processor(args, config, end_texts=checkpoint.source == LAVIS)
+        with_code = args.push_to_hub is not None  # it must load where this package is not
         args.output_dir.mkdir(parents=True, exist_ok=True)
-        student.save_pretrained(args.output_dir)
+        student.save_pretrained(args.output_dir, save_code=with_code)
         write_teacher(args.output_dir / TEACHER_FOLDER, teacher, checkpoint.queue)
-        processor.save_pretrained(args.output_dir)
+        processor.save_pretrained(args.output_dir, save_code=with_code)
         repository = args.push_to_hub or args.output_dir.name
         facts = CardFacts(args.checkpoint.name, digest(args.checkpoint), type(student).__name__, repository, notes)
         (args.output_dir / "README.md").write_text(write_card(facts, checkpoint, config), encoding="utf-8")

@@ -464,6 +464,7 @@ def test_push_and_start_a_run_from_the_hub(tmp_path: Path, vocabulary: Path) -> 
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert written == set(files) - {".gitattributes"}
     assert b'from_pretrained("someone/albef")' in files["README.md"]
+    assert {"modeling_albef.py", "processing_albef.py"} <= set(files)  # loads where this package is not
     weights = weights_of("retrieval_distill")
     pulled = [float(number) for number in done.stdout.split("pulled")[1].split()]
     expected = [weights["vision_proj_m.weight"].sum().item(), weights["image_queue"].sum().item()]
