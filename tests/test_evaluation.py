@@ -11,7 +11,7 @@ from golden_cases import INDEX, build, load_case
 from modeling_albef.training import RetrievalEvaluator, RetrievalResult, retrieval_metrics
 from modeling_albef.training.evaluator import deal_out
 from modeling_albef.training.metrics import rank_of_first_match
-from modeling_albef.training.ranking import pairs_to_score, rank, select_candidates
+from modeling_albef.training.ranking import pairs_to_score, rank_candidates, select_candidates
 from modeling_albef.training.vqa_evaluation import group_questions
 
 
@@ -104,7 +104,7 @@ def test_a_pair_is_scored_once_whoever_asks() -> None:
     texts_of_image, images_of_text = torch.tensor([[0, 2], [1, 0]]), torch.tensor([[1], [1], [0]])
     pairs = pairs_to_score(texts_of_image, images_of_text)
     assert pairs.tolist() == [[0, 0], [0, 2], [1, 0], [1, 1]]
-    by_image, by_text = rank(pairs, torch.tensor([0.1, 0.5, 0.3, 0.3]), texts_of_image, images_of_text)
+    by_image, by_text = rank_candidates(pairs, torch.tensor([0.1, 0.5, 0.3, 0.3]), texts_of_image, images_of_text)
     assert by_image.ids.tolist() == [[2, 0], [1, 0]]  # equal scores keep the order of similarity
     torch.testing.assert_close(by_image.scores, torch.tensor([[0.5, 0.1], [0.3, 0.3]]))
     assert by_text.ids.tolist() == [[1], [1], [0]]

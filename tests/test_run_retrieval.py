@@ -284,7 +284,7 @@ def test_fields_of_the_readme_exist() -> None:
     fields = {field.name for class_ in classes for field in dataclasses.fields(class_)}
     launcher = {"multi_gpu", "num_processes", "num_machines", "mixed_precision", "dynamo_backend"}
     launcher |= {"to"}  # of the converter
-    launcher |= {"min_count", "output", "images", "quick"}  # of the answer lists and the benchmarks
+    launcher |= {"min_count", "output", "images", "only"}  # of the answer lists and the benchmarks
     for command in COMMANDS.values():
         parser = argparse.ArgumentParser()
         command.add_arguments(parser)

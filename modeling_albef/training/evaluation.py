@@ -21,7 +21,7 @@ from ..modeling_albef import AlbefForImageTextRetrieval
 from ..packed_fusion_albef import Packing, finish_fusion, start_fusion
 from .evaluator import Evaluator, deal_out
 from .metrics import rank_of_first_match, retrieval_metrics
-from .ranking import RankedCandidates, pairs_to_score, rank, select_candidates
+from .ranking import RankedCandidates, pairs_to_score, rank_candidates, select_candidates
 
 MEGABYTE = 1_000_000
 
@@ -129,7 +129,7 @@ class RetrievalEvaluator(Evaluator):
             model: The model, not wrapped.
             processor: An `AlbefProcessor`.
             k_test: Candidates that are re-ranked; a smaller gallery is re-ranked whole.
-            batch_size: Images that are encoded together; tokens of texts come 64 times as many.
+            batch_size: Images that are encoded together; pairs are scored in parts of 64 times as many tokens.
             max_length: Tokens of a text, `[CLS]` included; published: 30.
             image_memory: Megabytes of image states that a process keeps in main memory from encoding to re-ranking; an
                 image of 384 pixels has 1.8 in float32.
@@ -177,7 +177,7 @@ class RetrievalEvaluator(Evaluator):
         images_of_text = select_candidates(texts.embeds, images.embeds, self.k_test)  # (T, k)
         pairs = pairs_to_score(texts_of_image, images_of_text)
         scores = self.score_pairs(dataset, pairs, images, texts)
-        return rank(pairs, scores, texts_of_image, images_of_text)
+        return rank_candidates(pairs, scores, texts_of_image, images_of_text)
 
     def encode_texts(self, captions: list[str]) -> EncodedTexts:
         """Runs the text layers over all captions, batched by length, and the fusion layers as far as they go alone.

@@ -55,7 +55,7 @@ def pairs_to_score(texts_of_image: torch.Tensor, images_of_text: torch.Tensor) -
     return torch.stack([keys // num_texts, keys % num_texts], dim=1)
 
 
-def rank(
+def rank_candidates(
     pairs: torch.Tensor, scores: torch.Tensor, texts_of_image: torch.Tensor, images_of_text: torch.Tensor
 ) -> tuple[RankedCandidates, RankedCandidates]:
     """Sorts the candidates of every image and of every text by score; equal scores keep the order of similarity.
