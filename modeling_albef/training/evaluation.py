@@ -249,7 +249,8 @@ class RetrievalEvaluator(Evaluator):
         dealt = deal_out(loads, images.owners, self.accelerator.num_processes)
         own = [place for place, process in enumerate(dealt) if process == self.accelerator.process_index]
         own.sort(key=lambda place: place not in images.states)  # frees memory first
-        again = iter(self._load_images(dataset, images.batches, [p for p in own if p not in images.states]))
+        lost = [place for place in own if place not in images.states]
+        again = iter(self._load_images(dataset, images.batches, lost) if lost else ())  # no readers for nothing
         with self.progress(None, "Re-ranking") as bar:
             bar.reset(total=sum(loads[place] for place in own))
             for place in own:
