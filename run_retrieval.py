@@ -26,6 +26,7 @@ from modeling_albef.training import run as steps
 from modeling_albef.training.launch import (
     LaunchError,
     check_processes,
+    end_in_a_sentence,
     parse_arguments,
     prepare_output,
     refuse_together,
@@ -37,6 +38,7 @@ from processing import (
     AugmentedStream,
     RetrievalCollator,
     TrainingAugmentation,
+    UnreadableImageError,
     build_tokenizer,
     load_tokenizer,
 )
@@ -108,14 +110,14 @@ def main(argv: list[str] | None = None) -> None:
         processor.image_processor.size = {"height": side, "width": side}
         train_dataset: AugmentedDataset | AugmentedStream | None = None
         if "train" in splits:
-            augmentation = None
+            augmentation, bad_images = None, data_args.bad_images
             if data_args.augmentation:
                 augmentation = TrainingAugmentation(side, scaled_decoding=data_args.scaled_decoding)
             if data_args.streaming:
                 stream = process_share(stream_captions(splits["train"]), args, data_args.shuffle_buffer)
-                train_dataset = AugmentedStream(stream, augmentation, args.seed, args.process_index)
+                train_dataset = AugmentedStream(stream, augmentation, args.seed, args.process_index, bad_images)
             else:
-                train_dataset = AugmentedDataset(CaptionRows(splits["train"]), augmentation, seed=args.seed)
+                train_dataset = AugmentedDataset(CaptionRows(splits["train"]), augmentation, args.seed, bad_images)
         longest = model.config.text_config.max_position_embeddings
         trainer = RetrievalTrainer(
             model,
@@ -123,13 +125,14 @@ def main(argv: list[str] | None = None) -> None:
             teacher=teacher,
             train_dataset=train_dataset,
             eval_dataset=splits.get("validation"),
-            data_collator=RetrievalCollator(processor, data_args.max_words, max_length=longest),
+            data_collator=RetrievalCollator(processor, data_args.max_words, max_length=longest, with_names=True),
             processing_class=processor,
         )
         steps.describe(trainer, model_args, data_args)
     test = splits.get("test")
     steps.fill_queue(trainer.queue, model_args)
-    steps.train_and_evaluate(trainer, checkpoint, test, partial(write_predictions, test))
+    with end_in_a_sentence(UnreadableImageError):
+        steps.train_and_evaluate(trainer, checkpoint, test, partial(write_predictions, test))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from modeling_albef.training import run as steps
 from modeling_albef.training.launch import (
     LaunchError,
     check_processes,
+    end_in_a_sentence,
     parse_arguments,
     prepare_output,
     refuse_together,
@@ -36,6 +37,7 @@ from processing import (
     AugmentedDataset,
     AugmentedStream,
     TrainingAugmentation,
+    UnreadableImageError,
     VQACollator,
     build_tokenizer,
     load_tokenizer,
@@ -150,14 +152,14 @@ def main(argv: list[str] | None = None) -> None:
         processor.image_processor.size = {"height": side, "width": side}
         train_dataset: AugmentedDataset | AugmentedStream | None = None
         if "train" in splits:
-            augmentation = None
+            augmentation, bad_images = None, data_args.bad_images
             if data_args.augmentation:
                 augmentation = TrainingAugmentation(side, scaled_decoding=data_args.scaled_decoding)
             if data_args.streaming:
                 stream = process_share(splits["train"], args, data_args.shuffle_buffer)
-                train_dataset = AugmentedStream(stream, augmentation, args.seed, args.process_index)
+                train_dataset = AugmentedStream(stream, augmentation, args.seed, args.process_index, bad_images)
             else:
-                train_dataset = AugmentedDataset(splits["train"], augmentation, seed=args.seed)
+                train_dataset = AugmentedDataset(splits["train"], augmentation, args.seed, bad_images)
         trainer = VQATrainer(
             model,
             args,
@@ -165,11 +167,14 @@ def main(argv: list[str] | None = None) -> None:
             teacher=teacher,
             train_dataset=train_dataset,
             eval_dataset=splits.get("validation"),
-            data_collator=VQACollator(processor, max_words=data_args.max_words, share_images=args.group_by_image),
+            data_collator=VQACollator(
+                processor, data_args.max_words, share_images=args.group_by_image, with_names=True
+            ),
             processing_class=processor,
         )
         steps.describe(trainer, model_args, data_args)
-    steps.train_and_evaluate(trainer, checkpoint, splits.get("test"), partial(write_answers, splits))
+    with end_in_a_sentence(UnreadableImageError):
+        steps.train_and_evaluate(trainer, checkpoint, splits.get("test"), partial(write_answers, splits))
 
 
 if __name__ == "__main__":

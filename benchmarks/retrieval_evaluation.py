@@ -90,15 +90,21 @@ def one_image(quick: bool, runs: int, dtype: torch.dtype) -> dict[str, float]:
     vision, text_model = model.config.vision_config, model.albef.text_model
     ids, mask = draw_texts(64)
     image = torch.randn(1, 1 + vision.num_patches, vision.hidden_size).to(dtype)
+    evaluator = RetrievalEvaluator(model, None)
     with torch.inference_mode():
         texts = published.encode_texts(model, ids, mask)
-        packing, lengths = Packing.of(mask.sum(dim=1)), mask.sum(dim=1)
-        store = torch.cat([text[:length] for text, length in zip(texts, lengths.tolist(), strict=True)])
-        read = start_fusion(text_model, store[packing.tokens(lengths.cumsum(0) - lengths)], packing)
+    packing, lengths = Packing.of(mask.sum(dim=1)), mask.sum(dim=1)
+    store = torch.cat([text[:length] for text, length in zip(texts, lengths.tolist(), strict=True)])
+    with evaluator.inference():
+        tokens = store[packing.tokens(lengths.cumsum(0) - lengths)].to(model.dtype)
+        read = start_fusion(text_model, tokens, packing)
 
-        def ours() -> torch.Tensor:
-            fused = finish_fusion(text_model, read, packing, text_model.project_images(image))
+    def ours() -> torch.Tensor:
+        with evaluator.inference():
+            fused = finish_fusion(text_model, read, packing, text_model.project_images(image.to(model.dtype)))
             return model.itm_head(fused)[:, 1].float()
+
+    with torch.inference_mode():
 
         def plain() -> torch.Tensor:
             return published.score_texts(model, image[0], texts, mask)[packing.order].float()

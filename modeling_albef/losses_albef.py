@@ -72,21 +72,25 @@ def itc_loss(
 
 
 @torch.no_grad()
-def sample_hard_negatives(logits: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
+def sample_hard_negatives(
+    logits: torch.Tensor, image_ids: torch.Tensor, pool_ids: torch.Tensor | None = None
+) -> torch.Tensor:
     """Draws a negative for each row, the more similar the likelier, never one of the same picture.
 
     Args:
-        logits: (B, B) similarity of each row to the batch, divided by the temperature.
+        logits: (B, N) similarity of each row to the pool, divided by the temperature.
         image_ids: (B,) picture of each row.
+        pool_ids: (N,) picture of each row of the pool. Default: the pool is the batch.
 
     Returns:
-        (B,) index into the batch. Where all rows show one picture there is no negative: any index is returned, and
+        (B,) index into the pool. Where it all shows one picture there is no negative: any index is returned, and
         `itm_loss` leaves these rows out.
     """
-    same = image_ids[:, None] == image_ids[None, :]
+    same = image_ids[:, None] == (image_ids if pool_ids is None else pool_ids)[None, :]
     # Differs from ALBEF: masked before the softmax, so no row can underflow to zero and stop `multinomial`.
     weights = logits.float().masked_fill(same, float("-inf")).softmax(dim=1)
-    weights = torch.where(same.all(dim=1, keepdim=True), 1.0, weights)
+    # of rows that are not finite any will do: their loss is not finite either, and `multinomial` would end the process
+    weights = torch.where(same.all(dim=1, keepdim=True) | ~weights.isfinite(), 1.0, weights)
     return torch.multinomial(weights, 1).squeeze(1)
 
 
@@ -159,12 +163,12 @@ def itm_loss(itm_logits: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
 
     Args:
         itm_logits: (3B, 2), index 1 = match: first the matching pairs, then the two kinds of negatives.
-        image_ids: (B,) picture of each row. Where all are equal the negatives are left out.
+        image_ids: (N,) pictures that negatives were drawn from. Where all are equal the negatives are left out.
 
     Returns:
         Scalar >= 0.
     """
-    batch = len(image_ids)
+    batch = len(itm_logits) // 3
     labels = torch.zeros(3 * batch, dtype=torch.long, device=itm_logits.device)
     labels[:batch] = 1
     losses = F.cross_entropy(itm_logits.float(), labels, reduction="none")

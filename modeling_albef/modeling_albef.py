@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, cached_file
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_albef import AlbefConfig
+from .gather_albef import PairPool, gather_pairs
 from .hub_albef import AlbefHubMixin
 from .losses_albef import (
     contrastive_positives,
@@ -345,6 +346,7 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
         text_candidates: torch.Tensor | None = None,
         candidate_ids: torch.Tensor | None = None,
         alpha: float | torch.Tensor = 0.0,
+        global_negatives: bool = False,
     ) -> AlbefImageTextRetrievalOutput:
         """Scores every image against every text or, given `image_ids`, computes the losses of matching pairs.
 
@@ -358,6 +360,8 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
             text_candidates: (C, E) likewise for texts.
             candidate_ids: (C,) the picture of each candidate; -100 in slots of the queue not filled yet.
             alpha: Weight of the teacher in the targets, 0..1; with 0 the targets are the hard ones.
+            global_negatives: Draw negatives from the batches of all processes of `torch.distributed`; published: from
+                this batch.
 
         Returns:
             See `AlbefImageTextRetrievalOutput`.
@@ -379,11 +383,26 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
                 image_targets = distill_targets(image_targets, teacher_per_image, alpha)
                 text_targets = distill_targets(text_targets, teacher_per_text, alpha)
         itc = itc_loss(logits_per_image, logits_per_text, image_targets, text_targets)
-        wrong_images = sample_hard_negatives(logits_per_text[:, :batch], image_ids)
-        wrong_texts = sample_hard_negatives(logits_per_image[:, :batch], image_ids)
-        fused = self._fuse_pairs(outputs, attention_mask, wrong_images, wrong_texts)  # (3B, L, H)
+        pool = PairPool(
+            outputs.image_hidden_states,
+            outputs.text_hidden_states,
+            attention_mask,
+            outputs.image_embeds.detach(),
+            outputs.text_embeds.detach(),
+            image_ids,
+            torch.arange(batch, device=image_ids.device),
+        )
+        if global_negatives:
+            pool = gather_pairs(pool)
+            negatives_per_image = outputs.image_embeds.detach() @ pool.text_embeds.T / temperature  # (B, N)
+            negatives_per_text = outputs.text_embeds.detach() @ pool.image_embeds.T / temperature  # (B, N)
+        else:
+            negatives_per_image, negatives_per_text = logits_per_image[:, :batch], logits_per_text[:, :batch]
+        wrong_images = sample_hard_negatives(negatives_per_text, image_ids, pool.image_ids)
+        wrong_texts = sample_hard_negatives(negatives_per_image, image_ids, pool.image_ids)
+        fused = self._fuse_pairs(pool, wrong_images, wrong_texts)  # (3B, L, H)
         itm_logits = self.itm_head(fused[:, 0])
-        itm = itm_loss(itm_logits, image_ids)
+        itm = itm_loss(itm_logits, pool.image_ids)
         return AlbefImageTextRetrievalOutput(
             loss=itc + itm,
             itc_loss=itc,
@@ -402,20 +421,13 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
         )
         return AlbefImageTextRetrievalOutput(itm_logits=itm_logits.view(images, texts, 2), **outputs)
 
-    def _fuse_pairs(
-        self,
-        outputs: AlbefOutput,
-        attention_mask: torch.Tensor | None,
-        wrong_images: torch.Tensor,
-        wrong_texts: torch.Tensor,
-    ) -> torch.Tensor:
+    def _fuse_pairs(self, pool: PairPool, wrong_images: torch.Tensor, wrong_texts: torch.Tensor) -> torch.Tensor:
         """Fuses each text with its image, each text with a wrong image, and each image with a wrong text."""
-        own = torch.arange(len(wrong_images), device=wrong_images.device)
-        text_index = torch.cat([own, own, wrong_texts])
+        text_index = torch.cat([pool.own, pool.own, wrong_texts])
         fused = self.albef.text_model(
-            attention_mask=None if attention_mask is None else attention_mask[text_index],
-            text_hidden_states=outputs.text_hidden_states.index_select(0, text_index),
-            image_hidden_states=outputs.image_hidden_states,
-            image_index=torch.cat([own, wrong_images, own]),
+            attention_mask=None if pool.attention_mask is None else pool.attention_mask[text_index],
+            text_hidden_states=pool.text_hidden_states.index_select(0, text_index),
+            image_hidden_states=pool.image_hidden_states,
+            image_index=torch.cat([pool.own, wrong_images, pool.own]),
         )
         return fused.last_hidden_state

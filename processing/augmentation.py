@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +21,8 @@ REDUCING_GAP = 2.0  # of scaled decoding; at 2 a picture changes about as by sav
 MAX_MAGNITUDE = 10
 FLIP_PROBABILITY = 0.5
 OPERATION_PROBABILITY = 0.5
+BAD_IMAGES = ("stop", "replace")
+MAX_REPLACEMENTS = 20
 
 
 def random_resized_crop(
@@ -123,6 +127,7 @@ class AugmentedDataset(Dataset):
         dataset: Any,
         augmentation: Callable[[Image.Image, np.random.Generator], Image.Image] | None = None,
         seed: int = 0,
+        bad_images: str = "stop",
     ) -> None:
         """Wrap a data set.
 
@@ -132,11 +137,18 @@ class AugmentedDataset(Dataset):
             augmentation: Such as `TrainingAugmentation`; its method `least_size`, if it has one, says how small JPEG
                 files may be decoded. None only opens the images.
             seed: Of the draws, at least 0.
+            bad_images: What happens to a row whose image cannot be read: "stop" raises, "replace" takes the next row
+                that can be read in its place.
+
+        Raises:
+            ValueError: `bad_images` is something else.
         """
+        if bad_images not in BAD_IMAGES:
+            raise ValueError(f"bad_images is {bad_images!r}, but must be {' or '.join(BAD_IMAGES)}.")
         feature = (getattr(dataset, "features", None) or {}).get("image")
         if getattr(feature, "decode", False) is True:
             dataset = dataset.cast_column("image", type(feature)(decode=False))
-        self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
+        self.dataset, self.augmentation, self.seed, self.bad_images = dataset, augmentation, seed, bad_images
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that live on, too
 
     def set_epoch(self, epoch: int) -> None:
@@ -149,15 +161,34 @@ class AugmentedDataset(Dataset):
     def __getitem__(self, index: int | str) -> Any:
         """Give a row with `image` as an RGB picture, augmented; of a name the column, as the data set has it.
 
+        The row also has `image_name`, its file or its place in the data set and, where it took the place of another
+        whose image cannot be read, that one's in `replaced_image`.
+
         Raises:
             IndexError: There is no such row.
-            UnreadableImageError: The image cannot be read; names row and file.
+            UnreadableImageError: The image cannot be read; names row and file. With `bad_images` "replace": nor can
+                those of the next rows.
         """
         if isinstance(index, str):
             return self.dataset[index]
         if not -len(self) <= index < len(self):
             raise IndexError(f"There is no row {index}: the data set has {len(self)}.")
         index = int(index) % len(self)
+        try:
+            return self._open(index)
+        except UnreadableImageError:
+            if self.bad_images == "stop":
+                raise
+        replaced = name_image(self.dataset[index], index)
+        for other in range(index + 1, index + 1 + MAX_REPLACEMENTS):
+            with contextlib.suppress(UnreadableImageError):
+                return {**self._open(other % len(self)), "replaced_image": replaced}
+        raise UnreadableImageError(
+            f"Row {index}: image {replaced} cannot be read, nor can those of the next {MAX_REPLACEMENTS} rows: check "
+            "the disk that they are on."
+        )
+
+    def _open(self, index: int) -> dict[str, Any]:
         row: Mapping[str, Any] = self.dataset[index]
         try:
             image = open_image(row["image"], getattr(self.augmentation, "least_size", None))
@@ -165,7 +196,14 @@ class AugmentedDataset(Dataset):
             raise UnreadableImageError(f"Row {index}: {error}") from error
         if self.augmentation is not None:
             image = self.augmentation(image, np.random.default_rng((self.seed, int(self._epoch), index)))
-        return {**row, "image": image}
+        return {**row, "image": image, "image_name": name_image(row, index)}
+
+
+def name_image(row: Mapping[str, Any], index: int) -> str:
+    """What a message calls the image of a row."""
+    image = row["image"]
+    path = image.get("path") if isinstance(image, Mapping) else image if isinstance(image, (str, os.PathLike)) else None
+    return repr(str(path)) if path else f"row {index}"
 
 
 def _draw_box(

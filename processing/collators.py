@@ -22,11 +22,14 @@ class RetrievalCollator:
         processor: Its image processor says the side S of the images; one that has this size is not resized again.
         max_words: Words of a caption that are read.
         max_length: Tokens of a caption that are read, `[CLS]` counted; None, as published, sets no limit but the words.
+        with_names: Whether the batch has `image_names`, a list, and perhaps `replaced_images`, both from the rows. The
+            trainers take them out for their messages; models do not know them.
     """
 
     processor: AlbefProcessor
     max_words: int = 30
     max_length: int | None = None
+    with_names: bool = False
     _has_warned: bool = field(default=False, init=False, repr=False)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -55,7 +58,7 @@ class RetrievalCollator:
             max_length=self.max_length,
             return_tensors="pt",
         )
-        return {**batch, "image_ids": image_ids}
+        return {**batch, "image_ids": image_ids, **(_names(rows) if self.with_names else {})}
 
     def _warn_without_negatives(self, image_ids: torch.Tensor) -> None:
         if not self._has_warned and len(image_ids) > 1 and bool((image_ids == image_ids[0]).all()):
@@ -80,12 +83,14 @@ class VQACollator:
         max_words: Words of a question that are read; published: 30 in training.
         max_length: Tokens of a question that are read, `[CLS]` counted; published: 25 in training. None sets no limit.
         share_images: Give a picture once to all its questions in the batch, which then see the same augmentation.
+        with_names: As in `RetrievalCollator`.
     """
 
     processor: AlbefProcessor
     max_words: int = 30
     max_length: int | None = 25
     share_images: bool = False
+    with_names: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Join rows.
@@ -134,6 +139,7 @@ class VQACollator:
             "answer_attention_mask": answers["attention_mask"],
             "answer_weights": torch.tensor(shares, dtype=torch.float32),
             "answers_per_question": torch.tensor([len(count) for count in counts]),
+            **(_names(rows) if self.with_names else {}),
         }
 
 
@@ -155,6 +161,13 @@ class ImageCollator:
             UnreadableImageError: An image cannot be read.
         """
         return dict(self.processor(images=[_get(row, "image") for row in rows], return_tensors="pt"))
+
+
+def _names(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """What the images of a batch are called, and those that other rows took the place of."""
+    names = {"image_names": list(dict.fromkeys(str(row.get("image_name", "?")) for row in rows))}
+    replaced = [row["replaced_image"] for row in rows if "replaced_image" in row]
+    return {**names, "replaced_images": replaced} if replaced else names
 
 
 def _get(row: dict[str, Any], name: str) -> Any:

@@ -1,8 +1,10 @@
 """Images for ALBEF: any image source to an RGB picture, and RGB pictures to the model's pixel values."""
 
+import errno
 import io
 import os
 import struct
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,6 +34,13 @@ _DECODER_ERRORS = (
     RuntimeError,
     struct.error,
     zlib.error,
+)
+
+RETRY_WAITS = (0.1, 1.0, 5.0)  # seconds
+TRANSIENT_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in ("EAGAIN", "EBUSY", "ECONNRESET", "EHOSTDOWN", "EIO", "ENETDOWN", "EREMOTEIO", "ESTALE", "ETIMEDOUT")
+    if hasattr(errno, name)  # not on every system
 )
 
 
@@ -198,7 +207,7 @@ class AlbefImageProcessor(PilBackend):
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return _read_patiently(path)
     except FileNotFoundError as error:
         message = f"Image {str(path)!r} does not exist: check the path and the folder that it starts from."
         raise UnreadableImageError(message) from error
@@ -207,6 +216,18 @@ def _read(path: Path) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         message = f"Image {str(path)!r} cannot be read ({error}): check the path and its permissions."
         raise UnreadableImageError(message) from error
+
+
+def _read_patiently(path: Path) -> bytes:
+    """The content of a file; what a network file system fails to give at first is asked for again, a few times."""
+    for wait in RETRY_WAITS:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            if error.errno not in TRANSIENT_ERRORS:
+                raise
+            time.sleep(wait)
+    return path.read_bytes()
 
 
 def _image_of_bytes(data: bytes, name: str, least_size: Callable[[int, int], tuple[int, int]] | None) -> Image.Image:

@@ -2,12 +2,13 @@
 
 from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments, VQATrainingArguments
 from .callbacks import EpochCallback, MomentumTeacherCallback, RankSeedCallback, TemperatureCallback
+from .checkpoints import CheckpointError, find_damage, last_checkpoint
 from .evaluation import RetrievalEvaluator, RetrievalResult
 from .metrics import recall_at_k, retrieval_metrics
 from .momentum import FeatureQueue, MomentumTeacher, update_momentum
 from .ranking import RankedCandidates
 from .schedule import PublishedSchedule
-from .trainer import AlbefTrainer, RetrievalTrainer, VQATrainer, last_checkpoint
+from .trainer import AlbefTrainer, RetrievalTrainer, VQATrainer
 from .vqa_evaluation import VQAEvaluator, VQAResult, question_only_accuracy
 from .vqa_metrics import (
     QuestionRecord,
@@ -20,6 +21,7 @@ from .vqa_metrics import (
 __all__ = [
     "AlbefTrainer",
     "AlbefTrainingArguments",
+    "CheckpointError",
     "EpochCallback",
     "FeatureQueue",
     "MomentumTeacher",
@@ -37,6 +39,7 @@ __all__ = [
     "VQAResult",
     "VQATrainer",
     "VQATrainingArguments",
+    "find_damage",
     "last_checkpoint",
     "question_only_accuracy",
     "read_annotations",

@@ -45,6 +45,9 @@ class AlbefTrainingArguments(TrainingArguments):
     seed: int = field(default=42, metadata={"help": "Of weights, order, augmentation and dropout."})
 
     # How the run behaves
+    non_finite_loss: str = field(
+        default="stop", metadata={"help": "Where a loss is infinite or not a number: stop, or skip the step."}
+    )
     push_code: bool = field(default=True, metadata={"help": "Upload the Python files with a model that is pushed."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps, epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch, best."})
@@ -75,6 +78,8 @@ class AlbefTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} is {getattr(self, name)}, but must lie between 0 and 1.")
         if self.published_schedule and self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, but the published schedule needs a rate > 0.")
+        if self.non_finite_loss not in ("stop", "skip"):
+            raise ValueError(f"non_finite_loss is {self.non_finite_loss!r}, but must be stop or skip.")
         metric = (self.metric_for_best_model or "").removeprefix("eval_")
         if self.eval_strategy != "no" and metric and metric not in self.METRICS:
             raise ValueError(f"metric_for_best_model is {metric!r}, but must be one of {', '.join(self.METRICS)}.")
@@ -87,6 +92,9 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
     METRICS: ClassVar[tuple[str, ...]] = RETRIEVAL_METRICS
 
     queue_size: int = field(default=65536, metadata={"help": "Slots of the feature queue; any number >= 0."})
+    global_negatives: bool = field(
+        default=False, metadata={"help": "Draw hard negatives from the batches of all processes, not of each its own."}
+    )
     min_temperature: float = field(default=0.001, metadata={"help": "The learned temperature is kept above this."})
     max_temperature: float = field(default=0.5, metadata={"help": "The learned temperature is kept below this."})
     k_test: int = field(default=256, metadata={"help": "Candidates that the matching head re-ranks."})

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
 
 from .momentum import MomentumTeacher
+
+logger = logging.get_logger(__name__)
+MAX_SKIPPED_IN_A_ROW = 20
 
 
 class MomentumTeacherCallback(TrainerCallback):
@@ -71,3 +78,167 @@ class EpochCallback(TrainerCallback):
     ) -> None:
         """Sets the epoch; in an epoch that is resumed half-way, its number."""
         self.dataset.set_epoch(int(state.epoch or 0))
+
+
+class TrainingInterruptedError(SystemExit):
+    """Training that was asked to end by SIGTERM, after a checkpoint was written; exit status 143, as of the signal."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(128 + signal.SIGTERM)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InterruptionCallback(TrainerCallback):
+    """Ends training after SIGTERM, which clusters send before they take a machine away: saves, then stops.
+
+    All processes stop after the same step, whichever of them got the signal first: they vote on it in the background,
+    on the CPU, and read the outcome a step later, so no step waits. A second SIGTERM ends the process at once.
+
+    Where the epoch or an evaluation ends with that step, the evaluation comes first: a run that goes on would not make
+    up for it.
+
+    Attributes:
+        was_received: Whether this process got the signal.
+        is_due: Whether training stops here, on all processes.
+    """
+
+    def __init__(self) -> None:
+        self.was_received = self.is_due = self._has_agreed = False
+        self._previous: Any = None
+        self._group: Any = None
+        self._vote: tuple[torch.Tensor, Any] | None = None
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.was_received = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Starts to listen; in a thread, where signals do not arrive, there is nothing to listen to."""
+        self.was_received = self.is_due = self._has_agreed = False
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
+        if args.world_size > 1 and self._group is None:
+            self._group = torch.distributed.new_group(backend="gloo")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Asks for a checkpoint and the end where all have agreed, unless the epoch ends here."""
+        self._has_agreed = self._has_agreed or self._agree()
+        if self._has_agreed and state.epoch != int(state.epoch or 0):
+            self._ask(control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Asks where the last step of the epoch was the one to stop after."""
+        if self._has_agreed:
+            self._ask(control)
+
+    def _ask(self, control: TrainerControl) -> None:
+        self.is_due = control.should_save = control.should_training_stop = True
+
+    def _agree(self) -> bool:
+        if self._group is None:
+            return self.was_received
+        agreed = False
+        if self._vote is not None:
+            flag, work = self._vote
+            work.wait()
+            agreed = bool(flag.item())
+        flag = torch.tensor(float(self.was_received))
+        work = torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, self._group, async_op=True)
+        self._vote = flag, work
+        return agreed
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stops to listen."""
+        self.close()
+
+    def close(self) -> None:
+        """Puts the earlier handler of the signal back, and waits for the last vote."""
+        if self._vote is not None:
+            self._vote[1].wait()
+            self._vote = None
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+            self._previous = None
+
+
+class LossNotFiniteError(ArithmeticError):
+    """A loss that is infinite or not a number; the message has the step and the batch's pictures."""
+
+
+class FiniteLossCallback(TrainerCallback):
+    """Keeps losses that are not finite away from the weights.
+
+    Before an optimizer step the processes find out together whether a loss of it was not finite, which waits for what
+    was queued on the device, once a step. Then training stops, or goes on without this step. Queue and weights are as
+    they were in both cases.
+
+    Attributes:
+        skip: Whether to go on.
+        num_skipped: Steps that were left out.
+    """
+
+    def __init__(self, skip: bool = False) -> None:
+        self.skip, self.num_skipped, self._in_a_row = skip, 0, 0
+        self._watched: list[tuple[torch.Tensor, Any]] = []
+
+    def watch(self, loss: torch.Tensor, names: Any) -> None:
+        """Takes the loss of a batch, of this process, into account.
+
+        Args:
+            loss: Scalar.
+            names: What tells the batch's pictures: a list of files, or a tensor of their numbers.
+        """
+        self._watched.append((loss.detach(), names))
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Looks at the losses of the step.
+
+        Raises:
+            LossNotFiniteError: One is not finite and `skip` is false, or too many steps in a row were left out.
+        """
+        watched, self._watched = self._watched, []
+        if not watched:
+            return
+        is_bad = (~torch.stack([loss for loss, _ in watched]).isfinite()).any().float()
+        if args.world_size > 1:
+            torch.distributed.all_reduce(is_bad, torch.distributed.ReduceOp.MAX)
+        if not is_bad.item():
+            self._in_a_row = 0
+            return
+        message = self._describe(watched, state.global_step + 1, args)
+        self.num_skipped, self._in_a_row = self.num_skipped + 1, self._in_a_row + 1
+        if not self.skip:
+            raise LossNotFiniteError(
+                f"{message} Nothing of this step was applied. Look at these pictures and their texts, lower "
+                "learning_rate, or leave such steps out with --non_finite_loss skip."
+            )
+        if self._in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise LossNotFiniteError(f"{message} It is the {self._in_a_row}th step in a row: lower learning_rate.")
+        if args.process_index == 0:
+            logger.warning(f"{message} The step is left out.")
+        if getattr(kwargs["optimizer"], "scaler", None) is None:  # a gradient scaler skips the step by itself
+            for parameter in kwargs["model"].parameters():  # without gradients the optimizer changes nothing
+                parameter.grad = None
+
+    def _describe(self, watched: list[tuple[torch.Tensor, Any]], step: int, args: TrainingArguments) -> str:
+        own = []
+        for loss, names in watched:
+            if not loss.isfinite():
+                listed = names.tolist() if isinstance(names, torch.Tensor) else names
+                own.append(f"{loss.item()}, of the pictures {', '.join(map(str, listed or ['without names']))}")
+        told: list[Any] = [own]
+        if args.world_size > 1:
+            told = [None] * args.world_size
+            torch.distributed.all_gather_object(told, own)
+        return f"The loss of step {step} is " + "; ".join(one for found in told for one in found) + "."

@@ -8,23 +8,35 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import logging
 
-from .trainer import last_checkpoint
+from .callbacks import LossNotFiniteError, TrainingInterruptedError
+from .checkpoints import (
+    DAMAGED_PREFIX,
+    REPLACED_PREFIX,
+    STATE_FILE,
+    UNFINISHED_FOLDER,
+    CheckpointError,
+    clear_the_way,
+    find_damage,
+    last_checkpoint,
+)
+from .processes import first_message, from_first
 
 logger = logging.get_logger(__name__)
 
 
+_GO_ON = "What was saved is whole: --resume_from_checkpoint last goes on from it."
 _REFUSED = (OSError, ValueError, TypeError, KeyError, ImportError, StrictDataclassFieldValidationError)
 
 
@@ -167,8 +179,13 @@ def prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
         The checkpoint, or None to start anew.
 
     Raises:
-        LaunchError: The folder is not empty, or there is no such checkpoint.
+        LaunchError: The folder is not empty, or there is no such checkpoint, or it is damaged.
     """
+    return from_first(lambda: _prepare_output(args, overwrite), args)
+
+
+def _prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
+    """As `prepare_output`, on one process."""
     folder, resume = Path(args.output_dir), args.resume_from_checkpoint
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -176,25 +193,29 @@ def prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
     if resume in ("last", True, "True", "true"):
         found = last_checkpoint(folder)
         logger.warning(f"Resuming from {found}" if found else f"{folder} has no whole checkpoint: starting anew.")
+        clear_the_way(folder, found)
         return found
     if resume is not None:
-        if not (Path(resume) / "trainer_state.json").is_file():
+        if not (Path(resume) / STATE_FILE).is_file():
             raise LaunchError(f"{resume} is not a checkpoint: give a folder checkpoint-N, or `last`.")
+        if damage := find_damage(resume):
+            raise LaunchError(f"{resume} is damaged, {damage}: give another, or `last` for the last whole one.")
         return resume
     if args.do_train and not overwrite and folder.is_dir() and any(folder.iterdir()):
         raise LaunchError(
             f"The output folder {folder} is not empty: give another --output_dir, go on with "
             "--resume_from_checkpoint last, or allow --overwrite_output_dir."
         )
-    if args.do_train and args.process_index == 0:
+    if args.do_train:
         _remove_old_run(folder)
     return None
 
 
 def _remove_old_run(folder: Path) -> None:
     """Removes what an earlier run left and the new one would be taken for."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+    for name in ("checkpoint-*", f"{DAMAGED_PREFIX}checkpoint-*", f"{REPLACED_PREFIX}checkpoint-*", UNFINISHED_FOLDER):
+        for path in folder.glob(name):
+            shutil.rmtree(path)
     for name in ("*_results.json", "predictions.json", "vqa_result.json", "question_types.json", "trainer_state.json"):
         for path in folder.glob(name):
             path.unlink()
@@ -212,9 +233,37 @@ def refuse_together(args: TrainingArguments) -> Iterator[None]:
         yield
     except (LaunchError, *_REFUSED) as error:
         message = str(error)
-    if args.world_size > 1:
-        messages: list[str | None] = [None] * args.world_size
-        torch.distributed.all_gather_object(messages, message)
-        message = next(filter(None, messages), None)
+    message = first_message(message, args)
     if message is not None:
         raise LaunchError(message if args.process_index == 0 else 1)
+
+
+@contextlib.contextmanager
+def end_in_a_sentence(*errors: type[Exception]) -> Iterator[None]:
+    """Turns what may end a training into one sentence: a picture that cannot be read, a loss, a full disk, SIGTERM.
+
+    Args:
+        errors: Further classes whose messages are sentences.
+
+    Raises:
+        LaunchError: With the message; of a process that reads images, its own one.
+        TrainingInterruptedError: After SIGTERM, when its message was printed.
+    """
+    try:
+        yield
+    except TrainingInterruptedError as interruption:
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(interruption, file=sys.stderr)
+        raise
+    except (*errors, LossNotFiniteError, CheckpointError) as error:
+        # a reading process hands over its whole traceback, of which the last line has the message
+        last = str(error).strip().splitlines()[-1]
+        message = re.sub(rf"^([\w.]+\.)?{type(error).__name__}: ", "", last)
+        raise LaunchError(f"{message} {_GO_ON}") from error
+    except RuntimeError as error:
+        if not re.match(r"DataLoader worker .*(exited|killed)|Too many open files|unable to (open|mmap)", str(error)):
+            raise
+        raise LaunchError(
+            f"A process that reads images ended: {' '.join(str(error).split())} If memory was short, lower "
+            f"dataloader_num_workers or per_device_train_batch_size. {_GO_ON}"
+        ) from error

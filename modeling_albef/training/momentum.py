@@ -27,7 +27,10 @@ def update_momentum(teacher: nn.Module, student: nn.Module, momentum: float) -> 
         student: A module of the same structure.
         momentum: Decay, 0..1; published: 0.995.
     """
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+    own = list(teacher.parameters())
+    # DeepSpeed may keep the student in half precision, in which the teacher's small steps would be lost
+    followed = [theirs.to(mine.dtype) for mine, theirs in zip(own, student.parameters(), strict=True)]
+    torch._foreach_lerp_(own, followed, 1 - momentum)
 
 
 class MomentumTeacher:
@@ -132,11 +135,14 @@ class FeatureQueue(nn.Module):
         """
         if self.size == 0:
             return
-        slots = (self.pointer + torch.arange(len(image_ids), device=self.pointer.device)) % self.size
         kept = slice(-self.size, None)  # of more rows than slots the last remain
-        self.image_embeds[slots[kept]] = image_embeds[kept].to(self.image_embeds.dtype)
-        self.text_embeds[slots[kept]] = text_embeds[kept].to(self.text_embeds.dtype)
-        self.image_ids[slots[kept]] = image_ids[kept]
+        slots = ((self.pointer + torch.arange(len(image_ids), device=self.pointer.device)) % self.size)[kept]
+        # a row that is not finite would spoil the loss of every step to come: its slot stays as it is
+        is_finite = (image_embeds.isfinite().all(1) & text_embeds.isfinite().all(1))[kept]
+        for name, rows in (("image_embeds", image_embeds), ("text_embeds", text_embeds)):
+            slotted = getattr(self, name)
+            slotted[slots] = torch.where(is_finite[:, None], rows[kept].to(slotted.dtype), slotted[slots])
+        self.image_ids[slots] = torch.where(is_finite, image_ids[kept], self.image_ids[slots])
         self.pointer.add_(len(image_ids)).remainder_(self.size)
 
     def start_from(self, state: dict[str, torch.Tensor]) -> None:

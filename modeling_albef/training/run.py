@@ -148,6 +148,10 @@ class DataArguments:
     max_rows: int | None = field(default=None, metadata={"help": "Use only so many rows a split."})
     check_image_files: bool = field(default=True, metadata={"help": "Open all images before training."})
     max_image_pixels: int = field(default=178_956_970, metadata={"help": "Refuse larger images; Pillow's own limit."})
+    bad_images: str = field(
+        default="stop",
+        metadata={"help": "An image that training cannot read: stop, or replace its row by the next."},
+    )
     drop_bad_rows: bool = field(default=False, metadata={"help": "Leave unusable rows out, and say how many."})
     num_proc: int | None = field(default=None, metadata={"help": "Processes that prepare the data."})
     streaming: bool = field(default=False, metadata={"help": "Train on rows while they are read; needs max_steps."})
@@ -163,6 +167,8 @@ class DataArguments:
             raise ValueError("give either dataset, or train_files, validation_files and test_files.")
         if self.data_dir is not None and self.dataset is None:
             raise ValueError("data_dir belongs to a dataset, such as own_data: give its name, too.")
+        if self.bad_images not in ("stop", "replace"):
+            raise ValueError(f"bad_images is {self.bad_images!r}, but must be stop or replace.")
         for name in ("max_rows", "num_proc", "shuffle_buffer", "max_image_pixels"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1.")

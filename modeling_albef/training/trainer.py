@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from abc import abstractmethod
@@ -20,40 +19,29 @@ from transformers.utils import logging
 
 from ..modeling_albef import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
 from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments, VQATrainingArguments
-from .callbacks import EpochCallback, MomentumTeacherCallback, RankSeedCallback, TemperatureCallback
+from .callbacks import (
+    EpochCallback,
+    FiniteLossCallback,
+    InterruptionCallback,
+    MomentumTeacherCallback,
+    RankSeedCallback,
+    TemperatureCallback,
+    TrainingInterruptedError,
+)
+from .checkpoints import WholeCheckpointMixin
 from .evaluation import RetrievalEvaluator, RetrievalResult
 from .hub import HubPushMixin
 from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter
 from .momentum import TEACHER_FOLDER, FeatureQueue, MomentumTeacher
+from .processes import check_engine
 from .sampling import ImageGroupSampler
 from .schedule import PublishedSchedule
 from .vqa_evaluation import VQAEvaluator, VQAResult, check_answers
 
 logger = logging.get_logger(__name__)
-STATE_FILE = "trainer_state.json"
 
 
-def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest whole checkpoint of a run.
-
-    The Trainer writes the state file last, so a checkpoint whose state file is missing or cut short was interrupted.
-
-    Args:
-        output_dir: Folder of the run.
-
-    Returns:
-        Its path; None where there is none.
-    """
-    found = []
-    for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        try:
-            found.append((json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["global_step"], str(folder)))
-        except (FileNotFoundError, ValueError):
-            logger.warning(f"{folder} was not written to the end and is left aside.")
-    return max(found)[1] if found else None
-
-
-class AlbefTrainer(HubPushMixin, Trainer):
+class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
     """What all ALBEF trainers share: teacher, published schedule, loss parts in the log, whole checkpoints, pushes."""
 
     args: AlbefTrainingArguments
@@ -81,8 +69,7 @@ class AlbefTrainer(HubPushMixin, Trainer):
         """
         self.results = {}
         super().__init__(model=model, args=args, **kwargs)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError("The momentum teacher needs whole parameters: train with DDP, not FSDP or DeepSpeed.")
+        check_engine(self.accelerator, args)
         step = args.train_batch_size * args.world_size
         if isinstance(self.train_dataset, Sized) and args.dataloader_drop_last and len(self.train_dataset) < step:
             raise ValueError(
@@ -92,10 +79,15 @@ class AlbefTrainer(HubPushMixin, Trainer):
         self.teacher = MomentumTeacher(self.model, args.momentum, teacher)
         self.add_callback(MomentumTeacherCallback(self.teacher))
         self.add_callback(RankSeedCallback())
+        self._interruption = InterruptionCallback()
+        self._finite_loss = FiniteLossCallback(skip=args.non_finite_loss == "skip")
+        self.add_callback(self._interruption)
+        self.add_callback(self._finite_loss)
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(EpochCallback(self.train_dataset))
-        self._loss_parts: dict[str, torch.Tensor | float] = {}
-        self._loss_parts_count = 0
+        self._loss_parts: dict[str, Any] = {}
+        self._loss_parts_count: Any = 0
+        self._replaced_images: list[str] = []
         self._steps_per_epoch = 0
 
     @property
@@ -150,24 +142,65 @@ class AlbefTrainer(HubPushMixin, Trainer):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    # ---- loss parts in the log
+    # ---- the step, and what it leaves in the log
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """The library's step.
+
+        Args:
+            model: The student, wrapped.
+            inputs: A batch; `image_names` and `replaced_images`, which a collator may add, are for messages.
+            num_items_in_batch: Not used here.
+
+        Returns:
+            The loss; zero where it is not finite and the step will be left out.
+        """
+        names = inputs.pop("image_names", inputs.get("image_ids"))
+        for name in inputs.pop("replaced_images", ()):
+            self._replaced_images.append(name)
+            logger.warning(f"{name} could not be read, another row took its place.")
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._finite_loss.watch(loss, names)
+        return torch.where(loss.isfinite(), loss, 0.0) if self._finite_loss.skip else loss
 
     def record_loss_parts(self, **parts: torch.Tensor | float) -> None:
-        """Adds up what the next log line shows beside the loss; nothing leaves the device before."""
-        for name, value in parts.items():
-            part = value.detach().float() if isinstance(value, torch.Tensor) else value
+        """Adds up what the next log line shows beside the loss; nothing leaves the device before.
+
+        Args:
+            parts: Means over a batch. Where one is not finite none of them counts.
+        """
+        tensors = [part.detach().float() for part in parts.values() if isinstance(part, torch.Tensor)]
+        counts = torch.stack(tensors).isfinite().all() | (self.args.non_finite_loss != "skip")
+        for name, part in parts.items():
+            is_tensor = isinstance(part, torch.Tensor)
+            part = torch.where(counts, part.detach().float(), 0.0) if is_tensor else part * counts
             self._loss_parts[name] = self._loss_parts.get(name, 0.0) + part
-        self._loss_parts_count += 1
+        self._loss_parts_count = self._loss_parts_count + counts.float()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means of the loss parts since the last line, over all processes."""
+        """Adds the means of the loss parts since the last line, over all processes, and the faults so far."""
         if "loss" in logs and self._loss_parts:
-            sums = [torch.as_tensor(part, device=self.args.device) for part in self._loss_parts.values()]
-            means = torch.stack(sums) / self._loss_parts_count
-            means = self.accelerator.reduce(means, "mean").tolist()
-            logs.update(zip(self._loss_parts, means, strict=True))
+            replaced = torch.tensor(float(len(self._replaced_images)), device=self.args.device)
+            sums = torch.stack([*self._loss_parts.values(), self._loss_parts_count, replaced])
+            *sums, count, replaced = self.accelerator.reduce(sums, "sum").tolist()
+            logs.update({name: part / max(count, 1) for name, part in zip(self._loss_parts, sums, strict=True)})
+            if replaced:
+                logs["replaced_images"] = replaced
+            if self._finite_loss.num_skipped:
+                logs["skipped_steps"] = self._finite_loss.num_skipped
             self._loss_parts, self._loss_parts_count = {}, 0
         super().log(logs, start_time)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        if self._interruption.is_due:
+            self._interruption.close()
+            raise TrainingInterruptedError(
+                f"Stopped by SIGTERM after step {self.state.global_step}, which is saved: go on with "
+                "--resume_from_checkpoint last."
+            )
 
     # ---- evaluation
 
@@ -238,10 +271,6 @@ class AlbefTrainer(HubPushMixin, Trainer):
         """Reads back what `save_teacher` wrote."""
         self.teacher.load(checkpoint)
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        self.accelerator.wait_for_everyone()  # the state file, written next, says that all files are there
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if (Path(resume_from_checkpoint) / TEACHER_FOLDER).is_dir():
@@ -249,6 +278,12 @@ class AlbefTrainer(HubPushMixin, Trainer):
         else:
             logger.warning(f"{resume_from_checkpoint} has no teacher: it starts again as a copy of the student.")
             self.teacher.model.load_state_dict(self.model.state_dict())
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.is_deepspeed_enabled and resume_from_checkpoint is not None:  # which loads all else by itself
+            self.load_teacher(resume_from_checkpoint)
+        return prepared
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         try:
@@ -286,10 +321,11 @@ class RetrievalTrainer(AlbefTrainer):
         alpha = self.alpha
         if self.queue.size or (self.args.distill and self.args.alpha):
             features = self._teacher_features(inputs)
-            outputs = model(**inputs, **self.queue.candidates(**features), alpha=alpha)
+            candidates = self.queue.candidates(**features)
+            outputs = model(**inputs, **candidates, alpha=alpha, global_negatives=self.args.global_negatives)
             self.queue.enqueue(**self.accelerator.gather(features))
         else:  # nothing asks the teacher: the batch is contrasted with itself
-            outputs = model(**inputs)
+            outputs = model(**inputs, global_negatives=self.args.global_negatives)
         temperature = self.accelerator.unwrap_model(model).albef.temperature
         self.record_loss_parts(
             itc_loss=outputs.itc_loss, itm_loss=outputs.itm_loss, alpha=alpha, temperature=temperature

@@ -1,0 +1,80 @@
+"""What processes of a run tell each other outside of the training step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import TrainingArguments
+
+
+def first_message(message: str | None, args: TrainingArguments) -> str | None:
+    """The message of the first process that has one, on all processes; all must ask.
+
+    Args:
+        message: Of this process.
+        args: Of the run.
+
+    Returns:
+        None where no process has a message.
+    """
+    if args.world_size == 1:
+        return message
+    messages: list[str | None] = [None] * args.world_size
+    torch.distributed.all_gather_object(messages, message)
+    return next(filter(None, messages), None)
+
+
+def from_first(make: Callable[[], Any], args: TrainingArguments) -> Any:
+    """What the first process makes, on all processes; all must ask.
+
+    Args:
+        make: Called on the first process alone.
+        args: Of the run.
+
+    Raises:
+        SystemExit: `make` raised it or an OSError; the first process has the message, the others end silently.
+    """
+    if args.world_size == 1:
+        return make()
+    made: list[Any] = [None, None]
+    if args.process_index == 0:
+        try:
+            made[0] = make()
+        except (SystemExit, OSError) as error:
+            made[1] = str(error)
+    torch.distributed.broadcast_object_list(made)
+    if made[1] is not None:
+        raise SystemExit(made[1] if args.process_index == 0 else 1)
+    return made[0]
+
+
+def check_engine(accelerator: Accelerator, args: Any) -> None:
+    """Refuses what shards parameters: the momentum teacher is made of whole ones.
+
+    Args:
+        accelerator: Of the run.
+        args: `AlbefTrainingArguments`.
+
+    Raises:
+        ValueError: FSDP or DeepSpeed ZeRO-3 was asked for, or DeepSpeed with what it cannot do.
+    """
+    # on a CPU the library turns FSDP into DDP without a word
+    if args.fsdp or accelerator.state.fsdp_plugin is not None or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise ValueError(
+            "FSDP shards the parameters, of which the momentum teacher needs whole ones: train with DDP "
+            "(configs/accelerate/gpus_8.yaml); the model has 210 million."
+        )
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is None:
+        return
+    if plugin.zero_stage > 2:
+        raise ValueError(
+            f"DeepSpeed ZeRO-{plugin.zero_stage} shards the parameters, of which the momentum teacher needs whole "
+            "ones: set zero_stage to 1 or 2, or train with DDP (configs/accelerate/gpus_8.yaml)."
+        )
+    if args.non_finite_loss == "skip":
+        raise ValueError("DeepSpeed cannot leave out a step: set non_finite_loss to stop, or train with DDP.")
