@@ -104,13 +104,12 @@ def one_image(quick: bool, runs: int, dtype: torch.dtype) -> dict[str, float]:
             fused = finish_fusion(text_model, read, packing, text_model.project_images(image.to(model.dtype)))
             return model.itm_head(fused)[:, 1].float()
 
-    with torch.inference_mode():
+    @torch.inference_mode()
+    def plain() -> torch.Tensor:
+        return published.score_texts(model, image[0], texts, mask)[packing.order].float()
 
-        def plain() -> torch.Tensor:
-            return published.score_texts(model, image[0], texts, mask)[packing.order].float()
-
-        ours()
-        return compare(ours, plain, lambda a, b: (a - b).abs().max().item(), runs)
+    ours()
+    return compare(ours, plain, lambda a, b: (a - b).abs().max().item(), runs)
 
 
 def whole(quick: bool, runs: int) -> dict[str, float]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from golden_cases import INDEX, build, load_case
+from golden_cases import INDEX, build, load_case, tiny_config
 
+from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.training import RetrievalEvaluator, RetrievalResult, retrieval_metrics
 from modeling_albef.training.evaluator import deal_out
 from modeling_albef.training.metrics import rank_of_first_match
@@ -144,3 +145,16 @@ def test_recalls_in_closed_form() -> None:
     assert metrics["txt_r_mean"] == pytest.approx(125 / 3)
     assert metrics["r_mean"] == pytest.approx((125 / 3 + 100) / 2)
     assert list(metrics) == "txt_r1 txt_r5 txt_r10 txt_r_mean img_r1 img_r5 img_r10 img_r_mean r_mean".split()
+
+
+def test_bfloat16_weights_come_back_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor that would emulate it the arithmetic is float32; the weights are as they were afterwards."""
+    monkeypatch.setattr("modeling_albef.training.evaluator.has_bfloat16_instructions", lambda: False)
+    model = AlbefForImageTextRetrieval(tiny_config()).bfloat16()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    evaluator = RetrievalEvaluator(model, None)
+    with evaluator.inference():
+        assert model.dtype == torch.float32
+        assert all(torch.equal(value, before[name].float()) for name, value in model.state_dict().items())
+    after = model.state_dict()
+    assert all(value.dtype == after[name].dtype and torch.equal(value, after[name]) for name, value in before.items())

@@ -187,3 +187,15 @@ def test_batches_without_variety_train(tmp_path: Path, batch: str) -> None:
     assert all(torch.tensor(line["loss"]).isfinite() for line in logged(trainer))
     assert any(not torch.equal(value, start[name]) for name, value in trainer.model.state_dict().items())
     assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+
+
+def test_bfloat16_is_not_emulated_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the processor lacks the instructions float32 is faster; where it has them the run is as asked for."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    for has_them in (False, True):
+        monkeypatch.setattr("modeling_albef.training.arguments.has_bfloat16_instructions", lambda has=has_them: has)
+        trainer = make_trainer(tmp_path, bf16=True, max_steps=1, save_strategy="no")
+        assert trainer.args.bf16 is has_them
+        assert (trainer.accelerator.mixed_precision == "bf16") is has_them
+        trainer.train()
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")

@@ -15,6 +15,7 @@ from safetensors.torch import load
 
 import run_retrieval
 import run_vqa
+from modeling_albef.training import find_damage
 
 PUSH = {"push_to_hub": True, "hub_model_id": "user/shapes", "hub_token": TOKEN}
 
@@ -79,6 +80,11 @@ def test_every_save_and_whole_checkpoints(hub: HubServer, tmp_path: Path) -> Non
     assert json.loads(files["config.json"])["decoder_config"]["answer_list"]
     assert "auto_map" in json.loads(files["config.json"])
     assert "auto_map" not in json.loads(files["last-checkpoint/config.json"])
+    for name, data in files.items():
+        path = tmp_path / "pulled" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    assert find_damage(tmp_path / "pulled/last-checkpoint") is None  # training can go on from it
 
 
 def test_a_push_that_breaks_off_is_said_and_repeated(

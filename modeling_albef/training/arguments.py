@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from .metrics import RETRIEVAL_METRICS
+from .processes import has_bfloat16_instructions
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -65,9 +70,20 @@ class AlbefTrainingArguments(TrainingArguments):
         if self.eval_strategy == "no":  # nothing says which checkpoint is the best
             self.load_best_model_at_end = False
         do_eval = self.do_eval
+        self._avoid_emulation()
         super().__post_init__()  # sets do_eval wherever eval_strategy is not "no"
         self.do_eval = do_eval
         self._check_ranges()
+
+    def _avoid_emulation(self) -> None:
+        """Computes in float32 in place of bfloat16 on a CPU that would have to emulate it, many times slower."""
+        asked_for = self.bf16 or os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
+        if asked_for and self.use_cpu and not has_bfloat16_instructions():
+            logger.warning(
+                "This processor has no bfloat16 instructions: the arithmetic is float32, which is faster here."
+            )
+            self.bf16 = False
+            os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
 
     def _check_ranges(self) -> None:
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +11,8 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+
+from .processes import has_bfloat16_instructions
 
 
 class Evaluator:
@@ -76,13 +77,6 @@ class Evaluator:
     def progress(self, items: Any, description: str) -> Any:
         """A progress bar on the first process, where there is a terminal."""
         return tqdm(items, description, leave=False, disable=None if self.accelerator.is_main_process else True)
-
-
-def has_bfloat16_instructions() -> bool:
-    """Whether this processor multiplies bfloat16 numbers itself; taken as given where it is not of the x86 family."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return True
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def deal_out(loads: Sequence[int], owners: Sequence[int], num_processes: int) -> list[int]:

@@ -18,6 +18,7 @@ from transformers.utils.hub import PushInProgress
 
 from ..model_card_albef import RunFacts, make_model_card
 from .arguments import AlbefTrainingArguments
+from .checkpoints import STATE_FILE, write_manifest
 from .lora import merged_state_dict
 
 logger = logging.get_logger(__name__)
@@ -194,8 +195,9 @@ class HubPushMixin(Trainer):
 def _copy_checkpoint(checkpoint: Path, target: Path) -> None:
     """Copies what training goes on from, without the pickled arguments, and without this machine's paths."""
     shutil.copytree(checkpoint, target, ignore=shutil.ignore_patterns(TRAINING_ARGS_NAME, "README.md"))
-    state_file = target / "trainer_state.json"
+    state_file = target / STATE_FILE
     state = json.loads(state_file.read_text(encoding="utf-8"))
     if state.get("best_model_checkpoint"):
         state["best_model_checkpoint"] = Path(state["best_model_checkpoint"]).name
     state_file.write_text(json.dumps(state, indent=2), encoding="utf-8")
+    write_manifest(target)

@@ -1,8 +1,9 @@
-"""What processes of a run tell each other outside of the training step."""
+"""What a run finds out about its processes and their machine, and what the processes tell each other."""
 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -78,3 +79,13 @@ def check_engine(accelerator: Accelerator, args: Any) -> None:
         )
     if args.non_finite_loss == "skip":
         raise ValueError("DeepSpeed cannot leave out a step: set non_finite_loss to stop, or train with DDP.")
+
+
+def has_bfloat16_instructions() -> bool:
+    """Whether this processor multiplies bfloat16 numbers itself; taken as given where it is not of the x86 family.
+
+    Where it does not, the library's bfloat16 arithmetic on the CPU is many times slower than its float32.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,0 +1,109 @@
+"""The launch files: each is read by the launcher, and what can run on a CPU does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from run_cases import ONE_THREAD, ROOT, refused, write_config
+from safetensors.torch import load_file
+
+from run_retrieval import main
+
+FOLDER = ROOT / "configs" / "accelerate"
+LAUNCH = ["-m", "accelerate.commands.launch"]
+SHORT = {"max_steps": 2, "do_eval": False, "do_predict": False, "eval_strategy": "no", "queue_size": 24}
+
+
+def written(name: str) -> dict[str, object]:
+    return yaml.safe_load((FOLDER / name).read_text())
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.yaml")))
+def test_files_are_read_by_the_launcher(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No field is unknown, and the parser makes of them what the file's name says."""
+    config = load_config_from_file(str(FOLDER / name))
+    facts = {
+        "cpu.yaml": (1, 1, "no"),
+        "cpu_2.yaml": (2, 1, "no"),
+        "gpu.yaml": (1, 1, "bf16"),
+        "gpus_8.yaml": (8, 1, "bf16"),
+        "nodes_2.yaml": (16, 2, "bf16"),
+        "deepspeed_zero1.yaml": (8, 1, "bf16"),
+        "deepspeed_zero2.yaml": (8, 1, "bf16"),
+    }
+    assert (config.num_processes, config.num_machines, config.mixed_precision) == facts[name]
+    if name.startswith("deepspeed"):
+        assert f"ZERO{config.deepspeed_config['zero_stage']}" == name[10:15].upper()
+        return  # whose validation asks for the package
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    args = launch_command_parser().parse_args(["--config_file", str(FOLDER / name), "run_retrieval.py"])
+    args, _, _ = _validate_launch_command(args)
+    assert args.num_processes == facts[name][0] and args.multi_gpu == (facts[name][0] > 1)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.yaml")))
+def test_the_command_in_a_file_names_it(name: str) -> None:
+    head = [line for line in (FOLDER / name).read_text().splitlines() if line.startswith("#")]
+    command = head[1].removeprefix("# ").split()
+    parsed = launch_command_parser().parse_args(command[2:])
+    assert parsed.config_file == f"configs/accelerate/{name}" and parsed.training_script == "run_retrieval.py"
+    assert ("--use_cpu" in command) == name.startswith("cpu")
+
+
+def launch(words: list[str], **options: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, **ONE_THREAD}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *LAUNCH, *words], cwd=ROOT, env=environment, **pipes, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cpu.yaml", "cpu_2.yaml"])
+def test_cpu_files_run(name: str, tmp_path: Path) -> None:
+    config = write_config(tmp_path, **SHORT)
+    port = ["--main_process_port", str(29_000 + os.getpid() % 90)] if name == "cpu_2.yaml" else []
+    process = launch(["--config_file", str(FOLDER / name), *port, "run_retrieval.py", config, "--use_cpu"])
+    printed, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, errors[-3000:]
+    assert printed.count("model: ") == 1
+    state = json.loads((tmp_path / "out/trainer_state.json").read_text())
+    assert state["max_steps"] == 2 and (tmp_path / "out/model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_two_machines(tmp_path: Path) -> None:
+    """Two launchers that find each other by address and port, a process each: as two machines do."""
+    config = write_config(tmp_path, **SHORT)
+    port = str(28_900 + os.getpid() % 90)
+    common = ["--config_file", str(FOLDER / "nodes_2.yaml"), "--num_processes", "2", "--mixed_precision", "no"]
+    processes = []
+    for rank in ("0", "1"):
+        place = ["--machine_rank", rank, "--main_process_ip", "127.0.0.1", "--main_process_port", port]
+        processes.append(launch([*common, *place, "run_retrieval.py", config, "--use_cpu"]))
+    outputs = [process.communicate(timeout=280) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs[0][1][-3000:] + outputs[1][1][-3000:]
+    assert [printed.count("model: ") for printed, _ in outputs] == [1, 0]
+    queue = load_file(tmp_path / "out/checkpoint-2/teacher/queue.safetensors")
+    assert int(queue["pointer"]) == 2 * 16 % 24  # the rows of both went in
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP shards the parameters"),
+    ],
+)
+def test_what_shards_parameters_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], message: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    said = refused(main, [write_config(tmp_path, **SHORT)])
+    assert message in said and "train with DDP" in said and not (tmp_path / "out").exists()
