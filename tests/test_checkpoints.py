@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,23 +120,23 @@ def test_a_full_disk_costs_no_earlier_checkpoint(copy: Path, size: int) -> None:
     assert last_checkpoint(copy) == str(copy / "checkpoint-6")
 
 
-def evaluated(trainer: object, scores: list[float]) -> None:
+def evaluated(trainer: Any, scores: list[float]) -> None:
     """Gives the evaluations of a trainer these scores."""
     remaining = iter(scores)
 
     def evaluate(*_: object, **__: object) -> dict[str, float]:
         metrics = {"eval_r_mean": next(remaining)}
-        trainer.log(metrics)  # type: ignore[attr-defined]
+        trainer.log(metrics)
+        trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
         return metrics
 
-    trainer.evaluate = evaluate  # type: ignore[attr-defined]
+    trainer.evaluate = evaluate
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_the_best_and_the_newest_are_kept(tmp_path: Path, limit: int) -> None:
     options = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
-    trainer = make_trainer(tmp_path, **options, save_total_limit=limit, load_best_model_at_end=True)
-    trainer.eval_dataset = [0]
+    trainer = make_trainer(tmp_path, **options, save_total_limit=limit, load_best_model_at_end=True, eval_dataset=[0])
     evaluated(trainer, [1, 5, 9, 2, 3, 4, 5, 6])
     trainer.train()
     kept = {path.name for path in tmp_path.glob("checkpoint-*")}
@@ -148,8 +149,7 @@ def test_the_best_and_the_newest_are_kept(tmp_path: Path, limit: int) -> None:
 
 def test_a_damaged_best_checkpoint_leaves_the_last_weights(tmp_path: Path) -> None:
     options = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
-    trainer = make_trainer(tmp_path, **options, load_best_model_at_end=True)
-    trainer.eval_dataset = [0]
+    trainer = make_trainer(tmp_path, **options, load_best_model_at_end=True, eval_dataset=[0])
     evaluated(trainer, [9, 2, 3, 4, 5, 6, 7, 8])
     finish = trainer._finalize_training
 

@@ -59,8 +59,9 @@ def test_sigterm_saves_and_the_run_goes_on_to_the_same_end(tmp_path: Path, step:
 
 def test_an_epoch_that_ends_is_evaluated_before_the_stop(tmp_path: Path) -> None:
     """A run that goes on from the end of an epoch would not make up for it."""
-    trainer = make_trainer(tmp_path, save_strategy="epoch", eval_strategy="epoch", load_best_model_at_end=True)
-    trainer.eval_dataset = [0]
+    trainer = make_trainer(
+        tmp_path, save_strategy="epoch", eval_strategy="epoch", load_best_model_at_end=True, eval_dataset=[0]
+    )
     done: list[int] = []
 
     def evaluate(*_: Any, **__: Any) -> dict[str, float]:

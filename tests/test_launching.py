@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from accelerate.commands.config import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
@@ -107,3 +109,41 @@ def test_what_shards_parameters_is_refused(
         monkeypatch.setenv(name, value)
     said = refused(main, [write_config(tmp_path, **SHORT)])
     assert message in said and "train with DDP" in said and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["1", "2"])
+def test_deepspeed_trains_as_ddp_does_and_goes_on_exactly(tmp_path: Path, stage: str) -> None:
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    options = {**SHORT, "max_steps": 6, "save_strategy": "steps", "save_steps": 3, "save_total_limit": 9}
+    folders = {name: tmp_path / name for name in ("ddp", "whole", "again")}
+    files = {"ddp": "cpu_2.yaml", "whole": f"deepspeed_zero{stage}.yaml", "again": f"deepspeed_zero{stage}.yaml"}
+    for number, (name, folder) in enumerate(folders.items()):
+        config, resume = write_config(tmp_path, **options), []
+        if name == "again":
+            shutil.copytree(folders["whole"] / "checkpoint-3", folder / "checkpoint-3")
+            resume = ["--resume_from_checkpoint", "last"]
+        words = ["--config_file", str(FOLDER / files[name]), "--num_processes", "2", "--mixed_precision", "no"]
+        words += ["--main_process_port", str(28_700 + 3 * (os.getpid() % 30) + number)]
+        process = launch([*words, "run_retrieval.py", config, "--use_cpu", "--output_dir", str(folder), *resume])
+        _, errors = process.communicate(timeout=280)
+        assert process.returncode == 0, errors[-3000:]
+    ends = {
+        name: [load_file(folder / f"checkpoint-6/{part}model.safetensors") for part in ("", "teacher/")]
+        for name, folder in folders.items()
+    }
+    for part in (0, 1):
+        for name, value in ends["whole"][part].items():
+            assert torch.equal(value, ends["again"][part][name]), name
+            torch.testing.assert_close(value, ends["ddp"][part][name], atol=2e-3, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+def test_zero_3_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    config = tmp_path / "zero3.yaml"
+    config.write_text((FOLDER / "deepspeed_zero2.yaml").read_text().replace("zero_stage: 2", "zero_stage: 3"))
+    words = ["--config_file", str(config), "--num_processes", "1", "--mixed_precision", "no"]
+    process = launch([*words, "run_retrieval.py", write_config(tmp_path, **SHORT), "--use_cpu"])
+    _, errors = process.communicate(timeout=280)
+    assert process.returncode != 0 and "ZeRO-3 shards the parameters" in errors and not (tmp_path / "out").exists()

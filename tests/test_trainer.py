@@ -37,7 +37,9 @@ def random_rows(count: int) -> list[dict[str, torch.Tensor]]:
     ]
 
 
-def make_trainer(folder: Path, model: Any = None, rows: Any = None, **changes: Any) -> RetrievalTrainer:
+def make_trainer(
+    folder: Path, model: Any = None, rows: Any = None, eval_dataset: Any = None, **changes: Any
+) -> RetrievalTrainer:
     torch.manual_seed(0)
     options = {
         "output_dir": str(folder),
@@ -58,7 +60,7 @@ def make_trainer(folder: Path, model: Any = None, rows: Any = None, **changes: A
     if model is None:  # with dropout, so that the random state matters
         model = AlbefForImageTextRetrieval(tiny_config(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1))
     rows = random_rows(16) if rows is None else rows
-    return RetrievalTrainer(model, args, train_dataset=rows, data_collator=collate)
+    return RetrievalTrainer(model, args, train_dataset=rows, eval_dataset=eval_dataset, data_collator=collate)
 
 
 def logged(trainer: RetrievalTrainer) -> list[dict[str, float]]:

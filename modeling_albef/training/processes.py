@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from transformers import TrainingArguments
 
 
@@ -53,23 +52,21 @@ def from_first(make: Callable[[], Any], args: TrainingArguments) -> Any:
     return made[0]
 
 
-def check_engine(accelerator: Accelerator, args: Any) -> None:
+def check_engine(args: Any) -> None:
     """Refuses what shards parameters: the momentum teacher is made of whole ones.
 
     Args:
-        accelerator: Of the run.
         args: `AlbefTrainingArguments`.
 
     Raises:
         ValueError: FSDP or DeepSpeed ZeRO-3 was asked for, or DeepSpeed with what it cannot do.
     """
-    # on a CPU the library turns FSDP into DDP without a word
-    if args.fsdp or accelerator.state.fsdp_plugin is not None or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":  # which becomes DDP on a CPU, without a word
         raise ValueError(
             "FSDP shards the parameters, of which the momentum teacher needs whole ones: train with DDP "
             "(configs/accelerate/gpus_8.yaml); the model has 210 million."
         )
-    plugin = accelerator.state.deepspeed_plugin
+    plugin = args.deepspeed_plugin
     if plugin is None:
         return
     if plugin.zero_stage > 2:

@@ -68,8 +68,8 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
                 `processing_class`, an `AlbefProcessor`.
         """
         self.results = {}
+        check_engine(args)
         super().__init__(model=model, args=args, **kwargs)
-        check_engine(self.accelerator, args)
         step = args.train_batch_size * args.world_size
         if isinstance(self.train_dataset, Sized) and args.dataloader_drop_last and len(self.train_dataset) < step:
             raise ValueError(
@@ -280,8 +280,17 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
             self.teacher.model.load_state_dict(self.model.state_dict())
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        if not self.is_deepspeed_enabled:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        scalars = [parameter for parameter in self.model.parameters() if parameter.dim() == 0]
+        for parameter in scalars:
+            parameter.ds_optim_param = (
+                True  # DeepSpeed 0.19 leaves such alone; scalars it fails to broadcast at its start
+            )
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        if self.is_deepspeed_enabled and resume_from_checkpoint is not None:  # which loads all else by itself
+        for parameter in scalars:
+            del parameter.ds_optim_param
+        if resume_from_checkpoint is not None:  # DeepSpeed loads all else by itself
             self.load_teacher(resume_from_checkpoint)
         return prepared
 
