@@ -60,19 +60,18 @@ def describe(name: str, thing: Any) -> str:
 
 def describe_class(name: str, node: ast.ClassDef) -> str:
     """A class's docstring, its table of fields, and its public methods."""
-    text = ast.get_docstring(node) or ""
     fields = {item.target.id: item for item in node.body if is_field(item)}
-    parts = [markdown(text, fields=fields)]
+    parts = [markdown(ast.get_docstring(node), fields)]
     for method in (item for item in node.body if isinstance(item, ast.FunctionDef)):
         decorators = [ast.unparse(decorator) for decorator in method.decorator_list]
-        documented = ast.get_docstring(method)
+        text = markdown(ast.get_docstring(method))
         if method.name == "__init__":
-            parts.append(signature(name, method) + ("\n" + markdown(documented) if documented else ""))
+            parts = [signature(name, method), *parts, text]
         elif method.name == "__call__" or not method.name.startswith("_"):
             kind = {"classmethod": "Class method. ", "property": "Property. ", "staticmethod": "Static method. "}
             prefix = next((kind[word] for word in decorators if word in kind), "")
-            shown = "" if prefix.startswith("Property") else signature(method.name, method) + "\n"
-            parts.append(f"#### {name}.{method.name}\n\n{shown}{prefix}{markdown(documented)}")
+            shown = "" if "property" in decorators else signature(method.name, method) + "\n"
+            parts.append(f"#### {name}.{method.name}\n\n{shown}{prefix}{text}")
     return "\n".join(filter(None, parts))
 
 
@@ -84,13 +83,31 @@ def is_field(item: Any) -> bool:
 
 
 def signature(name: str, node: ast.FunctionDef) -> str:
-    """A call as it is written in the source, as an indented block."""
-    arguments = [ast.unparse(node.args)]
-    arguments[0] = re.sub(r"^(self|cls)(, |$)", "", arguments[0])
+    """A call as it is written in the source, as an indented block; a long one has a line for each parameter."""
+    found = parameters(node.args)
     returns = f" -> {ast.unparse(node.returns)}" if node.returns and node.name != "__init__" else ""
-    line = f"{name}({arguments[0]}){returns}"
-    wrapped = textwrap.wrap(line, 112, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
-    return textwrap.indent("\n".join(wrapped), "    ") + "\n"
+    line = f"{name}({', '.join(found)}){returns}"
+    if len(line) > 110:
+        line = "\n".join([f"{name}(", *(f"    {parameter}," for parameter in found), f"){returns}"])
+    return textwrap.indent(line, "    ") + "\n"
+
+
+def parameters(arguments: ast.arguments) -> list[str]:
+    """The parameters of a function, with types and defaults, without `self`."""
+    plain, further = [*arguments.posonlyargs, *arguments.args], arguments.kwonlyargs
+    defaults = [None] * (len(plain) - len(arguments.defaults)) + arguments.defaults
+    found = [with_default(one, value) for one, value in zip(plain, defaults, strict=True)]
+    if arguments.vararg or further:
+        found.append("*" + (ast.unparse(arguments.vararg) if arguments.vararg else ""))
+    found += [with_default(one, value) for one, value in zip(further, arguments.kw_defaults, strict=True)]
+    found += ["**" + ast.unparse(arguments.kwarg)] if arguments.kwarg else []
+    return [parameter for parameter in found if parameter not in ("self", "cls")]
+
+
+def with_default(argument: ast.arg, value: ast.expr | None) -> str:
+    """A parameter and its default."""
+    equals = " = " if argument.annotation else "="
+    return ast.unparse(argument) + (f"{equals}{ast.unparse(value)}" if value else "")
 
 
 def markdown(text: str | None, fields: dict[str, ast.AnnAssign] | None = None) -> str:
