@@ -30,7 +30,7 @@ STYLE = """
   text { font-family: system-ui, "Segoe UI", "DejaVu Sans", sans-serif; fill: #1c2430; text-anchor: middle; }
   .title { font-size: 15px; font-weight: 600; }
   .small { font-size: 12.5px; }
-  .note { font-size: 12px; fill: #4d5766; }
+  .note { font-size: 12px; fill: #4d5766; text-anchor: start; }
   @media (prefers-color-scheme: dark) {
     .page { fill: #12171f; }
     .box { fill: #1e2b40; stroke: #7fa3d8; }
@@ -82,15 +82,15 @@ def draw_towers(model: AlbefForPreTraining) -> list[str]:
         arrow("M485 74 V112"),
         box(50, 114, 250, "albef.vision_model", states, millions(find("albef.vision_model"))),
         box(
-            *(360, 114, 250, f"albef.text_model, layers 0 to {last}", f"text alone, states of {text.hidden_size}"),
+            *(360, 114, 250, "albef.text_model", f"layers 0 to {last}: text alone, states of {text.hidden_size}"),
             millions(find("albef.text_model.embeddings"), *text_layers),
         ),
-        arrow("M175 182 V226", "class token", 214, 209),
-        arrow("M485 182 V226", "[CLS]", 509, 209),
+        arrow("M175 182 V226", "class token", 184, 209),
+        arrow("M485 182 V226", "[CLS]", 494, 209),
         box(50, 228, 250, f"albef.{PROJECTIONS[0]}", maps[0]),
         box(360, 228, 250, f"albef.{PROJECTIONS[1]}", maps[1]),
-        arrow("M175 278 V326", "image_embeds", 220, 307),
-        arrow("M485 278 V326", "text_embeds", 525, 307),
+        arrow("M175 278 V326", "image_embeds", 184, 307),
+        arrow("M485 278 V326", "text_embeds", 494, 307),
         box(50, 328, 560, "logits_per_image, logits_per_text", "cosine / albef.temperature", kind="value"),
     ]
 
@@ -102,11 +102,12 @@ def draw_fusion(model: AlbefForPreTraining, answering: AlbefForQuestionAnswering
     layers = f"albef.text_model, layers {text.num_text_layers} to {text.num_hidden_layers - 1}: fusion"
     heads = {name: type(model.get_submodule(name)).__name__ for name in ("itm_head", "mlm_head")}
     outcome = f"{answering.rank_answers.__name__}, {answering.generate.__name__}"
-    question = f"{len(decoder.layer)} causal layers, cross-attention to the question; {millions(decoder)}"
+    question = [f"in {type(answering).__name__} alone: {len(decoder.layer)} causal layers"]
+    question.append(f"cross-attention to the question, {millions(decoder)}")
     return [
         # the states pass the projections on the outside
-        arrow("M50 148 H24 V466 H108", "image_hidden_states: keys and values", 140, 412),
-        arrow("M610 148 H636 V466 H552", "text_hidden_states", 572, 412),
+        arrow("M50 148 H24 V466 H108", "image_hidden_states: keys and values", 34, 412),
+        arrow("M610 148 H636 V466 H552", "text_hidden_states", 516, 412),
         box(
             *(110, 432, 440, layers, "self-attention over the text, cross-attention to the image"),
             millions(*fusion_layers),
@@ -116,7 +117,7 @@ def draw_fusion(model: AlbefForPreTraining, answering: AlbefForQuestionAnswering
         arrow("M520 500 V546"),
         box(24, 548, 190, "itm_head", "match or not, from [CLS]", f"{heads['itm_head']}, itm_logits"),
         box(236, 548, 230, "mlm_head", f"in {type(model).__name__} alone", "masked words, mlm_logits"),
-        box(490, 548, 466, "text_decoder", f"in {type(answering).__name__} alone", question),
+        box(490, 548, 466, "text_decoder", *question),
         arrow("M119 616 V658", dashed=True),
         arrow("M351 616 V658", dashed=True),
         arrow("M602 616 V658", dashed=True),
@@ -131,16 +132,16 @@ def draw_fusion(model: AlbefForPreTraining, answering: AlbefForQuestionAnswering
 def draw_training() -> list[str]:
     """What stands beside the model while it is trained."""
     recipe = RetrievalTrainingArguments
-    follow = f"teacher <- {recipe.momentum:g} teacher + {1 - recipe.momentum:g} student"
+    follow = f"{recipe.momentum:g} teacher + {1 - recipe.momentum:g} student"
     targets = f"targets: {recipe.alpha:g} teacher + {1 - recipe.alpha:g} pairs"
     return [
-        box(690, 114, 266, MomentumTeacher.__name__, "another model of the same class", follow, kind="training"),
-        arrow("M823 182 V226", "its embeddings", 870, 209, dashed=True),
+        box(690, 114, 266, MomentumTeacher.__name__, "of the same class, moved each step to", follow, kind="training"),
+        arrow("M823 182 V226", "its embeddings", 832, 209, dashed=True),
         box(690, 228, 266, FeatureQueue.__name__, f"the last {recipe.queue_size:,} of each kind", kind="training"),
-        arrow("M823 278 V326", "candidates", 860, 307, dashed=True),
+        arrow("M823 278 V326", "candidates", 832, 307, dashed=True),
         arrow("M610 353 H688", dashed=True),
         box(690, 328, 266, "itc_loss", targets, kind="training"),
-        '<text class="note" x="823" y="412">dashed: in training alone</text>',
+        '<text class="note" x="748" y="412">dashed: in training alone</text>',
     ]
 
 
