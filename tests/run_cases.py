@@ -49,9 +49,13 @@ def write_config(folder: Path, **changes: Any) -> str:
     return str(path)
 
 
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+
 def readme_block(mark: str) -> str:
-    """The Python block of the README that has certain words."""
-    blocks = re.findall(r"```python\n(.*?) *```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """The Python block of the README or of a page of docs/ that has certain words."""
+    texts = [page.read_text() for page in PAGES]
+    blocks = [block for text in texts for block in re.findall(r"```python\n(.*?) *```", text, re.DOTALL)]
     (found,) = [textwrap.dedent(code) for code in blocks if mark in code]
     return found
 
