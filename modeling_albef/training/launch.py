@@ -31,7 +31,7 @@ from .checkpoints import (
     find_damage,
     last_checkpoint,
 )
-from .processes import first_message, from_first
+from .processes import check_engine, first_message, from_first
 
 logger = logging.get_logger(__name__)
 
@@ -154,11 +154,15 @@ def as_mapping(value: dict[str, Any] | str | None, name: str) -> dict[str, Any]:
 
 
 def check_processes(args: TrainingArguments) -> None:
-    """Refuses several processes that do not know of each other and would train into one folder.
+    """Refuses several processes that do not know of each other and would train into one folder, and engines that shard.
 
     Raises:
-        LaunchError: The launcher started several processes, but this one is alone.
+        LaunchError: The launcher started several processes, but this one is alone; or see `check_engine`.
     """
+    try:
+        check_engine(args)
+    except ValueError as error:
+        raise LaunchError(str(error) if args.process_index == 0 else 1) from error
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > 1 and args.world_size == 1:
         raise LaunchError(
