@@ -39,7 +39,7 @@ CONFIG: dict[str, Any] = {
     "do_train": True,
     "per_device_train_batch_size": BATCH,
     "learning_rate": "1e-3",
-    "warmup_steps": 20,
+    "warmup_steps": 0,
     "k_test": 5,
     "eval_strategy": "steps",
     "save_strategy": "steps",

@@ -254,9 +254,6 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-WRITTEN_APART = {"reliability.md"}
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
     text = FENCE.sub("", page.read_text())
@@ -265,8 +262,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             continue
         name, _, anchor = target.partition("#")
         path = (page.parent / name).resolve() if name else page
-        if path.name not in WRITTEN_APART:
-            assert path.exists(), target
+        assert path.exists(), target
         if anchor:
             assert anchor in anchors_of(path), target
 

@@ -20,7 +20,7 @@ from modeling_albef.training.launch import parse_arguments
 from modeling_albef.training.run import ModelArguments
 from modeling_albef.training.vqa_evaluation import check_answers
 from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer
-from run_vqa import DataArguments, known_columns, main
+from run_vqa import DataArguments, known_columns, load_answers, main
 
 SCRIPT = "run_vqa.py"
 
@@ -135,6 +135,15 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(json.dumps(rows))
     message = refused(main, words)
     assert "train.json, row 2" in message and "train.json, row 3" in message
+
+
+def test_evaluation_alone_takes_the_answers_of_the_model(tmp_path: Path) -> None:
+    from small_models import ANSWERS, save_vqa
+
+    save_vqa(tmp_path / "model")
+    assert load_answers(DataArguments(dataset="shapes"), {}, str(tmp_path / "model")) == ANSWERS
+    with pytest.raises(SystemExit, match="Candidate answers are needed"):
+        load_answers(DataArguments(dataset="shapes"), {})
 
 
 @pytest.mark.parametrize(
