@@ -145,8 +145,7 @@ def run_killed(
         if moments.random() < 0.15:
             time.sleep(moments.uniform(0, 10))
         elif wait_for(lambda: has_logged(log), process):
-            # what is left to do shrinks from kill to kill
-            time.sleep(moments.uniform(0, min(seconds, 2 * seconds / kills)))
+            time.sleep(moments.uniform(0, seconds / kills))  # all of them fit into the run
         if process.poll() is None:
             hit += 1
         elif process.returncode:
