@@ -195,7 +195,14 @@ def _remove_old_run(folder: Path) -> None:
     """Removes what an earlier run left and the new one would be taken for."""
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    for name in ("*_results.json", "predictions.json", "vqa_result.json", "question_types.json", "trainer_state.json"):
+    for name in (
+        "*_results.json",
+        "predictions.json",
+        "vqa_result.json",
+        "question_types.json",
+        "trainer_state.json",
+        "report.html",
+    ):
         for path in folder.glob(name):
             path.unlink()
 
