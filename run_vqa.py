@@ -91,15 +91,14 @@ def load_answers(data_args: DataArguments, splits: dict[str, Dataset], model_nam
     """The candidate answers: of the list, of the training data, or those that the model was trained with."""
     if data_args.answer_list is not None:
         return load_answer_list(data_args.answer_list)
-    if not isinstance(splits.get("train"), Dataset):
-        raise LaunchError(
-            "Candidate answers are needed: give --answer_list, or training data, not streamed, to take them from."
-        )
     if "train" not in splits:
         decoder_config = AlbefConfig.from_pretrained(model_name).decoder_config if model_name else None
         if decoder_config is not None and decoder_config.answer_list:
             return decoder_config.answer_list
-        raise LaunchError("Candidate answers are needed: give --answer_list, or training data to take them from.")
+    if not isinstance(splits.get("train"), Dataset):
+        raise LaunchError(
+            "Candidate answers are needed: give --answer_list, or training data, not streamed, to take them from."
+        )
     rows = steps.progress(splits["train"]["answers"], "Collecting answers")
     return sorted({answer for row in rows for answer in row})
 

@@ -5,7 +5,9 @@ from .callbacks import EpochCallback, MomentumTeacherCallback, RankSeedCallback,
 from .evaluation import RetrievalEvaluator, RetrievalResult
 from .metrics import recall_at_k, retrieval_metrics
 from .momentum import FeatureQueue, MomentumTeacher, update_momentum
+from .picture_log import PictureLogCallback
 from .ranking import RankedCandidates
+from .report import RunReport
 from .schedule import PublishedSchedule
 from .trainer import AlbefTrainer, RetrievalTrainer, VQATrainer, last_checkpoint
 from .vqa_evaluation import VQAEvaluator, VQAResult, question_only_accuracy
@@ -24,6 +26,7 @@ __all__ = [
     "FeatureQueue",
     "MomentumTeacher",
     "MomentumTeacherCallback",
+    "PictureLogCallback",
     "PublishedSchedule",
     "QuestionRecord",
     "RankSeedCallback",
@@ -32,6 +35,7 @@ __all__ = [
     "RetrievalResult",
     "RetrievalTrainer",
     "RetrievalTrainingArguments",
+    "RunReport",
     "TemperatureCallback",
     "VQAEvaluator",
     "VQAResult",

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations import TensorBoardCallback
 
 from .report_examples import Candidate, Example, hardest_examples
-from .report_pages import RESULT_SIDE, Thumbnail, verdict
+from .report_pages import LONGEST, RESULT_SIDE, Thumbnail, verdict
 
 if TYPE_CHECKING:
     from .trainer import AlbefTrainer
@@ -78,7 +78,8 @@ def caption(example: Example) -> str:
     """What a panel shows, in words: the query, its note, a line for each candidate."""
     lines = [line for line in (example.text, example.note) if line]
     lines += [_candidate_line(candidate) for candidate in example.candidates]
-    return "\n".join([*lines, f"given: {' · '.join(example.truths)}"] if example.truths else lines)
+    lines += [f"given: {' · '.join(example.truths)}"] if example.truths else []
+    return "\n".join(line[:LONGEST] for line in lines)
 
 
 def _candidate_line(candidate: Candidate) -> str:

@@ -31,6 +31,7 @@ SPLIT_TITLES = {"train": "training", "eval": "validation", "test": "test"}
 FIRST_CURVES = ("loss", "itc_loss", "itm_loss", "answer_loss", "learning_rate", "alpha", "temperature")
 NO_CURVES = {"epoch", "step", "total_flos"}
 RETRIEVAL_INTRO = "The hardest first: the first right result is furthest down, or a wrong one is furthest ahead of it."
+RANKS_INTRO = "Below a picture: its place and its matching score."
 QUESTIONS_INTRO = "The worst first: wrong answers, the surest before the others, then right ones that were not sure."
 
 
@@ -96,7 +97,7 @@ class RunReport:
             f'<p class="faint">{escape(self._facts())}</p>',
             section("Result", metrics_table(self.metrics, self.trainer.args.METRICS), "Recalls and accuracies in %."),
             section("Accuracy by type of question", self._types_table()),
-            section("Training", curves(history)),
+            section("Training", curves(history), "" if self.history else "Of the run that trained in this folder."),
             section("Evaluations during training", self._evaluations(history)),
             *self._galleries(),
             section("Settings", folded("Arguments of the run", self._settings())),
@@ -112,7 +113,8 @@ class RunReport:
             facts.append(f"on {', '.join(trainer.dataset_names)}")
         if "train" in self.metrics:
             facts.append(f"{state.global_step} steps")
-        return " · ".join([*facts, datetime.now().strftime("%Y-%m-%d %H:%M")])
+        written = datetime.now().strftime("%d %b %Y %H:%M").replace(" ", "\N{NO-BREAK SPACE}")
+        return " · ".join([*facts, written])
 
     def _types_table(self) -> str:
         result = None if self.assessed is None else self.assessed.result
@@ -123,7 +125,9 @@ class RunReport:
 
     def _evaluations(self, history: Sequence[dict[str, Any]]) -> str:
         """A row an evaluation, the best one marked, and the curve of the metric that decided."""
+        deciding = (self.trainer.args.metric_for_best_model or "").removeprefix("eval_")
         names = [name for name in self.trainer.args.METRICS if any(f"eval_{name}" in line for line in history)]
+        names.sort(key=lambda name: name != deciding)  # first: a phone shows few columns at a time
         lines = [line for line in history if any(f"eval_{name}" in line for name in names)]
         if not lines:
             return ""
@@ -133,17 +137,16 @@ class RunReport:
                 line.get("step"),
                 round(line.get("epoch") or 0.0, 2),
                 *(line.get(f"eval_{name}") for name in names),
-                "★ best" if best is not None and line.get("step") == best else "",
+                *([] if best is None else ["★ best" if line.get("step") == best else ""]),
             )
             for line in lines
         ]
         drawn = ""
-        deciding = (self.trainer.args.metric_for_best_model or "").removeprefix("eval_")
         if deciding in names and len(lines) > 1:
             known = [line for line in lines if f"eval_{deciding}" in line]
             drawn = chart(deciding, [line["step"] for line in known], [line[f"eval_{deciding}"] for line in known])
             drawn = f'<div class="grid">{drawn}</div><br>'
-        return drawn + table(("step", "epoch", *names, ""), rows)
+        return drawn + table(("step", "epoch", *names, *([] if best is None else [""])), rows)
 
     def _galleries(self) -> list[str]:
         count, assessed = self.trainer.args.report_items, self.assessed
@@ -151,7 +154,7 @@ class RunReport:
             return []
         pictures = Pictures(assessed.dataset, self.thumbnail)
         title = SPLIT_TITLES.get(assessed.split, assessed.split)
-        intro = QUESTIONS_INTRO if isinstance(assessed.result, VQAResult) else RETRIEVAL_INTRO
+        intro = QUESTIONS_INTRO if isinstance(assessed.result, VQAResult) else f"{RETRIEVAL_INTRO} {RANKS_INTRO}"
         return [
             section(f"{gallery.title}, {title} data", _cards(gallery, pictures), intro)
             for gallery in hardest_examples(assessed.result, assessed.dataset, count)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 360, 210  # of a chart, in units of about a pixel on a phone
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 26, 40  # margins that hold the labels
+LEFT, RIGHT, TOP, BOTTOM = 58, 20, 26, 40  # margins that hold the labels
 MAX_POINTS = 500  # that are drawn of a curve
 MARKED_POINTS = 60  # up to which every point is marked, and tells its value
 
@@ -18,18 +18,22 @@ class Axis:
     """A linear map from values to places on the page.
 
     Attributes:
-        ticks: Round values, rising; the outer ones are the ends of the axis.
-        start: Place of the first tick.
-        stop: Place of the last one.
+        ticks: Round values, rising.
+        low: Value at its start.
+        high: Value at its end.
+        start: Place of `low`.
+        stop: Place of `high`.
     """
 
     ticks: tuple[float, ...]
+    low: float
+    high: float
     start: float
     stop: float
 
     def place(self, value: float) -> float:
         """Where a value is drawn."""
-        share = (value - self.ticks[0]) / (self.ticks[-1] - self.ticks[0])
+        share = (value - self.low) / (self.high - self.low)
         return round(self.start + share * (self.stop - self.start), 2)
 
 
@@ -90,8 +94,11 @@ def chart(name: str, steps: Sequence[float], values: Sequence[float]) -> str:
     finite = [point for point in points if math.isfinite(point[1])]
     if not finite:
         return f'<figure class="chart"><figcaption><b>{escape(name)}</b>: no value is finite.</figcaption></figure>'
-    across = Axis(round_ticks(finite[0][0], finite[-1][0], whole=True), LEFT, WIDTH - RIGHT)
-    up = Axis(round_ticks(min(value for _, value in finite), max(value for _, value in finite)), HEIGHT - BOTTOM, TOP)
+    last = max(1.0, finite[-1][0])
+    steps_shown = tuple(tick for tick in round_ticks(0.0, last, whole=True) if tick <= last)
+    across = Axis(steps_shown, 0.0, last, LEFT, WIDTH - RIGHT)
+    ticks = round_ticks(min(value for _, value in finite), max(value for _, value in finite))
+    up = Axis(ticks, ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
     words = _in_words(name, finite, len(points) - len(finite))
     label = escape(f"{name} against step: {words}")
     return (
@@ -116,11 +123,10 @@ def _axes(name: str, across: Axis, up: Axis) -> str:
         y = up.place(tick)
         parts.append(f'<path class="rule" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text class="y" x="{LEFT - 6}" y="{y + 4:g}" text-anchor="end">{tick:g}</text>')
-    for number, tick in enumerate(across.ticks):
-        x, anchor = across.place(tick), "end" if number == len(across.ticks) - 1 else "middle"
+    for tick in across.ticks:
+        x = across.place(tick)
         parts.append(f'<path class="rule" d="M{x} {HEIGHT - BOTTOM}v4"/>')
-        x = min(x, WIDTH - 2) if anchor == "middle" else WIDTH - RIGHT + 10
-        parts.append(f'<text class="x" x="{x:g}" y="{HEIGHT - BOTTOM + 16}" text-anchor="{anchor}">{tick:.10g}</text>')
+        parts.append(f'<text class="x" x="{x}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:.10g}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="label" x="{middle:g}" y="{HEIGHT - 6}" text-anchor="middle">step</text>')
     parts.append(f'<text class="label" x="4" y="13">{escape(name)}</text>')

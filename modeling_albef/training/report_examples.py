@@ -18,6 +18,7 @@ from .ranking import RankedCandidates
 from .vqa_evaluation import VQAResult
 from .vqa_metrics import answer_accuracy
 
+TIMES = "\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}"
 SHOWN = 5  # candidates of a query
 NOT_FOUND = torch.iinfo(torch.int64).max
 
@@ -225,6 +226,5 @@ def counted(answers: Iterable[str]) -> tuple[str, ...]:
     """Different answers with how many people gave each, the most frequent first."""
     given = list(answers)
     return tuple(
-        answer if len(given) == 1 else f"{answer} \N{MULTIPLICATION SIGN} {number}"
-        for answer, number in Counter(given).most_common()
+        answer if len(given) == 1 else f"{answer}{TIMES}{number}" for answer, number in Counter(given).most_common()
     )

@@ -15,10 +15,10 @@ LONGEST = 400  # characters of a text that are shown
 Thumbnail = Callable[[Any, int], bytes]
 STYLE = """
 :root { color-scheme: light dark; --page: #f4f4f1; --card: #fff; --text: #1d1d1b; --faint: #63635e; --line: #deded8;
-  --curve: #1f5fae; --right: #17692f; --wrong: #b3261e; --partly: #7a5200; }
+  --shade: #0003; --curve: #1f5fae; --right: #17692f; --wrong: #b3261e; --partly: #7a5200; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #161618; --card: #212124; --text: #ececea; --faint: #a3a39d; --line: #38383c;
-    --curve: #8ab8f5; --right: #6fd08c; --wrong: #ff9a92; --partly: #e6bb55; }
+    --shade: #000a; --curve: #8ab8f5; --right: #6fd08c; --wrong: #ff9a92; --partly: #e6bb55; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 80rem; padding: 1rem; background: var(--page); color: var(--text);
@@ -27,9 +27,10 @@ h1 { margin: 0; font-size: 1.4rem; }
 h2 { margin: 2rem 0 .7rem; font-size: 1.15rem; }
 h3 { margin: 0; font-size: 1rem; font-weight: 600; }
 p { margin: .2rem 0 0; }
-.faint, header p { color: var(--faint); font-size: .85rem; }
+.intro { margin: -.5rem 0 .7rem; }
+.faint { color: var(--faint); font-size: .85rem; }
 .grid, .cards { display: grid; gap: 1rem; align-items: start; }
-.grid { grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); }
+.grid { grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
 .cards { grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
 .chart, article, .scroll, details { margin: 0; background: var(--card); border: 1px solid var(--line);
   border-radius: .5rem; }
@@ -42,7 +43,9 @@ p { margin: .2rem 0 0; }
 .chart circle { fill: var(--curve); }
 .chart figcaption { font-size: .85rem; color: var(--faint); }
 .chart b { color: var(--text); }
-.scroll { overflow-x: auto; max-width: 100%; width: fit-content; }
+.scroll { overflow-x: auto; max-width: 100%; width: fit-content;
+  background: linear-gradient(to left, var(--card) 1.2rem, transparent) right / 2.4rem 100% no-repeat local,
+    linear-gradient(to left, var(--shade), transparent) right / .8rem 100% no-repeat scroll, var(--card); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { padding: .3rem .7rem; text-align: right; border-top: 1px solid var(--line); font-size: .9rem; }
 tr:first-child > * { border-top: 0; }
@@ -53,7 +56,7 @@ details { padding: .6rem .8rem; }
 details .scroll { border: 0; margin-top: .4rem; }
 summary { cursor: pointer; }
 article { padding: .8rem; min-width: 0; }
-.results { display: grid; gap: .6rem; margin-top: .6rem; grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)); }
+.results { display: grid; gap: .6rem; margin-top: .6rem; grid-template-columns: repeat(auto-fill, minmax(5rem, 1fr)); }
 .pair { display: flex; flex-wrap: wrap; gap: .8rem; margin-top: .6rem; }
 .pair > :first-child { flex: 1 1 9rem; max-width: 16rem; }
 .pair > :last-child { flex: 2 1 13rem; min-width: 0; }
@@ -95,7 +98,7 @@ def page(title: str, body: str) -> str:
 
 def section(title: str, body: str, intro: str = "") -> str:
     """A part of the page with a heading; nothing where it has no content."""
-    intro = f'<p class="faint">{escape(intro)}</p>' if intro else ""
+    intro = f'<p class="faint intro">{escape(intro)}</p>' if intro else ""
     return f"<section><h2>{escape(title)}</h2>{intro}{body}</section>" if body else ""
 
 
@@ -224,7 +227,8 @@ def card(example: Example, pictures: Pictures) -> str:
 
 def _picture_result(candidate: Candidate, pictures: Pictures) -> str:
     kind, words = verdict(candidate.credit)
-    place = "not among them" if candidate.place is None else f"{candidate.place}. {_score(candidate)}"
+    score = "" if candidate.score is None else f" · {candidate.score:.2f}"
+    place = "not ranked" if candidate.place is None else f"#{candidate.place}{score}"
     return (
         f'<figure class="{kind}">{pictures.html(candidate.row or 0, RESULT_SIDE, words)}'
         f'<figcaption><span class="mark">{words}</span><br><span class="faint">{place}</span></figcaption></figure>'

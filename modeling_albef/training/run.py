@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from tqdm.auto import tqdm
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 from ..configuration_albef import AlbefConfig
 from .arguments import AlbefTrainingArguments
@@ -69,6 +70,8 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> 
     Returns:
         The model, and its teacher or None.
     """
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # the library's own, of weights that are read and written
     models = _load_models(model_class, model_args, tokenizer)
     if model_args.lora_rank:
         for model in filter(None, models):
