@@ -20,6 +20,7 @@ from datasets import Dataset, Image
 from transformers import set_seed
 
 from dataset_scripts import CaptionRows, good_images, load_dataset_script, process_share, stream_captions
+from dataset_scripts.thumbnails import thumbnail
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.training import RetrievalResult, RetrievalTrainer, RetrievalTrainingArguments
 from modeling_albef.training import run as steps
@@ -79,7 +80,8 @@ def load_processor(model_args: steps.ModelArguments, splits: dict[str, Dataset])
         return AlbefProcessor(AlbefImageProcessor(), load_tokenizer(model_args.tokenizer))
     if not isinstance(splits.get("train"), Dataset):
         raise LaunchError("A model from scratch needs a --tokenizer, or training data, not streamed, to make it of.")
-    captions = (caption for row in splits["train"]["caption"] for caption in row)
+    rows = steps.progress(splits["train"]["caption"], "Counting words")
+    captions = (caption for row in rows for caption in row)
     return AlbefProcessor(AlbefImageProcessor(), build_tokenizer(captions))
 
 
@@ -132,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     test = splits.get("test")
     steps.fill_queue(trainer.queue, model_args)
     with end_in_a_sentence(UnreadableImageError):
-        steps.train_and_evaluate(trainer, checkpoint, test, partial(write_predictions, test))
+        steps.train_and_evaluate(trainer, checkpoint, test, partial(write_predictions, test), thumbnail)
 
 
 if __name__ == "__main__":

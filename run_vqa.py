@@ -20,6 +20,7 @@ from datasets import Dataset, Image
 from transformers import set_seed
 
 from dataset_scripts import good_images, load_answer_list, load_dataset_script, process_share
+from dataset_scripts.thumbnails import thumbnail
 from modeling_albef import AlbefConfig, AlbefForQuestionAnswering
 from modeling_albef.training import VQAResult, VQATrainer, VQATrainingArguments, question_only_accuracy
 from modeling_albef.training import run as steps
@@ -100,7 +101,8 @@ def load_answers(data_args: DataArguments, splits: dict[str, Dataset], model_nam
         raise LaunchError(
             "Candidate answers are needed: give --answer_list, or training data, not streamed, to take them from."
         )
-    return sorted({answer for row in splits["train"]["answers"] for answer in row})
+    rows = steps.progress(splits["train"]["answers"], "Collecting answers")
+    return sorted({answer for row in rows for answer in row})
 
 
 def load_processor(model_args: steps.ModelArguments, splits: dict[str, Dataset], answers: list[str]) -> AlbefProcessor:
@@ -112,7 +114,8 @@ def load_processor(model_args: steps.ModelArguments, splits: dict[str, Dataset],
     if model_args.tokenizer is not None:
         tokenizer = load_tokenizer(model_args.tokenizer)
     elif isinstance(splits.get("train"), Dataset):
-        tokenizer = build_tokenizer([*splits["train"]["question"], *answers])
+        texts = [*splits["train"]["question"], *answers]
+        tokenizer = build_tokenizer(steps.progress(texts, "Counting words"))
     else:
         raise LaunchError("A model from scratch needs a --tokenizer, or training data, not streamed, to make it of.")
     return AlbefProcessor(AlbefImageProcessor(), tokenizer, text_type="question", max_words=50)
@@ -173,7 +176,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         steps.describe(trainer, model_args, data_args)
     with end_in_a_sentence(UnreadableImageError):
-        steps.train_and_evaluate(trainer, checkpoint, splits.get("test"), partial(write_answers, splits))
+        steps.train_and_evaluate(trainer, checkpoint, splits.get("test"), partial(write_answers, splits), thumbnail)
 
 
 if __name__ == "__main__":

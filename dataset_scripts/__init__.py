@@ -139,6 +139,7 @@ def load_dataset_script(
     builder = make_builder(name, config_name, data_dir, cache_dir, **config_kwargs)
     if isinstance(builder, FileBuilder):
         builder.num_shards = num_proc or 1
+        builder.shows_progress = builder.num_shards == 1 and not streaming
     if streaming:
         if isinstance(builder, FileBuilder):
             builder.reads_stream = True

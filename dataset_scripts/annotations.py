@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import datasets
 import pyarrow as pa
+from tqdm.auto import tqdm
 
 from .annotation_files import BadRow, SourceRow, caption_rows
 from .image_files import ImageRoot, Images, relative_path
@@ -27,6 +28,7 @@ FEATURES = datasets.Features(
     }
 )
 SUBJECT = "Cannot load the annotations"
+ROWS_A_LOOK = 1_000  # between two looks at the progress bar
 _ONE_ID = "give every image an id of its own, or load files whose ids clash apart"
 Rows = Iterator[tuple[float, dict[str, Any]]]
 
@@ -54,6 +56,19 @@ class RowTaker(Protocol):
 
     def rest(self) -> Rows:
         """Rows that could only be made when all are taken, with their share of all."""
+
+
+def with_bar(sources: Iterable[SourceRow], description: str) -> Iterator[SourceRow]:
+    """The same rows; on a terminal with a bar of how much of the files is read."""
+    quiet = datasets.are_progress_bars_disabled() or None  # None: where there is no terminal
+    form = "{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
+    with tqdm(total=1.0, desc=description, bar_format=form, leave=False, disable=quiet) as bar:
+        for count, source in enumerate(sources, start=1):
+            if not bar.disable and count % ROWS_A_LOOK == 0:
+                rate = count / max(bar.format_dict["elapsed"], 1e-3)
+                bar.set_postfix_str(f"{count:,} rows, {rate:,.0f} rows/s", refresh=False)
+                bar.update(source.share - bar.n)
+            yield source
 
 
 def accepted(sources: Iterable[SourceRow], taker: RowTaker, problems: Problems) -> Iterator[SourceRow]:

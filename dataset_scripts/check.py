@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
+from tqdm.auto import tqdm
 
 from . import load_dataset_script, make_builder
 from .annotations import accepted, root_problems
@@ -85,7 +86,7 @@ class SplitChecker:
         is_question = self.builder.config.name == "vqa"
         rows = texts = answers = 0
         places, questions = list[str](), dict[int, str]()
-        for source in accepted(self.builder.sources(split, found.problems), taker, found.problems):
+        for source in accepted(self.builder.shown_sources(split, found.problems), taker, found.problems):
             rows += 1
             place = f"{source.file}, row {source.number}"
             if isinstance(taker, EmbeddedRows) and taker.last_image == len(places):
@@ -136,7 +137,8 @@ class SplitChecker:
         """Decode images, if that is wanted."""
         if not self.decode:
             return
-        for place, problem in zip(places, problems_of_images(images, True, self.max_image_pixels), strict=False):
+        shown = tqdm(places, "Opening images", leave=False, disable=None if len(places) > 1 else True)
+        for place, problem in zip(shown, problems_of_images(images, True, self.max_image_pixels), strict=False):
             if problem:
                 problems.add_row(place, problem)
 
@@ -159,6 +161,7 @@ def run(options: argparse.Namespace) -> int:
     if isinstance(builder, FileBuilder):
         settings = {"limit": options.max_problems, "decode": options.decode}
         checker = SplitChecker(builder, options.max_words, max_image_pixels=options.max_image_pixels, **settings)
+        builder.shows_progress = True
         for split in builder.splits_with_files():
             checks[split] = checker.check(split)
     else:

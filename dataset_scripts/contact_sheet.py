@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import io
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -22,9 +21,9 @@ from processing import UnreadableImageError, open_image
 
 from . import load_dataset_script
 from .commands import add_data_arguments, data_fields
+from .thumbnails import thumbnail
 
 THUMBNAIL = 480  # pixels of the longer side
-SMALL = 128  # pixels of the longer side up to which JPEG would be seen
 TEXTS = 10  # that are shown of a picture
 NO_BREAK = "\N{NO-BREAK SPACE}"
 TIMES = f"{NO_BREAK}\N{MULTIPLICATION SIGN}{NO_BREAK}"
@@ -166,8 +165,6 @@ def _picture(source: Any) -> tuple[str, str]:
     """Size in pixels, and a thumbnail as HTML."""
     image = open_image(source)
     size = f"{image.width}{TIMES}{image.height}"
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    data = io.BytesIO()
-    kind = "jpeg" if max(image.size) > SMALL else "png"
-    image.save(data, kind, quality=85)
-    return size, f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}">'
+    data = thumbnail(image, THUMBNAIL)
+    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
+    return size, f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'

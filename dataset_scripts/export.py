@@ -24,6 +24,7 @@ from datasets.table import embed_table_storage
 from datasets.utils.py_utils import convert_file_size_to_int
 from huggingface_hub import DatasetCard
 from PIL import Image
+from tqdm.auto import tqdm
 
 from . import load_dataset_script
 from .commands import add_data_arguments, data_fields
@@ -184,8 +185,10 @@ def _write_shards(
 
 def _embedded(dataset: datasets.Dataset) -> Iterator[pa.Table]:
     """Rows with the bytes of their images, some at a time."""
-    for table in dataset.with_format("arrow").iter(ROWS_A_GROUP):
-        yield embed_table_storage(table.replace_schema_metadata(dataset.features.arrow_schema.metadata))
+    with tqdm(total=len(dataset), desc="Writing rows", leave=False, disable=None) as bar:
+        for table in dataset.with_format("arrow").iter(ROWS_A_GROUP):
+            yield embed_table_storage(table.replace_schema_metadata(dataset.features.arrow_schema.metadata))
+            bar.update(len(table))
 
 
 def _write_parquet(dataset: datasets.Dataset, paths: Iterator[Path], max_bytes: int) -> None:

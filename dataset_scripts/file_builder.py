@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import datasets
 
 from .annotation_files import IMAGE_NAME, SourceRow, caption_rows, question_rows
-from .annotations import FEATURES, SUBJECT, Gallery, Rows, RowTaker, absolute, as_list, made_rows
+from .annotations import FEATURES, SUBJECT, Gallery, Rows, RowTaker, absolute, as_list, made_rows, with_bar
 from .image_files import ImageRoot
 from .problems import AnnotationError, Problems
 from .vqa_annotations import VG_WEIGHT, VQA_FEATURES, Questions
@@ -138,6 +138,7 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
 
     Attributes:
         reads_stream: Whether rows are streamed.
+        shows_progress: Whether a bar tells how much of the files is read.
         num_shards: Parts of a split that processes can make at the same time; each reads the files, for what one part
             needs to know of the others, and makes its share of the rows.
     """
@@ -146,7 +147,7 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
     BUILDER_CONFIG_CLASS = FilesConfig
     DEFAULT_WRITER_BATCH_SIZE = 1000  # rows hold paths; the library's 100 for images is slower
     DESCRIPTION = CITATION = HOMEPAGE = LICENSE = LAYOUT = ""
-    reads_stream = False
+    reads_stream = shows_progress = False
     num_shards = 1
 
     def _info(self) -> datasets.DatasetInfo:
@@ -190,13 +191,18 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
             return caption_rows(files, split, problems)
         return question_rows(files, problems, self.config.image_name)
 
+    def shown_sources(self, split: str, problems: Problems) -> Iterator[SourceRow]:
+        """The same rows, with a bar where one is wanted."""
+        found = self.sources(split, problems)
+        return with_bar(found, f"Reading {split}") if self.shows_progress else found
+
     def rows(self, split: str, problems: Problems) -> Rows:
         """Rows of a split with their share of all.
 
         Raises:
             AnnotationError: Something is wrong with a file, or, unless bad rows are dropped, with a row.
         """
-        made = made_rows(self.sources(split, problems), self.taker(split), problems, self.config.drop_bad_rows)
+        made = made_rows(self.shown_sources(split, problems), self.taker(split), problems, self.config.drop_bad_rows)
         is_empty = True
         for share, row in made:
             is_empty = False
@@ -210,8 +216,12 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         Raises:
             AnnotationError: It cannot be used.
         """
-        for _ in self.rows(split, Problems()):
-            pass
+        self.shows_progress = True
+        try:
+            for _ in self.rows(split, Problems()):
+                pass
+        finally:
+            self.shows_progress = False
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         """One generator a split; nothing is downloaded."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 from PIL import Image
+from tqdm.auto import tqdm
 
 from .problems import Problems
 
@@ -84,7 +85,8 @@ def image_problems(
 
     found = problems_of_images(new_images(), decode, max_pixels, num_threads)
     problems, good, is_bad = Problems(), [], dict[str, bool]()
-    for row, image in enumerate(_column(images)):
+    shown = tqdm(_column(images), "Opening images", len(images), leave=False, disable=None)
+    for row, image in enumerate(shown):
         name, problem = path(image), None
         if name is None or name not in is_bad:
             problem = next(found)

@@ -43,8 +43,10 @@ def test_a_run_is_pushed_with_its_card(hub: HubServer, tmp_path: Path, capsys: p
     assert repository.private and repository.messages == ["initial commit", "End of training"]
     files = hub.files("user/shapes")
     check_clean(files, tmp_path)
+    assert (out / "report.html").is_file() and "report.html" not in files  # it shows pictures of the data
     assert files["model.safetensors"] == (out / "model.safetensors").read_bytes()
-    assert "on the Hub: " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "on the Hub: " in printed and printed.rstrip().endswith(f"report: {out}/report.html")
     card, measured = ModelCard(files["README.md"].decode()), json.loads((out / "all_results.json").read_text())
     results = {(one.dataset_split, one.metric_type): one.metric_value for one in card.data.eval_results}
     assert results["eval", "r_mean"] == pytest.approx(measured["eval_r_mean"], abs=1e-3)

@@ -6,7 +6,9 @@ from .checkpoints import CheckpointError, find_damage, last_checkpoint
 from .evaluation import RetrievalEvaluator, RetrievalResult
 from .metrics import recall_at_k, retrieval_metrics
 from .momentum import FeatureQueue, MomentumTeacher, update_momentum
+from .picture_log import PictureLogCallback
 from .ranking import RankedCandidates
+from .report import RunReport
 from .schedule import PublishedSchedule
 from .trainer import AlbefTrainer, RetrievalTrainer, VQATrainer
 from .vqa_evaluation import VQAEvaluator, VQAResult, question_only_accuracy
@@ -26,6 +28,7 @@ __all__ = [
     "FeatureQueue",
     "MomentumTeacher",
     "MomentumTeacherCallback",
+    "PictureLogCallback",
     "PublishedSchedule",
     "QuestionRecord",
     "RankSeedCallback",
@@ -34,6 +37,7 @@ __all__ = [
     "RetrievalResult",
     "RetrievalTrainer",
     "RetrievalTrainingArguments",
+    "RunReport",
     "TemperatureCallback",
     "VQAEvaluator",
     "VQAResult",

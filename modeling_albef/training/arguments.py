@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from transformers import TrainingArguments
-from transformers.utils import logging
+from transformers.utils import is_in_notebook, logging
 
 from .metrics import RETRIEVAL_METRICS
 from .processes import has_bfloat16_instructions
@@ -49,6 +50,15 @@ class AlbefTrainingArguments(TrainingArguments):
     optim: str = field(default="adamw_torch", metadata={"help": "The optimizer."})
     seed: int = field(default=42, metadata={"help": "Of weights, order, augmentation and dropout."})
 
+    # Report
+    write_report: bool = field(default=True, metadata={"help": "Write report.html into the output folder."})
+    report_items: int = field(
+        default=24, metadata={"help": "Hardest queries of a kind that the report shows; 0 = no pictures."}
+    )
+    log_pictures: int = field(
+        default=4, metadata={"help": "Hardest queries of a kind whose pictures go to report_to; 0 = none."}
+    )
+
     # How the run behaves
     non_finite_loss: str = field(
         default="stop", metadata={"help": "Where a loss is infinite or not a number: stop, or skip the step."}
@@ -69,6 +79,8 @@ class AlbefTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if self.eval_strategy == "no":  # nothing says which checkpoint is the best
             self.load_best_model_at_end = False
+        if self.disable_tqdm is None:  # bars are for who looks on; a file gets a line a log entry
+            self.disable_tqdm = not (sys.stderr.isatty() or is_in_notebook())
         do_eval = self.do_eval
         self._avoid_emulation()
         super().__post_init__()  # sets do_eval wherever eval_strategy is not "no"
@@ -89,6 +101,9 @@ class AlbefTrainingArguments(TrainingArguments):
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        for name in ("report_items", "log_pictures"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be 0 or more.")
         for name in ("momentum", "alpha"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must lie between 0 and 1.")

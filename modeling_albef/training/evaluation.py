@@ -24,6 +24,7 @@ from .metrics import rank_of_first_match, retrieval_metrics
 from .ranking import RankedCandidates, pairs_to_score, rank_candidates, select_candidates
 
 MEGABYTE = 1_000_000
+TEXTS_AT_ONCE = 1_000  # that become tokens between two looks at the progress bar
 
 
 @dataclass
@@ -188,7 +189,10 @@ class RetrievalEvaluator(Evaluator):
         Returns:
             See `EncodedTexts`.
         """
-        ids = self.processor(text=captions, truncation=True, max_length=self.max_length)["input_ids"]
+        ids: list[list[int]] = []
+        for start in self.progress(range(0, len(captions), TEXTS_AT_ONCE), "Reading texts"):
+            some = captions[start : start + TEXTS_AT_ONCE]
+            ids += self.processor(text=some, truncation=True, max_length=self.max_length)["input_ids"]
         lengths = torch.tensor([len(row) for row in ids])
         starts = lengths.cumsum(0) - lengths
         embeds = torch.zeros(len(ids), self.model.config.projection_dim)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +13,20 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .processes import has_bfloat16_instructions
+
+
+class Assessment(NamedTuple):
+    """An evaluation that was done.
+
+    Attributes:
+        split: What its metrics begin with: eval or test.
+        dataset: What was evaluated.
+        result: Its outcome, of the task's evaluator.
+    """
+
+    split: str
+    dataset: Any
+    result: Any
 
 
 class Evaluator:

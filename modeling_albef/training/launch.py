@@ -220,7 +220,14 @@ def _remove_old_run(folder: Path) -> None:
     for name in ("checkpoint-*", f"{DAMAGED_PREFIX}checkpoint-*", f"{REPLACED_PREFIX}checkpoint-*", UNFINISHED_FOLDER):
         for path in folder.glob(name):
             shutil.rmtree(path)
-    for name in ("*_results.json", "predictions.json", "vqa_result.json", "question_types.json", "trainer_state.json"):
+    for name in (
+        "*_results.json",
+        "predictions.json",
+        "vqa_result.json",
+        "question_types.json",
+        "trainer_state.json",
+        "report.html",
+    ):
         for path in folder.glob(name):
             path.unlink()
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file
+from tqdm.auto import tqdm
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 from ..configuration_albef import AlbefConfig
 from .arguments import AlbefTrainingArguments
+from .evaluator import Assessment
 from .hub import PushError
 from .launch import LaunchError, as_mapping, check_config_fields
 from .lora import TARGETS, add_lora
 from .momentum import QUEUE_FILE, TEACHER_FOLDER, FeatureQueue
+from .picture_log import PictureLogCallback
+from .report import RunReport
+from .report_pages import Thumbnail
 from .trainer import AlbefTrainer
 
 SPLITS = ("train", "validation", "test")
@@ -63,6 +70,8 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> 
     Returns:
         The model, and its teacher or None.
     """
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # the library's own, of weights that are read and written
     models = _load_models(model_class, model_args, tokenizer)
     if model_args.lora_rank:
         for model in filter(None, models):
@@ -266,13 +275,19 @@ def describe(trainer: AlbefTrainer, model_args: ModelArguments, data_args: DataA
     trainer.base_model = None if name is None or Path(name).exists() else name
 
 
+def progress(items: Any, description: str) -> Any:
+    """The same items; with a bar on the first process, where there is a terminal."""
+    return tqdm(items, description, leave=False, disable=None if PartialState().is_main_process else True)
+
+
 def train_and_evaluate(
     trainer: AlbefTrainer,
     checkpoint: str | None,
     test_dataset: Any,
     write: Callable[[Any, dict[str, float], Path], dict[str, Path]],
+    thumbnail: Thumbnail | None = None,
 ) -> None:
-    """Trains, evaluates, predicts and pushes as the arguments say, and prints where everything is.
+    """Trains, evaluates, predicts, reports and pushes as the arguments say, and prints where everything is.
 
     Args:
         trainer: The trainer, with its data.
@@ -280,19 +295,26 @@ def train_and_evaluate(
         test_dataset: Data of the predictions.
         write: Gets the outcome of the test, its metrics and the output folder; may add metrics; the first process then
             has the files that it returns, by what they hold.
+        thumbnail: Makes small pictures for the report and the log: image of a row, and pixels of the longer side -> a
+            PNG or JPEG file. Without it they show none.
     """
     args, folder = trainer.args, Path(trainer.args.output_dir)
     written: dict[str, Any] = {}
+    report = RunReport(trainer, thumbnail)
+    if thumbnail is not None and args.log_pictures:
+        trainer.add_callback(PictureLogCallback(trainer, thumbnail, args.log_pictures))
     if args.do_train:
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
         trainer.save_state()
         trainer.save_metrics("train", outcome.metrics)
+        report.add("train", outcome.metrics)
         written["model"] = folder
     if args.do_eval:
-        metrics = trainer.evaluate()
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
+        evaluated = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
+        trainer.log_metrics("eval", evaluated.metrics)
+        trainer.save_metrics("eval", evaluated.metrics)
+        report.add("eval", evaluated.metrics, Assessment("eval", trainer.eval_dataset, evaluated.predictions))
     if args.do_predict:
         tested = trainer.predict(test_dataset)
         if trainer.is_world_process_zero():
@@ -300,8 +322,10 @@ def train_and_evaluate(
             written.update(write(tested.predictions, tested.metrics, folder))
         trainer.log_metrics("test", tested.metrics)
         trainer.save_metrics("test", tested.metrics)
+        report.add("test", tested.metrics, Assessment("test", test_dataset, tested.predictions))
     if args.do_eval or args.do_predict:
         written["metrics"] = folder / "all_results.json"
+    reported = report.write()
     if args.push_to_hub:
         try:
             pushed = trainer.push_to_hub()
@@ -309,6 +333,8 @@ def train_and_evaluate(
             raise LaunchError(str(error)) from error
         if pushed is not None:
             written["on the Hub"] = pushed.repo_url
+    if reported is not None:
+        written["report"] = reported
     if trainer.is_world_process_zero():
         for name, place in written.items():
             print(f"{name}: {place}")

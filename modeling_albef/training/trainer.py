@@ -30,6 +30,7 @@ from .callbacks import (
 )
 from .checkpoints import WholeCheckpointMixin
 from .evaluation import RetrievalEvaluator, RetrievalResult
+from .evaluator import Assessment
 from .hub import HubPushMixin
 from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter
 from .momentum import TEACHER_FOLDER, FeatureQueue, MomentumTeacher
@@ -48,6 +49,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
     model: Any
     processing_class: Any
     train_dataset: Any
+    assessed: Assessment | None = None  # while callbacks hear of an evaluation
     loss_is_scaled_for_ga = False  # losses are means over a batch; the Trainer divides by the accumulation steps
 
     def __init__(
@@ -245,7 +247,9 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in outcome.metrics.items()}
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=len(test_dataset)))
         self.log(metrics)
+        self.assessed = Assessment(metric_key_prefix, test_dataset, outcome)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.assessed = None
         return PredictionOutput(predictions=outcome, label_ids=None, metrics=metrics)
 
     # ---- checkpoints
