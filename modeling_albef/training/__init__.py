@@ -9,8 +9,9 @@ from .momentum import FeatureQueue, MomentumTeacher, update_momentum
 from .picture_log import PictureLogCallback
 from .ranking import RankedCandidates
 from .report import RunReport
+from .retrieval_trainer import RetrievalTrainer
 from .schedule import PublishedSchedule
-from .trainer import AlbefTrainer, RetrievalTrainer, VQATrainer
+from .trainer import AlbefTrainer
 from .vqa_evaluation import VQAEvaluator, VQAResult, question_only_accuracy
 from .vqa_metrics import (
     QuestionRecord,
@@ -19,6 +20,7 @@ from .vqa_metrics import (
     vqa_accuracy,
     vqa_accuracy_by_question_type,
 )
+from .vqa_trainer import VQATrainer
 
 __all__ = [
     "AlbefTrainer",

@@ -266,7 +266,7 @@ def end_in_a_sentence(*errors: type[Exception]) -> Iterator[None]:
         if int(os.environ.get("RANK", "0")) == 0:
             print(interruption, file=sys.stderr)
         raise
-    except (*errors, LossNotFiniteError, CheckpointError) as error:
+    except (LossNotFiniteError, CheckpointError, *errors) as error:
         # a reading process hands over its whole traceback, of which the last line has the message
         last = str(error).strip().splitlines()[-1]
         message = re.sub(rf"^([\w.]+\.)?{type(error).__name__}: ", "", last)

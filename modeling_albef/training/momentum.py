@@ -27,7 +27,7 @@ def update_momentum(teacher: nn.Module, student: nn.Module, momentum: float) -> 
         student: A module of the same structure.
         momentum: Decay, 0..1; published: 0.995.
     """
-    own = list(teacher.parameters())
+    own: list[torch.Tensor] = list(teacher.parameters())
     # DeepSpeed may keep the student in half precision, in which the teacher's small steps would be lost
     followed = [theirs.to(mine.dtype) for mine, theirs in zip(own, student.parameters(), strict=True)]
     torch._foreach_lerp_(own, followed, 1 - momentum)

@@ -17,12 +17,13 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from .checkpoints import STATE_FILE
 from .evaluator import Assessment
 from .hub import CARD_ARGUMENTS
 from .report_charts import chart
 from .report_examples import Gallery, hardest_examples
 from .report_pages import Pictures, Thumbnail, card, folded, page, section, table
-from .trainer import STATE_FILE, AlbefTrainer
+from .trainer import AlbefTrainer
 from .vqa_evaluation import VQAResult
 
 logger = logging.get_logger(__name__)

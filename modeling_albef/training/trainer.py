@@ -1,13 +1,13 @@
-"""Trainers with momentum distillation."""
+"""What the trainers of both tasks share: momentum distillation, the published schedule, whole checkpoints."""
 
 from __future__ import annotations
 
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Sequence, Sized
+from collections.abc import Sized
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate.data_loader import IterableDatasetShard
@@ -17,27 +17,22 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, speed_metrics
 from transformers.utils import logging
 
-from ..modeling_albef import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
-from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments, VQATrainingArguments
+from .arguments import AlbefTrainingArguments
 from .callbacks import (
     EpochCallback,
     FiniteLossCallback,
     InterruptionCallback,
     MomentumTeacherCallback,
     RankSeedCallback,
-    TemperatureCallback,
     TrainingInterruptedError,
 )
 from .checkpoints import WholeCheckpointMixin
-from .evaluation import RetrievalEvaluator, RetrievalResult
 from .evaluator import Assessment
 from .hub import HubPushMixin
 from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter
-from .momentum import TEACHER_FOLDER, FeatureQueue, MomentumTeacher
+from .momentum import TEACHER_FOLDER, MomentumTeacher
 from .processes import check_engine
-from .sampling import ImageGroupSampler
 from .schedule import PublishedSchedule
-from .vqa_evaluation import VQAEvaluator, VQAResult, check_answers
 
 logger = logging.get_logger(__name__)
 
@@ -176,9 +171,11 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         tensors = [part.detach().float() for part in parts.values() if isinstance(part, torch.Tensor)]
         counts = torch.stack(tensors).isfinite().all() | (self.args.non_finite_loss != "skip")
         for name, part in parts.items():
-            is_tensor = isinstance(part, torch.Tensor)
-            part = torch.where(counts, part.detach().float(), 0.0) if is_tensor else part * counts
-            self._loss_parts[name] = self._loss_parts.get(name, 0.0) + part
+            if isinstance(part, torch.Tensor):
+                counted = torch.where(counts, part.detach().float(), 0.0)
+            else:
+                counted = part * counts
+            self._loss_parts[name] = self._loss_parts.get(name, 0.0) + counted
         self._loss_parts_count = self._loss_parts_count + counts.float()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -306,139 +303,3 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
                 self._save_checkpoint(self.model, None)
                 logger.error(f"The evaluation failed; the training up to step {self.state.global_step} is saved.")
             raise
-
-
-class RetrievalTrainer(AlbefTrainer):
-    """Fine-tunes an `AlbefForImageTextRetrieval` and evaluates it by recall.
-
-    Training rows become `pixel_values input_ids attention_mask image_ids` in the collator. Evaluation rows have an
-    `image` and a list of `caption`s.
-    """
-
-    args: RetrievalTrainingArguments
-
-    def __init__(self, model: PreTrainedModel, args: RetrievalTrainingArguments, **kwargs: Any) -> None:
-        super().__init__(model, args, **kwargs)
-        self.queue = FeatureQueue(args.queue_size, model.config.projection_dim, seed=args.seed).to(args.device)
-        # Differs from ALBEF, which clamps the temperature in pre-training only.
-        self.add_callback(TemperatureCallback(self.model.albef.temperature, args.min_temperature, args.max_temperature))
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, AlbefImageTextRetrievalOutput]:
-        """One step's loss: the teacher's features, the student's forward, then the queue."""
-        alpha = self.alpha
-        if self.queue.size or (self.args.distill and self.args.alpha):
-            features = self._teacher_features(inputs)
-            candidates = self.queue.candidates(**features)
-            outputs = model(**inputs, **candidates, alpha=alpha, global_negatives=self.args.global_negatives)
-            self.queue.enqueue(**self.accelerator.gather(features))
-        else:  # nothing asks the teacher: the batch is contrasted with itself
-            outputs = model(**inputs, global_negatives=self.args.global_negatives)
-        temperature = self.accelerator.unwrap_model(model).albef.temperature
-        self.record_loss_parts(
-            itc_loss=outputs.itc_loss, itm_loss=outputs.itm_loss, alpha=alpha, temperature=temperature
-        )
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
-
-    def _teacher_features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        with torch.no_grad(), self.accelerator.autocast():
-            network = cast(AlbefForImageTextRetrieval, self.teacher.model)
-            text = network.get_text_features(inputs["input_ids"], inputs.get("attention_mask"))
-            return {
-                "image_embeds": network.get_image_features(inputs["pixel_values"]).pooler_output.float(),
-                "text_embeds": text.pooler_output.float(),
-                "image_ids": inputs["image_ids"],
-            }
-
-    def assess(self, dataset: Any) -> RetrievalResult:
-        """Ranks a data set's images and captions; see `RetrievalEvaluator`."""
-        evaluator = RetrievalEvaluator(
-            self.model,
-            self.processing_class,
-            k_test=self.args.k_test,
-            batch_size=self.args.per_device_eval_batch_size,
-            image_memory=self.args.image_memory,
-            num_workers=self.args.dataloader_num_workers,
-            accelerator=self.accelerator,
-        )
-        return evaluator(dataset)
-
-    def save_teacher(self, checkpoint: str) -> None:
-        """Writes the teacher and the queue."""
-        super().save_teacher(checkpoint)
-        self.queue.save(checkpoint)
-
-    def load_teacher(self, checkpoint: str) -> None:
-        """Reads back what `save_teacher` wrote."""
-        super().load_teacher(checkpoint)
-        self.queue.load(checkpoint)
-
-
-class VQATrainer(AlbefTrainer):
-    """Fine-tunes an `AlbefForQuestionAnswering` and evaluates it by ranking a list of answers.
-
-    Training rows become `pixel_values input_ids attention_mask answer_input_ids answer_attention_mask answer_weights
-    answers_per_question` and perhaps `image_index` in the collator. With `group_by_image` the training data also gives
-    its column `image_id`, and the collator is to share images. Evaluation rows have `image`, `image_id`, `question`,
-    `question_id`, `answers`.
-    """
-
-    args: VQATrainingArguments
-
-    def __init__(
-        self, model: PreTrainedModel, args: VQATrainingArguments, *, answer_list: Sequence[str], **kwargs: Any
-    ) -> None:
-        """Makes a trainer.
-
-        Args:
-            model: The student.
-            args: Arguments of the task.
-            answer_list: Candidate answers of the evaluation.
-            kwargs: Those of `AlbefTrainer`.
-        """
-        super().__init__(model, args, **kwargs)
-        check_answers(answer_list, self.processing_class.tokenizer)
-        self.answer_list = list(answer_list)
-        self.model.config.decoder_config.answer_list = self.answer_list  # for the pipeline
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.group_by_image:
-            return ImageGroupSampler(dataset["image_id"], self.args.seed)
-        return super()._get_train_sampler(dataset)
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """One step's loss: the teacher's predictions, then the student's."""
-        alpha, teacher_logits = self.alpha, None
-        if alpha > 0:
-            with torch.no_grad(), self.accelerator.autocast():
-                teacher_logits = self.teacher.model(**inputs).logits
-        outputs = model(**inputs, teacher_logits=teacher_logits, alpha=alpha)
-        self.record_loss_parts(answer_loss=outputs.loss, alpha=alpha)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
-
-    def assess(self, dataset: Any) -> VQAResult:
-        """Answers the questions of a data set; see `VQAEvaluator`."""
-        evaluator = VQAEvaluator(
-            self.model,
-            self.processing_class,
-            self.answer_list,
-            k_test=self.args.k_test,
-            count_first_token_twice=self.args.count_first_token_twice,
-            best_answer_only=self.args.best_answer_only,
-            batch_size=self.args.per_device_eval_batch_size,
-            num_workers=self.args.dataloader_num_workers,
-            accelerator=self.accelerator,
-        )
-        return evaluator(dataset)

@@ -1,0 +1,79 @@
+"""Fine-tuning for visual question answering."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .arguments import VQATrainingArguments
+from .sampling import ImageGroupSampler
+from .trainer import AlbefTrainer
+from .vqa_evaluation import VQAEvaluator, VQAResult, check_answers
+
+
+class VQATrainer(AlbefTrainer):
+    """Fine-tunes an `AlbefForQuestionAnswering` and evaluates it by ranking a list of answers.
+
+    Training rows become `pixel_values input_ids attention_mask answer_input_ids answer_attention_mask answer_weights
+    answers_per_question` and perhaps `image_index` in the collator. With `group_by_image` the training data also gives
+    its column `image_id`, and the collator is to share images. Evaluation rows have `image`, `image_id`, `question`,
+    `question_id`, `answers`.
+    """
+
+    args: VQATrainingArguments
+
+    def __init__(
+        self, model: PreTrainedModel, args: VQATrainingArguments, *, answer_list: Sequence[str], **kwargs: Any
+    ) -> None:
+        """Makes a trainer.
+
+        Args:
+            model: The student.
+            args: Arguments of the task.
+            answer_list: Candidate answers of the evaluation.
+            kwargs: Those of `AlbefTrainer`.
+        """
+        super().__init__(model, args, **kwargs)
+        check_answers(answer_list, self.processing_class.tokenizer)
+        self.answer_list = list(answer_list)
+        self.model.config.decoder_config.answer_list = self.answer_list  # for the pipeline
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.group_by_image:
+            return ImageGroupSampler(dataset["image_id"], self.args.seed)
+        return super()._get_train_sampler(dataset)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """One step's loss: the teacher's predictions, then the student's."""
+        alpha, teacher_logits = self.alpha, None
+        if alpha > 0:
+            with torch.no_grad(), self.accelerator.autocast():
+                teacher_logits = self.teacher.model(**inputs).logits
+        outputs = model(**inputs, teacher_logits=teacher_logits, alpha=alpha)
+        self.record_loss_parts(answer_loss=outputs.loss, alpha=alpha)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def assess(self, dataset: Any) -> VQAResult:
+        """Answers the questions of a data set; see `VQAEvaluator`."""
+        evaluator = VQAEvaluator(
+            self.model,
+            self.processing_class,
+            self.answer_list,
+            k_test=self.args.k_test,
+            count_first_token_twice=self.args.count_first_token_twice,
+            best_answer_only=self.args.best_answer_only,
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            accelerator=self.accelerator,
+        )
+        return evaluator(dataset)
