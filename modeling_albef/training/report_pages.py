@@ -67,7 +67,7 @@ article figcaption { font-size: .8rem; margin-top: .2rem; }
 .results img, .results .gone { border: 3px solid var(--line); border-radius: .3rem; }
 .results .right > :first-child { border: 3px solid var(--right); }
 .results .wrong > :first-child { border: 3px dashed var(--wrong); }
-.mark { font-weight: 600; white-space: nowrap; }
+.mark { font-weight: 600; }
 .right .mark { color: var(--right); }
 .wrong .mark { color: var(--wrong); }
 .partly .mark { color: var(--partly); }
@@ -213,7 +213,7 @@ def card(example: Example, pictures: Pictures) -> str:
         An `<article>`.
     """
     title = escape(pictures.name(example.row or 0)) if example.text is None else shortened(example.text)
-    head = f"<h3>{title}</h3>" + (f'<p class="faint">{escape(example.note)}</p>' if example.note else "")
+    head = f"<h3>{title}</h3>" + (f'<p class="faint">{shortened(example.note)}</p>' if example.note else "")
     if example.row is None:
         results = "".join(_picture_result(candidate, pictures) for candidate in example.candidates)
         return f'<article>{head}<div class="results">{results}</div></article>'
