@@ -260,13 +260,14 @@ def end_in_a_sentence(*errors: type[Exception]) -> Iterator[None]:
         LaunchError: With the message; of a process that reads images, its own one.
         TrainingInterruptedError: After SIGTERM, when its message was printed.
     """
+    known: tuple[type[Exception], ...] = (LossNotFiniteError, CheckpointError, *errors)
     try:
         yield
     except TrainingInterruptedError as interruption:
         if int(os.environ.get("RANK", "0")) == 0:
             print(interruption, file=sys.stderr)
         raise
-    except (LossNotFiniteError, CheckpointError, *errors) as error:
+    except known as error:
         # a reading process hands over its whole traceback, of which the last line has the message
         last = str(error).strip().splitlines()[-1]
         message = re.sub(rf"^([\w.]+\.)?{type(error).__name__}: ", "", last)
