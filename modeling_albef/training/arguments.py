@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -67,6 +68,12 @@ class AlbefTrainingArguments(TrainingArguments):
         self._check_ranges()
 
     def _check_ranges(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}, but must be a finite number.")
+        for name in ("seed", "data_seed"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < 2**32:
+                raise ValueError(f"{name} is {value}, but must lie between 0 and 2**32 - 1.")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")

@@ -47,8 +47,9 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
     found = []
     for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         try:
-            found.append((json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["global_step"], str(folder)))
-        except (FileNotFoundError, ValueError):
+            state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+            found.append((int(state["global_step"]), str(folder)))
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             logger.warning(f"{folder} was not written to the end and is left aside.")
     return max(found)[1] if found else None
 
