@@ -151,7 +151,7 @@ def tables(draw: st.DrawFn, fields: dict[str, st.SearchStrategy[Any]]) -> tuple[
     """CSV, JSON lines or Parquet."""
     rows, ending = draw(lists(fields)), draw(st.sampled_from(["csv", "tsv", "jsonl", "ndjson", "parquet", "txt"]))
     if ending in ("jsonl", "ndjson"):
-        data = "\n".join(map(json.dumps, rows)).encode()
+        data = "\n".join(json.dumps(row, default=str) for row in rows).encode()
     elif ending == "parquet":
         data = parquet(rows)
     else:
