@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import reprlib
 import shutil
 import sys
@@ -73,7 +74,8 @@ def _suspects(message: str, config: dict[str, Any]) -> str:
     """The fields that a message of the library may mean, where it names none."""
     if any(name in message for name in config):
         return ""
-    named = [name for name, value in config.items() if isinstance(value, str | float | int) and str(value) in message]
+    words = {name: re.escape(str(value)) for name, value in config.items() if isinstance(value, str | float | int)}
+    named = [name for name, word in words.items() if word and re.search(rf"(?<!\w){word}(?!\w)", message)]
     return f" ({', '.join(named or config)})" if config else ""
 
 
@@ -204,7 +206,7 @@ def prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
         return found
     if resume is not None:
         if not (Path(resume) / "trainer_state.json").is_file():
-            raise LaunchError(f"{resume} is not a checkpoint: give a folder checkpoint-N, or `last`.")
+            raise LaunchError(f"{resume} is not a checkpoint: give --resume_from_checkpoint a folder, or `last`.")
         return resume
     if args.do_train and not overwrite and folder.is_dir() and any(folder.iterdir()):
         raise LaunchError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from safetensors import SafetensorError
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy
@@ -88,8 +89,12 @@ def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any) -
         check_config_fields(fields, AlbefConfig, "model_config")
         if model_args.image_size is not None:
             fields["vision_config"] = {**(fields.get("vision_config") or {}), "image_size": model_args.image_size}
-        config = AlbefConfig(**fields)
-        config.text_config.vocab_size, config.text_config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+        try:
+            config = AlbefConfig(**fields)
+        except (ValueError, TypeError, AttributeError, StrictDataclassFieldValidationError) as error:
+            raise LaunchError(f"model_config is refused: {' '.join(str(error).split())}") from error
+        for part in filter(None, (config.text_config, config.decoder_config)):
+            part.vocab_size, part.pad_token_id = len(tokenizer), tokenizer.pad_token_id
         try:
             return model_class._from_config(config, **options), None
         except (RuntimeError, AttributeError) as error:  # too large for the memory; no such type of weights
