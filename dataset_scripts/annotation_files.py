@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .json_stream import JsonItems, UnusableFileError
-from .problems import Problems
+from .problems import Problems, short
 
 KARPATHY_SPLITS = {"train": ("train", "restval"), "validation": ("val",), "test": ("test",)}
 FLICKR_FOLDER = "flickr30k-images"  # as in ALBEF's files; Karpathy's name no folder
@@ -150,14 +150,20 @@ def _coco_rows(items: JsonItems, file: str) -> Iterator[tuple[int | str, Any]]:
     images, captions = [], dict[Any, list[Any]]()
     for key, item in items:
         if key == "images":
-            images.append((item.get("id"), item.get("file_name")) if isinstance(item, dict) else (None, item))
+            images.append((_id(item, "id"), item.get("file_name")) if isinstance(item, dict) else (None, item))
         elif key == "annotations" and isinstance(item, dict):
-            captions.setdefault(item.get("image_id"), []).append(item.get("caption"))
+            captions.setdefault(_id(item, "image_id"), []).append(item.get("caption"))
     named = _subset_in(os.path.basename(file))
     for number, (image_id, name) in enumerate(images):
         subset = named or _subset_in(str(name))
         path = f"{subset}/{name}" if subset and isinstance(name, str) else name
         yield number, {"image": path, "caption": captions.pop(image_id, []), "image_id": image_id}
+
+
+def _id(item: dict[str, Any], key: str) -> str | int | None:
+    """The id in an object; None if there is none or something else."""
+    value = item.get(key)
+    return value if isinstance(value, str | int) else None
 
 
 def question_rows(files: Sequence[str], problems: Problems, image_name: str = IMAGE_NAME) -> Iterator[SourceRow]:
@@ -226,7 +232,7 @@ def _read_answers(file: str, answers: dict[Any, dict[str, Any]]) -> None:
                 types = (item.get("question_type"), item.get("answer_type"))
                 answers[item["question_id"]] = once.setdefault((given, types), (given, types))
             except (AttributeError, KeyError, TypeError) as error:
-                text = f"is not VQA v2's: an annotation lacks {error}, its keys are {list(item)[:6]}"
+                text = f"is not VQA v2's: an annotation lacks 'question_id' or 'answers': {short(item)}"
                 raise UnusableFileError(text) from error
 
 
@@ -250,7 +256,7 @@ def _read_genome_images(file: str, images: dict[Any, str]) -> None:
         try:
             images[item["image_id"]] = _PART_OF_URL.search(item["url"]).group()
         except (AttributeError, KeyError, TypeError) as error:
-            raise UnusableFileError(f"is not Visual Genome's: {item!r:.60} has no 'image_id' and 'url'") from error
+            raise UnusableFileError(f"is not Visual Genome's: {short(item)} has no 'image_id' and 'url'") from error
 
 
 def _genome_rows(item: Any, images: dict[Any, str]) -> list[Any]:

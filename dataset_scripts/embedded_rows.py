@@ -52,6 +52,8 @@ class EmbeddedRows:
         if self.task == "retrieval":
             return caption_problem(checked) or self._take_captions(source)
         roots = {name: ImageRoot("") for name in ("vqa", "vg")}
+        if isinstance(row, dict) and not isinstance(image_id := row.get("image_id"), str | int | None):
+            return f"'image_id' is {short(image_id)}: a string or an integer is expected"
         return question_problem(checked, self.need_answers, roots) or self._take_question(source)
 
     def _index(self, image_id: Any, name: str) -> int:
@@ -103,4 +105,7 @@ class EmbeddedRows:
 
 def _is_image(image: Any) -> bool:
     """Whether something is an image as `datasets` stores it."""
-    return isinstance(image, dict) and bool(image.get("bytes") or image.get("path"))
+    if not isinstance(image, dict):
+        return False
+    data, path = image.get("bytes"), image.get("path")
+    return isinstance(data, bytes | None) and isinstance(path, str | None) and bool(data or path)

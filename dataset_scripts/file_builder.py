@@ -208,7 +208,8 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
             is_empty = False
             yield share, row
         if is_empty:
-            raise AnnotationError(problems.describe(f"{SUBJECT}: no row of {split} is left"))
+            files = ", ".join(self.config.files()[split])
+            raise AnnotationError(problems.describe(f"{SUBJECT}: no row of {split} is left of {files}"))
 
     def check(self, split: str) -> None:
         """Read a split and make nothing, as before rows are streamed.

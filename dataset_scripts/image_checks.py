@@ -149,21 +149,31 @@ def good_images(
     return dataset.select(good)
 
 
+def _pixels(image: dict[str, Any]) -> int:
+    """Width times height of an image, from its header."""
+    try:
+        with Image.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as opened:
+            return opened.width * opened.height
+    except (Image.DecompressionBombError, ValueError, OSError):
+        raise
+    except Exception as error:  # Pillow's readers of some formats raise nearly anything
+        raise OSError(str(error) or type(error).__name__) from error
+
+
 def _image_problem(image: dict[str, Any] | None, decode: bool, max_pixels: int) -> str | None:
     """What is wrong with an image, or None."""
     if image is None or (image["bytes"] is None and not image["path"]):
         return "holds no image: leave the row out"
     name, problem = repr(image["path"]) if image["path"] else "of the data set", None
     try:
-        with Image.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as opened:
-            pixels = opened.width * opened.height
+        pixels = _pixels(image)
         if pixels > max_pixels:
             return f"image {name} has {pixels:,} pixels, more than the limit of {max_pixels:,}: {_TOO_LARGE}"
     except Image.DecompressionBombError:
         return f"image {name} has more than {MAX_IMAGE_PIXELS:,} pixels, Pillow's limit: {_TOO_LARGE}"
     except ValueError as error:
         problem = f"image {name} has a broken header ({error}): fetch it again"
-    except (OSError, SyntaxError) as error:
+    except OSError as error:
         problem = f"image {name} cannot be opened ({error}): fetch it again"
     if not decode:
         return problem

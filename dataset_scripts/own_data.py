@@ -6,6 +6,7 @@ columns; annotation files of all layouts of `annotation_files`; a folder saved b
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -193,9 +194,13 @@ class _Columns:
         if folder and isinstance(found["image"], str):
             found["image"] = os.path.join(folder, found["image"].replace("\\", "/"))
         if self.config.name == "vqa":
+            found |= {name: row[name] for name in PASSED_ON if row.get(name) not in (None, "")}
             number = found.get("question_id", self.count)
-            found["question_id"] = int(number) if isinstance(number, str) and number.isdecimal() else number
-            found |= {name: row[name] for name in PASSED_ON if row.get(name) is not None}
+            is_number = isinstance(number, str) and number.isdecimal() and len(number) < 20
+            found["question_id"] = int(number) if is_number else number
+            if isinstance(weight := found.get("answer_weight"), str):
+                with contextlib.suppress(ValueError):  # the row is refused then
+                    found["answer_weight"] = float(weight)
         self.count += 1
         return found
 
@@ -209,7 +214,7 @@ def _first(row: dict[str, Any], columns: tuple[str, ...] | list[str], is_set: bo
     if isinstance(value, str) and value.startswith("["):  # a list in a cell of a CSV file
         try:
             items = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
         return items if isinstance(items, list) and all(isinstance(item, str) for item in items) else value
     return value

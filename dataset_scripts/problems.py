@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +81,10 @@ def json_type(value: Any) -> str:
 
 def short(value: Any) -> str:
     """A value for a message, at most sixty characters long."""
-    text = ascii(value) if isinstance(value, str) and not encodes(value) else repr(value)
+    if not isinstance(value, str):
+        text = reprlib.repr(value)  # which does not follow lists within lists to their end
+    else:
+        text = repr(value) if encodes(value) else ascii(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -70,7 +70,7 @@ def _json_lines(file: str) -> Iterator[Any]:
             try:
                 if line.strip():
                     yield json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:  # ValueError also of a number of thousands of digits
                 raise UnusableFileError(f"is not JSON lines (line {number}: {error}): one object a line") from error
 
 
@@ -92,7 +92,7 @@ def holds_images(file: str, column: str) -> bool:
         return False
     try:
         schema = pq.read_schema(file)
-    except pa.ArrowException:  # reading its rows says so
+    except (pa.ArrowException, OSError):  # reading its rows says so
         return False
     return column in schema.names and pa.types.is_struct(schema.field(column).type)
 

@@ -36,6 +36,7 @@ VQA_WEIGHT = 1.0
 VG_WEIGHT = 0.5  # of one annotator's answer, in salesforce/ALBEF
 NO_QUESTION_ID = -1  # of a Visual Genome row without one
 MAX_QUESTION_ID = 2**63 - 1
+MAX_WEIGHT = 1e6  # of an answer; far above any that makes sense, far below what the sum of losses can hold
 
 
 @dataclass
@@ -224,9 +225,23 @@ def question_problem(row: Any, need_answers: bool, roots: dict[str, ImageRoot]) 
     lowest = 0 if source == "vqa" else NO_QUESTION_ID
     if type(question_id) is not int or not lowest <= question_id <= MAX_QUESTION_ID:
         return f"'question_id' is {short(question_id)}: an integer from {lowest} to 2**63 - 1 is expected"
+    if problem := _extra_problem(row):
+        return problem
     if "answer" not in row:
         return "has no 'answer', which training needs: add it or leave the row out" if need_answers else None
     return _answer_problem(row["answer"], need_answers)
+
+
+def _extra_problem(row: dict[str, Any]) -> str | None:
+    """What is wrong with what a row may have beside question and answer, or None."""
+    weight = row.get("answer_weight", VQA_WEIGHT)
+    if type(weight) not in (int, float) or not 0 <= weight <= MAX_WEIGHT:
+        return f"'answer_weight' is {short(weight)}: a number from 0 to {MAX_WEIGHT:g} is expected"
+    for name in ("question_type", "answer_type"):
+        text = row.get(name)
+        if text is not None and not (isinstance(text, str) and encodes(text)):
+            return f"{name!r} is {short(text)}: a string is expected"
+    return None
 
 
 def _answer_problem(answer: Any, need_answers: bool) -> str | None:

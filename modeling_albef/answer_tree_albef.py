@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 
 from .modeling_albef_decoder import AlbefTextDecoder
 from .modeling_albef_text import AlbefTextLayer, AlbefTextSelfAttention
+from .shape_checks_albef import check_shapes
 
 NODES_A_BATCH = 1024  # 125 MB of logits with BERT's vocabulary
 MARGIN = 1e-4  # rounding of a sum of log-probabilities, of which none can exceed 0
@@ -74,8 +75,9 @@ class AnswerTree:
             On the device of `input_ids`.
 
         Raises:
-            ValueError: A candidate has no token after the first.
+            ValueError: A candidate has no token after the first, or a shape is wrong.
         """
+        check_shapes(input_ids=(input_ids, "CL"), attention_mask=(attention_mask, "CL"))
         rows = [ids[:n] for ids, n in zip(input_ids.tolist(), attention_mask.sum(dim=1).tolist(), strict=True)]
         short = next((place for place, row in enumerate(rows) if len(row) < 2), None)
         if short is not None:

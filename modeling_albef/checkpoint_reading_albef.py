@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from .checkpoint_names_albef import OWN, ConvertedCheckpoint, convert_state_dict, find_source
 
 _WRAPPERS = ("model", "state_dict")
+_DEEPEST = 5  # wrappers within each other
 _SHOWN = 5
+QUEUE_SHAPES = {"image_embeds": 2, "text_embeds": 2, "image_ids": 1, "pointer": 0}  # tensors of a queue: dimensions
 
 
 class CheckpointError(ValueError):
@@ -49,7 +51,62 @@ def read_checkpoint(path: Path) -> ConvertedCheckpoint:
             f"{path} is a classifier ({', '.join(heads)}), for visual reasoning or entailment: there is no model class "
             "for it here; retrieval and question answering can be converted."
         )
-    return convert_state_dict(tensors, source)
+    try:
+        checkpoint = convert_state_dict(tensors, source)
+    except (IndexError, RuntimeError) as error:  # dimensions that are not there
+        raise CheckpointError(
+            f"{path} has a queue or embeddings of another shape ({error}): download it again."
+        ) from error
+    return _with_checked_queue(checkpoint, path)
+
+
+def _with_checked_queue(checkpoint: ConvertedCheckpoint, path: Path) -> ConvertedCheckpoint:
+    """The checkpoint, if its queue is one or it has none."""
+    if checkpoint.queue:
+        check_queue(checkpoint.queue, path)
+    return checkpoint
+
+
+def read_queue(path: str | Path, width: int | None = None) -> dict[str, torch.Tensor]:
+    """Reads the queue that training or the converter wrote.
+
+    Args:
+        path: A file of safetensors.
+        width: Width E that its features must have; None takes any.
+
+    Returns:
+        State of a `FeatureQueue`.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or holds something else.
+    """
+    queue = _read_tensors(Path(path))
+    check_queue(queue, Path(path), width)
+    return queue
+
+
+def check_queue(queue: dict[str, torch.Tensor], path: Path, width: int | None = None) -> None:
+    """Refuses tensors that are no queue.
+
+    Args:
+        queue: Tensors by name.
+        path: Where they are from, for the message.
+        width: Width E of the features; None takes any.
+
+    Raises:
+        CheckpointError: Names, shapes or types are wrong.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in queue.items()}
+    whole_numbers = {name: tensor.dtype == torch.int64 for name, tensor in queue.items()}
+    fits = {name: len(shape) for name, shape in shapes.items()} == QUEUE_SHAPES
+    fits = fits and shapes["image_embeds"] == shapes["text_embeds"] and shapes["image_ids"] == shapes["text_embeds"][:1]
+    fits = fits and whole_numbers == {name: dimensions < 2 for name, dimensions in QUEUE_SHAPES.items()}
+    if not fits or (width is not None and shapes["image_embeds"][1] != width):
+        raise CheckpointError(
+            f"The queue in {path} has {shorten(f'{name} {shape}' for name, shape in shapes.items())}, but expected are "
+            f"image_embeds and text_embeds (slots, {width or 'width'}), image_ids (slots,) and pointer (), "
+            "the last two of whole numbers: leave it out."
+        )
 
 
 def _read_folder(folder: Path) -> ConvertedCheckpoint:
@@ -62,7 +119,7 @@ def _read_folder(folder: Path) -> ConvertedCheckpoint:
     if teacher.is_file():
         checkpoint.teacher = convert_state_dict(_read_tensors(teacher), OWN).student
     if queue.is_file():
-        checkpoint.queue = _read_tensors(queue)
+        checkpoint.queue = read_queue(queue)
     return checkpoint
 
 
@@ -75,8 +132,9 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged or cut short ({error}): download it again.") from error
     content: Any = _load_safely(path)
-    while isinstance(content, dict) and any(isinstance(content.get(name), dict) for name in _WRAPPERS):
-        content = next(content[name] for name in _WRAPPERS if isinstance(content.get(name), dict))
+    for _ in range(_DEEPEST):  # not for ever: a dictionary may hold itself
+        if isinstance(content, dict):
+            content = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), dict)), content)
     tensors = {}
     if isinstance(content, dict):
         tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
@@ -84,7 +142,13 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path} holds no tensors by name: a checkpoint is a state dict, alone or under `model`.")
     if all(name.startswith("module.") for name in tensors):  # saved from within a data-parallel wrapper
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    if odd := [name for name, tensor in tensors.items() if not _is_plain(tensor)]:
+        raise CheckpointError(f"{path} has tensors that are sparse, quantised or empty shells: {shorten(odd)}.")
     return tensors
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def _load_safely(path: Path) -> Any:
@@ -105,7 +169,7 @@ def _load_safely(path: Path) -> Any:
             f"{path} needs {needed[1]} to be unpickled, which could run code, and is not read: save its state dict "
             "alone, with torch.save or as safetensors, on a machine where you trust it."
         ) from error
-    except (RuntimeError, EOFError, KeyError, UnicodeDecodeError, OSError) as error:
+    except Exception as error:  # bytes at random make the unpickler raise nearly anything
         raise CheckpointError(damaged) from error
 
 

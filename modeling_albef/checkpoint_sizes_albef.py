@@ -115,7 +115,13 @@ def _numbers(shapes: dict[str, tuple], pattern: str) -> set[int]:
 
 
 def _count_layers(shapes: dict[str, tuple], prefix: str) -> int:
-    return max(_numbers(shapes, rf"{re.escape(prefix)}(\d+)\."), default=-1) + 1
+    numbers = _numbers(shapes, rf"{re.escape(prefix)}(\d+)\.")
+    if numbers != set(range(len(numbers))):
+        odd = min(numbers - set(range(len(numbers))))
+        raise CheckpointError(
+            f"Of {len(numbers)} layers {prefix}* one has the number {odd}: a layer before it is missing."
+        )
+    return len(numbers)
 
 
 def _default_heads(width: int, option: str) -> int:
@@ -162,6 +168,8 @@ def build_model(
     ]
     if wrong:
         raise CheckpointError(f"{what} is of mixed sizes: {shorten(wrong)}.")
+    if odd := [name for name in expected if name in weights and not weights[name].is_floating_point()]:
+        raise CheckpointError(f"{what} has {shorten(odd)} of {weights[odd[0]].dtype}: weights must be floats.")
     if missing := [name for name in expected if name not in weights]:
         if not allow_missing:
             raise CheckpointError(f"{what} lacks {shorten(missing)}: --allow_missing starts them at random.")

@@ -5,7 +5,9 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
+_SIZE, _LAYERS, _SHARE, _SMALL = (1, 2**24), (1, 1000), (0, 1), (0, 100)  # least and greatest value of a field
 BERT_VOCABULARY, BERT_CLS, BERT_SEP = 30522, 101, 102  # of bert-base-uncased
 
 
@@ -37,6 +39,13 @@ class AlbefVisionConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        _check_ranges(
+            self,
+            **dict.fromkeys(("hidden_size", "intermediate_size", "num_channels", "image_size"), _SIZE),
+            **dict.fromkeys(("layer_norm_eps", "initializer_range"), _SMALL),
+            num_hidden_layers=_LAYERS,
+            attention_dropout=_SHARE,
+        )
         _check_divides(self.patch_size, self.image_size, "patch_size", "image_size")
         _check_divides(self.num_attention_heads, self.hidden_size, "num_attention_heads", "hidden_size")
 
@@ -80,6 +89,14 @@ class AlbefTextConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        sizes = ("vocab_size", "hidden_size", "encoder_hidden_size", "intermediate_size", "max_position_embeddings")
+        _check_ranges(
+            self,
+            **dict.fromkeys((*sizes, "type_vocab_size"), _SIZE),
+            **dict.fromkeys(("layer_norm_eps", "initializer_range"), _SMALL),
+            **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), _SHARE),
+            num_hidden_layers=_LAYERS,
+        )
         _check_divides(self.num_attention_heads, self.hidden_size, "num_attention_heads", "hidden_size")
         if not 0 <= self.num_fusion_layers <= self.num_hidden_layers:
             raise ValueError(
@@ -165,6 +182,7 @@ class AlbefConfig(PreTrainedConfig):
         if self.decoder_config is not None:
             self.decoder_config = _as_config(self.decoder_config, AlbefTextDecoderConfig)
             self.decoder_config.encoder_hidden_size = self.text_config.hidden_size
+        _check_ranges(self, projection_dim=_SIZE, temperature_init=(1e-6, 1e6), initializer_range=_SMALL)
         if not __name__.startswith("transformers_modules."):
             kwargs.pop("custom_pipelines", None)  # the registered ones; the library would ask for trust in the copies
         super().__post_init__(**kwargs)
@@ -174,6 +192,14 @@ def _as_config(value: dict | PreTrainedConfig | None, config_class: type[PreTrai
     if isinstance(value, PreTrainedConfig):
         return value
     return config_class(**(value or {}))
+
+
+def _check_ranges(config: PreTrainedConfig, **ranges: tuple[float, float]) -> None:
+    for name, (least, most) in ranges.items():
+        if not least <= getattr(config, name) <= most:
+            raise ValueError(f"{name} is {getattr(config, name)}, but must lie between {least} and {most}.")
+    if getattr(config, "hidden_act", "gelu") not in ACT2FN:
+        raise ValueError(f"hidden_act is {config.hidden_act!r}, but must be one of {', '.join(ACT2FN)}.")
 
 
 def _check_divides(divisor: int, number: int, divisor_name: str, number_name: str) -> None:

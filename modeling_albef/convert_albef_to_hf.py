@@ -10,11 +10,14 @@ Reads files of salesforce/ALBEF, torchmultimodal and LAVIS, and models of this p
 import argparse
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from huggingface_hub import HfApi
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 
 from processing import AlbefImageProcessor, AlbefProcessor, load_tokenizer
@@ -82,25 +85,50 @@ def convert(args: argparse.Namespace) -> None:
     if checkpoint.leftover and not args.allow_leftover:
         names = ", ".join(checkpoint.leftover)
         raise CheckpointError(f"{args.checkpoint} has tensors without a place: {names}: --allow_leftover drops them.")
-    config = choose_config(args, checkpoint)
-    student, teacher, notes = build_models(args, checkpoint, config)
+    with _naming(args.checkpoint):
+        config = choose_config(args, checkpoint)
+        student, teacher, notes = build_models(args, checkpoint, config)
     if args.to == "salesforce":
-        write_original(args.output_dir, checkpoint)
+        with _moved_into_place(args.output_dir) as folder:
+            write_original(folder, checkpoint)
     else:
         processor = make_processor(args, config, end_texts=checkpoint.source == LAVIS)
         with_code = args.push_to_hub is not None  # it must load where this package is not
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-        student.save_pretrained(args.output_dir, save_code=with_code)
-        write_teacher(args.output_dir / TEACHER_FOLDER, teacher, checkpoint.queue)
-        processor.save_pretrained(args.output_dir, save_code=with_code)
         repository = args.push_to_hub or args.output_dir.name
         facts = CardFacts(args.checkpoint.name, digest(args.checkpoint), type(student).__name__, repository, notes)
-        (args.output_dir / "README.md").write_text(write_card(facts, checkpoint, config), encoding="utf-8")
+        with _moved_into_place(args.output_dir) as folder:
+            student.save_pretrained(folder, save_code=with_code)
+            write_teacher(folder / TEACHER_FOLDER, teacher, checkpoint.queue)
+            processor.save_pretrained(folder, save_code=with_code)
+            (folder / "README.md").write_text(write_card(facts, checkpoint, config), encoding="utf-8")
     for note in notes:
         print(note)
     print(f"{checkpoint.source}: {type(student).__name__} written to {args.output_dir}")
     if args.push_to_hub:
         upload(args.output_dir, args.push_to_hub, args.private)
+
+
+@contextmanager
+def _naming(checkpoint: Path) -> Iterator[None]:
+    """Puts the file's name before what is wrong with its content, where that does not have it."""
+    try:
+        yield
+    except (ValueError, StrictDataclassError) as error:
+        if str(checkpoint) in str(error):
+            raise
+        raise CheckpointError(f"{checkpoint}: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def _moved_into_place(output: Path) -> Iterator[Path]:
+    """A folder beside `output` to write into, which takes its place at the end, or disappears after an error."""
+    output = output.absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f"{output.name}.incomplete-", dir=output.parent) as beside:
+        folder = Path(beside) / output.name
+        folder.mkdir()
+        yield folder
+        folder.replace(output)  # an empty folder may be there
 
 
 def choose_config(args: argparse.Namespace, checkpoint: ConvertedCheckpoint) -> AlbefConfig:
@@ -120,7 +148,7 @@ def choose_config(args: argparse.Namespace, checkpoint: ConvertedCheckpoint) -> 
 def is_tied(checkpoint: ConvertedCheckpoint, words: str, output: str) -> bool:
     """Whether an output map is the word embeddings, in student and teacher; so it is where there is none."""
     parts = [part for part in (checkpoint.student, checkpoint.teacher) if words in part and output in part]
-    return all(torch.equal(part[words], part[output]) for part in parts)
+    return all(part[words].dtype == part[output].dtype and torch.equal(part[words], part[output]) for part in parts)
 
 
 def build_models(

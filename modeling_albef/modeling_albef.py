@@ -34,6 +34,7 @@ from .losses_albef import (
 )
 from .modeling_albef_text import AlbefTextModel, KeyValue
 from .modeling_albef_vision import AlbefVisionModel
+from .shape_checks_albef import check_shapes
 
 
 @dataclass
@@ -365,14 +366,33 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
 
         Returns:
             See `AlbefImageTextRetrievalOutput`.
+
+        Raises:
+            ValueError: A shape is wrong, or some of the three kinds of candidates are given, but not all.
         """
         outputs = self.albef(pixel_values, input_ids, attention_mask, return_dict=True)
         if image_ids is None:
             return self._scores(outputs, attention_mask)
-        if image_candidates is None or text_candidates is None or candidate_ids is None:
+        candidates = (image_candidates, text_candidates, candidate_ids)
+        if all(part is None for part in candidates):
             image_candidates, text_candidates = outputs.image_embeds, outputs.text_embeds
             candidate_ids = image_ids
-        temperature, batch = self.albef.temperature, len(image_ids)
+        elif any(part is None for part in candidates):
+            raise ValueError("Give image_candidates, text_candidates and candidate_ids together, or none of them.")
+        temperature, batch = self.albef.temperature, outputs.image_embeds.shape[0]
+        check_shapes(
+            {"B": batch, "E": outputs.image_embeds.shape[1]},
+            input_ids=(input_ids, "BL"),
+            image_ids=(image_ids, "B"),
+            image_candidates=(image_candidates, "CE"),
+            text_candidates=(text_candidates, "CE"),
+            candidate_ids=(candidate_ids, "C"),
+        )
+        if candidate_ids.shape[0] < batch:
+            raise ValueError(
+                f"candidate_ids has the shape {tuple(candidate_ids.shape)}, but the first {batch} candidates must be "
+                "those of this batch."
+            )
         logits_per_image = outputs.image_embeds @ text_candidates.T / temperature  # (B, C)
         logits_per_text = outputs.text_embeds @ image_candidates.T / temperature  # (B, C)
         image_targets = text_targets = contrastive_positives(image_ids, candidate_ids)

@@ -20,6 +20,7 @@ from .modeling_albef import (
     AlbefPreTrainedModel,
 )
 from .modeling_albef_decoder import AlbefAnswerHead
+from .shape_checks_albef import check_shapes
 
 
 @dataclass
@@ -111,8 +112,15 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
             See `AlbefPreTrainingOutput`.
 
         Raises:
-            ValueError: There are labels, but no masked texts.
+            ValueError: There are labels, but no masked texts; or a shape is wrong.
         """
+        check_shapes(
+            {"V": self.mlm_head.decoder.out_features},
+            input_ids=(input_ids, "BL"),
+            masked_input_ids=(masked_input_ids, "BL"),
+            mlm_labels=(mlm_labels, "BL"),
+            teacher_mlm_logits=(teacher_mlm_logits, "BLV"),
+        )
         outputs = AlbefPreTrainingOutput(
             **super().forward(
                 pixel_values,

@@ -19,6 +19,7 @@ from .configuration_albef import AlbefConfig, AlbefTextDecoderConfig
 from .losses_albef import answer_loss
 from .modeling_albef import AlbefModel, AlbefPreTrainedModel
 from .modeling_albef_decoder import AlbefTextDecoder
+from .shape_checks_albef import check_shapes
 
 
 @dataclass
@@ -141,17 +142,28 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
             answer_input_ids: (A, L) `[CLS] a1 .. an [SEP]`, the answers of a question in a row.
             answer_attention_mask: (A, L), 1 = token.
             answer_weights: (A,); default: 1 for each.
-            answers_per_question: (B,), sums to A; default: A == B, one each.
+            answers_per_question: (B,), sums to A; default: as many answers for each question.
             image_index: (B,) the image of each question.
             teacher_logits: (A, L, vocabulary) of the momentum teacher.
             alpha: Weight of the teacher in the targets, 0..1.
 
         Returns:
             See `AlbefQuestionAnsweringOutput`.
+
+        Raises:
+            ValueError: A shape is wrong, or the answers cannot be dealt out to the questions.
         """
         question, image = self.encode_questions(pixel_values, input_ids, attention_mask, image_index)
         if answer_input_ids is None:
             return AlbefQuestionAnsweringOutput(question_hidden_states=question, image_hidden_states=image)
+        self._check_answers(
+            question.shape[0],
+            answer_input_ids,
+            answer_attention_mask,
+            answer_weights,
+            answers_per_question,
+            teacher_logits,
+        )
         encoder_index = None
         if answers_per_question is not None:
             encoder_index = torch.repeat_interleave(answers_per_question, output_size=len(answer_input_ids))
@@ -176,6 +188,30 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
             alpha=alpha,
         )
         return AlbefQuestionAnsweringOutput(loss, logits, question, image)
+
+    def _check_answers(
+        self,
+        num_questions: int,
+        answer_input_ids: torch.Tensor,
+        answer_attention_mask: torch.Tensor | None,
+        answer_weights: torch.Tensor | None,
+        answers_per_question: torch.Tensor | None,
+        teacher_logits: torch.Tensor | None,
+    ) -> None:
+        """Refuses answers whose shapes do not fit."""
+        check_shapes(
+            {"B": num_questions, "V": self.text_decoder.head.decoder.out_features},
+            answer_input_ids=(answer_input_ids, "AL"),
+            answer_attention_mask=(answer_attention_mask, "AL"),
+            answer_weights=(answer_weights, "A"),
+            answers_per_question=(answers_per_question, "B"),
+            teacher_logits=(teacher_logits, "ALV"),
+        )
+        if answers_per_question is None and answer_input_ids.shape[0] % num_questions:
+            raise ValueError(
+                f"answer_input_ids has the shape {tuple(answer_input_ids.shape)}, whose rows cannot be dealt out to "
+                f"{num_questions} questions: give answers_per_question."
+            )
 
     @torch.no_grad()
     def rank_answers(
@@ -206,7 +242,12 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
 
         Returns:
             See `RankedAnswers`.
+
+        Raises:
+            ValueError: A shape is wrong, a candidate is empty or too long, or `k` is below 1.
         """
+        if k < 1:
+            raise ValueError(f"k is {k}, but at least one candidate must be scored.")
         if not isinstance(candidates, AnswerTree):
             candidates = AnswerTree.of(candidates["input_ids"], candidates["attention_mask"])
         question, _ = self.encode_questions(pixel_values, input_ids, attention_mask, image_index)

@@ -22,6 +22,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_albef import eager_attention_forward
 from .configuration_albef import AlbefTextConfig
+from .shape_checks_albef import check_shapes
 
 KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, heads, tokens, d)
 
@@ -276,10 +277,18 @@ class AlbefTextModel(PreTrainedModel):
             `last_hidden_state` (N, L, H).
 
         Raises:
-            ValueError: Neither or both of `input_ids` and `text_hidden_states` are given.
+            ValueError: Neither or both of `input_ids` and `text_hidden_states` are given, or a shape is wrong.
         """
         if (input_ids is None) == (text_hidden_states is None):
             raise ValueError("Give either input_ids or text_hidden_states, the output of the text layers.")
+        check_shapes(
+            {"H": self.config.hidden_size, "W": self.config.encoder_hidden_size},
+            input_ids=(input_ids, "NL"),
+            text_hidden_states=(text_hidden_states, "NLH"),
+            attention_mask=(attention_mask, "NL"),
+            image_hidden_states=(image_hidden_states, "IPW"),
+            image_index=(image_index, "N"),
+        )
         hidden_states = self.embeddings(input_ids) if text_hidden_states is None else text_hidden_states
         mask = create_bidirectional_mask(
             config=self.config,

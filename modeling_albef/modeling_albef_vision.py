@@ -19,6 +19,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_albef import eager_attention_forward
 from .configuration_albef import AlbefVisionConfig
+from .shape_checks_albef import check_shapes
 
 
 def interpolate_position_embeddings(position_embeddings: torch.Tensor, num_patches: int) -> torch.Tensor:
@@ -176,8 +177,9 @@ class AlbefVisionModel(PreTrainedModel):
             `last_hidden_state` (B, P, H): the class token, then the patches row by row.
 
         Raises:
-            ValueError: The images have another size.
+            ValueError: The images have another shape or size.
         """
+        check_shapes({"C": self.config.num_channels}, pixel_values=(pixel_values, "BCST"))
         side = self.config.image_size
         if tuple(pixel_values.shape[-2:]) != (side, side):
             raise ValueError(

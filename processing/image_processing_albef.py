@@ -22,8 +22,8 @@ from transformers.image_utils import (
     infer_channel_dimension_format,
 )
 
-# What Pillow's decoders are known to raise on damaged data.
-_DECODER_ERRORS = (
+# What Pillow raises on damaged EXIF data.
+_EXIF_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -240,12 +240,10 @@ def _image_of_bytes(data: bytes, name: str, least_size: Callable[[int, int], tup
     except Image.UnidentifiedImageError as error:
         message = f"Image {name} is no image that Pillow knows: convert it, fetch it again or leave it out."
         raise UnreadableImageError(message) from error
-    except _DECODER_ERRORS as error:
+    except Exception as error:  # Pillow's readers of some formats raise nearly anything on damaged data
         raise _damaged(name, error) from error
     with image:
-        if least_size is not None:
-            image.draft(None, least_size(*image.size))
-        return _decode(image, name)
+        return _decode(image, name, least_size)
 
 
 def _decode_pillow(image: Image.Image) -> Image.Image:
@@ -253,13 +251,17 @@ def _decode_pillow(image: Image.Image) -> Image.Image:
     return _decode(image, repr(getattr(image, "filename", "") or "a Pillow image"))
 
 
-def _decode(image: Image.Image, name: str) -> Image.Image:
+def _decode(
+    image: Image.Image, name: str, least_size: Callable[[int, int], tuple[int, int]] | None = None
+) -> Image.Image:
     try:
+        if least_size is not None:
+            image.draft(None, least_size(*image.size))
         image.load()
         return _to_rgb(_upright(image))
     except Image.DecompressionBombError as error:
         raise _too_large(name) from error
-    except _DECODER_ERRORS as error:
+    except Exception as error:
         raise _damaged(name, error) from error
 
 
@@ -269,7 +271,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         return image if orientation == 1 else ImageOps.exif_transpose(image)  # which copies, whatever there is to do
-    except _DECODER_ERRORS:  # a sound picture with broken EXIF data
+    except _EXIF_ERRORS:  # a sound picture with broken EXIF data
         return image
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from transformers import TrainingArguments
+from transformers.training_args import trainer_log_levels
 from transformers.utils import is_in_notebook, logging
 
 from .metrics import RETRIEVAL_METRICS
 from .processes import has_bfloat16_instructions
 
 logger = logging.get_logger(__name__)
+
+MAX_QUEUE_SIZE = 2**24  # published: 2**16
 
 
 @dataclass
@@ -98,6 +102,15 @@ class AlbefTrainingArguments(TrainingArguments):
             os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
 
     def _check_ranges(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}, but must be a finite number.")
+        for name in ("seed", "data_seed"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < 2**32:
+                raise ValueError(f"{name} is {value}, but must lie between 0 and 2**32 - 1.")
+        for name in ("log_level", "log_level_replica"):
+            if (value := getattr(self, name)) not in trainer_log_levels:
+                raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(trainer_log_levels)}.")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
@@ -136,8 +149,8 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.queue_size < 0:
-            raise ValueError(f"queue_size is {self.queue_size}, but must be 0 or more.")
+        if not 0 <= self.queue_size <= MAX_QUEUE_SIZE:
+            raise ValueError(f"queue_size is {self.queue_size}, but must lie between 0 and {MAX_QUEUE_SIZE}.")
         if not 0 < self.min_temperature <= self.max_temperature:
             raise ValueError(
                 f"min_temperature is {self.min_temperature} and max_temperature {self.max_temperature}: they must be "

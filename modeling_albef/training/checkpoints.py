@@ -59,7 +59,7 @@ def find_damage(checkpoint: str | Path) -> str | None:
     """
     folder = Path(checkpoint)
     try:
-        json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["global_step"]
+        int(json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["global_step"])
         if not (folder / MANIFEST_FILE).exists():
             return None
         entries = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
@@ -73,7 +73,7 @@ def find_damage(checkpoint: str | Path) -> str | None:
                 return f"{name} has other content than was written"
     except FileNotFoundError:
         return f"{STATE_FILE} is missing"
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return f"{STATE_FILE} or {MANIFEST_FILE} is damaged"
     except OSError as error:
         return f"it cannot be read ({error})"

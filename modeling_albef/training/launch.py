@@ -9,15 +9,17 @@ import difflib
 import json
 import os
 import re
+import reprlib
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 from transformers.utils import logging
 
 from .callbacks import LossNotFiniteError, TrainingInterruptedError
@@ -57,20 +59,21 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
     Raises:
         LaunchError: The file cannot be read, a field is not known, or a value is refused.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    words, config = list(sys.argv[1:] if argv is None else argv), dict[str, Any]()
     parser = HfArgumentParser(list(classes), usage="%(prog)s [CONFIG.yaml] [--field value ...]")
     if words and words[0].endswith((".yaml", ".yml")):
         config = _read_yaml(words.pop(0))
         check_known(config, [action.dest for action in parser._actions], "the configuration file")
+        mappings = _mapping_fields(classes)
         for action in parser._actions:
-            _check_type(action, config)
+            _check_type(action, config, action.dest in mappings)
         parser.set_defaults(**config)
         for action in parser._actions:
             action.required = action.required and action.dest not in config
     try:
         *parsed, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
-    except (TypeError, ValueError) as error:
-        raise LaunchError(f"The arguments are refused: {error}") from error
+    except (*_REFUSED, AttributeError, NotImplementedError) as error:
+        raise LaunchError(f"The arguments are refused{_suspects(str(error), config)}: {error}") from error
     if rest:
         known = [option for action in parser._actions for option in action.option_strings]
         check_known([word for word in rest if word.startswith("--")], known, "the command line")
@@ -78,21 +81,39 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
     return tuple(parsed)
 
 
-def _check_type(action: argparse.Action, config: dict[str, Any]) -> None:
+def _suspects(message: str, config: dict[str, Any]) -> str:
+    """The fields that a message of the library may mean, where it names none."""
+    if any(name in message for name in config):
+        return ""
+    words = {name: re.escape(str(value)) for name, value in config.items() if isinstance(value, str | float | int)}
+    named = [name for name, word in words.items() if word and re.search(rf"(?<!\w){word}(?!\w)", message)]
+    return f" ({', '.join(named or config)})" if config else ""
+
+
+def _mapping_fields(classes: Sequence[Any]) -> set[str]:
+    """Names of the fields that may be mappings."""
+    hints = [hint for one in classes for hint in get_type_hints(one).items()]
+    return {name for name, hint in hints if dict in [get_origin(part) or part for part in get_args(hint)]}
+
+
+def _check_type(action: argparse.Action, config: dict[str, Any], is_mapping: bool) -> None:
     """Refuses a value of a type that a field cannot take; strings are left to the parser, which converts them."""
     value, wanted = config.get(action.dest), action.type
-    if value is None or isinstance(value, str):
+    is_unset = action.dest not in config or (value is None and action.default is None)
+    if is_unset or isinstance(value, str) or wanted is None:  # without a type: --no_field
         return
     values = value if action.nargs == "+" and isinstance(value, list) else [value]
     for one in values:
         is_right = {
             int: isinstance(one, int) and not isinstance(one, bool),
             float: isinstance(one, int | float) and not isinstance(one, bool),
-            str: isinstance(one, str | dict),  # some of the library's strings may be mappings
-        }.get(cast(type, wanted), True)
+            str: isinstance(one, dict if is_mapping else str),
+            string_to_bool: isinstance(one, bool),
+        }.get(cast(type, wanted), isinstance(one, str))
         if not is_right:
-            kind = {int: "a whole number", float: "a number", str: "text"}[cast(type, wanted)]
-            raise LaunchError(f"The configuration file has {action.dest}: {one!r}, but the field takes {kind}.")
+            kinds = {int: "a whole number", float: "a number", str: "text", string_to_bool: "true or false"}
+            kind = kinds.get(cast(type, wanted), "one of certain words")
+            raise LaunchError(f"The configuration file has {action.dest}: {shown(one)}, but the field takes {kind}.")
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -100,7 +121,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise LaunchError(f"The configuration file {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no such date or number
         raise LaunchError(f"The configuration file {path} is not YAML: {error}") from error
     if not isinstance(config, dict):
         raise LaunchError(f"The configuration file {path} must hold `field: value` lines.")
@@ -119,7 +140,7 @@ def check_known(names: Iterable[str], known: Iterable[str], where: str) -> None:
         LaunchError: A name is not known; the message has the likely right one.
     """
     known = list(known)
-    for name in names:
+    for name in map(str, names):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -135,10 +156,15 @@ def check_config_fields(config: Any, config_class: type, where: str) -> None:
         where: Place of the mapping, for the message.
     """
     if not isinstance(config, dict):
-        raise LaunchError(f"{where} is {config!r}, but must be a mapping of fields to values.")
+        raise LaunchError(f"{where} is {shown(config)}, but must be a mapping of fields to values.")
     check_known(config, [field.name for field in dataclasses.fields(config_class)], where)
     for name, sub_class in getattr(config_class, "sub_configs", {}).items():
         check_config_fields(config.get(name) or {}, sub_class, f"{where}.{name}")
+
+
+def shown(value: Any) -> str:
+    """A value for a message; short even where YAML's references make a few lines grow without bounds."""
+    return reprlib.repr(value)
 
 
 def as_mapping(value: dict[str, Any] | str | None, name: str) -> dict[str, Any]:
@@ -201,7 +227,7 @@ def _prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
         return found
     if resume is not None:
         if not (Path(resume) / STATE_FILE).is_file():
-            raise LaunchError(f"{resume} is not a checkpoint: give a folder checkpoint-N, or `last`.")
+            raise LaunchError(f"{resume} is not a checkpoint: give --resume_from_checkpoint a folder, or `last`.")
         if damage := find_damage(resume):
             raise LaunchError(f"{resume} is damaged, {damage}: give another, or `last` for the last whole one.")
         return resume

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, load_model, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_file
 from torch import nn
 from transformers import PreTrainedModel
+
+from ..checkpoint_reading_albef import read_queue
 
 TEACHER_FOLDER = "teacher"
 QUEUE_FILE = "queue.safetensors"
@@ -68,8 +71,16 @@ class MomentumTeacher:
 
         Raises:
             FileNotFoundError: The checkpoint has no teacher.
+            ValueError: The teacher is damaged, or of another model.
         """
-        load_model(self.model, Path(checkpoint) / TEACHER_FOLDER / "model.safetensors")  # knows of tied tensors
+        path = Path(checkpoint) / TEACHER_FOLDER / "model.safetensors"
+        try:
+            load_model(self.model, path)  # knows of tied tensors
+        except (RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"The teacher in {path} cannot be used ({reason:.300}): resume an older checkpoint."
+            ) from error
 
 
 class FeatureQueue(nn.Module):
@@ -152,7 +163,7 @@ class FeatureQueue(nn.Module):
         those of other data. Differs from ALBEF, which takes the numbers over from a fine-tuned model.
 
         Args:
-            state: What `save` wrote, or the converter of released checkpoints.
+            state: What `read_queue` gives of a file that `save` wrote, or the converter of released checkpoints.
         """
         stored = len(state["image_ids"])
         oldest_first = (state["pointer"] + torch.arange(stored)) % max(stored, 1)
@@ -169,11 +180,10 @@ class FeatureQueue(nn.Module):
         """Reads back what `save` wrote.
 
         Raises:
-            FileNotFoundError: The checkpoint has no queue.
-            ValueError: The queue has another size.
+            ValueError: There is no queue, it is damaged, or it has another size.
         """
         path = Path(checkpoint) / TEACHER_FOLDER / QUEUE_FILE
-        state = load_file(path)
+        state = read_queue(path, width=self.image_embeds.shape[1])
         if len(state["image_ids"]) != self.size:
             raise ValueError(
                 f"The queue in {path} has {len(state['image_ids'])} slots, this run has {self.size}: set "

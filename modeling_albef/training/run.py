@@ -10,12 +10,14 @@ from typing import Any, cast
 
 import torch
 from accelerate import PartialState
-from safetensors.torch import load_file
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import cached_file, logging
 
+from ..checkpoint_reading_albef import read_queue
 from ..configuration_albef import AlbefConfig
 from .arguments import AlbefTrainingArguments
 from .evaluator import Assessment
@@ -57,6 +59,9 @@ class ModelArguments:
         self.model_config = as_mapping(self.model_config, "model_config")
         if bool(self.model_config) == bool(self.model_name_or_path):
             raise ValueError("give either model_name_or_path, or model_config to start from scratch.")
+        for name, lowest in (("image_size", 1), ("lora_rank", 0)):
+            if (value := getattr(self, name)) is not None and value < lowest:
+                raise ValueError(f"{name} is {value}, but must be at least {lowest}.")
 
 
 def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> tuple[Any, Any]:
@@ -72,7 +77,11 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> 
     """
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # the library's own, of weights that are read and written
-    models = _load_models(model_class, model_args, tokenizer)
+    try:
+        models = _load_models(model_class, model_args, tokenizer)
+    except (SafetensorError, RuntimeError) as error:  # damaged, or of other shapes
+        reason = " ".join(str(error).split())
+        raise LaunchError(f"The model in {model_args.model_name_or_path} cannot be used: {reason:.500}") from error
     if model_args.lora_rank:
         for model in filter(None, models):
             add_lora(model, model_args.lora_rank, model_args.lora_alpha, model_args.lora_targets)
@@ -89,9 +98,16 @@ def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any) -
         check_config_fields(fields, AlbefConfig, "model_config")
         if model_args.image_size is not None:
             fields["vision_config"] = {**(fields.get("vision_config") or {}), "image_size": model_args.image_size}
-        config = AlbefConfig(**fields)
-        config.text_config.vocab_size, config.text_config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
-        return model_class._from_config(config, **options), None
+        try:
+            config = AlbefConfig(**fields)
+        except (ValueError, TypeError, AttributeError, StrictDataclassFieldValidationError) as error:
+            raise LaunchError(f"model_config is refused: {' '.join(str(error).split())}") from error
+        for part in filter(None, (config.text_config, config.decoder_config)):
+            part.vocab_size, part.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+        try:
+            return model_class._from_config(config, **options), None
+        except (RuntimeError, AttributeError) as error:  # too large for the memory; no such type of weights
+            raise LaunchError(f"No model can be made of model_config ({error}): change its sizes.") from error
     model = model_class.from_pretrained(name, image_size=model_args.image_size, **options)
     if len(tokenizer) > model.config.text_config.vocab_size:
         raise LaunchError(
@@ -136,7 +152,7 @@ def fill_queue(queue: FeatureQueue, model_args: ModelArguments) -> None:
     name = model_args.model_name_or_path
     path = None if name is None else find_beside(name, QUEUE_FILE)
     if path is not None:
-        queue.start_from(load_file(path))
+        queue.start_from(read_queue(path, width=queue.image_embeds.shape[1]))
 
 
 @dataclass
@@ -178,7 +194,7 @@ class DataArguments:
             raise ValueError("data_dir belongs to a dataset, such as own_data: give its name, too.")
         if self.bad_images not in ("stop", "replace"):
             raise ValueError(f"bad_images is {self.bad_images!r}, but must be stop or replace.")
-        for name in ("max_rows", "num_proc", "shuffle_buffer", "max_image_pixels"):
+        for name in ("max_words", "max_rows", "num_proc", "shuffle_buffer", "max_image_pixels"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1.")
 
