@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 
 from dataset_scripts import load_dataset_script
-from dataset_scripts.shapes import ANSWERS, COLORS, QUESTION_TYPES, SHAPES, Item, Scene, all_captions, draw_scenes
+from dataset_scripts.shapes import (
+    ANSWERS,
+    COLORS,
+    QUESTION_TYPES,
+    SHAPES,
+    Item,
+    Scene,
+    all_captions,
+    draw_scenes,
+    scenes_with_boxes,
+)
 
 SPLITS = ("train", "validation", "test")
 COUNTS = {"num_train": 300, "num_validation": 60, "num_test": 60}
@@ -98,6 +108,27 @@ def test_pixels_show_the_shape(retrieval: datasets.DatasetDict) -> None:
     assert means["triangle"] == pytest.approx(0.5, abs=0.08)
     assert means["star"] < 0.42 < means["cross"] < 0.65
     assert np.mean(weight["triangle"]) > 0.1 > abs(np.mean(weight["cross"]))
+
+
+def test_boxes_hold_the_pixels_of_their_objects(retrieval: datasets.DatasetDict) -> None:
+    """Where the objects of a scene differ in colour, a colour's pixels fill its object's box."""
+    checked = 0
+    for split in SPLITS:
+        found_scenes = list(scenes_with_boxes(0, split, 60))
+        assert [scene for scene, _ in found_scenes] == list(draw_scenes(0, split, 60))
+        for row, (scene, boxes) in zip(retrieval[split], found_scenes, strict=False):
+            if len({item.color for item in scene.items}) < len(scene.items):
+                continue
+            found = find_colors(row["image"])
+            for item, box in zip(scene.items, boxes, strict=True):
+                places = found[item.color]
+                shown = np.concatenate([places.min(axis=0), places.max(axis=0) + 1])  # left, top, right, bottom
+                slack = (
+                    3 if item.shape in ("star", "triangle") else 1.5
+                )  # pixels: tips are thin and blend with the ground
+                assert np.abs(np.array(box) * 64 - shown).max() <= slack
+                checked += 1
+    assert checked > 200
 
 
 def test_large_is_larger(retrieval: datasets.DatasetDict) -> None:
