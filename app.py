@@ -107,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         except (ValueError, OSError) as error:
             raise SystemExit(f"{error}") from error
         folder = str(Path(options.images or drawn).resolve())
-        page.launch(server_port=options.port, max_file_size=MAX_UPLOAD, allowed_paths=[folder])
+        theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+        page.launch(theme=theme, server_port=options.port, max_file_size=MAX_UPLOAD, allowed_paths=[folder])
 
 
 def load_pipeline(part: Part, given: str | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,3 +44,18 @@ def test_places_of_words() -> None:
     scene = Scene("row", (Item("small", "red", "star"), Item("large", "red", "cross"), Item("small", "blue", "star")))
     tokens = ["[CLS]", *"a red star left of a red cross left of a blue star".split()]
     assert word_places(tokens, scene) == [[2, 3], [7, 8], [12, 13]]
+
+
+@pytest.mark.slow
+def test_words_look_at_their_objects(tmp_path: Path) -> None:
+    """The demo model, trained here as `make demo` trains it, on scenes that it has not seen."""
+    words = ["configs/demo_retrieval.yaml", "--use_cpu", "--output_dir", str(tmp_path), "--do_predict", "false"]
+    command = [sys.executable, "run_retrieval.py", *words, "--disable_tqdm", "true"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    model = AlbefForImageTextRetrieval.from_pretrained(tmp_path)
+    found = measure(model, AlbefProcessor.from_pretrained(tmp_path), "test", 100)
+    print(f"{found.on_box:.1%} of the mass on the object's patches, which are {found.chance:.1%} of all")
+    assert found.on_box > 0.5
+    assert found.chance < 0.2 and found.on_others < 0.2
+    assert min(found.by_kind) > 0.4

@@ -123,9 +123,7 @@ def test_boxes_hold_the_pixels_of_their_objects(retrieval: datasets.DatasetDict)
             for item, box in zip(scene.items, boxes, strict=True):
                 places = found[item.color]
                 shown = np.concatenate([places.min(axis=0), places.max(axis=0) + 1])  # left, top, right, bottom
-                slack = (
-                    3 if item.shape in ("star", "triangle") else 1.5
-                )  # pixels: tips are thin and blend with the ground
+                slack = 3 if item.shape in ("star", "triangle") else 1.5  # pixels: tips blend with the ground
                 assert np.abs(np.array(box) * 64 - shown).max() <= slack
                 checked += 1
     assert checked > 200
