@@ -103,12 +103,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             if search is None and answer is None:
                 raise ValueError(f"There is no model to show: {RETRIEVAL.remedy}; or {VQA.remedy}.")
             pictures = readable_images(Path(options.images)) if options.images else draw_shapes(Path(drawn))
-            page = build_page(search, answer, pictures)
+            captions = [] if options.images else [path.stem.replace("_", " ") for path in pictures[:FOUND]]
+            page = build_page(search, answer, pictures, captions)
         except (ValueError, OSError) as error:
             raise SystemExit(f"{error}") from error
         folder = str(Path(options.images or drawn).resolve())
         theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-        page.launch(theme=theme, server_port=options.port, max_file_size=MAX_UPLOAD, allowed_paths=[folder])
+        page.launch(
+            theme=theme,
+            server_port=options.port,
+            max_file_size=MAX_UPLOAD,
+            allowed_paths=[folder],
+            footer_links=["api", "gradio"],
+        )
 
 
 def load_pipeline(part: Part, given: str | None) -> Any:
@@ -153,12 +160,18 @@ def readable_images(folder: Path) -> list[Path]:
     return good
 
 
-class Picture(gr.Image):
-    """A picture to upload, handed on as its path and not decoded: what is wrong with it is told in our words."""
+def picture_field(name: str) -> gr.Image:
+    """A picture to upload, handed on as its path and not decoded: what is wrong with it is told in our words.
 
-    def preprocess(self, payload: Any) -> str | None:
-        """The path of the file."""
-        return None if payload is None else payload.path
+    Args:
+        name: Of the element on the page.
+
+    Returns:
+        The field.
+    """
+    field = gr.Image(label="Picture", height=320, sources=["upload", "clipboard"], elem_id=name)
+    field.preprocess = lambda payload: payload and payload.path
+    return field
 
 
 def told(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -169,7 +182,7 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*arguments)
         except (ValueError, OSError) as error:
-            raise gr.Error(str(error), title="That did not work", print_exception=False) from error
+            raise gr.Error(str(error), duration=30, title="That did not work", print_exception=False) from error
 
     return wrapped
 
@@ -199,13 +212,14 @@ def text_of(text: str | None, what: str) -> str:
     return text.strip()
 
 
-def build_page(search: Any, answer: Any, pictures: list[Path]) -> gr.Blocks:
+def build_page(search: Any, answer: Any, pictures: list[Path], captions: list[str]) -> gr.Blocks:
     """Makes the page.
 
     Args:
         search: The pipeline `image-text-retrieval`, or None.
         answer: The pipeline `albef-vqa`, or None.
         pictures: What is searched, and offered as examples.
+        captions: What is offered as captions of a picture.
 
     Returns:
         The page, to be launched.
@@ -213,7 +227,7 @@ def build_page(search: Any, answer: Any, pictures: list[Path]) -> gr.Blocks:
     with gr.Blocks(title="ALBEF", analytics_enabled=False) as page:
         gr.Markdown("# ALBEF\nFinds pictures and captions, answers questions, and shows where it looks.")
         with gr.Tab("Search"):
-            add_search(search, pictures)
+            add_search(search, pictures, captions)
         with gr.Tab("Ask"):
             add_questions(answer, pictures)
         with gr.Tab("Where it looks"):
@@ -221,7 +235,7 @@ def build_page(search: Any, answer: Any, pictures: list[Path]) -> gr.Blocks:
     return page
 
 
-def add_search(search: Any, pictures: list[Path]) -> None:
+def add_search(search: Any, pictures: list[Path], examples: list[str]) -> None:
     """Pictures by a text, and captions by a picture."""
     if search is None:
         gr.Markdown(f"There is no model for this: {RETRIEVAL.remedy}.")
@@ -240,21 +254,24 @@ def add_search(search: Any, pictures: list[Path]) -> None:
         by_picture.index_texts([line.strip() for line in captions if line.strip()])
         return {one["text"]: one["probability"] for one in by_picture(image=picture, top_k=FOUND)}
 
-    gr.Markdown(
-        f"### Pictures by a text\nSearches {len(pictures)} pictures; with each, the probability that it matches."
-    )
+    gr.Markdown(f"### Pictures by a text\nSearches {len(pictures)} pictures; beneath, the probability of a match.")
     text = gr.Textbox(label="Text", placeholder="a red circle left of a blue square", elem_id="search_text")
     start = gr.Button("Find pictures", variant="primary", elem_id="search_start")
-    gallery = gr.Gallery(label="Best matches", columns=4, object_fit="contain", elem_id="search_found")
+    gallery = gr.Gallery(
+        label="Best matches",
+        columns=4,
+        height="auto",
+        object_fit="contain",
+        buttons=["fullscreen"],
+        elem_id="search_found",
+    )
     for event in (start.click, text.submit):
         event(find_pictures, text, gallery, **ONE_AT_A_TIME)
-    gr.Markdown("### Captions by a picture\nOrders the captions; each with the probability that it matches.")
+    gr.Markdown("### Captions by a picture\nOrders the captions by the probability of a match.")
     with gr.Row():
-        picture = Picture(label="Picture", type="filepath", height=320, elem_id="caption_picture")
+        picture = picture_field("caption_picture")
         with gr.Column():
-            captions = gr.Textbox(
-                label="Captions, one a line", lines=8, value="\n".join(example_captions(pictures)), elem_id="captions"
-            )
+            captions = gr.Textbox(label="Captions, one a line", lines=8, value="\n".join(examples), elem_id="captions")
             order = gr.Button("Order captions", variant="primary", elem_id="caption_start")
         labels = gr.Label(label="Best captions", num_top_classes=FOUND, elem_id="caption_found")
     order.click(find_captions, [picture, captions], labels, **ONE_AT_A_TIME)
@@ -273,7 +290,7 @@ def add_questions(answer: Any, pictures: list[Path]) -> None:
         return {one["answer"]: one["score"] for one in found}
 
     with gr.Row():
-        picture = Picture(label="Picture", type="filepath", height=320, elem_id="ask_picture")
+        picture = picture_field("ask_picture")
         with gr.Column():
             question = gr.Textbox(label="Question", placeholder="how many shapes are there", elem_id="ask_question")
             start = gr.Button("Answer", variant="primary", elem_id="ask_start")
@@ -297,7 +314,7 @@ def add_heat_maps(search: Any, answer: Any, pictures: list[Path]) -> None:
         return draw_heat_maps(picture, heat)
 
     with gr.Row():
-        picture = Picture(label="Picture", type="filepath", height=320, elem_id="look_picture")
+        picture = picture_field("look_picture")
         with gr.Column():
             kind = gr.Radio(kinds, value=kinds[0], label="The text is a", elem_id="look_kind")
             text = gr.Textbox(label="Caption or question", elem_id="look_text")
@@ -305,15 +322,16 @@ def add_heat_maps(search: Any, answer: Any, pictures: list[Path]) -> None:
             start = gr.Button("Show", variant="primary", elem_id="look_start")
     wanted.visible = kinds[0] == "question"
     kind.change(lambda value: gr.update(visible=value == "question"), kind, wanted)
-    sheet = gr.Image(label="Red: what speaks most for it", format="png", elem_id="look_sheet", interactive=False)
+    sheet = gr.Image(
+        label="Red: what speaks most for it",
+        format="png",
+        buttons=["download", "fullscreen"],
+        elem_id="look_sheet",
+        interactive=False,
+    )
     for event in (start.click, text.submit):
         event(look, [picture, kind, text, wanted], sheet, **ONE_AT_A_TIME)
     gr.Examples([str(path) for path in pictures[:6]], picture, label="Pictures", elem_id="look_examples")
-
-
-def example_captions(pictures: list[Path]) -> list[str]:
-    """Names of some pictures as captions, to be replaced by real ones."""
-    return [path.stem.replace("_", " ") for path in pictures[:FOUND]]
 
 
 if __name__ == "__main__":

@@ -235,9 +235,13 @@ def scenes_with_boxes(
 
 
 def all_captions(scene: Scene) -> list[str]:
-    """The sixteen captions of a scene: four patterns, read either way, with and without sizes."""
+    """The captions of a scene: four patterns, read either way, with and without sizes; of a single object only four."""
     captions = []
     for sized in (False, True):
+        if len(scene.items) == 1:
+            name = f"a {scene.items[0].name(sized)}"
+            captions += [name, f"there is {name}"]
+            continue
         for way, items in enumerate((scene.items, scene.items[::-1])):
             names = [item.name(sized) for item in items]
             relation = RELATIONS[scene.layout][way]
@@ -356,9 +360,10 @@ class ShapesConfig(datasets.BuilderConfig):
         num_test: Images of the test split, >= 1.
         image_size: Side in pixels, >= 16.
         seed: >= 0; another seed draws other images.
-        captions_per_image: 1..16, used by `retrieval`.
+        captions_per_image: 1..16, used by `retrieval`; a single object has four at most.
         questions_per_image: 3..20, used by `vqa`.
-        min_objects: Least number of objects of a scene, 1..3; `retrieval` takes 2 or 3, since captions relate objects.
+        min_objects: Least number of objects of a scene, 1..3; in `retrieval` single objects are for training alone,
+            since outside of it a caption tells its image.
     """
 
     num_train: int = 2000
@@ -383,7 +388,7 @@ class ShapesConfig(datasets.BuilderConfig):
             "image_size": (16, None),
         }
         ranges |= {"seed": (0, None), "captions_per_image": (1, 16), "questions_per_image": (3, 20)}
-        ranges["min_objects"] = (1 if self.name.startswith("vqa") else 2, 3)
+        ranges["min_objects"] = (1, 3)
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if type(value) is not int or value < low or (high is not None and value > high):
@@ -434,7 +439,9 @@ class Shapes(datasets.GeneratorBasedBuilder):
         config = self.config
         sizes = {"train": config.num_train, "validation": config.num_validation, "test": config.num_test}
         first_image = sum(size for name, size in sizes.items() if list(sizes).index(name) < list(sizes).index(split))
-        for index, scene in enumerate(draw_scenes(config.seed, split, sizes[split], config.min_objects)):
+        told_apart = config.name == "retrieval" and split != "train"
+        min_objects = max(2, config.min_objects) if told_apart else config.min_objects
+        for index, scene in enumerate(draw_scenes(config.seed, split, sizes[split], min_objects)):
             buffer = io.BytesIO()
             picture = draw_picture(scene, config.image_size, random_stream(config.seed, split, index, PICTURE))
             picture.save(buffer, format="PNG")
@@ -451,7 +458,8 @@ class Shapes(datasets.GeneratorBasedBuilder):
         """Different captions of an image."""
         options = all_captions(scene)
         rng = random_stream(self.config.seed, split, index, CAPTIONS)
-        return [options[i] for i in rng.choice(len(options), size=self.config.captions_per_image, replace=False)]
+        count = min(len(options), self.config.captions_per_image)
+        return [options[i] for i in rng.choice(len(options), size=count, replace=False)]
 
     @staticmethod
     def _question_columns(question: Question, question_id: int) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def load_processor(name: str) -> Any:
     """
     try:
         return AutoProcessor.from_pretrained(name)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"There is no processor beside the model {name!r}: save it into the same folder.") from error
 
 
