@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if search is None and answer is None:
                 raise ValueError(f"There is no model to show: {RETRIEVAL.remedy}; or {VQA.remedy}.")
             pictures = readable_images(Path(options.images)) if options.images else draw_shapes(Path(drawn))
-            captions = [] if options.images else [path.stem.replace("_", " ") for path in pictures[:FOUND]]
+            captions = [] if options.images else [path.stem for path in pictures[:FOUND]]
             page = build_page(search, answer, pictures, captions)
         except (ValueError, OSError) as error:
             raise SystemExit(f"{error}") from error
@@ -134,7 +134,7 @@ def draw_shapes(folder: Path) -> list[Path]:
     """Draws pictures of shapes that the demo models have not seen; their names are what they show."""
     paths = []
     for number, scene in enumerate(draw_scenes(0, "test", DRAWN)):
-        paths.append(folder / f"{all_captions(scene)[0].replace(' ', '_')}.png")
+        paths.append(folder / f"{all_captions(scene)[0]}.png")
         draw_picture(scene, SIDE, random_stream(0, "test", number, PICTURE)).save(paths[-1])
     return paths
 
@@ -182,7 +182,7 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*arguments)
         except (ValueError, OSError) as error:
-            raise gr.Error(str(error), duration=30, title="That did not work", print_exception=False) from error
+            raise gr.Error(str(error), duration=30, print_exception=False) from error
 
     return wrapped
 
@@ -260,14 +260,14 @@ def add_search(search: Any, pictures: list[Path], examples: list[str]) -> None:
     gallery = gr.Gallery(
         label="Best matches",
         columns=4,
-        height="auto",
+        height="max-content",
         object_fit="contain",
         buttons=["fullscreen"],
         elem_id="search_found",
     )
     for event in (start.click, text.submit):
         event(find_pictures, text, gallery, **ONE_AT_A_TIME)
-    gr.Markdown("### Captions by a picture\nOrders the captions by the probability of a match.")
+    gr.Markdown("### Captions by a picture\nOrders captions by the probability of a match.")
     with gr.Row():
         picture = picture_field("caption_picture")
         with gr.Column():

@@ -258,7 +258,7 @@ def test_a_start_without_models_is_told_what_to_run(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     error = refused(main, [])
     assert error.startswith("There is no model to show") and "`make demo`" in error and "`make demo-vqa`" in error
-    assert "There is no model at 'nowhere'" in refused(main, ["--retrieval_model", "nowhere"])
+    assert "There is no model at './nowhere'" in refused(main, ["--retrieval_model", "./nowhere"])
 
 
 def test_a_start_with_wrong_options(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,6 +274,6 @@ def test_drawn_pictures_show_what_their_names_say(tmp_path: Path) -> None:
     paths = draw_shapes(tmp_path)
     assert len({path.name for path in paths}) == len(paths) == 48
     first = load_dataset_script("shapes", split="test", cache_dir=tmp_path / "cache", num_train=1, num_validation=1)[0]
-    assert paths[0].stem.replace("_", " ") in all_captions(next(draw_scenes(0, "test", 1)))
+    assert paths[0].stem in all_captions(next(draw_scenes(0, "test", 1)))
     small = np.asarray(Image.open(paths[0]).reduce(4)).astype(int)
     assert np.abs(small - np.asarray(first["image"]).astype(int)).mean() < 2

@@ -119,7 +119,7 @@ def test_the_command_writes_a_sheet(
         (["photo.png", "--question", "what", "--answer", " "], "The answer is empty"),
         (["photo.png", "a circle", "--model", "vqa"], "no matching head"),
         (["photo.png", "--question", "what", "--model", "retrieval"], "no answer decoder"),
-        (["photo.png", "a circle", "--model", "nowhere"], "There is no model at 'nowhere'"),
+        (["photo.png", "a circle", "--model", "./nowhere"], "There is no model at './nowhere'"),
         (["photo.png", "a circle", "--model", "bert"], "of the type 'bert'"),
     ],
 )
