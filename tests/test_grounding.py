@@ -6,14 +6,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from run_cases import ONE_THREAD, ROOT
+from small_models import save_retrieval, save_vqa
 
-from benchmarks.grounding import coverage, measure, scene_shares, word_places
+from benchmarks.grounding import coverage, measure, word_shares, words_of_caption, words_of_questions
 from dataset_scripts.shapes import Item, Scene
 from modeling_albef import AlbefForImageTextRetrieval
+from modeling_albef.gradcam_albef import gradcam
 from processing import AlbefProcessor
 
 
@@ -27,23 +31,38 @@ def test_coverage_of_patches() -> None:
 
 def test_shares_of_maps() -> None:
     boxes = [(0.0, 0.0, 0.375, 0.25), (0.5, 0.5, 1.0, 1.0)]  # patches (0, 0), (0, 1); the lower right quarter
-    heat = np.zeros((2, 2, 4, 4))
-    heat[0, 0, 0, 1] = 3  # a half of this patch is covered
-    heat[0, 1] = 1  # even
-    heat[1, 0, 0, 0] = 2
-    np.testing.assert_allclose(
-        scene_shares(heat, boxes),
-        [
-            [[1, 2 / 16, 0.5, 1.5 / 16, 0], [2 / 16, 2 / 16, 1.5 / 16, 1.5 / 16, 4 / 16]],
-            [[0, 4 / 16, 0, 4 / 16, 1], [0, 4 / 16, 0, 4 / 16, 0]],
-        ],
-    )
+    heat = np.zeros((4, 4))
+    heat[0, 1] = 3  # a half of this patch is covered
+    assert word_shares(heat, boxes, 0) == pytest.approx((1, 2 / 16, 0.5, 1.5 / 16, 0))
+    assert word_shares(heat, boxes, 1) == pytest.approx((0, 4 / 16, 0, 4 / 16, 1))
+    assert word_shares(np.ones((4, 4)), boxes, 0) == pytest.approx((2 / 16, 2 / 16, 1.5 / 16, 1.5 / 16, 4 / 16))
+    assert word_shares(np.zeros((4, 4)), boxes, 0) == pytest.approx((0, 2 / 16, 0, 1.5 / 16, 0))
 
 
-def test_places_of_words() -> None:
-    scene = Scene("row", (Item("small", "red", "star"), Item("large", "red", "cross"), Item("small", "blue", "star")))
-    tokens = ["[CLS]", *"a red star left of a red cross left of a blue star".split()]
-    assert word_places(tokens, scene) == [[2, 3], [7, 8], [12, 13]]
+@pytest.mark.parametrize("save", [save_retrieval, save_vqa])
+def test_words_have_their_own_maps(save: Any, tmp_path: Path) -> None:
+    """Each word's map is that of its own token, also where a word comes twice."""
+    model = save(tmp_path)
+    processor = AlbefProcessor.from_pretrained(tmp_path)
+    names = [("green", "star"), ("green", "square"), ("blue", "star")]
+    scene = Scene("row", tuple(Item("small", *name) for name in names))
+    picture = Image.new("RGB", (32, 32), (200, 30, 90))
+    if save is save_retrieval:
+        words = words_of_caption(model, processor, picture, scene, None)
+        text = "a green star left of a green square left of a blue star"
+        inputs = processor(images=picture, text=text, return_tensors="pt")
+        maps = gradcam(model, **inputs)[0]
+        tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
+        places = [place for place, token in enumerate(tokens) if token in ("green", "blue", "star", "square")]
+        assert [(number, kind) for number, kind, _ in words] == [(n, k) for n in range(3) for k in ("color", "shape")]
+        for (_, _, heat), place in zip(words, places, strict=True):
+            np.testing.assert_array_equal(heat, maps[place])
+        return
+    words = words_of_questions(model, processor, picture, scene, None)
+    assert [(number, kind) for number, kind, _ in words] == [(1, "shape"), (2, "color")]  # the others come twice
+    inputs = processor(images=picture, text="what shape is blue", return_tensors="pt")
+    answer = processor.encode_answers(["star"])["input_ids"]
+    np.testing.assert_array_equal(words[1][2], gradcam(model, **inputs, answer_input_ids=answer)[0, -1])
 
 
 @pytest.mark.slow
@@ -58,4 +77,4 @@ def test_words_look_at_their_objects(tmp_path: Path) -> None:
     print(f"{found.on_box:.1%} of the mass on the object's patches, which are {found.chance:.1%} of all")
     assert found.on_box > 0.5
     assert found.chance < 0.2 and found.on_others < 0.2
-    assert min(found.by_kind) > 0.4
+    assert min(found.by_kind.values()) > 0.4
