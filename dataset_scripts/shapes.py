@@ -47,6 +47,7 @@ QUESTION_TYPES = ("color", "shape", "yes/no", "number")
 SPLITS = {"train": datasets.Split.TRAIN, "validation": datasets.Split.VALIDATION, "test": datasets.Split.TEST}
 SCENE, PICTURE, CAPTIONS, QUESTIONS = range(4)  # independent random streams of an image
 MAX_ATTEMPTS = 5_000
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -154,35 +155,93 @@ def outline(shape: str) -> list[tuple[float, float]]:
     return [(0.97 * math.cos(angle), 0.97 * math.sin(angle)) for angle in corners]
 
 
-def draw_picture(scene: Scene, image_size: int, rng: np.random.Generator) -> Image.Image:
-    """Draw a scene on a grey ground; places, sizes, colours and the grey vary a little.
+@dataclass(frozen=True)
+class PlacedItem:
+    """An object where it is drawn.
+
+    Attributes:
+        corners: (x, y) as shares of the image's side, y downwards.
+        color: Red, green, blue, 0..255.
+    """
+
+    corners: list[tuple[float, float]]
+    color: tuple[int, int, int]
+
+    def box(self) -> Box:
+        """The smallest box around it."""
+        xs, ys = zip(*self.corners, strict=True)
+        return min(xs), min(ys), max(xs), max(ys)
+
+
+def place_items(scene: Scene, rng: np.random.Generator) -> tuple[int, list[PlacedItem]]:
+    """Place a scene's objects; places, sizes, colours and the ground vary a little.
 
     Args:
-        scene: What to draw.
-        image_size: Side in pixels.
+        scene: What to place.
         rng: Source of the variation.
 
     Returns:
-        RGB picture, antialiased.
+        The grey of the ground, 0..255, and the objects in their order.
     """
-    side = image_size * SUPERSAMPLING
-    canvas = Image.new("RGB", (side, side), (int(rng.integers(105, 136)),) * 3)
-    pen, count = ImageDraw.Draw(canvas), len(scene.items)
+    ground, count, placed = int(rng.integers(105, 136)), len(scene.items), []
     for item, center in zip(scene.items, CENTERS[count], strict=True):
         along = center + rng.uniform(-ALONG_JITTER[count], ALONG_JITTER[count])
         across = 0.5 + rng.uniform(-ACROSS_JITTER, ACROSS_JITTER)
         x, y = (along, across) if scene.layout == "row" else (across, along)
         radius = SIZES[item.size] * rng.uniform(0.94, 1.0)
-        corners = [((x + radius * dx) * side, (y + radius * dy) * side) for dx, dy in outline(item.shape)]
+        corners = [(x + radius * dx, y + radius * dy) for dx, dy in outline(item.shape)]
         color = np.clip(np.array(COLORS[item.color]) + rng.integers(-8, 9, size=3), 0, 255)
-        pen.polygon(corners, fill=tuple(color.tolist()))
+        placed.append(PlacedItem(corners, tuple(color.tolist())))
+    return ground, placed
+
+
+def draw_picture(scene: Scene, image_size: int, rng: np.random.Generator) -> Image.Image:
+    """Draw a scene on a grey ground.
+
+    Args:
+        scene: What to draw.
+        image_size: Side in pixels.
+        rng: Source of the variation; see `place_items`.
+
+    Returns:
+        RGB picture, antialiased.
+    """
+    side = image_size * SUPERSAMPLING
+    ground, placed = place_items(scene, rng)
+    canvas = Image.new("RGB", (side, side), (ground,) * 3)
+    pen = ImageDraw.Draw(canvas)
+    for item in placed:
+        pen.polygon([(x * side, y * side) for x, y in item.corners], fill=item.color)
     return canvas.reduce(SUPERSAMPLING)
 
 
+def scenes_with_boxes(
+    seed: int, split: str, num_images: int, min_objects: int = 2
+) -> Iterator[tuple[Scene, list[Box]]]:
+    """The scenes of a split, and where their objects are in the pictures that the builder draws of them.
+
+    Args:
+        seed: Seed of the data set.
+        split: "train", "validation" or "test".
+        num_images: How many.
+        min_objects: Least number of objects of a scene, 1..3.
+
+    Yields:
+        A scene, and for each of its objects a box (left, top, right, bottom) in shares of the image's side.
+    """
+    for index, scene in enumerate(draw_scenes(seed, split, num_images, min_objects)):
+        _, placed = place_items(scene, random_stream(seed, split, index, PICTURE))
+        yield scene, [item.box() for item in placed]
+
+
 def all_captions(scene: Scene) -> list[str]:
-    """The sixteen captions of a scene: four patterns, read either way, with and without sizes."""
+    """The captions of a scene: four patterns, read either way, with and without sizes; of a single object only four."""
     captions = []
     for sized in (False, True):
+        if len(scene.items) == 1:
+            name = f"a {scene.items[0].name(sized)}"
+            captions += [name, f"there is {name}"]
+            continue
         for way, items in enumerate((scene.items, scene.items[::-1])):
             names = [item.name(sized) for item in items]
             relation = RELATIONS[scene.layout][way]
@@ -301,9 +360,10 @@ class ShapesConfig(datasets.BuilderConfig):
         num_test: Images of the test split, >= 1.
         image_size: Side in pixels, >= 16.
         seed: >= 0; another seed draws other images.
-        captions_per_image: 1..16, used by `retrieval`.
+        captions_per_image: 1..16, used by `retrieval`; a single object has four at most.
         questions_per_image: 3..20, used by `vqa`.
-        min_objects: Least number of objects of a scene, 1..3; `retrieval` takes 2 or 3, since captions relate objects.
+        min_objects: Least number of objects of a scene, 1..3; in `retrieval` single objects are for training alone,
+            since outside of it a caption tells its image.
     """
 
     num_train: int = 2000
@@ -328,7 +388,7 @@ class ShapesConfig(datasets.BuilderConfig):
             "image_size": (16, None),
         }
         ranges |= {"seed": (0, None), "captions_per_image": (1, 16), "questions_per_image": (3, 20)}
-        ranges["min_objects"] = (1 if self.name.startswith("vqa") else 2, 3)
+        ranges["min_objects"] = (1, 3)
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if type(value) is not int or value < low or (high is not None and value > high):
@@ -379,7 +439,9 @@ class Shapes(datasets.GeneratorBasedBuilder):
         config = self.config
         sizes = {"train": config.num_train, "validation": config.num_validation, "test": config.num_test}
         first_image = sum(size for name, size in sizes.items() if list(sizes).index(name) < list(sizes).index(split))
-        for index, scene in enumerate(draw_scenes(config.seed, split, sizes[split], config.min_objects)):
+        told_apart = config.name == "retrieval" and split != "train"
+        min_objects = max(2, config.min_objects) if told_apart else config.min_objects
+        for index, scene in enumerate(draw_scenes(config.seed, split, sizes[split], min_objects)):
             buffer = io.BytesIO()
             picture = draw_picture(scene, config.image_size, random_stream(config.seed, split, index, PICTURE))
             picture.save(buffer, format="PNG")
@@ -396,7 +458,8 @@ class Shapes(datasets.GeneratorBasedBuilder):
         """Different captions of an image."""
         options = all_captions(scene)
         rng = random_stream(self.config.seed, split, index, CAPTIONS)
-        return [options[i] for i in rng.choice(len(options), size=self.config.captions_per_image, replace=False)]
+        count = min(len(options), self.config.captions_per_image)
+        return [options[i] for i in rng.choice(len(options), size=count, replace=False)]
 
     @staticmethod
     def _question_columns(question: Question, question_id: int) -> dict[str, Any]:

@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 
 from dataset_scripts import load_dataset_script
-from dataset_scripts.shapes import ANSWERS, COLORS, QUESTION_TYPES, SHAPES, Item, Scene, all_captions, draw_scenes
+from dataset_scripts.shapes import (
+    ANSWERS,
+    COLORS,
+    QUESTION_TYPES,
+    SHAPES,
+    Item,
+    Scene,
+    all_captions,
+    draw_scenes,
+    scenes_with_boxes,
+)
 
 SPLITS = ("train", "validation", "test")
 COUNTS = {"num_train": 300, "num_validation": 60, "num_test": 60}
@@ -98,6 +108,25 @@ def test_pixels_show_the_shape(retrieval: datasets.DatasetDict) -> None:
     assert means["triangle"] == pytest.approx(0.5, abs=0.08)
     assert means["star"] < 0.42 < means["cross"] < 0.65
     assert np.mean(weight["triangle"]) > 0.1 > abs(np.mean(weight["cross"]))
+
+
+def test_boxes_hold_the_pixels_of_their_objects(retrieval: datasets.DatasetDict) -> None:
+    """Where the objects of a scene differ in colour, a colour's pixels fill its object's box."""
+    checked = 0
+    for split in SPLITS:
+        found_scenes = list(scenes_with_boxes(0, split, 60))
+        assert [scene for scene, _ in found_scenes] == list(draw_scenes(0, split, 60))
+        for row, (scene, boxes) in zip(retrieval[split], found_scenes, strict=False):
+            if len({item.color for item in scene.items}) < len(scene.items):
+                continue
+            found = find_colors(row["image"])
+            for item, box in zip(scene.items, boxes, strict=True):
+                places = found[item.color]
+                shown = np.concatenate([places.min(axis=0), places.max(axis=0) + 1])  # left, top, right, bottom
+                slack = 3 if item.shape in ("star", "triangle") else 1.5  # pixels: tips blend with the ground
+                assert np.abs(np.array(box) * 64 - shown).max() <= slack
+                checked += 1
+    assert checked > 200
 
 
 def test_large_is_larger(retrieval: datasets.DatasetDict) -> None:
@@ -252,6 +281,25 @@ def test_single_objects_where_they_are_allowed(cache: Path) -> None:
     assert not names_of["test"] & names_of["train"] and not names_of["validation"] & names_of["train"]
 
 
+def test_captions_of_single_objects_are_for_training_alone(cache: Path, retrieval: datasets.DatasetDict) -> None:
+    """Outside of it a caption tells its image, and the pictures are those without single objects."""
+    splits = load_dataset_script("shapes", cache_dir=cache, min_objects=1, captions_per_image=5, **COUNTS)
+    scenes = list(draw_scenes(0, "train", COUNTS["num_train"], 1))
+    single = 0
+    for row, scene in zip(splits["train"], scenes, strict=True):
+        if len(scene.items) > 1:
+            assert len(set(row["caption"])) == 5
+            continue
+        (item,) = scene.items
+        names = [f"a {item.color} {item.shape}", f"a {item.size} {item.color} {item.shape}"]
+        assert set(row["caption"]) == {*names, *(f"there is {name}" for name in names)}
+        assert set(find_colors(row["image"])) == {item.color}
+        single += 1
+    assert 0.27 < single / len(scenes) < 0.4
+    for split in ("validation", "test"):
+        assert image_bytes(splits[split]) == image_bytes(retrieval[split])
+
+
 def test_questions_of_an_image_differ_and_ids_are_unique(vqa: datasets.DatasetDict) -> None:
     ids = [number for split in SPLITS for number in vqa[split]["question_id"]]
     assert len(set(ids)) == len(ids) == 4 * sum(COUNTS.values())
@@ -288,7 +336,7 @@ def test_the_question_alone_gives_little_away(cache: Path) -> None:
         ({"seed": True}, "seed is True, but must be an integer"),
         ({"captions_per_image": 17}, r"captions_per_image is 17, but must be an integer 1\.\.16"),
         ({"questions_per_image": 2}, r"questions_per_image is 2, but must be an integer 3\.\.20"),
-        ({"min_objects": 1}, r"min_objects is 1, but must be an integer 2\.\.3"),
+        ({"min_objects": 4}, r"min_objects is 4, but must be an integer 1\.\.3"),
         ({"config_name": "vqa", "min_objects": 0}, r"min_objects is 0, but must be an integer 1\.\.3"),
     ],
 )

@@ -1,0 +1,279 @@
+"""The page in a real browser, started as a user starts it; every request that leaves the machine is refused."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_cases import ONE_THREAD, ROOT, refused
+from small_models import save_retrieval, save_vqa
+from transformers import pipeline
+
+from dataset_scripts import load_dataset_script
+from dataset_scripts.shapes import all_captions, draw_scenes
+
+pytest.importorskip("gradio", reason="the page needs gradio")
+from app import draw_shapes, main
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="the test drives a browser with playwright")
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
+    "--no-first-run"
+).split()
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="neither Chromium nor Chrome is installed")
+WAIT = 60_000  # milliseconds
+CAPTIONS = ["a blue circle", "a green star above it", "a red square"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models, pictures to search, and files to upload."""
+    folder = tmp_path_factory.mktemp("app")
+    save_retrieval(folder / "retrieval")
+    save_vqa(folder / "vqa")
+    (folder / "photos").mkdir()
+    noise = np.random.default_rng(0)
+    for number in range(9):
+        pixels = noise.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((100, 80)).save(folder / f"photos/{number}.png")
+    (folder / "photos/broken.png").write_bytes(b"no picture")
+    (folder / "text.png").write_text("no picture")
+    shutil.copy(folder / "photos/3.png", folder / "good.png")
+    whole = (folder / "photos/4.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("1", (200_000_000, 1)).save(folder / "huge.png")  # so long that the browser does not draw it
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(place: Path) -> Iterator[tuple[str, Path]]:
+    """Address of the page and the log of its process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--retrieval_model", "retrieval", "--vqa_model", "vqa", "--images", "photos", "--port", str(port)]
+    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    log = place / "log.txt"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "app.py"), *words], cwd=place, env=environment, stdout=output, stderr=output
+        )
+        try:
+            address = f"http://127.0.0.1:{port}"
+            wait_for(address, process, log)
+            yield address, log
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(240):
+        assert process.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture(scope="module")
+def browser_page(server: tuple[str, Path]) -> Iterator[Any]:
+    """The page, opened in a browser that reaches nothing but this machine."""
+    address, _ = server
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.set_default_timeout(WAIT)
+        page.route(lambda url: not url.startswith((address, "data:", "blob:")), lambda route: route.abort())
+        page.goto(address)
+        page.get_by_role("tab", name="Search").wait_for()
+        yield page
+        browser.close()
+
+
+def open_tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def upload(page: Any, element: str, path: Path) -> None:
+    """Puts a file into a picture field, in place of the one that is there."""
+    remove = page.locator(f"#{element} button[aria-label='Clear']")
+    if remove.count():
+        remove.first.click()
+    page.locator(f"#{element} input[type=file]").set_input_files(path)
+    page.locator(f"#{element} img").wait_for(state="attached")
+
+
+def message(page: Any) -> str:
+    """The text of the message that is shown; closes it."""
+    toast = page.locator(".toast-body").last
+    toast.wait_for()
+    text = toast.inner_text()
+    shot(page, f"message_{'_'.join(re.findall('[a-z]+', text.lower())[:12])}")
+    toast.locator("button").last.click()
+    toast.wait_for(state="detached")
+    return text
+
+
+def shot(page: Any, name: str) -> None:
+    """A picture of the whole page, where SCREENSHOTS names a folder for it."""
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+def bars(page: Any, element: str) -> dict[str, float]:
+    """Texts and per cents of a list of labels."""
+    page.locator(f"#{element} dd, #{element} .confidence").first.wait_for()
+    texts = page.locator(f"#{element} dt").all_inner_texts()
+    numbers = page.locator(f"#{element} dd").all_inner_texts()
+    shown = [re.sub(r"[^0-9.]", "", number) for number in numbers]
+    return {text.strip(): float(number) for text, number in zip(texts, shown, strict=True)}
+
+
+@needs_browser
+@pytest.mark.slow
+def test_pictures_by_a_text(browser_page: Any, place: Path) -> None:
+    open_tab(browser_page, "Search")
+    browser_page.locator("#search_text textarea").fill("a blue circle")
+    browser_page.locator("#search_start").click()
+    gallery = browser_page.locator("#search_found .caption-label")
+    gallery.first.wait_for()
+    search = pipeline("image-text-retrieval", model=str(place / "retrieval"))
+    search.index_images(sorted((place / "photos").glob("[0-9].png")))
+    expected = [f"{one['probability']:.0%} {Path(one['image']).stem}" for one in search("a blue circle", top_k=8)]
+    assert gallery.all_inner_texts() == expected
+    widths = browser_page.locator("#search_found img").evaluate_all("all => all.map(one => one.naturalWidth)")
+    assert widths == [100] * 8
+    shot(browser_page, "search")
+
+
+@needs_browser
+@pytest.mark.slow
+def test_captions_by_a_picture(browser_page: Any, place: Path) -> None:
+    open_tab(browser_page, "Search")
+    upload(browser_page, "caption_picture", place / "good.png")
+    browser_page.locator("#captions textarea").fill("\n".join([*CAPTIONS, ""]))
+    browser_page.locator("#caption_start").click()
+    shown = bars(browser_page, "caption_found")
+    search = pipeline("image-text-retrieval", model=str(place / "retrieval"))
+    search.index_texts(CAPTIONS)
+    found = search(image=str(place / "good.png"))
+    assert shown == pytest.approx({one["text"]: 100 * one["probability"] for one in found}, abs=0.6)
+    assert list(shown.values()) == sorted(shown.values(), reverse=True)
+    shot(browser_page, "captions")
+
+
+@needs_browser
+@pytest.mark.slow
+def test_answers(browser_page: Any, place: Path) -> None:
+    open_tab(browser_page, "Ask")
+    upload(browser_page, "ask_picture", place / "good.png")
+    browser_page.locator("#ask_question textarea").fill("what colour is the circle?")
+    browser_page.locator("#ask_start").click()
+    shown = bars(browser_page, "ask_found")
+    answer = pipeline("albef-vqa", model=str(place / "vqa"))
+    found = answer(image=str(place / "good.png"), question="what colour is the circle?", top_k=5)
+    assert shown == pytest.approx({one["answer"]: 100 * one["score"] for one in found}, abs=0.6)
+    shot(browser_page, "ask")
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "text", "panels"), [("caption", "a blue circle", 4), ("question", "what is left", 4)])
+def test_heat_maps(browser_page: Any, place: Path, kind: str, text: str, panels: int) -> None:
+    open_tab(browser_page, "Where it looks")
+    upload(browser_page, "look_picture", place / "good.png")
+    browser_page.locator("#look_kind").get_by_label(kind).check()
+    browser_page.locator("#look_text textarea").fill(text)
+    old = browser_page.locator("#look_sheet img").all()
+    source = old[0].get_attribute("src") if old else None
+    browser_page.locator("#look_start").click()
+    changed = "old => {const i = document.querySelector('#look_sheet img'); return i && i.src != old && i.naturalWidth}"
+    browser_page.wait_for_function(changed, arg=source)
+    width = browser_page.locator("#look_sheet img").evaluate("one => one.naturalWidth")
+    assert width == panels * 236 + 12
+    shot(browser_page, f"look_{kind}")
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("text.png", "is no image that Pillow knows"), ("cut.png", "damaged or cut short"), ("huge.png", "has more than")],
+)
+def test_bad_uploads(browser_page: Any, place: Path, server: tuple[str, Path], file: str, text: str) -> None:
+    for tab, element, start in (
+        ("Search", "caption_picture", "caption_start"),
+        ("Ask", "ask_picture", "ask_start"),
+        ("Where it looks", "look_picture", "look_start"),
+    ):
+        open_tab(browser_page, tab)
+        if element == "ask_picture":
+            browser_page.locator("#ask_question textarea").fill("what is it")
+        if element == "look_picture":
+            browser_page.locator("#look_text textarea").fill("a circle")
+        upload(browser_page, element, place / file)
+        browser_page.locator(f"#{start}").click()
+        shown = message(browser_page)
+        assert text in shown and file in shown and str(place) not in shown
+    assert "Traceback" not in server[1].read_text()
+
+
+@needs_browser
+@pytest.mark.slow
+def test_what_is_missing_is_said(browser_page: Any, place: Path, server: tuple[str, Path]) -> None:
+    open_tab(browser_page, "Search")
+    browser_page.locator("#search_text textarea").fill("  ")
+    browser_page.locator("#search_start").click()
+    assert "There is no text yet" in message(browser_page)
+    open_tab(browser_page, "Where it looks")
+    upload(browser_page, "look_picture", place / "good.png")
+    browser_page.locator("#look_kind").get_by_label("caption").check()
+    browser_page.locator("#look_text textarea").fill("?!")
+    browser_page.locator("#look_start").click()
+    assert "has no words" in message(browser_page)
+    log = server[1].read_text()
+    assert "Left out: Image 'photos/broken.png' is no image" in log and "Traceback" not in log
+
+
+def test_a_start_without_models_is_told_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = refused(main, [])
+    assert error.startswith("There is no model to show") and "`make demo`" in error and "`make demo-vqa`" in error
+    assert "There is no model at './nowhere'" in refused(main, ["--retrieval_model", "./nowhere"])
+
+
+def test_a_start_with_wrong_options(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    assert "has no matching head" in refused(main, ["--retrieval_model", "vqa"])
+    assert "There is no folder 'none'" in refused(main, ["--retrieval_model", "retrieval", "--images", "none"])
+    (tmp_path / "empty").mkdir()
+    words = ["--retrieval_model", "retrieval", "--images", str(tmp_path / "empty")]
+    assert "has no pictures that can be read" in refused(main, words)
+
+
+def test_drawn_pictures_show_what_their_names_say(tmp_path: Path) -> None:
+    paths = draw_shapes(tmp_path)
+    assert len({path.name for path in paths}) == len(paths) == 48
+    first = load_dataset_script("shapes", split="test", cache_dir=tmp_path / "cache", num_train=1, num_validation=1)[0]
+    assert paths[0].stem in all_captions(next(draw_scenes(0, "test", 1)))
+    small = np.asarray(Image.open(paths[0]).reduce(4)).astype(int)
+    assert np.abs(small - np.asarray(first["image"]).astype(int)).mean() < 2
