@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 LAUNCH = $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	--num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo demo-vqa easy-vqa test slow lint clean
+.PHONY: demo demo-vqa easy-vqa test slow lint docs clean
 
 demo: $(VENV)/ready
 	$(LAUNCH) run_retrieval.py configs/demo_retrieval.yaml --use_cpu --overwrite_output_dir
@@ -27,6 +27,11 @@ lint: $(VENV)/ready-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# what is written by scripts: the reference and the drawing
+docs: $(VENV)/ready
+	$(VENV)/bin/python docs/make_api.py
+	$(VENV)/bin/python docs/draw_data_flow.py
 
 # torch first and pinned: what comes after is content with it
 $(VENV)/ready: setup.cfg pyproject.toml

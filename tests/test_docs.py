@@ -51,6 +51,7 @@ SCRIPTS: dict[str, tuple[Any, ...]] = {
 }
 MODULES = (  # that are run with `python -m`, beside `dataset_scripts`
     *("dataset_scripts.answer_list", "modeling_albef.convert_albef_to_hf", "modeling_albef.export_albef_to_onnx"),
+    *("modeling_albef.visualize", "app"),
     *(f"benchmarks.{path.stem}" for path in ROOT.glob("benchmarks/*.py") if "\ndef main(" in path.read_text()),
 )
 DOCS = ROOT / "docs"
@@ -235,7 +236,8 @@ def all_options(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         parsers.append(parser)
     needed = {"dataset_scripts.answer_list": ["a.json", "--output", "b.json"]}
     needed |= {"modeling_albef.convert_albef_to_hf": ["a.pth", "--output_dir", "b"]}
-    needed |= {"modeling_albef.export_albef_to_onnx": ["model", "folder"]}
+    needed |= {"modeling_albef.export_albef_to_onnx": ["model", "folder"], "benchmarks.grounding": ["--model", "m"]}
+    needed |= {"modeling_albef.visualize": ["photo.png", "text", "--model", "m"]}
     parsers += [parse_only(importlib.import_module(name), needed.get(name, []), monkeypatch) for name in MODULES]
     return {option for parser in parsers for action in parser._actions for option in action.option_strings}
 
