@@ -89,14 +89,14 @@ def convert(args: argparse.Namespace) -> None:
         config = choose_config(args, checkpoint)
         student, teacher, notes = build_models(args, checkpoint, config)
     if args.to == "salesforce":
-        with _moved_into_place(args.output_dir) as folder:
+        with _naming(args.checkpoint), _moved_into_place(args.output_dir) as folder:
             write_original(folder, checkpoint)
     else:
         processor = make_processor(args, config, end_texts=checkpoint.source == LAVIS)
         with_code = args.push_to_hub is not None  # it must load where this package is not
         repository = args.push_to_hub or args.output_dir.name
         facts = CardFacts(args.checkpoint.name, digest(args.checkpoint), type(student).__name__, repository, notes)
-        with _moved_into_place(args.output_dir) as folder:
+        with _naming(args.checkpoint), _moved_into_place(args.output_dir) as folder:
             student.save_pretrained(folder, save_code=with_code)
             write_teacher(folder / TEACHER_FOLDER, teacher, checkpoint.queue)
             processor.save_pretrained(folder, save_code=with_code)
@@ -113,7 +113,7 @@ def _naming(checkpoint: Path) -> Iterator[None]:
     """Puts the file's name before what is wrong with its content, where that does not have it."""
     try:
         yield
-    except (ValueError, StrictDataclassError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, StrictDataclassError) as error:
         if str(checkpoint) in str(error):
             raise
         raise CheckpointError(f"{checkpoint}: {' '.join(str(error).split())}") from error

@@ -167,7 +167,7 @@ def torch_files(draw: st.DrawFn) -> bytes:
 def other_archive(draw: st.DrawFn, data: bytes) -> bytes:
     """The archive with a part that is damaged, foreign, compressed, missing, twice there, or of many zeros."""
     if not zipfile.is_zipfile(io.BytesIO(data)):
-        return pickle.dumps(Foreign(), protocol=draw(st.integers(0, 5)))
+        return pickle.dumps(Foreign(), protocol=draw(st.integers(0, 5))) if draw(st.booleans()) else data
     stream, change = io.BytesIO(), draw(st.sampled_from(["pickle", "foreign", "deflate", "missing", "twice", "bomb"]))
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(stream, "w") as new, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -256,18 +256,29 @@ def folders(draw: st.DrawFn) -> dict[str, bytes]:
     change = draw(st.sampled_from(["none", "missing", "damaged", "damaged", "other", "other"]))
     if change == "missing":
         del files[name]
+    elif change == "damaged" and name.endswith("config.json"):  # with other names it is of the published size: slow
+        files[name] = files[name][: draw(st.integers(0, len(files[name]) - 1))]
     elif change == "damaged":
         files[name] = draw(damaged(files[name]))
     elif change == "other" and name.endswith(".json"):
-        content = json.loads(files[name])
-        key = draw(mostly(st.sampled_from(sorted(content)), st.just("other")))
-        content = draw(st.one_of(VALUES, VALUES.map(lambda value: content | {key: value})))
-        files[name] = json.dumps(content).encode()
+        files[name] = json.dumps(draw(changed_json(json.loads(files[name])))).encode()
     elif change == "other" and name.endswith("queue.safetensors"):
         files[name] = draw(safetensors_files(changed_queues()))
     elif change == "other":
         files[name] = draw(safetensors_files(changed_states()))
     return files
+
+
+@st.composite
+def changed_json(draw: st.DrawFn, content: dict[str, Any]) -> Any:
+    """A configuration or a trainer's state with another value, at the top or in a part."""
+    parts = [part for part in content.values() if isinstance(part, dict) and "hidden_size" in part]
+    if not parts and draw(st.booleans()):
+        return draw(VALUES)
+    place = draw(st.sampled_from([content, *parts]))
+    keys = sorted(key for key, value in place.items() if not isinstance(value, dict))
+    place[draw(mostly(st.sampled_from(keys), st.just("other")))] = draw(VALUES)
+    return content
 
 
 @st.composite

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import PartialState
-from huggingface_hub.errors import StrictDataclassFieldValidationError
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers.trainer_pt_utils import AcceleratorConfig
@@ -79,8 +79,8 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> 
         logging.disable_progress_bar()  # the library's own, of weights that are read and written
     try:
         models = _load_models(model_class, model_args, tokenizer)
-    except (SafetensorError, RuntimeError) as error:  # damaged, or of other shapes
-        reason = " ".join(str(error).split())
+    except (SafetensorError, StrictDataclassError, LookupError, RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())  # damaged weights or other shapes; damaged configuration
         raise LaunchError(f"The model in {model_args.model_name_or_path} cannot be used: {reason:.500}") from error
     if model_args.lora_rank:
         for model in filter(None, models):
@@ -100,7 +100,7 @@ def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any) -
             fields["vision_config"] = {**(fields.get("vision_config") or {}), "image_size": model_args.image_size}
         try:
             config = AlbefConfig(**fields)
-        except (ValueError, TypeError, AttributeError, StrictDataclassFieldValidationError) as error:
+        except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
             raise LaunchError(f"model_config is refused: {' '.join(str(error).split())}") from error
         for part in filter(None, (config.text_config, config.decoder_config)):
             part.vocab_size, part.pad_token_id = len(tokenizer), tokenizer.pad_token_id
@@ -108,6 +108,8 @@ def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any) -
             return model_class._from_config(config, **options), None
         except (RuntimeError, AttributeError) as error:  # too large for the memory; no such type of weights
             raise LaunchError(f"No model can be made of model_config ({error}): change its sizes.") from error
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():  # the library would take the published sizes
+        raise LaunchError(f"The folder {name} has no config.json: give a folder that a model was saved to.")
     model = model_class.from_pretrained(name, image_size=model_args.image_size, **options)
     if len(tokenizer) > model.config.text_config.vocab_size:
         raise LaunchError(
