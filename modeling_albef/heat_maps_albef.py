@@ -119,8 +119,8 @@ def draw_heat_maps(image: Image.Image, heat: HeatMaps) -> Image.Image:
     Returns:
         RGB sheet. Each map is stretched to its own range, so colours tell places, not strength.
     """
-    scale = PANEL / max(image.size)
-    picture = image.resize(tuple(max(1, round(side * scale)) for side in image.size), Image.Resampling.BICUBIC)
+    width, height = (max(1, round(side * PANEL / max(image.size))) for side in image.size)
+    picture = image.resize((width, height), Image.Resampling.BICUBIC)
     panels = [(picture, "picture")]
     panels += [(_overlay(picture, values), word) for word, values in zip(heat.words, heat.maps.numpy(), strict=True)]
     columns = min(COLUMNS, len(panels))
@@ -165,7 +165,7 @@ def _pieces(tokenizer: Any, ids: list[int]) -> list[tuple[str, list[int]]]:
 
 
 def _word_maps(
-    model: ModelWithHead, processor: Any, inputs: Any, layer: int | None, **answers: torch.Tensor
+    model: ModelWithHead, processor: Any, inputs: Any, layer: int | None, **answers: Any
 ) -> tuple[list[str], torch.Tensor]:
     """Words and their maps (W, rows, columns)."""
     maps = gradcam(model, **inputs, **answers, layer=layer)[0].cpu()  # (L, rows, columns)

@@ -570,7 +570,8 @@ def test_other_checkpoints_are_refused(kind: str, tmp_path: Path, vocabulary: Pa
 def test_widths_and_heads(tmp_path: Path, vocabulary: Path) -> None:
     file, out = GOLDEN / "retrieval_plain.weights.safetensors", tmp_path / "out"
     words = [file, "--output_dir", out, "--tokenizer", vocabulary]
-    assert refused(words) == "The width 24 is no multiple of 64: say how many heads with --vision_num_attention_heads."
+    said = "The width 24 is no multiple of 64: say how many heads with --vision_num_attention_heads."
+    assert refused(words) == f"{file}: {said}"
     words += ["--vision_num_attention_heads", 3]
     assert refused(words) == "The width 16 is no multiple of 64: say how many heads with --num_attention_heads."
     assert "must be a multiple of num_attention_heads (3)" in refused([*words, "--num_attention_heads", 3])
