@@ -6,15 +6,9 @@
 The captions name the objects of drawn scenes in order ("a red circle left of a blue square"); the words are the colour
 and the kind of each. A model that answers questions is asked "what color is the star", where the word is the kind, and
 "what shape is red", where it is the colour. The mass is that of `gradcam` for the word's token. A map cannot be finer
-<<<<<<< HEAD
-than a patch, so a box is rounded outwards to whole patches; chance is the share of all patches that it then has.
-"Exact" is the mass within the box itself, each patch's mass spread evenly over the patch, and its chance the box's
-share of the picture.
-=======
 than a patch, so a box is rounded outwards to whole patches; chance is the share of all patches that it then has. Exact
 is the mass within the box itself, each patch's mass spread evenly over the patch, and its chance the box's share of the
 picture.
->>>>>>> look
 """
 
 from __future__ import annotations
