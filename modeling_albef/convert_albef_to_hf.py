@@ -116,7 +116,7 @@ def _naming(checkpoint: Path) -> Iterator[None]:
     except (ValueError, TypeError, LookupError, AttributeError, StrictDataclassError) as error:
         if str(checkpoint) in str(error):
             raise
-        raise CheckpointError(f"{checkpoint}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{checkpoint}: {' '.join(str(error).split()):.500}") from error
 
 
 @contextmanager

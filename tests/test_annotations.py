@@ -164,6 +164,20 @@ def test_a_bad_row(root: Path, wrong: Any, message: str) -> None:
     assert "a.json, row 2: " in fails(root, rows, message)
 
 
+def test_ids_of_coco_that_are_none(root: Path) -> None:
+    images = [{"id": [1], "file_name": "train/1.png"}, {"id": 2, "file_name": "train/2.png"}]
+    captions = [{"image_id": {"a": 1}, "caption": "a dog"}, {"image_id": 2, "caption": "a cat"}]
+    dataset = load_retrieval_files(
+        [write(root.parent / "a.json", {"images": images, "annotations": captions})], str(root)
+    )
+    assert dataset["caption"][:] == [["a dog"], ["a cat"]]  # what has no id belongs to what has none
+
+
+def test_a_value_that_is_nested_deeply(root: Path) -> None:
+    content = b'[{"image": "train/1.png", "caption": "a"}, {"image": ' + b"[" * 400 + b"]" * 400 + b', "caption": "a"}]'
+    fails(root, content, r"row 1: 'image' is \[\[\[\[\[\[\[\.\.\.\]\]\]\]\]\]\]: a path relative to image_root")
+
+
 def test_one_id_for_two_images_of_two_files(root: Path) -> None:
     files = [write(root.parent / f"{number}.json", [row(number, image_id=5)]) for number in (1, 2)]
     with pytest.raises(AnnotationError, match=r"2\.json, row 0: 'image_id' 5 names 'train/2.png', before it named"):

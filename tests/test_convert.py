@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import re
 import subprocess
@@ -555,6 +556,17 @@ REFUSED: dict[str, tuple[Any, str]] = {
         r"7 positions, which are not a class token",
     ),
     "task": (changed(**{"itm_head.weight": None}), r"neither an answer decoder nor a matching head"),
+    "layers": (
+        {re.sub(r"blocks\.1", "blocks.99999999", name): tensor for name, tensor in changed().items()},
+        r"file\.pth: Of 2 layers albef\.vision_model\.blocks\.\* one has the number 99999999",
+    ),
+    "whole numbers": (
+        changed(**{"itm_head.bias": torch.ones(2, dtype=torch.int64)}),
+        r"The model in .* has itm_head\.bias of torch\.int64: weights must be floats",
+    ),
+    "sparse": (changed(temp=torch.ones(1).to_sparse()), r"file\.pth has tensors that are sparse.*: temp\."),
+    "queue": (changed(image_queue=torch.ones(3)), r"file\.pth has a queue or embeddings of another shape"),
+    "queues": (changed(idx_queue=torch.ones(1, 2, 3)), r"The queue in .*file\.pth has .*, but expected are"),
     "leftover": (changed(**{"prompt": torch.ones(2)}), r"tensors without a place: prompt: --allow_leftover drops them"),
 }
 
@@ -565,6 +577,22 @@ def test_other_checkpoints_are_refused(kind: str, tmp_path: Path, vocabulary: Pa
     torch.save(content, tmp_path / "file.pth")
     words = [tmp_path / "file.pth", "--output_dir", tmp_path / "out", "--tokenizer", vocabulary, *heads_of("")]
     assert re.search(message, refused(words))
+
+
+def test_a_dictionary_that_holds_itself(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "file.pth")
+    assert "holds no tensors by name" in refused([tmp_path / "file.pth", "--output_dir", tmp_path / "out"])
+
+
+def test_nothing_is_left_half_written(tmp_path: Path, vocabulary: Path) -> None:
+    source = convert(GOLDEN / "retrieval_distill.weights.safetensors", tmp_path / "source", vocabulary)
+    config = json.loads((source / "config.json").read_text())
+    config["text_config"]["output_attentions"] = True  # with which the library saves no model
+    (source / "config.json").write_text(json.dumps(config))
+    message = refused([source, "--output_dir", tmp_path / "out", "--tokenizer", vocabulary])
+    assert message.startswith(f"{source}: ") and {path.name for path in tmp_path.iterdir()} == {"source"}
 
 
 def test_widths_and_heads(tmp_path: Path, vocabulary: Path) -> None:

@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor
 from transformers.image_processing_backends import PilBackend
 from transformers.models.auto import image_processing_auto
 
+from dataset_scripts.image_checks import problems_of_images
 from processing import AlbefImageProcessor, UnreadableImageError, open_image
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -281,6 +282,17 @@ def test_bad_files(tmp_path: Path, given_as: str, name: str, data: bytes, messag
     assert "\n" not in str(caught.value)
     with pytest.raises(UnreadableImageError, match=message):
         AlbefImageProcessor()(images=[source])
+
+
+def test_what_a_reader_of_pillow_does_not_know(tmp_path: Path) -> None:
+    """Of a DDS file without a pixel format Pillow raises NotImplementedError."""
+    data = b"DDS |\0\0\0" + bytes(4) + (1).to_bytes(4, "little") * 2 + bytes(108)
+    with pytest.raises(NotImplementedError):
+        Image.open(io.BytesIO(data))
+    with pytest.raises(UnreadableImageError, match=r"odd\.dds' is damaged or cut short \(Unknown pixel format"):
+        open_image(write(tmp_path / "odd.dds", data))
+    (problem,) = problems_of_images([{"path": str(tmp_path / "odd.dds"), "bytes": None}], decode=False)
+    assert problem.startswith(f"image '{tmp_path / 'odd.dds'}' cannot be opened (Unknown pixel format")
 
 
 def test_sources_that_are_no_files(tmp_path: Path) -> None:

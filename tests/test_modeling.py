@@ -40,6 +40,13 @@ def test_configs_check_their_sizes() -> None:
         AlbefVisionConfig(image_size=100)
     with pytest.raises(ValueError, match="num_fusion_layers is 13"):
         AlbefTextConfig(num_fusion_layers=13)
+    for wrong in ({"num_hidden_layers": 10**9}, {"layer_norm_eps": float("nan")}, {"vocab_size": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*, but must lie between"):
+            AlbefTextConfig(**wrong)
+    with pytest.raises(ValueError, match="hidden_act is 'gleu', but must be one of gelu"):
+        AlbefVisionConfig(hidden_act="gleu")
+    with pytest.raises(ValueError, match=r"temperature_init is 0\.0, but must lie"):
+        AlbefConfig(temperature_init=0.0)
     config = AlbefConfig(vision_config={"hidden_size": 24, "num_attention_heads": 3})
     assert config.text_config.encoder_hidden_size == 24
     assert AlbefConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
@@ -110,6 +117,21 @@ def test_too_long_or_wrong_size(model: AlbefForImageTextRetrieval, inputs: dict[
         model.get_text_features(torch.ones(1, 41, dtype=torch.long))
     with pytest.raises(ValueError, match=r"\(64, 64\) pixels, but the model takes \(32, 32\)"):
         model.get_image_features(torch.zeros(1, 3, 64, 64))
+    for wrong, message in (
+        ({"pixel_values": torch.zeros(1, 1, 32, 32)}, r"pixel_values has the shape \(1, 1, 32, 32\), .*with C = 3\."),
+        ({"input_ids": inputs["input_ids"][0]}, r"input_ids has the shape .* but \(N, L\) is expected"),
+        ({"attention_mask": inputs["attention_mask"][:, 1:]}, r"attention_mask has the shape .* with N = 4, L = "),
+        ({"image_ids": torch.arange(3)}, r"input_ids has the shape .* \(B, L\) is expected, .*with B = 3\."),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(**{**inputs, **wrong})
+    pairs = {**inputs, "pixel_values": inputs["pixel_values"][:2]}
+    pairs |= {name: inputs[name][:2] for name in ("input_ids", "attention_mask")} | {"image_ids": torch.arange(2)}
+    candidates = dict.fromkeys(("image_candidates", "text_candidates"), torch.ones(1, model.config.projection_dim))
+    with pytest.raises(ValueError, match=r"candidate_ids has the shape \(1,\), but the first 2 candidates must be"):
+        model(**pairs, **candidates, candidate_ids=torch.arange(1))
+    with pytest.raises(ValueError, match="text_candidates and candidate_ids together, or none"):
+        model(**pairs, **candidates)
 
 
 @pytest.mark.parametrize("class_", [AlbefModel, AlbefForImageTextRetrieval])

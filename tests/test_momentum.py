@@ -70,6 +70,12 @@ def test_same_seed_same_queue_and_round_trip(tmp_path: Path) -> None:
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
     with pytest.raises(ValueError, match="has 6 slots, this run has 7: set queue_size to 6"):
         FeatureQueue(7, 4).load(tmp_path)
+    with pytest.raises(ValueError, match=r"queue\.safetensors has .* but expected are .*\(slots, 5\)"):
+        FeatureQueue(6, 5).load(tmp_path)
+    file = tmp_path / "teacher/queue.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"queue\.safetensors is damaged or cut short"):
+        FeatureQueue(6, 4).load(tmp_path)
 
 
 def test_teacher_round_trip(tmp_path: Path) -> None:
@@ -79,3 +85,6 @@ def test_teacher_round_trip(tmp_path: Path) -> None:
     other.load(tmp_path)
     state = other.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in teacher.model.state_dict().items())
+    smaller = MomentumTeacher(AlbefForImageTextRetrieval(tiny_config(vocab_size=9)), 0.5)
+    with pytest.raises(ValueError, match=r"The teacher in .*model\.safetensors cannot be used \(.*size mismatch"):
+        smaller.load(tmp_path)

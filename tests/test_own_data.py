@@ -109,6 +109,10 @@ def test_several_columns_of_captions_and_an_id(folder: Path) -> None:
         ("t.jsonl", b'{"file_name": "a.png"}\n{"file\n', "t.jsonl: is not JSON lines .line 2"),
         ("t.jsonl", b'"a.png"\n', "row 0: is a JSON string, not an object"),
         ("t.parquet", b"PAR1 not", "t.parquet: is not Parquet"),
+        ("t.jsonl", b'{"image": ' + b"1" * 5000 + b"}", "t.jsonl: is not JSON lines .line 1: Exceeds the limit"),
+        ("t.csv", b"file_name,caption\na.png," + b"[" * 90_000, "row 0: caption .* holds no letter or digit"),
+        ("t.parquet", b"PAR1" + bytes(20) + b"PAR1", "t.parquet: "),
+        ("t.json", b'{"images": [{"sentences": [], "split": "val"}]}', "no row of train is left of .*t.json"),
         ("t.txt", b"a.png a dog\n", "t.txt: is no table: its name should end in one of csv, tsv"),
     ],
 )
@@ -116,6 +120,25 @@ def test_bad_tables(folder: Path, name: str, content: bytes, message: str) -> No
     (folder / name).write_bytes(content)
     with pytest.raises(AnnotationError, match=message):
         load(folder, data_dir=folder, train_files=name, split="train")
+
+
+def test_numbers_in_cells_of_questions(folder: Path) -> None:
+    fields = {"data_dir": folder, "train_files": "q.csv", "split": "train"}
+    table = "image,question,answer,question_id,answer_weight,answer_type\n"
+    (folder / "q.csv").write_text(table + "a.png,what?,a dog,7,0.25,other\nb.png,where?,here,8,,\n")
+    rows = load(folder, "vqa", **fields)
+    assert (rows["question_id"][:], rows["answer_weight"][:]) == ([7, 8], [0.25, 1.0])
+    assert rows["answer_type"][:] == ["other", None]
+    (folder / "q.csv").write_text(table + f"a.png,what?,a dog,{'7' * 5000},much,\n")
+    with pytest.raises(AnnotationError, match=r"row 0: 'question_id' is '777.*: an integer from 0"):
+        load(folder, "vqa", **fields)
+
+
+def test_an_image_in_a_row_that_is_none(folder: Path) -> None:
+    images = [{"bytes": 5, "path": None}, {"bytes": 6, "path": None}]
+    datasets.Dataset.from_dict({"image": images, "caption": ["a", "b"]}).to_parquet(folder / "t.parquet")
+    with pytest.raises(AnnotationError, match=r"t\.parquet, row 0: 'image' is .*: an image is expected"):
+        load(folder, data_dir=folder, train_files="t.parquet", split="train")
 
 
 def test_official_layouts_pass_too(tmp_path: Path) -> None:

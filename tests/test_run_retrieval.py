@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,6 +192,19 @@ def test_bad_files_are_named_before_training(tmp_path: Path) -> None:
         ({"image_size": 33}, [], "image_size is 33, but must be a multiple of patch_size (8)"),
         ({"model_config": {"vision_config": {"patch_size": 0}}}, [], "patch_size 0, but both must be at least 1"),
         ({"tokenizer": "/nowhere/tokenizer"}, [], "/nowhere/tokenizer"),
+        ({"learning_rate": ".nan"}, ["--learning_rate", "nan"], "learning_rate is nan, but must be a finite number"),
+        ({"seed": -1}, [], "seed is -1, but must lie between 0 and 2**32 - 1"),
+        ({"max_words": 0}, [], "max_words is 0, but must be at least 1"),
+        ({"image_size": -8}, [], "image_size is -8, but must be at least 1"),
+        ({"queue_size": 10**40}, [], "but must lie between 0 and 16777216"),
+        ({"log_level": "loud"}, [], "log_level is 'loud', but must be one of"),
+        ({"distill": 5}, [], "distill: 5, but the field takes true or false"),
+        ({"tokenizer": {"a": 1}}, [], "tokenizer: {'a': 1}, but the field takes text"),
+        ({"eval_strategy": "sometimes"}, [], "refused (eval_strategy): 'sometimes' is not a valid"),
+        ({"accelerator_config": "none.json"}, [], "refused (accelerator_config): "),
+        ({5: 1}, [], "the field '5', which is not known"),
+        ({"model_config": {"id2label": True}}, [], "model_config is refused: "),
+        ({"model_config": {"text_config": {"num_hidden_layers": 10**9}}}, [], "num_hidden_layers is 1000000000, but"),
     ],
 )
 def test_misspelt_and_missing(tmp_path: Path, changes: dict[str, Any], words: list[str], message: str) -> None:
@@ -203,6 +217,29 @@ def test_unknown_configuration_file(tmp_path: Path) -> None:
     assert "broken.yaml is not YAML" in refused(main, [str(tmp_path / "broken.yaml")])
     (tmp_path / "list.yaml").write_text("- 1")
     assert "must hold `field: value` lines" in refused(main, [str(tmp_path / "list.yaml")])
+    for name, text in (("date", "a: 2020-99-99"), ("deep", "[" * 5000), ("number", "a: " + "1" * 5000)):
+        (tmp_path / f"{name}.yaml").write_text(text)
+        assert f"{name}.yaml is not YAML" in refused(main, [str(tmp_path / f"{name}.yaml")])
+
+
+def test_references_that_grow_without_bounds(tmp_path: Path) -> None:
+    """Nine lines of YAML that would be a message of a billion words."""
+    lines = ["a: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"b{n}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]" for n in range(8)]
+    (tmp_path / "bomb.yaml").write_text("\n".join([*lines, "seed: *a8"]).replace("b7:", "k_test:"))
+    assert len(refused(main, [str(tmp_path / "bomb.yaml")])) < 500
+    (tmp_path / "bomb.yaml").write_text("model_config:\n" + "\n".join(f"  {line}" for line in lines) + "\nseed: *a8")
+    assert "seed: [[[[[[[...]" in refused(main, [str(tmp_path / "bomb.yaml")])
+
+
+def test_a_folder_without_its_configuration(finished: tuple[Path, str], tmp_path: Path) -> None:
+    for name in ("model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(finished[0] / name, tmp_path)
+    words = [write_run(tmp_path, model_config=None, model_name_or_path=str(tmp_path))]
+    assert f"The folder {tmp_path} has no config.json" in refused(main, words)
+    shutil.copy(finished[0] / "config.json", tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((finished[0] / "model.safetensors").read_bytes()[:5000])
+    assert f"The model in {tmp_path} cannot be used: " in refused(main, words)
 
 
 def test_full_output_folder_is_refused(tmp_path: Path) -> None:

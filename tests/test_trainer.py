@@ -24,6 +24,24 @@ def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return {name: torch.stack([row[name] for row in rows]) for name in NAMES}
 
 
+def test_last_checkpoint_leaves_damaged_ones_aside(tmp_path: Path) -> None:
+    states = [
+        "[]",
+        "{}",
+        '{"global_step": null}',
+        '{"global_step": 1e400}',
+        "[" * 9000,
+        '{"global_step": "x"}',
+        "",
+        "\0",
+    ]
+    for number, state in enumerate(['{"global_step": 3}', *states]):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+        (tmp_path / f"checkpoint-{number}/trainer_state.json").write_text(state)
+    (tmp_path / "checkpoint-99").touch()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-0")
+
+
 def random_rows(count: int) -> list[dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(5)
     return [

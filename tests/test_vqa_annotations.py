@@ -166,11 +166,25 @@ def test_a_bad_file(root: Path, content: Any, message: str) -> None:
         (row(1, 1, image="val/\0.png"), "cannot be a path: remove the stray character"),
         (row(1, 1, image="val"), "val' is not a file: set vqa_root: it is joined with the row's 'image'"),
         (row(99, 1), r"99\.png' cannot be found .*: set vqa_root: it is joined"),
+        (row(1, 1, answer_weight="0.5"), r"'answer_weight' is '0\.5': a number from 0 to 1e\+06 is expected"),
+        (row(1, 1, answer_weight=float("nan")), "'answer_weight' is nan: a number"),
+        (vg(1, answer_weight=-1), "'answer_weight' is -1: a number"),
+        (row(1, 1, answer_type=["other"]), r"'answer_type' is \['other'\]: a string is expected"),
+        (row(1, 1, question_type="\ud800"), "'question_type' is .*: a string is expected"),
         (row(1, 1, image="image_root/9.png"), r"image_root/9\.png' cannot be found .*: set vqa_root"),
     ],
 )
 def test_a_bad_row(root: Path, wrong: Any, message: str) -> None:
     fails(root, [row(0, 100), vg(1), wrong, row(2, 101)], f"a.json, row 2: .*{message}", need_answers=True)
+
+
+def test_answers_of_another_layout(root: Path) -> None:
+    questions = {"data_subtype": "val2014", "questions": []}
+    for annotation in (5, {"question_id": [1], "answers": []}, {"answers": [{"answer": ["red"]}], "question_id": 1}):
+        files = [questions, {"annotations": [{"question_id": 0, "answers": []}, annotation]}]
+        paths = [write(root.parent / f"{number}.json", content) for number, content in enumerate(files)]
+        with pytest.raises(AnnotationError, match=r"1\.json: is not VQA v2's: an annotation lacks 'question_id' or"):
+            load_vqa_files(paths, str(root))
 
 
 def test_images_of_the_other_root(root: Path, tmp_path: Path) -> None:
