@@ -113,7 +113,7 @@ def _naming(checkpoint: Path) -> Iterator[None]:
     """Puts the file's name before what is wrong with its content, where that does not have it."""
     try:
         yield
-    except (ValueError, TypeError, LookupError, AttributeError, StrictDataclassError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, StrictDataclassError) as error:
         if str(checkpoint) in str(error):
             raise
         raise CheckpointError(f"{checkpoint}: {' '.join(str(error).split()):.500}") from error

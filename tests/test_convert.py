@@ -564,6 +564,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         changed(**{"itm_head.bias": torch.ones(2, dtype=torch.int64)}),
         r"The model in .* has itm_head\.bias of torch\.int64: weights must be floats",
     ),
+    "shared": (
+        changed(**dict.fromkeys(("visual_encoder.norm.weight", "visual_encoder.norm.bias"), torch.ones(24))),
+        r"file\.pth: The weights trying to be saved contained shared tensors",
+    ),
     "sparse": (changed(temp=torch.ones(1).to_sparse()), r"file\.pth has tensors that are sparse.*: temp\."),
     "queue": (changed(image_queue=torch.ones(3)), r"file\.pth has a queue or embeddings of another shape"),
     "queues": (changed(idx_queue=torch.ones(1, 2, 3)), r"The queue in .*file\.pth has .*, but expected are"),
