@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from processing import AlbefImageProcessor, AlbefProcessor, load_tokenizer
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     try:
         convert(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError) as error:  # the last: also a full disk
         raise SystemExit(f"{error}") from error
 
 

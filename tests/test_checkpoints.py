@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from run_cases import no_file_larger_than
 from safetensors.torch import load_file
 from test_trainer import make_trainer, weights
 
@@ -90,17 +88,6 @@ def test_a_checkpoint_of_the_same_step_is_replaced(copy: Path) -> None:
     trainer.train(resume_from_checkpoint=str(copy / "checkpoint-6"))
     assert not (copy / "checkpoint-8/left_over.txt").exists() and find_damage(copy / "checkpoint-8") is None
     assert not list(copy.glob("replaced-*"))
-
-
-@contextmanager
-def no_file_larger_than(size: int) -> Iterator[None]:
-    """What a full disk is like: a write fails in the middle of a file."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("size", [1000, 60_000, 150_000])
