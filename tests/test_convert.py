@@ -593,7 +593,7 @@ def test_a_dictionary_that_holds_itself(tmp_path: Path) -> None:
 def test_nothing_is_left_half_written(tmp_path: Path, vocabulary: Path) -> None:
     source = convert(GOLDEN / "retrieval_distill.weights.safetensors", tmp_path / "source", vocabulary)
     config = json.loads((source / "config.json").read_text())
-    config["text_config"]["output_attentions"] = True  # with which the library saves no model
+    config["output_attentions"] = True  # with which the library saves no model
     (source / "config.json").write_text(json.dumps(config))
     message = refused([source, "--output_dir", tmp_path / "out", "--tokenizer", vocabulary])
     assert message.startswith(f"{source}: ") and {path.name for path in tmp_path.iterdir()} == {"source"}
