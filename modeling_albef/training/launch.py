@@ -83,11 +83,13 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
 
 def _suspects(message: str, config: dict[str, Any]) -> str:
     """The fields that a message of the library may mean, where it names none."""
-    if any(name in message for name in config):
+    if any(str(name) in message for name in config):
         return ""
-    words = {name: re.escape(str(value)) for name, value in config.items() if isinstance(value, str | float | int)}
-    named = [name for name, word in words.items() if word and re.search(rf"(?<!\w){word}(?!\w)", message)]
-    return f" ({', '.join(named or config)})" if config else ""
+    words = {name: str(value) for name, value in config.items() if isinstance(value, str | float | int)}
+    found = {name: w for name, w in words.items() if w and re.search(rf"(?<!\w){re.escape(w)}(?!\w)", message)}
+    longest = max(map(len, found.values()), default=0)  # "none" may be meant by chance, "none.json" is
+    named = [name for name, word in found.items() if len(word) == longest]
+    return f" ({', '.join(map(str, named or config))})" if config else ""
 
 
 def _mapping_fields(classes: Sequence[Any]) -> set[str]:
