@@ -218,8 +218,13 @@ def prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
 
 def _prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
     """As `prepare_output`, on one process."""
+    if not args.output_dir or "\0" in args.output_dir:
+        raise LaunchError(f"output_dir is {shown(args.output_dir)}, but must be the path of a folder.")
     folder, resume = Path(args.output_dir), args.resume_from_checkpoint
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        raise LaunchError(f"output_dir is {shown(args.output_dir)}: {error.strerror}.") from error
     if not existing.is_dir():
         raise LaunchError(f"The output folder {folder} cannot be made: {existing} is a file.")
     if resume in ("last", True, "True", "true"):
