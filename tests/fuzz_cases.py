@@ -55,7 +55,7 @@ def fuzz(count: int, strategy: st.SearchStrategy[Any], check: Callable[[Any], No
 
 @contextmanager
 def time_limit() -> Iterator[None]:
-    """Ends a case that hangs with an error or, where Python's own code has no turn, the process with a traceback."""
+    """Ends a case that hangs with an error; where no Python code has a turn, the process (`pytest -s` shows where)."""
 
     def stop(*_: Any) -> None:
         raise AssertionError(f"A case takes longer than {SECONDS} s.")
