@@ -32,7 +32,10 @@ def mostly(usual: st.SearchStrategy[Any], other: st.SearchStrategy[Any], one_in:
 
 
 def fuzz(count: int, strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
-    """Tries at least so many cases of a strategy, always the same; one that fails is made small and shown."""
+    """Tries at least so many cases of a strategy; one that fails is made small and shown.
+
+    Without a random seed; but constants of the modules that are imported are tried, too, so the cases depend on them.
+    """
     tried = 0
 
     @hypothesis.settings(
@@ -55,7 +58,7 @@ def fuzz(count: int, strategy: st.SearchStrategy[Any], check: Callable[[Any], No
 
 @contextmanager
 def time_limit() -> Iterator[None]:
-    """Ends a case that hangs with an error or, where Python's own code has no turn, the process with a traceback."""
+    """Ends a case that hangs with an error; where no Python code has a turn, the process (`pytest -s` shows where)."""
 
     def stop(*_: Any) -> None:
         raise AssertionError(f"A case takes longer than {SECONDS} s.")

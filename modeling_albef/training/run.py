@@ -106,7 +106,7 @@ def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any) -
             part.vocab_size, part.pad_token_id = len(tokenizer), tokenizer.pad_token_id
         try:
             return model_class._from_config(config, **options), None
-        except (RuntimeError, AttributeError) as error:  # too large for the memory; no such type of weights
+        except (RuntimeError, ValueError, AttributeError) as error:  # too large, or a decoder without layers
             raise LaunchError(f"No model can be made of model_config ({error}): change its sizes.") from error
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():  # the library would take the published sizes
         raise LaunchError(f"The folder {name} has no config.json: give a folder that a model was saved to.")
