@@ -122,5 +122,6 @@ def test_a_failed_push_on_the_way_does_not_end_the_training(hub: HubServer, tmp_
 
 def test_a_wrong_token_is_refused_before_training(hub: HubServer, tmp_path: Path) -> None:
     config = write_config(tmp_path, queue_size=8, **{**PUSH, "hub_token": "hf_wrong"})
-    assert "Invalid user token" in refused(run_retrieval.main, [config])
+    message = refused(run_retrieval.main, [config])
+    assert "Invalid user token" in message and "push_to_hub" in message and "user/shapes" in message
     assert not list((tmp_path / "out").glob("checkpoint-*"))

@@ -69,6 +69,25 @@ class HubPushMixin(Trainer):
                 self.results = {"eval": metrics}
         return outcome
 
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Makes the repository on the Hub where there is none; with `push_to_hub` before training.
+
+        Args:
+            token: For the Hub; default: `args.hub_token`, or the one of `hf auth login`.
+            private: Whether a repository that is made is private; default: `args.hub_private_repo`.
+
+        Raises:
+            PushError: The Hub cannot be reached, or refuses.
+        """
+        try:
+            super().init_hf_repo(token, private)
+        except Exception as error:
+            name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+            raise PushError(
+                f"push_to_hub needs the repository {name} on the Hub, and there it cannot be made or found: {error} Log "
+                "in with `hf auth login`, give another hub_model_id, or leave push_to_hub out."
+            ) from error
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes the card of the run into the output folder.
 
@@ -116,7 +135,7 @@ class HubPushMixin(Trainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         try:
             if self.hub_model_id is None:
-                self.init_hf_repo(token=token, private=private)
+                super().init_hf_repo(token, private)
             self._finish_current_push()
             return self._upload(commit_message, blocking, token, revision, license=kwargs.get("license"))
         except Exception as error:

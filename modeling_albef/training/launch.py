@@ -33,6 +33,7 @@ from .checkpoints import (
     find_damage,
     last_checkpoint,
 )
+from .hub import PushError
 from .processes import check_engine, first_message, from_first
 
 logger = logging.get_logger(__name__)
@@ -275,7 +276,7 @@ def refuse_together(args: TrainingArguments) -> Iterator[None]:
     message = None
     try:
         yield
-    except (LaunchError, *_REFUSED) as error:
+    except (LaunchError, PushError, *_REFUSED) as error:
         message = str(error)
     message = first_message(message, args)
     if message is not None:
