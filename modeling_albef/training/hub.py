@@ -84,8 +84,8 @@ class HubPushMixin(Trainer):
         except Exception as error:
             name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
             raise PushError(
-                f"push_to_hub needs the repository {name} on the Hub, and there it cannot be made or found: {error} Log "
-                "in with `hf auth login`, give another hub_model_id, or leave push_to_hub out."
+                f"push_to_hub needs the repository {name} on the Hub, which cannot be made or found ({error}): log in "
+                "with `hf auth login`, give another hub_model_id, or leave push_to_hub out."
             ) from error
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
