@@ -130,7 +130,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise CheckpointError(f"{path} is damaged or cut short ({error}): download it again.") from error
+            raise CheckpointError(f"{path} is damaged or cut short ({error!s:.300}): download it again.") from error
     content: Any = _load_safely(path)
     for _ in range(_DEEPEST):  # not for ever: a dictionary may hold itself
         if isinstance(content, dict):

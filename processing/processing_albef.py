@@ -282,7 +282,7 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> PreTrainedTokenizerB
         The tokenizer.
 
     Raises:
-        FileNotFoundError: A folder without a tokenizer, or a path that does not exist.
+        FileNotFoundError: A folder without a tokenizer, a path that does not exist, or a name the Hub does not give.
         ValueError: The vocabulary lacks a special token of BERT.
     """
     path = Path(name_or_path)
@@ -296,7 +296,13 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> PreTrainedTokenizerB
         raise FileNotFoundError(f"The folder {str(path)!r} holds no tokenizer: put a vocab.txt into it.")
     if path.is_absolute() or str(name_or_path).startswith(".") or len(path.parts) > 2:
         raise FileNotFoundError(f"There is no tokenizer at {str(name_or_path)!r}: give a folder or a name on the Hub.")
-    return AutoTokenizer.from_pretrained(str(name_or_path))
+    try:
+        return AutoTokenizer.from_pretrained(str(name_or_path))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise FileNotFoundError(
+            f"The tokenizer {str(name_or_path)!r} is no folder here, and the Hub does not give it: {reason}"
+        ) from error
 
 
 def _read_vocabulary(path: Path) -> BertTokenizer:
