@@ -83,8 +83,11 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> 
         reason = " ".join(str(error).split())  # damaged weights or other shapes; damaged configuration
         raise LaunchError(f"The model in {model_args.model_name_or_path} cannot be used: {reason:.500}") from error
     if model_args.lora_rank:
-        for model in filter(None, models):
-            add_lora(model, model_args.lora_rank, model_args.lora_alpha, model_args.lora_targets)
+        try:
+            for model in filter(None, models):
+                add_lora(model, model_args.lora_rank, model_args.lora_alpha, model_args.lora_targets)
+        except RuntimeError as error:  # more memory than there is
+            raise LaunchError(f"lora_rank {model_args.lora_rank} cannot be had ({error}): lower it.") from error
     return models
 
 
