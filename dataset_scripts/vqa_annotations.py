@@ -183,7 +183,7 @@ def load_answer_list(path: str | os.PathLike[str]) -> list[str]:
     try:
         entries = read_list(file, "list of strings")
     except UnusableFileError as error:
-        problems.add(file or "answer_list is empty", str(error))
+        problems.add(file or "answer_list ''", str(error))
     first_use: dict[str, int] = {}
     for number, answer in enumerate(entries):
         problem = None

@@ -87,7 +87,7 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> 
             for model in filter(None, models):
                 add_lora(model, model_args.lora_rank, model_args.lora_alpha, model_args.lora_targets)
         except RuntimeError as error:  # more memory than there is
-            raise LaunchError(f"lora_rank {model_args.lora_rank} cannot be had ({error}): lower it.") from error
+            raise LaunchError(f"lora_rank {model_args.lora_rank} cannot be used ({error}): lower it.") from error
     return models
 
 
