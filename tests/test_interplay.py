@@ -136,3 +136,5 @@ def test_adapters_that_cannot_be_are_refused(names: dict[str, Any], tmp_path: Pa
     changes = {"model_config": None, "model_name_or_path": "output/demo_retrieval", "queue_size": 8}
     config = write_config(tmp_path, **changes, lora_rank=2, lora_targets=["querry"])
     assert "lora_targets has querry, of which the model has none" in refused(run_retrieval.main, [config])
+    config = write_config(tmp_path, **changes, lora_rank=10**12)
+    assert "lora_rank 1000000000000 cannot be used" in refused(run_retrieval.main, [config])

@@ -71,6 +71,8 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
         parser.set_defaults(**config)
         for action in parser._actions:
             action.required = action.required and action.dest not in config
+    for name, value in [*config.items(), *(("a word of the command line", word) for word in words)]:
+        _check_characters(name, value)
     try:
         *parsed, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     except (*_REFUSED, AttributeError, NotImplementedError) as error:
@@ -117,6 +119,17 @@ def _check_type(action: argparse.Action, config: dict[str, Any], is_mapping: boo
             kinds = {int: "a whole number", float: "a number", str: "text", string_to_bool: "true or false"}
             kind = kinds.get(cast(type, wanted), "one of certain words")
             raise LaunchError(f"The configuration file has {action.dest}: {shown(one)}, but the field takes {kind}.")
+
+
+def _check_characters(name: str, value: Any) -> None:
+    """Refuses text with half of a surrogate pair, which neither a file nor its name can hold."""
+    for one in value if isinstance(value, list) else [value]:
+        if not isinstance(one, str):
+            continue
+        try:
+            os.fsencode(one)
+        except UnicodeEncodeError as error:
+            raise LaunchError(f"{name} is {shown(one)}, half of a surrogate pair: write the whole character.") from error
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
