@@ -4,11 +4,11 @@
     python -m benchmarks.grounding --model output/demo_vqa
 
 The captions name the objects of drawn scenes in order ("a red circle left of a blue square"); the words are the colour
-and the kind of each. A model that answers questions is asked "what color is the star", where the word is the kind, and
-"what shape is red", where it is the colour. The mass is that of `gradcam` for the word's token. A map cannot be finer
-than a patch, so a box is rounded outwards to whole patches; chance is the share of all patches that it then has. Exact
-is the mass within the box itself, each patch's mass spread evenly over the patch, and its chance the box's share of the
-picture.
+and the kind of each. A model that answers questions is asked of each object "is there a red circle", and the map is
+drawn for the answer "yes", which holds neither word. The mass is that of `gradcam` for the word's token. A map cannot
+be finer than a patch, so a box is rounded outwards to whole patches; chance is the share of all patches that it then
+has. Exact is the mass within the box itself, each patch's mass spread evenly over the patch, and its chance the box's
+share of the picture.
 """
 
 from __future__ import annotations
@@ -118,24 +118,19 @@ def words_of_caption(model: ModelWithHead, processor: Any, picture: Any, scene: 
 def words_of_questions(
     model: ModelWithHead, processor: Any, picture: Any, scene: Scene, layer: int | None
 ) -> list[Word]:
-    """The word for a kind in "what color is the star", that for a colour in "what shape is red", with right answers.
+    """The words for colour and kind of each object in "is there a red star", for the answer "yes".
 
     Words that hold of two objects of the scene are left out.
     """
-    words = []
+    words, answers = [], processor.encode_answers(["yes"])["input_ids"]
     for number, item in enumerate(scene.items):
-        for kind, question, answer in (
-            ("shape", f"what color is the {item.shape}", item.color),
-            ("color", f"what shape is {item.color}", item.shape),
-        ):
+        inputs = processor(images=picture, text=f"is there a {item.name()}", text_type="question", return_tensors="pt")
+        tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
+        heat = gradcam(model, **inputs, answer_input_ids=answers, layer=layer)[0].numpy()
+        for kind in KINDS:
             word = getattr(item, kind)
-            if [getattr(other, kind) for other in scene.items].count(word) > 1:
-                continue
-            inputs = processor(images=picture, text=question, text_type="question", return_tensors="pt")
-            tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
-            answers = processor.encode_answers([answer])["input_ids"]
-            heat = gradcam(model, **inputs, answer_input_ids=answers, layer=layer)[0].numpy()
-            words.append((number, kind, heat[tokens.index(word)]))
+            if [getattr(other, kind) for other in scene.items].count(word) == 1:
+                words.append((number, kind, heat[tokens.index(word)]))
     return words
 
 

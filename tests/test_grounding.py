@@ -60,13 +60,17 @@ def test_words_have_their_own_maps(save: Any, tmp_path: Path) -> None:
         return
     words = words_of_questions(model, processor, picture, scene, None)
     assert [(number, kind) for number, kind, _ in words] == [(1, "shape"), (2, "color")]  # the others come twice
-    inputs = processor(images=picture, text="what shape is blue", return_tensors="pt")
-    answer = processor.encode_answers(["star"])["input_ids"]
-    np.testing.assert_array_equal(words[1][2], gradcam(model, **inputs, answer_input_ids=answer)[0, -1])
+    answer = processor.encode_answers(["yes"])["input_ids"]
+    for text, word, (_, _, heat) in zip(
+        ("is there a green square", "is there a blue star"), ("square", "blue"), words, strict=True
+    ):
+        inputs = processor(images=picture, text=text, return_tensors="pt")
+        token = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist()).index(word)
+        np.testing.assert_array_equal(heat, gradcam(model, **inputs, answer_input_ids=answer)[0, token])
 
 
 @pytest.mark.slow
-def test_a_kind_that_is_asked_for_is_looked_at(tmp_path: Path) -> None:
+def test_a_word_looks_at_its_object(tmp_path: Path) -> None:
     """The model of `make demo-vqa`, trained here, on scenes that it has not seen."""
     words = ["configs/demo_vqa.yaml", "--use_cpu", "--output_dir", str(tmp_path), "--do_predict", "false"]
     command = [sys.executable, "run_vqa.py", *words, "--disable_tqdm", "true"]
@@ -74,8 +78,5 @@ def test_a_kind_that_is_asked_for_is_looked_at(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     model = AlbefForQuestionAnswering.from_pretrained(tmp_path)
     found = measure(model, AlbefProcessor.from_pretrained(tmp_path), "test", 100)
-    print(
-        f"kinds: {found.by_kind['shape']:.1%} of the mass on the object; chance {found.chance:.1%}; all of it: {found}"
-    )
-    assert found.by_kind["shape"] > 0.5
-    assert found.chance < 0.15
+    print(f"{found.on_box:.1%} of a word's mass on its object; chance {found.chance:.1%}; all of it: {found}")
+    assert found.on_box > 0.5 > 2 * found.chance

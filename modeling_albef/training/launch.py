@@ -129,7 +129,9 @@ def _check_characters(name: str, value: Any) -> None:
         try:
             os.fsencode(one)
         except UnicodeEncodeError as error:
-            raise LaunchError(f"{name} is {shown(one)}, half of a surrogate pair: write the whole character.") from error
+            raise LaunchError(
+                f"{name} is {shown(one)}, half of a surrogate pair: write the whole character."
+            ) from error
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
