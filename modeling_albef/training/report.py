@@ -179,11 +179,12 @@ def metrics_table(metrics: dict[str, dict[str, float]], first: Sequence[str] = (
         first: Names without prefix that come first.
 
     Returns:
-        A table with a row a metric and a column a split.
+        A table with a row a metric and a column a split; the last split, the test, comes first, which is what a phone
+        shows of a wide table.
     """
     plain = {
         split: {name.removeprefix(f"{split}_"): value for name, value in values.items()}
-        for split, values in metrics.items()
+        for split, values in reversed(metrics.items())
     }
     names = list(dict.fromkeys(name for values in plain.values() for name in values))
     names = [name for name in first if name in names] + [name for name in names if name not in first]

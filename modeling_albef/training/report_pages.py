@@ -51,7 +51,7 @@ th, td { padding: .3rem .7rem; text-align: right; border-top: 1px solid var(--li
 tr:first-child > * { border-top: 0; }
 th:first-child { text-align: left; }
 th { font-weight: 600; }
-td.text { text-align: left; overflow-wrap: anywhere; }
+td.text { text-align: left; overflow-wrap: anywhere; min-width: 4rem; }
 details { padding: .6rem .8rem; }
 details .scroll { border: 0; margin-top: .4rem; }
 summary { cursor: pointer; }
