@@ -15,7 +15,7 @@ from transformers import pipeline
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from processing import AlbefProcessor
 
-QUESTION = "what colour is the circle?"
+QUESTION = "what color is the circle?"
 
 
 @pytest.fixture(scope="module")
