@@ -22,6 +22,7 @@ from transformers import set_seed
 from dataset_scripts import good_images, load_answer_list, load_dataset_script, process_share
 from dataset_scripts.thumbnails import thumbnail
 from modeling_albef import AlbefConfig, AlbefForQuestionAnswering
+from modeling_albef.hub_albef import check_model_name
 from modeling_albef.training import VQAResult, VQATrainer, VQATrainingArguments, question_only_accuracy
 from modeling_albef.training import run as steps
 from modeling_albef.training.launch import (
@@ -143,6 +144,7 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = prepare_output(args, data_args.overwrite_output_dir)
     set_seed(args.seed)
     with refuse_together(args):
+        check_model_name(model_args.model_name_or_path)
         with args.main_process_first(desc="preparing the data"):
             splits = load_data(data_args, args)
         answers = load_answers(data_args, splits, model_args.model_name_or_path)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .hub_albef import check_model_name
 from .modeling_albef import AlbefForImageTextRetrieval
 
 
@@ -100,7 +101,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", help="Folder or Hub name of a retrieval model.")
     parser.add_argument("folder", help="Where the graphs go.")
     arguments = parser.parse_args(argv)
-    for path in export_onnx(AlbefForImageTextRetrieval.from_pretrained(arguments.model).eval(), arguments.folder):
+    try:
+        check_model_name(arguments.model)
+        model = AlbefForImageTextRetrieval.from_pretrained(arguments.model)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{error}") from error
+    for path in export_onnx(model.eval(), arguments.folder):
         print(path)
 
 

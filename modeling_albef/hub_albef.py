@@ -1,5 +1,5 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Saving a model with its code, and pushing both to the Hub, so that machines without this package can load it."""
+"""Finding a model, saving it with its code, pushing both to the Hub, so that machines without this package load it."""
 
 import json
 import os
@@ -9,9 +9,38 @@ from typing import Any, ClassVar
 
 from huggingface_hub import CommitInfo, HfApi
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import CONFIG_NAME, cached_file
 
 from .model_card_albef import make_model_card
 from .pipelines_albef import PIPELINES
+
+
+def check_model_name(name: str | None) -> None:
+    """Makes sure that there is a model, before its parts are asked for one by one.
+
+    Args:
+        name: Folder or Hub name; the Hub is asked for USER/NAME alone, where no folder is called so. None, of a
+            run that starts from scratch, passes.
+
+    Raises:
+        ValueError: There is none; the message says what was looked for, and how to get one.
+    """
+    if name is None:
+        return
+    path = Path(name)
+    if path.is_dir():
+        if not (path / CONFIG_NAME).is_file():  # the library would take the published sizes
+            raise ValueError(f"The folder {name} has no {CONFIG_NAME}: give a folder that a model was saved to.")
+        return
+    found = f"There is no model at {name!r}: there is no such folder here"
+    remedy = "Give a folder that a model was saved to (`make demo` makes one, docs/checkpoints.md converts one)"
+    if path.is_absolute() or name.startswith(".") or len(path.parts) != 2:
+        raise ValueError(f"{found}. {remedy}, or USER/NAME of the Hub.")
+    try:
+        cached_file(name, CONFIG_NAME)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{found}, and the Hub does not give it ({reason}). {remedy}, or another name.") from error
 
 
 class AlbefHubMixin:

@@ -20,6 +20,7 @@ from processing import open_image
 
 from .configuration_albef import AlbefConfig
 from .heat_maps_albef import HeatMaps, draw_heat_maps, explain_answer, explain_match
+from .hub_albef import check_model_name
 from .modeling_albef import AlbefForImageTextRetrieval
 from .modeling_albef_question_answering import AlbefForQuestionAnswering
 
@@ -109,14 +110,11 @@ def load_model(model_class: Any, name: str) -> Any:
     Raises:
         ValueError: There is no such model, or it is of another kind.
     """
-    try:
-        kind = AlbefConfig.get_config_dict(name)[0].get("model_type")
-        if kind != "albef":
-            raise ValueError(f"The model {name!r} is of the type {kind!r}, not 'albef': give another.")
-        model, info = model_class.from_pretrained(name, output_loading_info=True)
-    except OSError as error:
-        message = f"There is no model at {name!r}: give a folder that was saved, or a name on the Hub."
-        raise ValueError(message) from error
+    check_model_name(name)
+    kind = AlbefConfig.get_config_dict(name)[0].get("model_type")
+    if kind != "albef":
+        raise ValueError(f"The model {name!r} is of the type {kind!r}, not 'albef': give another.")
+    model, info = model_class.from_pretrained(name, output_loading_info=True)
     prefix, lack = HEADS[model_class]
     if any(key.startswith(prefix) for key in info["missing_keys"]):
         raise ValueError(f"The model {name!r} has no {lack}: give one that was trained for this.")

@@ -252,6 +252,20 @@ def test_a_folder_without_its_configuration(finished: tuple[Path, str], tmp_path
     assert f"The model in {tmp_path} cannot be used: " in refused(main, words)
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("albef-14m", ". Give a folder"),
+        ("out/run/model", ". Give a folder"),
+        ("/nowhere", ". Give a folder"),
+        ("output/demo", ", and the Hub does not give it (We couldn't connect"),
+    ],
+)
+def test_a_model_that_is_not_there_is_told_before_data_is_read(tmp_path: Path, name: str, reason: str) -> None:
+    words = [write_run(tmp_path, model_config=None, model_name_or_path=name), "--data_dir", "no_such_folder"]
+    assert f"There is no model at {name!r}: there is no such folder here{reason}" in refused(main, words)
+
+
 def test_full_output_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("x")

@@ -111,8 +111,6 @@ def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any) -
             return model_class._from_config(config, **options), None
         except (RuntimeError, ValueError, AttributeError) as error:  # too large, or a decoder without layers
             raise LaunchError(f"No model can be made of model_config ({error}): change its sizes.") from error
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():  # the library would take the published sizes
-        raise LaunchError(f"The folder {name} has no config.json: give a folder that a model was saved to.")
     model = model_class.from_pretrained(name, image_size=model_args.image_size, **options)
     if len(tokenizer) > model.config.text_config.vocab_size:
         raise LaunchError(
