@@ -35,12 +35,14 @@ class SourceRow(NamedTuple):
         number: Its place in the file, from 0.
         share: Part of all files that is read, 0..1, never falling: what several processes divide the rows by.
         row: What stands there, in ALBEF's layout; anything at all if the file is wrong.
+        is_numbered: Whether the question had no `question_id` and was given its place, which other splits have, too.
     """
 
     file: str
     number: int | str
     share: float
     row: Any
+    is_numbered: bool = False
 
 
 class BadRow(NamedTuple):

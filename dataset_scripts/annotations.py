@@ -207,7 +207,7 @@ def caption_problem(row: Any) -> str | None:
         return f"has no {' and no '.join(map(repr, missing))}; its keys are {list(row)[:6]}: add it"
     image, caption, image_id = row["image"], row["caption"], row.get("image_id")
     if not isinstance(image, str) or not image.strip():
-        return f"'image' is {short(image)}: a path relative to image_root is expected"
+        return f"image is {short(image)}: a path relative to image_root is expected"
     if image_id is not None and type(image_id) not in (str, int):
         return f"'image_id' is {short(image_id)}: a string or an integer is expected"
     if caption == []:

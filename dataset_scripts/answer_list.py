@@ -1,10 +1,11 @@
 """The candidate answers of visual question answering, counted in training files.
 
-ALBEF ranks a fixed list of answers (`answer_list.json`, a list of strings). Here such a list is made from files of
-ALBEF's form: `vqa_train.json`, where a row's `answer` is the list of the annotators' answers, and `vg_qa.json`, where
-it is one string:
+ALBEF ranks a fixed list of answers (`answer_list.json`, a list of strings). Here such a list is made from the files
+that `own_data` reads: `vqa_train.json`, where a row's `answer` is the list of the annotators' answers, `vg_qa.json`,
+where it is one string, VQA v2's own files, or tables:
 
     python -m dataset_scripts.answer_list vqa_train.json vqa_val.json --min_count 9 --output answer_list.json
+    python -m dataset_scripts.answer_list questions/train.csv --num_answers 1000 --output answer_list.json
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-from .annotation_files import question_rows
-from .problems import Problems, short
+from . import make_builder
+from .annotation_files import BadRow
+from .own_data import OwnData
+from .problems import AnnotationError, Problems, short
 
 
 def build_answer_list(
@@ -32,7 +35,7 @@ def build_answer_list(
     left out, since there is nothing to rank.
 
     Args:
-        files: JSON files, each a list of objects with `answer` (a list of strings or one string).
+        files: JSON files of ALBEF's, VQA v2's or Visual Genome's layout, or tables with a column `answers` or `answer`.
         min_count: Keep answers that were given at least so many times.
         num_answers: Keep so many of the most frequent. With both, both hold.
 
@@ -62,9 +65,13 @@ def build_answer_list(
 def _count(files: Sequence[str | os.PathLike[str]]) -> Counter[str]:
     """How often each answer was given."""
     problems, counts = Problems(), Counter[str]()
-    for file, number, _, row in question_rows([os.fspath(name) for name in files], problems):
+    if not files:
+        raise AnnotationError("Cannot count the answers: no file is given, name at least one.")
+    builder = cast(OwnData, make_builder("own_data", "vqa", train_files=[os.fspath(name) for name in files]))
+    for source in builder.sources("train", problems):
+        row = source.row
         if problem := _row_problem(row):
-            problems.add_row(f"{file}, row {number}", problem)
+            problems.add_row(f"{source.file}, row {source.number}", problem)
         else:
             answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
             counts.update(filter(None, map(str.strip, answers)))
@@ -74,10 +81,13 @@ def _count(files: Sequence[str | os.PathLike[str]]) -> Counter[str]:
 
 def _row_problem(row: Any) -> str | None:
     """What is wrong with a row, or None."""
+    if isinstance(row, BadRow):
+        return row.problem
     if not isinstance(row, dict):
         return f"is {short(row)}, not an object: write {{'question': .., 'answer': ..}}"
     if "answer" not in row:
-        return f"has no 'answer'; its keys are {list(row)[:6]}: name files with answers, such as vqa_train.json"
+        keys = list(row)[:6]
+        return f"has no 'answer' ('answers' in a table); its keys are {keys}: name files with answers"
     answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
         return f"'answer' is {short(row['answer'])}: a string or a list of strings is expected"
@@ -88,9 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the list to a file, and its length to the terminal."""
     parser = argparse.ArgumentParser(
         prog="python -m dataset_scripts.answer_list",
-        description="Collect the frequent answers of ALBEF's question files as the candidates to rank.",
+        description="Collect the frequent answers of question files as the candidates to rank.",
     )
-    parser.add_argument("files", nargs="+", help="training files: vqa_train.json, vqa_val.json, vg_qa.json ..")
+    parser.add_argument("files", nargs="+", help="training files: vqa_train.json, vg_qa.json, train.csv ..")
     parser.add_argument("--min_count", type=int, help="keep answers given at least so many times")
     parser.add_argument("--num_answers", type=int, help="keep so many of the most frequent answers")
     parser.add_argument("--output", required=True, help="JSON file to write, such as answer_list.json")

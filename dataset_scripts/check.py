@@ -96,7 +96,8 @@ class SplitChecker:
                 for _, row in taker.ready():
                     answers += len(row["answers"])
                     self._note_long([row["question"]], place, found.notes)
-                    self._note_question(row["question_id"], questions, place, found.notes)
+                    if not source.is_numbered:
+                        self._note_question(row["question_id"], questions, place, found.notes)
                 continue
             captions = source.row["caption"]
             captions = [captions] if isinstance(captions, str) else captions

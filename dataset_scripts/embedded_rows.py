@@ -47,7 +47,7 @@ class EmbeddedRows:
         row = source.row
         image = row.get("image") if isinstance(row, dict) else None
         if isinstance(row, dict) and "image" in row and not _is_image(image):
-            return f"'image' is {short(image)}: an image is expected"
+            return f"image is {short(image)}: an image is expected"
         checked = row | {"image": _STANDS_FOR_IMAGE} if image else row
         if self.task == "retrieval":
             return caption_problem(checked) or self._take_captions(source)

@@ -94,19 +94,19 @@ def relative_path(written: str) -> str:
 def path_problem(written: str, relative: str, setting: str = "image_root") -> str | None:
     """What is wrong with an image path before the file system is asked, or None."""
     if _URL.match(written):
-        return f"'image' {short(written)} is a URL: fetch the images and write paths relative to {setting}"
+        return f"image {short(written)} is a URL: fetch the images and write paths relative to {setting}"
     if relative.startswith("/") or _DRIVE.match(relative):
-        return f"'image' {short(written)} is an absolute path: write it relative to {setting}"
+        return f"image {short(written)} is an absolute path: write it relative to {setting}"
     if relative == ".." or relative.startswith("../"):
-        return f"'image' {short(written)} leaves {setting}: write a path below it, or set a higher {setting}"
+        return f"image {short(written)} leaves {setting}: write a path below it, or set a higher {setting}"
     if "\0" in written or not encodes(written):
-        return f"'image' {short(written)} cannot be a path: remove the stray character"
+        return f"image {short(written)} cannot be a path: remove the stray character"
     return None
 
 
 def _file_problem(path: str, setting: str) -> str | None:
     """What is wrong with an image file as a file, or None."""
-    remedy = f"set {setting}: it is joined with the row's 'image'"
+    remedy = f"check its name, or set {setting}, the folder where names start"
     try:
         found = os.stat(path)
     except OSError as error:

@@ -144,7 +144,8 @@ class OwnData(FileBuilder):
             rows = load_named(config.hub_dataset, config.hub_config, self.reads_stream)[files[0]]
             columns = _Columns(config, rows.column_names)
             for number, row in enumerate(rows):
-                yield SourceRow(f"{config.hub_dataset} ({files[0]})", number, 0, columns.rename(row))
+                renamed = columns.rename(row)
+                yield SourceRow(f"{config.hub_dataset} ({files[0]})", number, 0, renamed, columns.is_numbered)
         elif all(ending(file) == "json" for file in files) and not any(config.columns().values()):
             yield from (
                 caption_rows(files, split, problems)
@@ -163,7 +164,7 @@ class OwnData(FileBuilder):
             try:
                 for number, row in table_rows(file):
                     renamed = columns.rename(row, folder if is_metadata else "")
-                    yield SourceRow(file, number, place / len(files), renamed)
+                    yield SourceRow(file, number, place / len(files), renamed, columns.is_numbered)
             except UnusableFileError as error:
                 problems.add(file, str(error))
 
@@ -175,6 +176,7 @@ class _Columns:
     config: OwnDataConfig
     known: list[str] | None = None
     count: int = 0
+    is_numbered: bool = False  # of the last row: its `question_id` is its place
 
     def rename(self, row: Any, folder: str = "") -> Any:
         """A row of ALBEF's layout, or what is wrong with the columns."""
@@ -195,6 +197,7 @@ class _Columns:
             found["image"] = os.path.join(folder, found["image"].replace("\\", "/"))
         if self.config.name == "vqa":
             found |= {name: row[name] for name in PASSED_ON if row.get(name) not in (None, "")}
+            self.is_numbered = "question_id" not in found
             number = found.get("question_id", self.count)
             is_number = isinstance(number, str) and number.isdecimal() and len(number) < 20
             found["question_id"] = int(number) if is_number else number

@@ -215,7 +215,7 @@ def question_problem(row: Any, need_answers: bool, roots: dict[str, ImageRoot]) 
     setting = roots[source].setting
     image, question, question_id = row["image"], row["question"], row.get("question_id", NO_QUESTION_ID)
     if not isinstance(image, str) or not image.strip():
-        return f"'image' is {short(image)}: a path relative to {setting} is expected"
+        return f"image is {short(image)}: a path relative to {setting} is expected"
     if not isinstance(question, str):
         return f"'question' is {short(question)}: a string is expected"
     if not READABLE.search(question):

@@ -39,7 +39,7 @@ def check_model_name(name: str | None) -> None:
     try:
         cached_file(name, CONFIG_NAME)
     except OSError as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(f"{found}, and the Hub does not give it ({reason}). {remedy}, or another name.") from error
 
 

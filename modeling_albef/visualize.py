@@ -47,7 +47,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--question", help="in place of a caption; the model must answer questions")
     parser.add_argument("--answer", help="answer that is explained; default: the model's best")
     parser.add_argument("--model", required=True, help="folder of a model, or its name on the Hub")
-    parser.add_argument("--output", type=Path, help="PNG file to write; default: NAME_heat_maps.png in this folder")
+    output_help = "PNG file to write; default: NAME_heat_maps.png, of a question NAME_question_heat_maps.png, here"
+    parser.add_argument("--output", type=Path, help=output_help)
     parser.add_argument("--layer", type=int, help="fusion layer, counted among all text layers; default: see gradcam")
     return parser.parse_args(argv)
 
@@ -77,7 +78,8 @@ def visualize(args: argparse.Namespace) -> None:
         raise ValueError("Give either a caption or --question.")
     if args.answer is not None and args.question is None:
         raise ValueError("--answer belongs to a --question: give that, too.")
-    output = args.output or Path(f"{args.image.stem}_heat_maps.png")
+    kind = "" if args.question is None else "_question"
+    output = args.output or Path(f"{args.image.stem}{kind}_heat_maps.png")
     if output.suffix.lower() != ".png":
         raise ValueError(f"--output is {str(output)!r}, but must end in .png.")
     if not output.parent.is_dir():

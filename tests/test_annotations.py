@@ -135,8 +135,8 @@ def test_a_bad_file(root: Path, content: Any, message: str) -> None:
         ({"caption": "a dog"}, r"has no 'image'; its keys are \['caption'\]: add it"),
         ({"image": "train/1.png", "text": "a"}, r"has no 'caption'; its keys are \['image', 'text'\]"),
         ({}, "has no 'image' and no 'caption'"),
-        ({"image": 5, "caption": "a"}, "'image' is 5: a path relative to image_root is expected"),
-        ({"image": " ", "caption": "a"}, "'image' is ' ': a path"),
+        ({"image": 5, "caption": "a"}, "image is 5: a path relative to image_root is expected"),
+        ({"image": " ", "caption": "a"}, "image is ' ': a path"),
         (row(1, 5), "'caption' is 5: a string or a list of strings"),
         (row(1, None), "'caption' is None: a string or a list of strings"),
         (row(1, []), "'caption' is an empty list: give at least one"),
@@ -147,15 +147,15 @@ def test_a_bad_file(root: Path, content: Any, message: str) -> None:
         (row(1, image_id=[1]), r"'image_id' is \[1\]: a string or an integer"),
         (row(1, image_id=True), "'image_id' is True: a string or an integer"),
         (row(1, image_id=1.5), r"'image_id' is 1\.5: a string or an integer"),
-        ({"image": "/etc/passwd", "caption": "a"}, "'image' '/etc/passwd' is an absolute path: write it relative"),
+        ({"image": "/etc/passwd", "caption": "a"}, "image '/etc/passwd' is an absolute path: write it relative"),
         ({"image": "C:\\a.png", "caption": "a"}, "is an absolute path"),
         ({"image": "\\\\host\\a.png", "caption": "a"}, "is an absolute path"),
-        ({"image": "../a.json", "caption": "a"}, r"'image' '\.\./a\.json' leaves image_root"),
+        ({"image": "../a.json", "caption": "a"}, r"image '\.\./a\.json' leaves image_root"),
         ({"image": "train\\..\\..\\a.json", "caption": "a"}, "leaves image_root"),
         ({"image": "train/1.png\0", "caption": "a"}, "cannot be a path: remove the stray character"),
         ({"image": "train/\ud800.png", "caption": "a"}, "cannot be a path"),
         ({"image": "train", "caption": "a"}, "train' is not a file"),
-        (row(99), r"99\.png' cannot be found .*: set image_root: it is joined with the row's 'image'"),
+        (row(99), r"99\.png' cannot be found .*: check its name, or set image_root, the folder where names start"),
         (row(2, image_id="x"), "'image_id' 'x' names 'train/2.png', before it named 'train/0.png': give every image"),
     ],
 )
@@ -175,7 +175,7 @@ def test_ids_of_coco_that_are_none(root: Path) -> None:
 
 def test_a_value_that_is_nested_deeply(root: Path) -> None:
     content = b'[{"image": "train/1.png", "caption": "a"}, {"image": ' + b"[" * 400 + b"]" * 400 + b', "caption": "a"}]'
-    fails(root, content, r"row 1: 'image' is \[\[\[\[\[\[\[\.\.\.\]\]\]\]\]\]\]: a path relative to image_root")
+    fails(root, content, r"row 1: image is \[\[\[\[\[\[\[\.\.\.\]\]\]\]\]\]\]: a path relative to image_root")
 
 
 def test_one_id_for_two_images_of_two_files(root: Path) -> None:

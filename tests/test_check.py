@@ -96,6 +96,20 @@ def test_a_question_id_in_two_splits(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
 
 
+def test_questions_without_an_id_are_not_compared_between_splits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_vqa_images(tmp_path)
+    image = coco_name("train2014", 57870)
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text(f"image,question,answer\n{image},how many?,2\n")
+    status, printed = checked(capsys, tmp_path, "--config_name", "vqa", name="own_data")
+    assert status == 0 and "is in train" in printed and "question_id" not in printed
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text(f"image,question,answer,question_id\n{image},how many?,2,0\n")
+    assert "'question_id' 0 is in train (" in checked(capsys, tmp_path, "--config_name", "vqa", name="own_data")[1]
+
+
 def bomb(path: Path, side: int) -> None:
     """A PNG file of a few bytes whose header promises a huge picture."""
 

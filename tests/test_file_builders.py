@@ -260,7 +260,7 @@ def test_bad_rows_are_dropped_on_request(tmp_path: Path, caplog: pytest.LogCaptu
         kept = load("coco_retrieval", root, split="train", drop_bad_rows=True, num_proc=2)
         assert kept["caption"][:] == [["Tables and chairs"], ["A boy at a desk"]]
         (said,) = caplog.messages
-        assert "3 rows of train are dropped: 2 problems" in said and "coco_train.json, row 2: 'image'" in said
+        assert "3 rows of train are dropped: 2 problems" in said and "coco_train.json, row 2: image" in said
         caplog.clear()
     write_json(root / "coco_train.json", [{"image": "x.jpg", "caption": "a"}])
     with pytest.raises(AnnotationError, match=r"no row of train is left of .*coco_train.json: 1 problem"):

@@ -104,7 +104,7 @@ def test_several_columns_of_captions_and_an_id(folder: Path) -> None:
         (
             "t.csv",
             b"file_name,caption\nhttps://x.org/a.png,a dog\n",
-            "row 0: 'image' 'https://x.org/a.png' is a URL: fetch",
+            "row 0: image 'https://x.org/a.png' is a URL: fetch",
         ),
         ("t.jsonl", b'{"file_name": "a.png"}\n{"file\n', "t.jsonl: is not JSON lines .line 2"),
         ("t.jsonl", b'"a.png"\n', "row 0: is a JSON string, not an object"),
@@ -137,7 +137,7 @@ def test_numbers_in_cells_of_questions(folder: Path) -> None:
 def test_an_image_in_a_row_that_is_none(folder: Path) -> None:
     images = [{"bytes": 5, "path": None}, {"bytes": 6, "path": None}]
     datasets.Dataset.from_dict({"image": images, "caption": ["a", "b"]}).to_parquet(folder / "t.parquet")
-    with pytest.raises(AnnotationError, match=r"t\.parquet, row 0: 'image' is .*: an image is expected"):
+    with pytest.raises(AnnotationError, match=r"t\.parquet, row 0: image is .*: an image is expected"):
         load(folder, data_dir=folder, train_files="t.parquet", split="train")
 
 

@@ -92,12 +92,14 @@ def test_the_command_writes_a_sheet(
     assert capsys.readouterr().out.startswith("match, probability 0.")
     with Image.open("photo_heat_maps.png") as sheet:
         assert sheet.format == "PNG" and sheet.width == 4 * 236 + 12  # the picture and three words
-    words = ["--question", QUESTION, "--model", str(place / "vqa"), "--output", "out.png"]
+    words = ["--question", QUESTION, "--model", str(place / "vqa")]
     main([str(place / "photo.png"), *words])
-    main([str(place / "photo.png"), *words, "--answer", "green", "--layer", "3"])
+    assert capsys.readouterr().out.endswith(": photo_question_heat_maps.png\n")
+    main([str(place / "photo.png"), *words, "--answer", "green", "--layer", "3", "--output", "out.png"])
     assert "answer: green, probability 0." in capsys.readouterr().out
-    with Image.open("out.png") as sheet:
-        assert sheet.width == 5 * 236 + 12
+    for name in ("photo_question_heat_maps.png", "out.png"):
+        with Image.open(name) as sheet:
+            assert sheet.width == 5 * 236 + 12
 
 
 @pytest.mark.parametrize(
