@@ -4,7 +4,7 @@
     python app.py --retrieval_model MODEL --vqa_model MODEL --images photos --port 7860
 
 A model is a folder or a name on the Hub. As a Space the options come from the variables ALBEF_RETRIEVAL_MODEL,
-ALBEF_VQA_MODEL and ALBEF_IMAGES. Needs `pip install '.[app]'`.
+ALBEF_VQA_MODEL and ALBEF_IMAGES. Needs `pip install -e '.[app]'`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio i
 try:
     import gradio as gr
 except ImportError as error:
-    raise SystemExit("The page needs Gradio: run `pip install '.[app]'`.") from error
+    raise SystemExit("The page needs Gradio: run `pip install -e '.[app]'` in the folder of this file.") from error
 
 DRAWN = 48  # pictures of shapes where no folder is given
 SIDE = 256  # of these, pixels
@@ -254,7 +254,7 @@ def add_search(search: Any, pictures: list[Path], examples: list[str]) -> None:
         by_picture.index_texts([line.strip() for line in captions if line.strip()])
         return {one["text"]: one["probability"] for one in by_picture(image=picture, top_k=FOUND)}
 
-    gr.Markdown(f"### Pictures by a text\nSearches {len(pictures)} pictures; beneath, the probability of a match.")
+    gr.Markdown(f"### Pictures by a text\nSearches {len(pictures)} pictures, best first by the score of the match; beneath, its probability.")
     text = gr.Textbox(label="Text", placeholder="a red circle left of a blue square", elem_id="search_text")
     start = gr.Button("Find pictures", variant="primary", elem_id="search_start")
     gallery = gr.Gallery(

@@ -34,12 +34,13 @@ class EmbeddingIndex:
         """
         self.kind, self.names, self.embeds, self.faiss = kind, names, embeds.float().cpu(), faiss
         if faiss is not None:
-            try:  # here, because loading it takes longer than all the rest
-                from datasets import Dataset
+            try:
+                from datasets import Dataset  # here, because loading it takes longer than all the rest
+
+                self._dataset = Dataset.from_dict({"embeds": self.embeds.numpy()}).with_format("numpy")
+                self._dataset.add_faiss_index("embeds", string_factory=faiss, metric_type=0, train_size=len(names))
             except ImportError as error:
                 raise ImportError("A FAISS index needs `pip install datasets faiss-cpu`.") from error
-            self._dataset = Dataset.from_dict({"embeds": self.embeds.numpy()}).with_format("numpy")
-            self._dataset.add_faiss_index("embeds", string_factory=faiss, metric_type=0, train_size=len(names))
 
     def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Finds the closest entries.

@@ -116,8 +116,11 @@ def test_search(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one["image"] for one in search(query, k=0, top_k=3)] == [one["image"] for one in quick]
 
 
-def test_search_says_what_is_wrong(place: Path, tmp_path: Path) -> None:
+def test_search_says_what_is_wrong(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search = pipeline("image-text-retrieval", model=str(place / "output/demo_retrieval"))
+    monkeypatch.setattr("datasets.search._has_faiss", False)  # as where FAISS is not installed
+    with pytest.raises(ImportError, match="A FAISS index needs `pip install datasets faiss-cpu`"):
+        search.index_texts(["a circle"], faiss="Flat")
     with pytest.raises(ValueError, match="Nothing is indexed"):
         search("a circle")
     for folder, message in ((tmp_path / "nothing", "There is no folder"), (tmp_path, "has no images")):
