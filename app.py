@@ -254,7 +254,8 @@ def add_search(search: Any, pictures: list[Path], examples: list[str]) -> None:
         by_picture.index_texts([line.strip() for line in captions if line.strip()])
         return {one["text"]: one["probability"] for one in by_picture(image=picture, top_k=FOUND)}
 
-    gr.Markdown(f"### Pictures by a text\nSearches {len(pictures)} pictures, best first by the score of the match; beneath, its probability.")
+    order_told = "best first by the score of the match; beneath, its probability"
+    gr.Markdown(f"### Pictures by a text\nSearches {len(pictures)} pictures, {order_told}.")
     text = gr.Textbox(label="Text", placeholder="a red circle left of a blue square", elem_id="search_text")
     start = gr.Button("Find pictures", variant="primary", elem_id="search_start")
     gallery = gr.Gallery(
