@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.soak import free_port
+
 ROOT = Path(__file__).parent.parent
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TINY: dict[str, Any] = {
@@ -62,9 +64,9 @@ def readme_block(mark: str) -> str:
     return found
 
 
-def two_processes(port: int) -> tuple[str, ...]:
+def two_processes() -> tuple[str, ...]:
     """Words that start a script in two processes."""
-    return ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port + os.getpid() % 90))
+    return ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()))
 
 
 def run(

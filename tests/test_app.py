@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from run_cases import ONE_THREAD, ROOT, refused
 from small_models import save_retrieval, save_vqa
 from transformers import pipeline
 
+from benchmarks.soak import free_port
 from dataset_scripts import load_dataset_script
 from dataset_scripts.shapes import all_captions, draw_scenes
 
@@ -63,9 +63,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(place: Path) -> Iterator[tuple[str, Path]]:
     """Address of the page and the log of its process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = ["--retrieval_model", "retrieval", "--vqa_model", "vqa", "--images", "photos", "--port", str(port)]
     environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     log = place / "log.txt"

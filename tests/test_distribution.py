@@ -25,7 +25,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     """Tensors and facts of two processes."""
     folder = tmp_path_factory.mktemp("two")
     environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    command = [sys.executable, *two_processes(29_200), str(ROOT / "tests/two_process_cases.py"), str(folder)]
+    command = [sys.executable, *two_processes(), str(ROOT / "tests/two_process_cases.py"), str(folder)]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **ONE_THREAD, **environment}, capture_output=True, text=True, timeout=280
     )
@@ -101,7 +101,7 @@ def start(words: list[str], launcher: tuple[str, ...], log: Path) -> subprocess.
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_in_mid_epoch_with_accumulation_and_then_more_readers(tmp_path: Path, processes: int) -> None:
     """The launcher gets the signal; the run that goes on reads with two processes in place of none."""
-    launcher = two_processes(29_100) if processes == 2 else ()
+    launcher = two_processes() if processes == 2 else ()
     whole, cut = (write_config(tmp_path, **RESUME, output_dir=str(tmp_path / name)) for name in ("whole", "cut"))
     run("run_retrieval.py", [whole, "--output_dir", str(tmp_path / "whole")], launcher)
     log = tmp_path / "cut.log"

@@ -17,6 +17,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from run_cases import ONE_THREAD, ROOT, refused, write_config
 from safetensors.torch import load_file
 
+from benchmarks.soak import free_port
 from run_retrieval import main
 
 FOLDER = ROOT / "configs" / "accelerate"
@@ -70,7 +71,7 @@ def launch(words: list[str], **options: object) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("name", ["cpu.yaml", "cpu_2.yaml"])
 def test_cpu_files_run(name: str, tmp_path: Path) -> None:
     config = write_config(tmp_path, **SHORT)
-    port = ["--main_process_port", str(29_000 + os.getpid() % 90)] if name == "cpu_2.yaml" else []
+    port = ["--main_process_port", str(free_port())] if name == "cpu_2.yaml" else []
     process = launch(["--config_file", str(FOLDER / name), *port, "run_retrieval.py", config, "--use_cpu"])
     printed, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors[-3000:]
@@ -83,7 +84,7 @@ def test_cpu_files_run(name: str, tmp_path: Path) -> None:
 def test_two_machines(tmp_path: Path) -> None:
     """Two launchers that find each other by address and port, a process each: as two machines do."""
     config = write_config(tmp_path, **SHORT)
-    port = str(28_900 + os.getpid() % 90)
+    port = str(free_port())
     common = ["--config_file", str(FOLDER / "nodes_2.yaml"), "--num_processes", "2", "--mixed_precision", "no"]
     processes = []
     for rank in ("0", "1"):
@@ -118,13 +119,13 @@ def test_deepspeed_trains_as_ddp_does_and_goes_on_exactly(tmp_path: Path, stage:
     options = {**SHORT, "max_steps": 6, "save_strategy": "steps", "save_steps": 3, "save_total_limit": 9}
     folders = {name: tmp_path / name for name in ("ddp", "whole", "again")}
     files = {"ddp": "cpu_2.yaml", "whole": f"deepspeed_zero{stage}.yaml", "again": f"deepspeed_zero{stage}.yaml"}
-    for number, (name, folder) in enumerate(folders.items()):
+    for name, folder in folders.items():
         config, resume = write_config(tmp_path, **options), []
         if name == "again":
             shutil.copytree(folders["whole"] / "checkpoint-3", folder / "checkpoint-3")
             resume = ["--resume_from_checkpoint", "last"]
         words = ["--config_file", str(FOLDER / files[name]), "--num_processes", "2", "--mixed_precision", "no"]
-        words += ["--main_process_port", str(28_700 + 3 * (os.getpid() % 30) + number)]
+        words += ["--main_process_port", str(free_port())]
         process = launch([*words, "run_retrieval.py", config, "--use_cpu", "--output_dir", str(folder), *resume])
         _, errors = process.communicate(timeout=280)
         assert process.returncode == 0, errors[-3000:]

@@ -19,6 +19,7 @@ from PIL import Image
 from run_cases import ONE_THREAD, ROOT, TINY, readme_block, refused, run, two_processes, write_config
 from safetensors.torch import load_file
 
+from benchmarks.soak import free_port
 from modeling_albef.training.run import ModelArguments
 from run_retrieval import DataArguments, RetrievalTrainingArguments, main
 
@@ -67,7 +68,7 @@ def test_predictions_are_complete(finished: tuple[Path, str]) -> None:
 def test_evaluation_alone_gives_the_same_in_one_and_two_processes(finished: tuple[Path, str], tmp_path: Path) -> None:
     launchers = {
         "one": (),
-        "two": two_processes(29_600),
+        "two": two_processes(),
     }
     for name, launcher in launchers.items():
         config = write_run(
@@ -89,7 +90,7 @@ def test_evaluation_alone_gives_the_same_in_one_and_two_processes(finished: tupl
 def test_two_processes_train_as_one_model(tmp_path: Path, finished: tuple[Path, str]) -> None:
     launcher = (
         *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(29_900 + os.getpid() % 90)),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())),
     )
     done = run(SCRIPT, [write_run(tmp_path), "--use_cpu"], launcher)
     out = tmp_path / "out"
@@ -106,7 +107,7 @@ def test_two_processes_train_as_one_model(tmp_path: Path, finished: tuple[Path, 
 
 
 def test_processes_that_do_not_know_each_other_are_refused(tmp_path: Path) -> None:
-    launcher = two_processes(29_400)
+    launcher = two_processes()
     done = run(SCRIPT, [write_run(tmp_path, use_cpu=None)], launcher, check=False)
     assert done.returncode != 0
     assert "2 processes were started, but each would train alone" in done.stderr
@@ -363,6 +364,6 @@ def test_a_bad_image_ends_both_processes_with_one_sentence(tmp_path: Path) -> No
     files = write_pictures(tmp_path)
     (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:60])
     config = write_run(tmp_path, dataset=None, dataset_config=None, **files)
-    done = run(SCRIPT, [config], two_processes(29_700), check=False)
+    done = run(SCRIPT, [config], two_processes(), check=False)
     assert done.returncode != 0 and done.stderr.count("damaged or cut short") == 1
     assert "Connection closed" not in done.stderr

@@ -58,7 +58,7 @@ def test_a_run_leaves_model_metrics_and_answers(finished: tuple[Path, str]) -> N
 def test_evaluation_alone_gives_the_same_in_one_and_two_processes(finished: tuple[Path, str], tmp_path: Path) -> None:
     answer_list = tmp_path / "answers.json"
     answer_list.write_text(json.dumps(["yes", "no", "0", "1", "2", "3", "red", "blue", "circle"]))
-    for name, launcher in (("one", ()), ("two", two_processes(29_500))):
+    for name, launcher in (("one", ()), ("two", two_processes())):
         config = write_config(
             tmp_path,
             model_config=None,
