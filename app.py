@@ -96,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Serves the page until it is interrupted; a refusal is one sentence and exit status 1."""
     options = parse(argv)
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="albef_shapes_") as drawn:
         try:
             search = load_pipeline(RETRIEVAL, options.retrieval_model)
