@@ -110,6 +110,8 @@ def main(argv: list[str] | None = None) -> None:
         processor = load_processor(model_args, splits)
         processor.max_words = data_args.max_words
         model, teacher = steps.load_model(AlbefForImageTextRetrieval, model_args, processor.tokenizer)
+        if not args.do_train:
+            model.check_head()
         side = model.config.vision_config.image_size
         processor.image_processor.size = {"height": side, "width": side}
         train_dataset: AugmentedDataset | AugmentedStream | None = None

@@ -150,6 +150,8 @@ def main(argv: list[str] | None = None) -> None:
         answers = load_answers(data_args, splits, model_args.model_name_or_path)
         processor = load_processor(model_args, splits, answers)
         model, teacher = steps.load_model(AlbefForQuestionAnswering, model_args, processor.tokenizer)
+        if not args.do_train:
+            model.check_head()
         decoder_config, tokenizer = model.config.decoder_config, processor.tokenizer
         decoder_config.bos_token_id, decoder_config.eos_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
         side = model.config.vision_config.image_size

@@ -8,6 +8,8 @@ in this process, prepares the data once in the cache and returns the splits.
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import logging
 import os
 import re
@@ -90,6 +92,12 @@ def make_builder(
         config_kwargs["data_dir"] = os.path.abspath(os.path.expanduser(data_dir))
     folder = None if cache_dir is None else os.path.abspath(os.path.expanduser(cache_dir))
     builder_class = BUILDERS[name]
+    known = [field.name for field in dataclasses.fields(builder_class.BUILDER_CONFIG_CLASS)]
+    for field in config_kwargs:
+        if field not in known:
+            near = difflib.get_close_matches(field, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}."
+            raise ValueError(f"The data set {name} has no field {field!r}; {hint}")
     source = _source_hash(builder_class)
     return builder_class(cache_dir=folder, config_name=config_name, hash=source, **config_kwargs)
 

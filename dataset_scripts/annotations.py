@@ -45,8 +45,8 @@ class RowTaker(Protocol):
     last_image: int
 
     @property
-    def roots(self) -> Iterable[ImageRoot]:
-        """Folders of the images."""
+    def roots(self) -> tuple[ImageRoot, ...]:
+        """Folders of the images; one that not all files need is added by the first row that needs it."""
 
     def take(self, source: SourceRow) -> str | None:
         """Take a row; returns None, or why it cannot be used, or "" if that was said of an earlier row."""
@@ -72,9 +72,15 @@ def with_bar(sources: Iterable[SourceRow], description: str) -> Iterator[SourceR
 
 
 def accepted(sources: Iterable[SourceRow], taker: RowTaker, problems: Problems) -> Iterator[SourceRow]:
-    """Hand annotation rows to a taker; gives those that it could use, and notes what is wrong with the others."""
+    """Hand annotation rows to a taker; gives those that it could use, and notes what is wrong with the others.
+
+    Ends at a row whose folder of images is missing.
+    """
     for source in sources:
+        known = len(taker.roots)
         problem = source.row.problem if isinstance(source.row, BadRow) else taker.take(source)
+        if len(taker.roots) > known and root_problems(taker, problems):
+            return
         if problem is None:
             yield source
         else:

@@ -70,7 +70,8 @@ def _count(files: Sequence[str | os.PathLike[str]]) -> Counter[str]:
     builder = cast(OwnData, make_builder("own_data", "vqa", train_files=[os.fspath(name) for name in files]))
     for source in builder.sources("train", problems):
         row = source.row
-        if problem := _row_problem(row):
+        problem = _row_problem(row)
+        if problem is not None:
             problems.add_row(f"{source.file}, row {source.number}", problem)
         else:
             answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]

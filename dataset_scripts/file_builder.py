@@ -19,6 +19,11 @@ from .vqa_annotations import VG_WEIGHT, VQA_FEATURES, Questions
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
+MAX_ENTRIES = 8  # of a folder, in a message
+WITHOUT = {  # how a run does without a split
+    "validation": " Without them: --eval_strategy no --do_eval false.",
+    "test": " Without them: --do_predict false.",
+}
 FOLDERS = ("", "annotations", "data")  # below data_dir: where annotation files are looked for
 Layout = dict[str, Sequence[str]]  # split -> the files that it is made of
 TEXT = datasets.Value("string")
@@ -169,12 +174,24 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         found = list(self.config.files())
         if not found:
             wanted = " and ".join(self.config.splits or ()) or "annotation"
-            where = "" if self.config.data_dir is None else f" below {absolute(self.config.data_dir)!r}"
+            without = "".join(WITHOUT.get(split, "") for split in self.config.splits or ())
             raise AnnotationError(
-                f"{type(self).__name__} finds no {wanted} files{where}: give data_dir with the usual names "
+                f"{type(self).__name__} finds no {wanted} files{self._place()}: give data_dir with the usual names "
                 f"({self.LAYOUT or 'see the README'}), or name files with train_files, validation_files, test_files."
+                + without
             )
         return found
+
+    def _place(self) -> str:
+        """Where files are looked for, and what is there instead."""
+        if self.config.data_dir is None:
+            return ""
+        folder = absolute(self.config.data_dir)
+        if not os.path.isdir(folder):
+            return f", since there is no folder {folder!r}"
+        entries = sorted(os.listdir(folder))
+        shown = ", ".join(entries[:MAX_ENTRIES]) + (" .." if len(entries) > MAX_ENTRIES else "") or "nothing"
+        return f" below {folder!r}, which has {shown}"
 
     def taker(self, split: str) -> RowTaker:
         """What makes rows of a split out of rows of annotation files."""

@@ -21,7 +21,7 @@ from .annotations import RowTaker, absolute
 from .embedded_rows import EmbeddedRows
 from .file_builder import SPLITS, FileBuilder, QuestionFilesConfig
 from .json_stream import UnusableFileError
-from .problems import Problems
+from .problems import AnnotationError, Problems
 from .tables import TABLES, ending, holds_images, load_named, table_rows
 
 NAMES = {"train": ("train",), "validation": ("validation", "val", "dev", "valid"), "test": ("test",)}
@@ -97,7 +97,13 @@ class OwnDataConfig(QuestionFilesConfig):
         elif os.path.isfile(os.path.join(name, "state.json")):
             theirs = ["train"]
         else:
-            theirs = datasets.get_dataset_split_names(name, self.hub_config)
+            try:
+                theirs = datasets.get_dataset_split_names(name, self.hub_config)
+            except Exception as error:  # of the file system, of the network, of the Hub, of the library
+                raise AnnotationError(
+                    f"hub_dataset {name!r} is no folder here that can be read, and the Hub does not give it "
+                    f"({' '.join(str(error).split()):.300}): check the name."
+                ) from error
         return {split: alias for split, names in NAMES.items() for alias in reversed(names) if alias in theirs}
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
@@ -177,6 +183,7 @@ class _Columns:
     known: list[str] | None = None
     count: int = 0
     is_numbered: bool = False  # of the last row: its `question_id` is its place
+    told: str = ""
 
     def rename(self, row: Any, folder: str = "") -> Any:
         """A row of ALBEF's layout, or what is wrong with the columns."""
@@ -192,7 +199,9 @@ class _Columns:
             if name not in found:
                 looked_for = self.config.columns()[name] or " or ".join(COLUMNS[name])
                 columns = list(row)[:8]
-                return BadRow(f"has no {name} in {looked_for}; its columns are {columns}: set {name}_column")
+                text = f"has no {name} in {looked_for}; its columns are {columns}: set {name}_column in dataset_config"
+                is_known, self.told = text == self.told, text
+                return BadRow("" if is_known else text)  # one column is one problem, not one a row
         if folder and isinstance(found["image"], str):
             found["image"] = os.path.join(folder, found["image"].replace("\\", "/"))
         if self.config.name == "vqa":

@@ -43,7 +43,8 @@ def table_rows(file: str) -> Iterator[tuple[int, Any]]:
     except FileNotFoundError as error:
         raise UnusableFileError("does not exist: check the path") from error
     except UnicodeDecodeError as error:
-        raise UnusableFileError(f"is not UTF-8 (byte {error.start} after row {number}): save it as UTF-8") from error
+        where = f"byte {error.start} after row {number}" if number >= 0 else f"byte {error.start}"
+        raise UnusableFileError(f"is not UTF-8 ({where}): save it as UTF-8") from error
     except csv.Error as error:
         raise UnusableFileError(f"is not CSV ({error}, after row {number}): check quotes") from error
     except pa.ArrowException as error:

@@ -72,11 +72,12 @@ class Questions:
             raise ValueError(f"vg_weight is {self.vg_weight}, but must be a finite number >= 0.")
         self._by_source = {"vqa": self.vqa_root, "vg": self.vg_root}
         self._made: list[tuple[float, dict[str, Any]]] = []
+        self._has_genome = False
 
     @property
     def roots(self) -> tuple[ImageRoot, ...]:
-        """The folders of both sources."""
-        return (self.vqa_root, self.vg_root)
+        """The folder of "vqa" rows and, once there is one, of "vg" rows."""
+        return (self.vqa_root, self.vg_root) if self._has_genome else (self.vqa_root,)
 
     def take(self, source: SourceRow) -> str | None:
         """See `RowTaker`."""
@@ -93,6 +94,7 @@ class Questions:
             first = self.first_use.setdefault(question_id, self.num_rows - 1)
             if first != self.num_rows - 1:
                 return f"'question_id' {question_id} is taken by {self._place(first)}: give every question its own"
+        self._has_genome = self._has_genome or name == "vg"
         index, problem = self.images.add(self._by_source[name], row["image"])
         if index is None:
             return problem

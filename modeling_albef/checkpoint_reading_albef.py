@@ -125,7 +125,9 @@ def _read_folder(folder: Path) -> ConvertedCheckpoint:
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint {path}.")
+        raise CheckpointError(
+            f"There is no checkpoint {path}: download one, or check the path; see docs/checkpoints.md."
+        )
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

@@ -31,6 +31,7 @@ class EmbeddingIndex:
 
         Raises:
             ImportError: `faiss` is given, but `datasets` or FAISS is not installed.
+            ValueError: FAISS does not know the string, or has too few entries for it.
         """
         self.kind, self.names, self.embeds, self.faiss = kind, names, embeds.float().cpu(), faiss
         if faiss is not None:
@@ -41,6 +42,11 @@ class EmbeddingIndex:
                 self._dataset.add_faiss_index("embeds", string_factory=faiss, metric_type=0, train_size=len(names))
             except ImportError as error:
                 raise ImportError("A FAISS index needs `pip install datasets faiss-cpu`.") from error
+            except RuntimeError as error:
+                raise ValueError(
+                    f"FAISS makes no index {faiss!r} of {len(names)} entries ({str(error).splitlines()[-1]:.200}): "
+                    "'IVF256,Flat' needs 256 at least, 'Flat' takes any number, and None searches without FAISS."
+                ) from error
 
     def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Finds the closest entries.

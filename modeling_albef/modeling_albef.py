@@ -9,7 +9,7 @@ import copy
 import json
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import safe_open
@@ -93,6 +93,8 @@ class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    head: ClassVar[tuple[str, str] | None] = None  # how the names of its weights begin, and what it is called
+    lacks_head: bool = False
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -119,6 +121,7 @@ class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc
         Returns:
             The model in evaluation mode.
         """
+        with_info = kwargs.pop("output_loading_info", False)
         config = copy.deepcopy(kwargs.pop("config", None))
         source = config if isinstance(config, str | PathLike) else pretrained_model_name_or_path
         hub_kwargs = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
@@ -132,12 +135,30 @@ class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc
             raise ValueError(f"image_size is {wanted}, but must be a multiple of the patch size ({patch_size}).")
         stored = _stored_image_size(pretrained_model_name_or_path, config, kwargs.get("state_dict"), hub_kwargs)
         config.vision_config.image_size = stored or config.vision_config.image_size
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info
+        kwargs["output_loading_info"] = True
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        model, info = loaded
+        if cls.head is not None:
+            model.lacks_head = any(key.startswith(cls.head[0]) for key in info["missing_keys"])
         vision_model: Any = getattr(model, cls.base_model_prefix, model).vision_model
         if vision_model.config.image_size != wanted:
             vision_model.resize_position_embeddings(wanted)
-        return loaded
+        return (model, info) if with_info else model
+
+    def train(self, mode: bool = True) -> Any:
+        """As `torch.nn.Module.train`; a head that was started at random counts as trained from then on."""
+        self.lacks_head = self.lacks_head and not mode
+        return super().train(mode)
+
+    def check_head(self) -> None:
+        """Refuses a model whose head was started at random, since the checkpoint had none, and was not trained since.
+
+        Raises:
+            ValueError: So it is; the message says which head.
+        """
+        if self.lacks_head and self.head is not None:
+            name = self.config._name_or_path
+            raise ValueError(f"The model {name!r} has no {self.head[1]}: give one that was trained for this.")
 
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -291,6 +312,7 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
     """ALBEF with the matching head: scores images against texts, by similarity and by matching."""
 
     auto_class = "AutoModelForZeroShotImageClassification"
+    head = ("itm_head.", "matching head")
     _keys_to_ignore_on_load_unexpected = [r"^mlm_head\."]  # of a pre-trained model
 
     def __init__(self, config: AlbefConfig) -> None:

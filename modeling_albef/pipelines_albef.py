@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from transformers import Pipeline
 
 from .answer_tree_albef import AnswerTree
@@ -53,12 +54,21 @@ class AlbefVqaPipeline(Pipeline):
         Returns:
             A list of `answer` and `score`, best first, for a question; a list of such lists for several. The score
             of a candidate is its share among the `k_test` ones; that of a free answer its probability.
+
+        Raises:
+            ValueError: There is no question, or none that the model can read; an answer of the list is empty or stands
+                there twice; the model has no answer decoder.
         """
+        self.model.check_head()
         if question is None:
+            if isinstance(image, str | Path | Image):
+                raise ValueError("There is no question: give one beside the image.")
             return super().__call__(image, **kwargs)
         if isinstance(image, list) or isinstance(question, list):
             images = image if isinstance(image, list) else [image] * len(question)
             questions = question if isinstance(question, list) else [question] * len(images)
+            if len(images) != len(questions):
+                raise ValueError(f"{len(images)} images do not go with {len(questions)} questions: give one of them.")
             pairs = zip(images, questions, strict=True)
             return super().__call__([{"image": one, "question": text} for one, text in pairs], **kwargs)
         return super().__call__({"image": image, "question": question}, **kwargs)
@@ -72,9 +82,14 @@ class AlbefVqaPipeline(Pipeline):
         max_new_tokens: int | None = None,
     ) -> tuple[dict, dict, dict]:
         if isinstance(answer_list, str | Path):
+            if not Path(answer_list).is_file():
+                raise ValueError(f"answer_list is {str(answer_list)!r}, but must be a list, or a JSON file of one.")
             answer_list = list(json.loads(Path(answer_list).read_text(encoding="utf-8")))
-        if answer_list is not None and not answer_list:
-            raise ValueError("The answer list is empty: there is nothing to choose from.")
+        if answer_list is not None:
+            if not answer_list:
+                raise ValueError("The answer list is empty: there is nothing to choose from.")
+            if not all(answer.strip() for answer in answer_list) or len(set(answer_list)) != len(answer_list):
+                raise ValueError("The answer list has an empty answer, or one twice: leave it out.")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k is {top_k}, but must be at least 1.")
         forward = {"top_k": top_k, "k_test": k_test, "free_form": free_form, "max_new_tokens": max_new_tokens}
@@ -93,6 +108,7 @@ class AlbefVqaPipeline(Pipeline):
             max_length=self.model.config.text_config.max_position_embeddings,
             return_tensors="pt",
         )
+        _check_words(self.processor, inputs, "question", input_["question"])
         return inputs.to(self.dtype)
 
     def _forward(
@@ -185,15 +201,15 @@ class ImageTextRetrievalPipeline(Pipeline):
         names = [str(image) if isinstance(image, Path) else image for image in images]
         self._make_index("image", names, batch_size, faiss)
 
-    def index_texts(self, texts: Iterable[str], batch_size: int = 64, faiss: str | None = None) -> None:
+    def index_texts(self, texts: str | Iterable[str], batch_size: int = 64, faiss: str | None = None) -> None:
         """Encodes texts once.
 
         Args:
-            texts: What is to be found by pictures.
+            texts: What is to be found by pictures; a text or many.
             batch_size: Texts that are encoded together.
             faiss: See `index_images`.
         """
-        self._make_index("text", list(texts), batch_size, faiss)
+        self._make_index("text", [texts] if isinstance(texts, str) else list(texts), batch_size, faiss)
 
     def save_index(self, folder: str | Path) -> None:
         """Writes the index; the pictures stay where they are."""
@@ -216,8 +232,10 @@ class ImageTextRetrievalPipeline(Pipeline):
             published one, a logit) and `probability` of a match; a list of such lists for several queries.
 
         Raises:
-            ValueError: Nothing is indexed, or what is indexed is of the query's own kind.
+            ValueError: Nothing is indexed, or what is indexed is of the query's own kind; the query has no word that
+                the model can read; the model has no matching head.
         """
+        self.model.check_head()
         if (text is None) == (image is None):
             raise ValueError("Give either text or image as the query.")
         kind, query = ("text", text) if image is None else ("image", image)
@@ -236,7 +254,10 @@ class ImageTextRetrievalPipeline(Pipeline):
     def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
         """Makes a query the model's inputs."""
         kind, query = next(iter(input_.items()))
-        return self._encode_inputs(kind, [query])
+        inputs = self._encode_inputs(kind, [query])
+        if kind == "text":
+            _check_words(self.processor, inputs, "text", query)
+        return inputs
 
     def _encode_inputs(self, kind: str, batch: list[Any]) -> dict[str, torch.Tensor]:
         if kind == "image":
@@ -290,6 +311,14 @@ class ImageTextRetrievalPipeline(Pipeline):
         names = [{index.kind: index.names[place]} for place in lists.pop("places")]
         columns = [name for name in ("score", "probability", "similarity") if name in lists]
         return [{**name, **{column: lists[column][row] for column in columns}} for row, name in enumerate(names)]
+
+
+def _check_words(processor: Any, inputs: Any, kind: str, text: str) -> None:
+    """Refuses a text of which the model reads no word."""
+    tokenizer = processor.tokenizer
+    empty = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
+    if empty.issuperset(inputs["input_ids"][0].tolist()):
+        raise ValueError(f"The {kind} {text!r} has no word that the model knows: give another.")
 
 
 def _images_below(folder: Path) -> list[Path]:

@@ -23,6 +23,9 @@ def check_shapes(known: Mapping[str, int] | None = None, **tensors: tuple[torch.
     for name, (tensor, letters) in tensors.items():
         if tensor is None:
             continue
+        if not hasattr(tensor, "dim"):
+            kind = type(tensor).__name__
+            raise ValueError(f'{name} is a {kind}, but a tensor is expected: give the processor return_tensors="pt".')
         found, fits = dict(sizes), tensor.dim() == len(letters)
         for letter, size in zip(letters, tensor.shape, strict=False):
             fits = fits and size > 0 and size == found.setdefault(letter, size)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import AutoProcessor
 from transformers.utils import logging
 
@@ -23,12 +24,6 @@ from .heat_maps_albef import HeatMaps, draw_heat_maps, explain_answer, explain_m
 from .hub_albef import check_model_name
 from .modeling_albef import AlbefForImageTextRetrieval
 from .modeling_albef_question_answering import AlbefForQuestionAnswering
-
-# how the names of a head's weights begin, and what it is called
-HEADS: dict[Any, tuple[str, str]] = {
-    AlbefForImageTextRetrieval: ("itm_head.", "matching head"),
-    AlbefForQuestionAnswering: ("text_decoder.", "answer decoder"),
-}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -103,7 +98,7 @@ def load_model(model_class: Any, name: str) -> Any:
     """A model with its head, which the library would start at random where there is none.
 
     Args:
-        model_class: A key of `HEADS`.
+        model_class: A class with a head.
         name: Folder or Hub name.
 
     Returns:
@@ -116,10 +111,11 @@ def load_model(model_class: Any, name: str) -> Any:
     kind = AlbefConfig.get_config_dict(name)[0].get("model_type")
     if kind != "albef":
         raise ValueError(f"The model {name!r} is of the type {kind!r}, not 'albef': give another.")
-    model, info = model_class.from_pretrained(name, output_loading_info=True)
-    prefix, lack = HEADS[model_class]
-    if any(key.startswith(prefix) for key in info["missing_keys"]):
-        raise ValueError(f"The model {name!r} has no {lack}: give one that was trained for this.")
+    try:
+        model = model_class.from_pretrained(name)
+    except (SafetensorError, RuntimeError) as error:  # damaged weights, or of other shapes
+        raise ValueError(f"The model in {name} cannot be used: {' '.join(str(error).split()):.500}") from error
+    model.check_head()
     return model
 
 

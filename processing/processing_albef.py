@@ -14,9 +14,11 @@ from tokenizers import processors
 from transformers import AutoTokenizer, BatchFeature, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
+from transformers.utils import PROCESSOR_NAME, cached_file
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TEXT_TYPES = ("caption", "question")
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 _DELETED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
 
@@ -142,6 +144,27 @@ class AlbefProcessor(ProcessorMixin):
             raise ValueError("text must be a string or list of strings.")
         return super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
 
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> "AlbefProcessor":
+        """Load both parts; its file is looked for once, before the library asks for other files one by one.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub name.
+            args: Those of `ProcessorMixin.from_pretrained`.
+            kwargs: Likewise.
+
+        Returns:
+            The processor.
+
+        Raises:
+            OSError: There is none.
+        """
+        hub_kwargs = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        cached_file(str(pretrained_model_name_or_path), PROCESSOR_NAME, **hub_kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
     def encode_answers(
         self, answers: list[str], padding: bool | str = True, return_tensors: str | None = "pt"
     ) -> BatchFeature:
@@ -156,7 +179,12 @@ class AlbefProcessor(ProcessorMixin):
 
         Returns:
             `input_ids` and `attention_mask`, (A, L).
+
+        Raises:
+            ValueError: There are none.
         """
+        if not answers:
+            raise ValueError("There are no answers to encode: give one at least.")
         closed = answers if self.end_texts else [f"{answer} {self.tokenizer.sep_token}" for answer in answers]
         return BatchFeature(dict(self.tokenizer(closed, padding=padding, return_tensors=return_tensors)))
 

@@ -56,7 +56,7 @@ def test_unknown_names(tmp_path: Path) -> None:
         load_dataset_script("shape", cache_dir=tmp_path)
     with pytest.raises(ValueError, match=r"'caption' not found.*retrieval.*vqa"):
         load_dataset_script("shapes", "caption", cache_dir=tmp_path)
-    with pytest.raises(ValueError, match="doesn't have a 'num_trian' key"):
+    with pytest.raises(ValueError, match="no field 'num_trian'; did you mean 'num_train'"):
         load_dataset_script("shapes", cache_dir=tmp_path, num_trian=3)
     with pytest.raises(ValueError, match="Unknown split"):
         load_dataset_script("shapes", split="dev", cache_dir=tmp_path, **FEW)

@@ -200,7 +200,7 @@ def test_builders_say_where_data_comes_from(name: str, tmp_path: Path) -> None:
         )
     with pytest.raises(AnnotationError, match="finds no annotation files: give data_dir with the usual names"):
         builder.splits_with_files()
-    with pytest.raises(AnnotationError, match=r"finds no test files below '.*': give data_dir"):
+    with pytest.raises(AnnotationError, match=r"finds no test files below '.*', which has .*: give data_dir"):
         load_dataset_script(name, data_dir=tmp_path, cache_dir=tmp_path, split="test")
 
 

@@ -122,6 +122,25 @@ def test_bad_tables(folder: Path, name: str, content: bytes, message: str) -> No
         load(folder, data_dir=folder, train_files=name, split="train")
 
 
+def test_a_wrong_column_is_one_problem(folder: Path) -> None:
+    (folder / "t.csv").write_text("file_name,words\na.png,a dog\nb.png,a cat\n")
+    with pytest.raises(AnnotationError, match=r"1 problem .*\n.*row 0: has no caption .*_column in dataset_config"):
+        load(folder, data_dir=folder, train_files="t.csv", split="train")
+
+
+def test_what_is_not_there(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"own_data has no field 'image_colum'; did you mean 'image_column'\?"):
+        load(folder, data_dir=folder, image_colum="file")
+    with pytest.raises(AnnotationError, match="since there is no folder '/nowhere': give data_dir"):
+        load(folder, data_dir="/nowhere")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/captions.csv").write_text("")
+    with pytest.raises(AnnotationError, match=r"no validation files below .* has captions\.csv: .*--do_eval false"):
+        load(folder, data_dir=tmp_path / "new", split="validation")
+    with pytest.raises(AnnotationError, match=r"hub_dataset 'photos_parqet' is no folder here .*: check the name"):
+        load(folder, hub_dataset="photos_parqet")
+
+
 def test_numbers_in_cells_of_questions(folder: Path) -> None:
     fields = {"data_dir": folder, "train_files": "q.csv", "split": "train"}
     table = "image,question,answer,question_id,answer_weight,answer_type\n"

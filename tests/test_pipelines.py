@@ -116,8 +116,51 @@ def test_search(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one["image"] for one in search(query, k=0, top_k=3)] == [one["image"] for one in quick]
 
 
+def test_answers_say_what_is_wrong(place: Path) -> None:
+    answer = pipeline("albef-vqa", model=str(place / "output/demo_vqa"))
+    photo = str(place / "photo.jpg")
+    for question in ("", "?!", "\N{BEAR FACE}"):
+        with pytest.raises(ValueError, match="has no word that the model knows"):
+            answer(image=photo, question=question)
+    with pytest.raises(ValueError, match="There is no question"):
+        answer(photo)
+    with pytest.raises(ValueError, match="2 images do not go with 3 questions"):
+        answer(image=[photo] * 2, question=[QUESTION] * 3)
+    for answers in (["red", "red"], ["red", " "]):
+        with pytest.raises(ValueError, match="has an empty answer, or one twice"):
+            answer(image=photo, question=QUESTION, answer_list=answers)
+    with pytest.raises(ValueError, match="answer_list is 'red', but must be a list, or a JSON file of one"):
+        answer(image=photo, question=QUESTION, answer_list="red")
+    with pytest.raises(ValueError, match="no answers to encode"):
+        answer.processor.encode_answers([])
+    with pytest.raises(ValueError, match=r'pixel_values is a list, but .* return_tensors="pt"'):
+        answer.model(**answer.processor(images=photo, text=QUESTION))
+
+
+def test_a_model_of_another_task_is_refused_until_it_is_trained(place: Path) -> None:
+    answer = pipeline("albef-vqa", model=str(place / "output/demo_retrieval"))
+    with pytest.raises(ValueError, match="output/demo_retrieval' has no answer decoder: give one that was trained"):
+        answer(image=str(place / "photo.jpg"), question=QUESTION, answer_list=["red", "blue"])
+    answer.model.train()
+    answer.model.eval()
+    assert answer(image=str(place / "photo.jpg"), question=QUESTION, answer_list=["red", "blue"])
+    search = pipeline("image-text-retrieval", model=str(place / "output/demo_vqa"))
+    search.index_texts("a circle")
+    with pytest.raises(ValueError, match="output/demo_vqa' has no matching head"):
+        search(image=str(place / "photo.jpg"))
+
+
 def test_search_says_what_is_wrong(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search = pipeline("image-text-retrieval", model=str(place / "output/demo_retrieval"))
+    for factory in ("IVF256,Flat", "abc"):
+        with pytest.raises(ValueError, match=f"FAISS makes no index '{factory}' of 2 entries .* 'IVF256,Flat' needs"):
+            search.index_texts(["a circle", "a square"], faiss=factory)
+    search.index_texts("a circle")
+    assert search.index.names == ["a circle"]
+    search.index_images([Image.new("RGB", (40, 30))])
+    with pytest.raises(ValueError, match="The text '!' has no word"):
+        search("!")
+    search.index = None
     monkeypatch.setattr("datasets.search._has_faiss", False)  # as where FAISS is not installed
     with pytest.raises(ImportError, match="A FAISS index needs `pip install datasets faiss-cpu`"):
         search.index_texts(["a circle"], faiss="Flat")

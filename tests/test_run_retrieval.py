@@ -15,11 +15,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from run_cases import ONE_THREAD, ROOT, TINY, readme_block, refused, run, two_processes, write_config
 from safetensors.torch import load_file
+from small_models import save_vqa
 
 from benchmarks.soak import free_port
+from modeling_albef.training.launch import parse_arguments
 from modeling_albef.training.run import ModelArguments
 from run_retrieval import DataArguments, RetrievalTrainingArguments, main
 
@@ -267,6 +270,44 @@ def test_a_model_that_is_not_there_is_told_before_data_is_read(tmp_path: Path, n
     assert f"There is no model at {name!r}: there is no such folder here{reason}" in refused(main, words)
 
 
+def test_a_model_without_the_head_is_not_evaluated(tmp_path: Path) -> None:
+    save_vqa(tmp_path / "vqa")
+    changes = {"model_config": None, "model_name_or_path": str(tmp_path / "vqa"), "do_train": False}
+    assert f"The model '{tmp_path / 'vqa'}' has no matching head" in refused(main, [write_run(tmp_path, **changes)])
+
+
+def test_the_command_line_displaces_what_cannot_stand_beside_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    classes = (ModelArguments, DataArguments, RetrievalTrainingArguments)
+    config = write_run(tmp_path, data_dir="photos")
+    given = yaml.safe_load(Path(config).read_text())
+    assert given["model_config"] and given["dataset"] and given["dataset_config"]
+    with caplog.at_level("WARNING"):
+        model_args, data_args, _ = parse_arguments(classes, [config, "--model_name_or_path", "a/b"])
+        assert (model_args.model_name_or_path, model_args.model_config) == ("a/b", {})
+        assert data_args.dataset == given["dataset"] and data_args.data_dir == "photos"
+        _, data_args, _ = parse_arguments(classes, [config, "--dataset=own_data", "--data_dir", "mine"])
+        assert (data_args.dataset, data_args.data_dir, data_args.dataset_config) == ("own_data", "mine", {})
+        _, data_args, _ = parse_arguments(classes, [config, "--train_files", "a.json", "b.json"])
+        assert (data_args.dataset, data_args.data_dir, data_args.dataset_config) == (None, None, {})
+        assert data_args.train_files == ["a.json", "b.json"]
+    told = [record.message for record in caplog.records]
+    assert told[0] == "--model_name_or_path takes the place of model_config in the configuration file."
+    assert told[2] == "--train_files takes the place of dataset, dataset_config, data_dir in the configuration file."
+    assert "either dataset, or train_files" in refused(main, [config, "--dataset", "shapes", "--train_files", "a.json"])
+
+
+def test_going_on_from_the_end_keeps_what_the_training_measured(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "out")
+    before = json.loads((folder / "train_results.json").read_text())
+    assert before["train_loss"] > 0
+    done = run(SCRIPT, [write_run(tmp_path), "--resume_from_checkpoint", "last"])
+    assert "is the end of the training: there was no step left to make" in done.stderr
+    assert json.loads((folder / "train_results.json").read_text()) == before
+    assert json.loads((folder / "all_results.json").read_text())["train_loss"] == before["train_loss"]
+
+
 def test_full_output_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("x")
@@ -338,8 +379,6 @@ def test_python_of_the_readme_runs(finished: tuple[Path, str], tmp_path: Path, m
 
 @pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "configs").glob("*retrieval*.yaml")))
 def test_recipes_are_read(recipe: str, tmp_path: Path) -> None:
-    from modeling_albef.training.launch import parse_arguments
-
     words = [str(ROOT / "configs" / recipe), "--use_cpu", "--output_dir", str(tmp_path)]
     if not recipe.startswith("demo"):
         words += ["--model_name_or_path", "some/model"]

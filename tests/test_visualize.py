@@ -141,3 +141,7 @@ def test_a_model_without_its_processor(place: Path, tmp_path: Path) -> None:
     AlbefModel.from_pretrained(place / "retrieval").save_pretrained(tmp_path / "towers")
     error = refused(main, [str(place / "photo.png"), "a circle", "--model", str(tmp_path / "towers")])
     assert "has no matching head" in error
+    weights = tmp_path / "bare/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:3000])
+    error = refused(main, [str(place / "photo.png"), "a circle", "--model", str(tmp_path / "bare")])
+    assert error.startswith(f"The model in {tmp_path / 'bare'} cannot be used: ")

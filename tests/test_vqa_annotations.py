@@ -215,7 +215,8 @@ def test_bad_arguments(root: Path) -> None:
     with pytest.raises(AnnotationError, match=r"vqa_root: '.*nowhere' is not a folder: name the folder"):
         load_vqa_files([file], str(root / "nowhere"))
     with pytest.raises(AnnotationError, match=r"1 problem (.|\n)*vg_root: '.*nowhere' is not a folder"):
-        load_vqa_files([file], str(root), str(root / "nowhere"))
+        load_vqa_files([write(root.parent / "g.json", [vg(0), vg(1)])], str(root), str(root / "nowhere"))
+    assert len(load_vqa_files([file], str(root), str(root / "nowhere"))) == 1  # no row asks for that folder
     with pytest.raises(AnnotationError, match=r"a\.json: is listed twice: its questions would count double"):
         load_vqa_files([file, file], str(root))
     with pytest.raises(AnnotationError, match="no annotation file is given"):

@@ -51,7 +51,8 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
     """Reads `CONFIG.yaml --field value ...`: the file first, then the command line over it.
 
     Args:
-        classes: Dataclasses that are filled.
+        classes: Dataclasses that are filled. A field of the command line takes those of the file away that their
+            `DISPLACES` says cannot stand beside it.
         argv: Words of the command line; default: those of this process.
 
     Returns:
@@ -63,8 +64,10 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
     words, config = list(sys.argv[1:] if argv is None else argv), dict[str, Any]()
     parser = HfArgumentParser(list(classes), usage="%(prog)s [CONFIG.yaml] [--field value ...]")
     if words and words[0].endswith((".yaml", ".yml")):
-        config = _read_yaml(words.pop(0))
-        check_known(config, [action.dest for action in parser._actions], "the configuration file")
+        path = words.pop(0)
+        config = _read_yaml(path)
+        check_known(config, [action.dest for action in parser._actions], f"the configuration file {path}")
+        _displace(config, words, classes)
         mappings = _mapping_fields(classes)
         for action in parser._actions:
             _check_type(action, config, action.dest in mappings)
@@ -82,6 +85,15 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
         check_known([word for word in rest if word.startswith("--")], known, "the command line")
         raise LaunchError(f"The command line has words that belong to no field: {' '.join(rest)}")
     return tuple(parsed)
+
+
+def _displace(config: dict[str, Any], words: Sequence[str], classes: Sequence[Any]) -> None:
+    """Takes fields out of a file's that the command line's cannot stand beside."""
+    given = {word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    for name, rivals in (pair for one in classes for pair in getattr(one, "DISPLACES", {}).items()):
+        gone = [rival for rival in rivals if name in given and rival not in given and config.pop(rival, None)]
+        if gone and int(os.environ.get("RANK", "0")) == 0:
+            logger.warning(f"--{name} takes the place of {', '.join(gone)} in the configuration file.")
 
 
 def _suspects(message: str, config: dict[str, Any]) -> str:
@@ -138,7 +150,8 @@ def _read_yaml(path: str) -> dict[str, Any]:
     try:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise LaunchError(f"The configuration file {path} cannot be read: {error.strerror}.") from error
+        reason = f"cannot be read: {error.strerror}, as {Path(path).absolute()}"
+        raise LaunchError(f"The configuration file {path} {reason}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no such date or number
         raise LaunchError(f"The configuration file {path} is not YAML: {error}") from error
     if not isinstance(config, dict):
@@ -160,7 +173,7 @@ def check_known(names: Iterable[str], known: Iterable[str], where: str) -> None:
     known = list(known)
     for name in map(str, names):
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise LaunchError(f"{where[0].upper()}{where[1:]} has the field {name!r}, which is not known.{hint}")
 
@@ -245,7 +258,8 @@ def _prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
         raise LaunchError(f"The output folder {folder} cannot be made: {existing} is a file.")
     if resume in ("last", True, "True", "true"):
         found = last_checkpoint(folder)
-        logger.warning(f"Resuming from {found}" if found else f"{folder} has no whole checkpoint: starting anew.")
+        nothing = f"{folder} has no whole checkpoint" if folder.is_dir() else f"There is no folder {folder} yet"
+        logger.warning(f"Resuming from {found}" if found else f"{nothing}: starting anew.")
         clear_the_way(folder, found)
         return found
     if resume is not None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import cached_file, logging
@@ -30,12 +33,18 @@ from .report import RunReport
 from .report_pages import Thumbnail
 from .trainer import AlbefTrainer
 
+logger = logging.get_logger(__name__)
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass
 class ModelArguments:
     """Which model."""
+
+    DISPLACES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "model_name_or_path": ("model_config",),
+        "model_config": ("model_name_or_path",),
+    }
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or Hub name of a model."})
     model_config: dict | str | None = field(
@@ -161,6 +170,11 @@ def fill_queue(queue: FeatureQueue, model_args: ModelArguments) -> None:
 @dataclass
 class DataArguments:
     """Which data; the tasks add where images are."""
+
+    DISPLACES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "dataset": ("dataset_config", "data_dir", "train_files", "validation_files", "test_files"),
+        **dict.fromkeys(("train_files", "validation_files", "test_files"), ("dataset", "dataset_config", "data_dir")),
+    }
 
     dataset: str | None = field(default=None, metadata={"help": "Name of a builder in dataset_scripts."})
     dataset_config: dict | str | None = field(default=None, metadata={"help": "Fields of the builder."})
@@ -323,11 +337,17 @@ def train_and_evaluate(
     if thumbnail is not None and args.log_pictures:
         trainer.add_callback(PictureLogCallback(trainer, thumbnail, args.log_pictures))
     if args.do_train:
+        state_file = None if checkpoint is None else Path(checkpoint) / TRAINER_STATE_NAME
+        steps_before = 0 if state_file is None else TrainerState.load_from_json(str(state_file)).global_step
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
         trainer.save_state()
-        trainer.save_metrics("train", outcome.metrics)
-        report.add("train", outcome.metrics)
+        metrics, saved = outcome.metrics, folder / "train_results.json"
+        if outcome.global_step == steps_before and saved.is_file():
+            logger.warning(f"{checkpoint} is the end of the training: there was no step left to make.")
+            metrics = json.loads(saved.read_text(encoding="utf-8"))
+        trainer.save_metrics("train", metrics)
+        report.add("train", metrics)
         written["model"] = folder
     if args.do_eval:
         evaluated = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")

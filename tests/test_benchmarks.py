@@ -1,15 +1,29 @@
-"""The benchmark of the input pipeline adds up, and says what scaled decoding changes."""
+"""The small sizes of the benchmarks run; that of the input pipeline adds up, and says what scaled decoding changes."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from run_cases import ROOT
 
 from benchmarks.input_pipeline import main
 
 SMALL = ["--count", "6", "--rounds", "1", "--batch_size", "3"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["retrieval_evaluation", "training_step", "vqa_evaluation", "data_preparation"])
+def test_small_sizes(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--output", str(tmp_path / "out.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cases = json.loads((tmp_path / "out.json").read_text())
+    differences = [case["max_score_difference"] for case in cases.values() if "max_score_difference" in case]
+    assert max(differences, default=0.0) < 0.1  # the bfloat16 one; what is equal exactly has tests of its own
 
 
 def test_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
