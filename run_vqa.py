@@ -92,7 +92,7 @@ def known_columns(dataset: Dataset) -> Dataset:
 
 def load_answers(data_args: DataArguments, splits: dict[str, Dataset], model_name: str | None = None) -> list[str]:
     """The candidate answers: of the list, of the training data, or those that the model was trained with."""
-    if data_args.answer_list is not None:
+    if data_args.answer_list:
         return load_answer_list(data_args.answer_list)
     if "train" not in splits:
         decoder_config = AlbefConfig.from_pretrained(model_name).decoder_config if model_name else None

@@ -91,7 +91,7 @@ def _row_problem(row: Any) -> str | None:
         return f"has no 'answer' ('answers' in a table); its keys are {keys}: name files with answers"
     answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
-        return f"'answer' is {short(row['answer'])}: a string or a list of strings is expected"
+        return f"answer is {short(row['answer'])}: a string or a list of strings is expected"
     return None
 
 

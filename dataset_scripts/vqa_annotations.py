@@ -185,7 +185,7 @@ def load_answer_list(path: str | os.PathLike[str]) -> list[str]:
     try:
         entries = read_list(file, "list of strings")
     except UnusableFileError as error:
-        problems.add(file or "answer_list ''", str(error))
+        problems.add(file, str(error))
     first_use: dict[str, int] = {}
     for number, answer in enumerate(entries):
         problem = None
@@ -249,14 +249,14 @@ def _extra_problem(row: dict[str, Any]) -> str | None:
 def _answer_problem(answer: Any, need_answers: bool) -> str | None:
     """What is wrong with a row's answer, or None."""
     if not isinstance(answer, (str, list)):
-        return f"'answer' is {short(answer)}: a string or a list of strings is expected"
+        return f"answer is {short(answer)}: a string or a list of strings is expected"
     if need_answers and answer == []:
-        return "'answer' is an empty list: give at least one or leave the row out"
+        return "answer is an empty list: give at least one or leave the row out"
     for text in [answer] if isinstance(answer, str) else answer:
         if not isinstance(text, str):
-            return f"'answer' holds {short(text)}: strings are expected"
+            return f"answer holds {short(text)}: strings are expected"
         if need_answers and not text.strip():
-            return f"'answer' holds {short(text)}, an empty answer: remove it or leave the row out"
+            return f"answer holds {short(text)}, an empty answer: remove it or leave the row out"
         if not text.isascii() and not encodes(text):
             return f"answer {short(text)} holds half of a surrogate pair: write the whole character"
     return None

@@ -69,9 +69,9 @@ def test_blank_answers_alone_give_no_list(tmp_path: Path) -> None:
         ([], "a.json: is empty"),
         ([VQA[0], "x"], "a.json, row 1: is 'x', not an object"),
         ([{"question": "a?"}], r"a.json, row 0: has no 'answer' .*; its keys are \['question'\]"),
-        ([{"answer": []}], r"row 0: 'answer' is \[\]: a string or a list of strings"),
-        ([{"answer": ["yes", 2]}], r"'answer' is \['yes', 2\]"),
-        ([{"answer": None}], "'answer' is None"),
+        ([{"answer": []}], r"row 0: answer is \[\]: a string or a list of strings"),
+        ([{"answer": ["yes", 2]}], r"answer is \['yes', 2\]"),
+        ([{"answer": None}], "answer is None"),
     ],
 )
 def test_unusable_rows(tmp_path: Path, content: Any, message: str) -> None:

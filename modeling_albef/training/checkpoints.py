@@ -219,6 +219,12 @@ class WholeCheckpointMixin(Trainer):
         else:
             super()._load_best_model()
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """The library's, without tied weights, which a file has once."""
+        tied: Any = self.model.all_tied_weights_keys
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
+
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """The library's, but for one thing: at a limit of one it would remove the newest checkpoint for the best."""
         limit, self.args.save_total_limit = self.args.save_total_limit, None

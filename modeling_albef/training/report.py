@@ -32,6 +32,7 @@ SPLIT_TITLES = {"train": "training", "eval": "validation", "test": "test"}
 FIRST_CURVES = ("loss", "itc_loss", "itm_loss", "answer_loss", "learning_rate", "alpha", "temperature")
 NO_CURVES = {"epoch", "step", "total_flos"}
 RETRIEVAL_INTRO = "The hardest first: the first right result is furthest down, or a wrong one is furthest ahead of it."
+RESULT_NOTE = "Recalls and accuracies are in %."
 RANKS_INTRO = "Below a picture: its place and its matching score."
 QUESTIONS_INTRO = "The worst first: wrong answers, the surest before the others, then right ones that were not sure."
 
@@ -96,7 +97,9 @@ class RunReport:
         history = self.history or _saved_history(Path(self.trainer.args.output_dir))
         parts = [
             f'<p class="faint">{escape(self._facts())}</p>',
-            section("Result", metrics_table(self.metrics, self.trainer.args.METRICS), "Recalls and accuracies in %."),
+            section(
+                "Result", metrics_table(self.metrics, self.trainer.args.METRICS), "Recalls and accuracies are in %."
+            ),
             section("Accuracy by type of question", self._types_table()),
             section("Training", curves(history), "" if self.history else "Of the run that trained in this folder."),
             section("Evaluations during training", self._evaluations(history)),
