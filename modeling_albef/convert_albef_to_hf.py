@@ -104,7 +104,8 @@ def convert(args: argparse.Namespace) -> None:
             (folder / "README.md").write_text(write_card(facts, checkpoint, config), encoding="utf-8")
     for note in notes:
         print(note)
-    print(f"{checkpoint.source}: {type(student).__name__} written to {args.output_dir}")
+    files = ", ".join(sorted(path.name for path in args.output_dir.iterdir()))
+    print(f"{checkpoint.source}: {type(student).__name__} written to {args.output_dir}: {files}")
     if args.push_to_hub:
         upload(args.output_dir, args.push_to_hub, args.private)
 
