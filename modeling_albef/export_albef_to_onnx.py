@@ -104,6 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         check_model_name(arguments.model)
         model = AlbefForImageTextRetrieval.from_pretrained(arguments.model)
+        model.check_head()
     except (ValueError, OSError) as error:
         raise SystemExit(f"{error}") from error
     for path in export_onnx(model.eval(), arguments.folder):

@@ -93,8 +93,8 @@ class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    head: ClassVar[tuple[str, str] | None] = None  # how the names of its weights begin, and what it is called
-    lacks_head: bool = False
+    _head: ClassVar[tuple[str, str] | None] = None  # how the names of its weights begin, and what it is called
+    _lacks_head: bool = False
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -138,8 +138,8 @@ class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc
         kwargs["output_loading_info"] = True
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
         model, info = loaded
-        if cls.head is not None:
-            model.lacks_head = any(key.startswith(cls.head[0]) for key in info["missing_keys"])
+        if cls._head is not None:
+            model._lacks_head = any(key.startswith(cls._head[0]) for key in info["missing_keys"])
         vision_model: Any = getattr(model, cls.base_model_prefix, model).vision_model
         if vision_model.config.image_size != wanted:
             vision_model.resize_position_embeddings(wanted)
@@ -147,7 +147,7 @@ class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc
 
     def train(self, mode: bool = True) -> Any:
         """As `torch.nn.Module.train`; a head that was started at random counts as trained from then on."""
-        self.lacks_head = self.lacks_head and not mode
+        self._lacks_head = self._lacks_head and not mode
         return super().train(mode)
 
     def check_head(self) -> None:
@@ -156,9 +156,9 @@ class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc
         Raises:
             ValueError: So it is; the message says which head.
         """
-        if self.lacks_head and self.head is not None:
+        if self._lacks_head and self._head is not None:
             name = self.config._name_or_path
-            raise ValueError(f"The model {name!r} has no {self.head[1]}: give one that was trained for this.")
+            raise ValueError(f"The model {name!r} has no {self._head[1]}: give one that was trained for this.")
 
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -312,7 +312,7 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
     """ALBEF with the matching head: scores images against texts, by similarity and by matching."""
 
     auto_class = "AutoModelForZeroShotImageClassification"
-    head = ("itm_head.", "matching head")
+    _head = ("itm_head.", "matching head")
     _keys_to_ignore_on_load_unexpected = [r"^mlm_head\."]  # of a pre-trained model
 
     def __init__(self, config: AlbefConfig) -> None:

@@ -46,7 +46,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
     """ALBEF with an answer decoder: a question looks at the image, the decoder looks at the question."""
 
     auto_class = "AutoModelForImageTextToText"
-    head = ("text_decoder.", "answer decoder")
+    _head = ("text_decoder.", "answer decoder")
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config)

@@ -93,9 +93,7 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> 
         raise LaunchError(f"The model in {model_args.model_name_or_path} cannot be used: {reason:.500}") from error
     if model_args.lora_rank:
         if model_args.model_name_or_path is None:
-            logger.warning(
-                "lora_rank adapts a model from scratch, whose random weights stay: give model_name_or_path."
-            )
+            logger.warning("lora_rank adapts a model from scratch, whose random weights stay: give model_name_or_path.")
         try:
             for model in filter(None, models):
                 add_lora(model, model_args.lora_rank, model_args.lora_alpha, model_args.lora_targets)
