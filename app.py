@@ -110,13 +110,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise SystemExit(f"{error}") from error
         folder = str(Path(options.images or drawn).resolve())
         theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-        page.launch(
-            theme=theme,
-            server_port=options.port,
-            max_file_size=MAX_UPLOAD,
-            allowed_paths=[folder],
-            footer_links=["api", "gradio"],
-        )
+        try:
+            page.launch(
+                theme=theme,
+                server_port=options.port,
+                max_file_size=MAX_UPLOAD,
+                allowed_paths=[folder],
+                footer_links=["api", "gradio"],
+            )
+        except OSError as error:
+            raise SystemExit(f"The page cannot be served ({error}): give another --port.") from error
 
 
 def load_pipeline(part: Part, given: str | None) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 
 from datasets import Dataset, Image
 from transformers import set_seed
+from transformers.utils import logging
 
 from dataset_scripts import CaptionRows, good_images, load_dataset_script, process_share, stream_captions
 from dataset_scripts.thumbnails import thumbnail
@@ -44,6 +45,8 @@ from processing import (
     build_tokenizer,
     load_tokenizer,
 )
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -134,6 +137,12 @@ def main(argv: list[str] | None = None) -> None:
             data_collator=RetrievalCollator(processor, data_args.max_words, max_length=longest, with_names=True),
             processing_class=processor,
         )
+        captions = len(train_dataset) if isinstance(train_dataset, AugmentedDataset) else None
+        if captions is not None and args.queue_size > captions:
+            logger.warning(
+                f"queue_size is {args.queue_size}, but there are {captions} training captions: lower it, or the queue "
+                "holds them several times."
+            )
         steps.describe(trainer, model_args, data_args)
     test = splits.get("test")
     steps.fill_queue(trainer.queue, model_args)

@@ -50,9 +50,11 @@ from processing import (
 class DataArguments(steps.DataArguments):
     """Which data."""
 
+    image_root: str | None = field(
+        default=None, metadata={"help": "Folder that image paths start from; default: data_dir, or this folder."}
+    )
     vqa_root: str | None = field(
-        default=None,
-        metadata={"help": "Folder that VQA v2's image paths start from; default: data_dir, or this folder."},
+        default=None, metadata={"help": "Folder that VQA v2's image paths start from; default: image_root."}
     )
     vg_root: str | None = field(default=None, metadata={"help": "Folder that Visual Genome's image paths start from."})
     vg_weight: float | None = field(default=None, metadata={"help": "Weight of an answer of Visual Genome; 0.5."})
@@ -64,7 +66,7 @@ class DataArguments(steps.DataArguments):
 
 def load_data(data_args: DataArguments, args: VQATrainingArguments) -> dict[str, Dataset]:
     """The splits that this run needs, checked; a row a question."""
-    settings = {name: getattr(data_args, name) for name in ("vqa_root", "vg_root", "vg_weight")}
+    settings = {name: getattr(data_args, name) for name in ("image_root", "vqa_root", "vg_root", "vg_weight")}
     given = {name: value for name, value in settings.items() if value is not None}
     load: Any = partial(load_dataset_script, config_name="vqa", **given)
 
@@ -104,6 +106,27 @@ def load_answers(data_args: DataArguments, splits: dict[str, Dataset], model_nam
         )
     rows = steps.progress(splits["train"]["answers"], "Collecting answers")
     return sorted({answer for row in rows for answer in row})
+
+
+def check_lengths(answers: list[str], splits: dict[str, Dataset], processor: AlbefProcessor, longest: int) -> None:
+    """Refuses answers, of the candidates or of the training data, that are longer than the decoder reads.
+
+    Raises:
+        LaunchError: There is one.
+    """
+    listed = set(answers)
+    if isinstance(splits.get("train"), Dataset):
+        listed.update(
+            answer for row in steps.progress(splits["train"]["answers"], "Measuring answers") for answer in row
+        )
+    known = sorted(listed)
+    encoded = processor.encode_answers(known, padding=False, return_tensors=None)["input_ids"] if known else []
+    for answer, ids in zip(known, encoded, strict=True):
+        if len(ids) > longest:
+            raise LaunchError(
+                f"The answer {answer[:60]!r} .. has {len(ids)} tokens, but the model's decoder reads at most "
+                f"{longest}: shorten it, or leave its row out."
+            )
 
 
 def load_processor(model_args: steps.ModelArguments, splits: dict[str, Dataset], answers: list[str]) -> AlbefProcessor:
@@ -153,6 +176,7 @@ def main(argv: list[str] | None = None) -> None:
         if not args.do_train:
             model.check_head()
         decoder_config, tokenizer = model.config.decoder_config, processor.tokenizer
+        check_lengths(answers, splits, processor, decoder_config.max_position_embeddings)
         decoder_config.bos_token_id, decoder_config.eos_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
         side = model.config.vision_config.image_size
         processor.image_processor.size = {"height": side, "width": side}

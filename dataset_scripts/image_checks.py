@@ -145,7 +145,10 @@ def good_images(
         return dataset
     if not drop or not good:
         problems.raise_if_any("Cannot read the images")
-    logger.warning(problems.describe(f"{problems.refused} rows of {dataset.split or 'the data'} are dropped"))
+    subject = (
+        f"{problems.refused} of the {len(dataset)} rows of {dataset.split or 'the data'} that were loaded are dropped"
+    )
+    logger.warning(problems.describe(subject))
     return dataset.select(good)
 
 

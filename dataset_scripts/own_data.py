@@ -6,6 +6,7 @@ columns; annotation files of all layouts of `annotation_files`; a folder saved b
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -17,11 +18,11 @@ import datasets
 from huggingface_hub import HfApi
 
 from .annotation_files import BadRow, SourceRow, caption_rows, named_once, question_rows
-from .annotations import RowTaker, absolute
+from .annotations import RowTaker, absolute, as_list
 from .embedded_rows import EmbeddedRows
 from .file_builder import SPLITS, FileBuilder, QuestionFilesConfig
 from .json_stream import UnusableFileError
-from .problems import AnnotationError, Problems
+from .problems import AnnotationError, Problems, short
 from .tables import TABLES, ending, holds_images, load_named, table_rows
 
 NAMES = {"train": ("train",), "validation": ("validation", "val", "dev", "valid"), "test": ("test",)}
@@ -75,18 +76,25 @@ class OwnDataConfig(QuestionFilesConfig):
         if self.data_dir is None or self.train_files or self.validation_files or self.test_files:
             return super().files()
         places = {split: [p for n in names for p in (n, f"{n}/metadata")] for split, names in NAMES.items()}
-        found = {split: self._first_below(paths) for split, paths in places.items()}
-        found = found if any(found.values()) else {"train": self._first_below(["metadata"])}
+        found = {split: self._tables_below(paths) for split, paths in places.items()}
+        found["train"] += self._tables_below(["metadata"]) if found["train"] or not any(found.values()) else []
+        for split, files in found.items():
+            if len(files) > 1 and self._wants(split):
+                names = ", ".join(os.path.relpath(file, absolute(self.data_dir)) for file in files)
+                raise AnnotationError(
+                    f"{self.data_dir} has several tables for {split}: {names}. Leave one, or name those that are read "
+                    f"with {split}_files."
+                )
         return {split: files for split, files in found.items() if files and self._wants(split)}
 
     def _wants(self, split: str) -> bool:
         return self.splits is None or split in self.splits
 
-    def _first_below(self, names: list[str]) -> list[str]:
-        """The first table below `data_dir` with one of these names."""
+    def _tables_below(self, names: list[str]) -> list[str]:
+        """The tables below `data_dir` with one of these names."""
         root = absolute(self.data_dir or ".")
         paths = (os.path.join(root, f"{name}.{kind}") for name in names for kind in TABLES)
-        return [path for path in paths if os.path.isfile(path)][:1]
+        return [path for path in paths if os.path.isfile(path)]
 
     def _named_splits(self) -> dict[str, str]:
         """Our name of a split -> that of the data set."""
@@ -185,13 +193,26 @@ class _Columns:
     is_numbered: bool = False  # of the last row: its `question_id` is its place
     told: str = ""
 
+    def _hint(self, row: dict[Any, Any]) -> str:
+        """What else may be meant where a column is missing."""
+        if self.config.name == "retrieval" and "question" in row:
+            return ", or, for questions, config_name vqa"
+        if self.config.name == "vqa" and not {"caption", "captions", "text"}.isdisjoint(row):
+            return ", or, for captions, config_name retrieval"
+        return ", or, if these are no names, put a first line with names before them"
+
     def rename(self, row: Any, folder: str = "") -> Any:
         """A row of ALBEF's layout, or what is wrong with the columns."""
         if not isinstance(row, dict):
             return row
+        if None in row:  # what a CSV file has beyond its header
+            count, header = len(row) - 1 + len(row[None]), len(row) - 1
+            return BadRow(f"has {count} cells, the header {header}: put texts with a comma into double quotes")
         found = {}
         for name, column in self.config.columns().items():
             value = _first(row, (column,) if isinstance(column, str) else column or COLUMNS[name], bool(column))
+            if isinstance(value, BadRow):
+                return value
             if value is not None:
                 found[name] = value
         needed = ("image", "caption") if self.config.name == "retrieval" else ("image", "question")
@@ -199,7 +220,11 @@ class _Columns:
             if name not in found:
                 looked_for = self.config.columns()[name] or " or ".join(COLUMNS[name])
                 columns = list(row)[:8]
+                known = [column for column in as_list(self.config.columns()[name] or COLUMNS[name]) if column in row]
+                if known:
+                    return BadRow(f"has nothing in {' and '.join(known)}: fill it, or leave the row out")
                 text = f"has no {name} in {looked_for}; its columns are {columns}: set {name}_column in dataset_config"
+                text += self._hint(row)
                 is_known, self.told = text == self.told, text
                 return BadRow("" if is_known else text)  # one column is one problem, not one a row
         if folder and isinstance(found["image"], str):
@@ -223,12 +248,16 @@ def _first(row: dict[str, Any], columns: tuple[str, ...] | list[str], is_set: bo
         values = [row[column] for column in columns if row.get(column) not in (None, "")]
         return values or None
     value = next((row[column] for column in columns if row.get(column) is not None), None)
-    if isinstance(value, str) and value.startswith("["):  # a list in a cell of a CSV file
-        try:
+    if isinstance(value, str) and value.startswith("[") and value.rstrip().endswith("]"):  # a list in a cell
+        items = None
+        with contextlib.suppress(ValueError, RecursionError):
             items = json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-        return items if isinstance(items, list) and all(isinstance(item, str) for item in items) else value
+        if items is None:  # as pandas writes one
+            with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                items = ast.literal_eval(value)
+        if isinstance(items, list) and all(isinstance(item, str) for item in items):
+            return items
+        return BadRow(f'has {short(value)}, which is no list of texts: write it as JSON, ["red", "blue"]')
     return value
 
 

@@ -52,7 +52,8 @@ def table_rows(file: str) -> Iterator[tuple[int, Any]]:
     except OSError as error:
         raise UnusableFileError(f"cannot be read ({error.strerror or error}): check path and permissions") from error
     if number < 0:
-        raise UnusableFileError(EMPTY)
+        has_header = ending(file) in ("csv", "tsv") and os.path.getsize(file)
+        raise UnusableFileError("has a header and no row: add rows" if has_header else EMPTY)
 
 
 def _csv_rows(file: str) -> Iterator[dict[str, Any]]:
@@ -60,7 +61,8 @@ def _csv_rows(file: str) -> Iterator[dict[str, Any]]:
     with open(file, encoding="utf-8-sig", newline="") as stream:
         header = stream.readline()
         stream.seek(0)
-        delimiter = "\t" if ending(file) == "tsv" else ";" if ";" in header and "," not in header else ","
+        others = [] if "," in header else [mark for mark in ("\t", ";") if mark in header]
+        delimiter = "\t" if ending(file) == "tsv" else (*others, ",")[0]
         yield from csv.DictReader(stream, delimiter=delimiter, strict=True)
 
 

@@ -32,7 +32,7 @@ def check_model_name(name: str | None) -> None:
         if not (path / CONFIG_NAME).is_file():  # the library would take the published sizes
             raise ValueError(f"The folder {name} has no {CONFIG_NAME}: give a folder that a model was saved to.")
         return
-    found = f"There is no model at {name!r}: there is no such folder here"
+    found = f"There is no model at {name!r}: there is no such folder here ({path.absolute()})"
     remedy = "Give a folder that a model was saved to (`make demo` makes one, docs/checkpoints.md converts one)"
     if path.is_absolute() or name.startswith(".") or len(path.parts) != 2:
         raise ValueError(f"{found}. {remedy}, or USER/NAME of the Hub.")

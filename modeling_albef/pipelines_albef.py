@@ -240,7 +240,8 @@ class ImageTextRetrievalPipeline(Pipeline):
             raise ValueError("Give either text or image as the query.")
         kind, query = ("text", text) if image is None else ("image", image)
         if self._need_index().kind == kind:
-            raise ValueError(f"The index holds {kind}s, which a {kind} does not find: index the other kind.")
+            other = "texts" if kind == "image" else "images"
+            raise ValueError(f"What is indexed is {kind}s, the query's own kind: index {other} with index_{other}.")
         if isinstance(query, list):
             return [super(ImageTextRetrievalPipeline, self).__call__({kind: one}, **kwargs) for one in query]
         return super().__call__({kind: query}, **kwargs)
@@ -318,7 +319,7 @@ def _check_words(processor: Any, inputs: Any, kind: str, text: str) -> None:
     tokenizer = processor.tokenizer
     empty = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
     if empty.issuperset(inputs["input_ids"][0].tolist()):
-        raise ValueError(f"The {kind} {text!r} has no word that the model knows: give another.")
+        raise ValueError(f"The {kind} {text[:60]!r} has no word that the model knows: give another.")
 
 
 def _images_below(folder: Path) -> list[Path]:

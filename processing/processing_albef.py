@@ -329,7 +329,8 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> PreTrainedTokenizerB
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise FileNotFoundError(
-            f"The tokenizer {str(name_or_path)!r} is no folder here, and the Hub does not give it: {reason}"
+            f"The tokenizer {str(name_or_path)!r} is no folder here, and the Hub does not give it: {reason} "
+            "Give a folder with the vocab.txt of a BERT."
         ) from error
 
 

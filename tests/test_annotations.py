@@ -343,7 +343,7 @@ def test_bad_images_are_dropped_on_request(root: Path, caplog: pytest.LogCapture
     kept = good_images(twice, decode=False, drop=True)
     assert kept["image_id"][:] == [number for number in (*range(12), *range(12)) if number != 4]
     (said,) = caplog.messages
-    assert said.startswith("2 rows of the data are dropped: 1 problem ") and "4.png" in said
+    assert said.startswith("2 of the 24 rows of the data that were loaded are dropped: 1 problem ") and "4.png" in said
     with pytest.raises(
         AnnotationError, match=r"12 problems(.|\n)*480 pixels, more than the limit of 479: make it smaller"
     ):

@@ -91,7 +91,6 @@ def test_several_columns_of_captions_and_an_id(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", b"file_name,caption\n", "t.csv: is empty"),
         ("t.csv", b"", "t.csv: is empty"),
         ("t.csv", b"file_name,caption\na.png,\xff\xfe\n", r"t.csv: is not UTF-8 \(byte"),
         ("t.csv", b'file_name,caption\na.png,"a dog\n', "t.csv: is not CSV"),
@@ -100,7 +99,6 @@ def test_several_columns_of_captions_and_an_id(folder: Path) -> None:
             b"file_name,words\na.png,a dog\n",
             r"row 0: has no caption in .*; its columns are \['file_name', 'words'\]: set",
         ),
-        ("t.csv", b"file_name,caption\na.png\n", "row 0: has no caption in caption or captions or text; its columns"),
         (
             "t.csv",
             b"file_name,caption\nhttps://x.org/a.png,a dog\n",
@@ -126,6 +124,42 @@ def test_a_wrong_column_is_one_problem(folder: Path) -> None:
     (folder / "t.csv").write_text("file_name,words\na.png,a dog\nb.png,a cat\n")
     with pytest.raises(AnnotationError, match=r"1 problem .*\n.*row 0: has no caption .*_column in dataset_config"):
         load(folder, data_dir=folder, train_files="t.csv", split="train")
+
+
+def test_several_tables_of_a_split_are_refused(folder: Path) -> None:
+    for name in ("train.csv", "train.jsonl"):
+        (folder / name).write_text("file_name,caption\na.png,a dog\n")
+    with pytest.raises(AnnotationError, match=r"several tables for train: train.csv, train.jsonl.* with train_files"):
+        load(folder, data_dir=folder)
+    (folder / "train.jsonl").rename(folder / "metadata.csv")
+    with pytest.raises(AnnotationError, match=r"several tables for train: train\.csv, metadata\.csv"):
+        load(folder, data_dir=folder)
+    (folder / "metadata.csv").unlink()
+    assert captions(load(folder, data_dir=folder, split="train")) == {"a.png": ["a dog"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("file_name,caption\na.png,a cat, a mouse\n", r"row 0: has 3 cells, the header 2: put texts with a comma into"),
+        ('file_name,caption\na.png,"[1, 2]"\n', r"row 0: has '\[1, 2\]', which is no list of texts: write it as JSON"),
+        ("file_name,caption\na.png,['a]\n", "row 0: has .*, which is no list of texts"),
+        ("file_name,caption\n", "t.csv: has a header and no row: add rows"),
+        ("a.png,a dog\nb.png,a cat\n", "row 0: has no image in .*, if these are no names, put a first line with names"),
+        ("file_name,question\na.png,what?\n", "row 0: has no caption in .*, or, for questions, config_name vqa"),
+        ("file_name,caption\na.png\n", "row 0: has nothing in caption: fill it, or leave the row out"),
+    ],
+)
+def test_tables_that_were_misread(folder: Path, content: str, message: str) -> None:
+    (folder / "t.csv").write_text(content)
+    with pytest.raises(AnnotationError, match=message):
+        load(folder, data_dir=folder, train_files="t.csv", split="train")
+
+
+def test_lists_as_pandas_writes_them_and_tabs(folder: Path) -> None:
+    (folder / "t.csv").write_text("file_name\tcaption\na.png\t['a dog', 'a nose']\nb.png\t[blurred] a cat\n")
+    found = captions(load(folder, data_dir=folder, train_files="t.csv", split="train"))
+    assert found == {"a.png": ["a dog", "a nose"], "b.png": ["[blurred] a cat"]}
 
 
 def test_what_is_not_there(folder: Path, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_search(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = outputs.itm_logits[0, :, 1].argsort(descending=True)[:2].tolist()
     assert [one["text"] for one in names["captions"]] == [texts[number] for number in order]
     search = names["search"]
-    with pytest.raises(ValueError, match="index the other kind"):
+    with pytest.raises(ValueError, match="index images with index_images"):
         search("a red circle")
     search.load_index("photos_index")
     quick = search(query, k=0, top_k=3)

@@ -106,9 +106,12 @@ def run_with_damage(folder: Path, damage: Any, **changes: Any) -> tuple[str | No
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_image_damaged_in_mid_training_stops_with_its_name(tmp_path: Path, workers: int) -> None:
-    message, _ = run_with_damage(
-        tmp_path, lambda: (tmp_path / "3.png").write_bytes(b"x"), dataloader_num_workers=workers
-    )
+    def damage() -> None:
+        bad = tmp_path / f"bad-{os.getpid()}"  # several readers do this at the same time
+        bad.write_bytes(b"x")
+        bad.replace(tmp_path / "3.png")
+
+    message, _ = run_with_damage(tmp_path, damage, dataloader_num_workers=workers)
     assert message is not None and message.startswith("Row ") and "3.png' is no image that Pillow knows" in message
     assert "--resume_from_checkpoint last" in message and "Traceback" not in message and "\n" not in message
 

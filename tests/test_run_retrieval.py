@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from small_models import save_vqa
 
 from benchmarks.soak import free_port
-from modeling_albef.training.launch import parse_arguments
+from modeling_albef.training.launch import as_mapping, parse_arguments
 from modeling_albef.training.run import ModelArguments
 from run_retrieval import DataArguments, RetrievalTrainingArguments, main
 
@@ -262,18 +262,31 @@ def test_a_folder_without_its_configuration(finished: tuple[Path, str], tmp_path
         ("albef-14m", ". Give a folder"),
         ("out/run/model", ". Give a folder"),
         ("/nowhere", ". Give a folder"),
-        ("output/demo", ", and the Hub does not give it (We couldn't connect"),
+        ("output/demo_x", ", and the Hub does not give it (We couldn't connect"),
     ],
 )
 def test_a_model_that_is_not_there_is_told_before_data_is_read(tmp_path: Path, name: str, reason: str) -> None:
     words = [write_run(tmp_path, model_config=None, model_name_or_path=name), "--data_dir", "no_such_folder"]
-    assert f"There is no model at {name!r}: there is no such folder here{reason}" in refused(main, words)
+    assert f"There is no model at {name!r}: there is no such folder here ({Path(name).absolute()}){reason}" in refused(
+        main, words
+    )
 
 
 def test_a_model_without_the_head_is_not_evaluated(tmp_path: Path) -> None:
     save_vqa(tmp_path / "vqa")
     changes = {"model_config": None, "model_name_or_path": str(tmp_path / "vqa"), "do_train": False}
     assert f"The model '{tmp_path / 'vqa'}' has no matching head" in refused(main, [write_run(tmp_path, **changes)])
+
+
+def test_settings_that_show_late_end_in_a_sentence(finished: tuple[Path, str], tmp_path: Path) -> None:
+    config = write_run(tmp_path)
+    assert "warmup_steps is 5, but the published schedule" in refused(main, [config, "--warmup_steps", "5"])
+    nothing = ["--do_train", "false", "--do_eval", "false", "--do_predict", "false", "--eval_strategy", "no"]
+    done = run(SCRIPT, [config, *nothing, "--model_name_or_path", str(finished[0])])
+    assert "There was nothing to do: give --do_train true" in done.stderr
+    text = "dataset_config is neither JSON nor YAML of a mapping"
+    assert text in refused(main, [config, "--dataset_config", "{image_size"])
+    assert as_mapping("{image_root: photos}", "dataset_config") == {"image_root": "photos"}
 
 
 def test_the_command_line_displaces_what_cannot_stand_beside_it(

@@ -146,6 +146,18 @@ def test_evaluation_alone_takes_the_answers_of_the_model(tmp_path: Path) -> None
         load_answers(DataArguments(dataset="shapes"), {})
 
 
+def test_an_answer_that_is_too_long_is_told_before_training(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    rows = [
+        {"image": "a.png", "question": "what?", "question_id": n, "answer": ["red " * (1 + 99 * n)]} for n in (0, 1)
+    ]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    words = ["--train_files", str(tmp_path / "train.json"), "--image_root", str(tmp_path), "--do_predict", "false"]
+    words += ["--do_eval", "false", "--eval_strategy", "no", "--per_device_train_batch_size", "2"]
+    message = refused(main, [write_config(tmp_path), *words])
+    assert message.startswith("The answer 'red red red") and "decoder reads at most" in message
+
+
 @pytest.mark.parametrize(
     ("answers", "message"),
     [

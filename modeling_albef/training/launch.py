@@ -35,6 +35,7 @@ from .checkpoints import (
 )
 from .hub import PushError
 from .processes import check_engine, first_message, from_first
+from .schedule import SettingError
 
 logger = logging.get_logger(__name__)
 
@@ -201,10 +202,14 @@ def shown(value: Any) -> str:
 def as_mapping(value: dict[str, Any] | str | None, name: str) -> dict[str, Any]:
     """A field that is a mapping in YAML and JSON on the command line."""
     if isinstance(value, str):
+        text = value
         try:
-            value = json.loads(value)
+            value = json.loads(text)
         except ValueError as error:
-            raise ValueError(f"{name} is not JSON: {error}") from error
+            with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
+                value = yaml.safe_load(text)  # {image_root: photos}, as in a configuration file
+            if not isinstance(value, dict):
+                raise ValueError(f"{name} is neither JSON nor YAML of a mapping: {error}") from error
     if not isinstance(value, dict | None):
         raise ValueError(f"{name} must be a mapping of fields to values.")
     return value or {}
@@ -307,6 +312,10 @@ def refuse_together(args: TrainingArguments) -> Iterator[None]:
         yield
     except (LaunchError, PushError, *_REFUSED) as error:
         message = str(error)
+    except RuntimeError as error:
+        if "pip install" not in str(error):  # what `report_to` asks for is not there
+            raise
+        message = str(error)
     message = first_message(message, args)
     if message is not None:
         raise LaunchError(message if args.process_index == 0 else 1)
@@ -326,6 +335,12 @@ def end_in_a_sentence(*errors: type[Exception]) -> Iterator[None]:
     known: tuple[type[Exception], ...] = (LossNotFiniteError, CheckpointError, *errors)
     try:
         yield
+    except KeyboardInterrupt:
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(f"Interrupted. {_GO_ON}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except SettingError as error:
+        raise LaunchError(str(error)) from error
     except TrainingInterruptedError as interruption:
         if int(os.environ.get("RANK", "0")) == 0:
             print(interruption, file=sys.stderr)

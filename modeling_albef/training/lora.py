@@ -42,7 +42,9 @@ def add_lora(model: PreTrainedModel, rank: int, alpha: float | None = None, targ
     present = {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     chosen = [name for name in targets if name in present]
     if not chosen:
-        raise ValueError(f"lora_targets has {', '.join(targets)}, of which the model has none.")
+        raise ValueError(
+            f"lora_targets has {', '.join(targets)}, of which the model has none; it has {', '.join(sorted(present))}."
+        )
     config = LoraConfig(r=rank, lora_alpha=cast(Any, alpha or 2 * rank), target_modules=chosen)
     inject_adapter_in_model(config, model)
     model.albef_lora_config = cast(Any, config)  # a plain attribute, not a module

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..checkpoint_reading_albef import read_queue
+from .schedule import SettingError
 
 TEACHER_FOLDER = "teacher"
 QUEUE_FILE = "queue.safetensors"
@@ -185,7 +186,7 @@ class FeatureQueue(nn.Module):
         path = Path(checkpoint) / TEACHER_FOLDER / QUEUE_FILE
         state = read_queue(path, width=self.image_embeds.shape[1])
         if len(state["image_ids"]) != self.size:
-            raise ValueError(
+            raise SettingError(
                 f"The queue in {path} has {len(state['image_ids'])} slots, this run has {self.size}: set "
                 f"queue_size to {len(state['image_ids'])}."
             )

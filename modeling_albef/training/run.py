@@ -332,9 +332,14 @@ def train_and_evaluate(
             has the files that it returns, by what they hold.
         thumbnail: Makes small pictures for the report and the log: image of a row, and pixels of the longer side -> a
             PNG or JPEG file. Without it they show none.
+
+    Raises:
+        LaunchError: The push failed.
     """
     args, folder = trainer.args, Path(trainer.args.output_dir)
     written: dict[str, Any] = {}
+    if not (args.do_train or args.do_eval or args.do_predict or args.push_to_hub):
+        logger.warning("There was nothing to do: give --do_train true, --do_eval true or --do_predict true.")
     report = RunReport(trainer, thumbnail)
     if thumbnail is not None and args.log_pictures:
         trainer.add_callback(PictureLogCallback(trainer, thumbnail, args.log_pictures))

@@ -5,6 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+
+class SettingError(ValueError):
+    """A setting that turns out not to serve when training begins; the message says which, and what helps."""
+
+
 STEPS_A_LEVEL = 100  # the warm-up moves every hundred steps
 
 
@@ -33,7 +38,7 @@ class PublishedSchedule:
 
     def __post_init__(self) -> None:
         if self.warmup_steps % STEPS_A_LEVEL:
-            raise ValueError(
+            raise SettingError(
                 f"warmup_steps is {self.warmup_steps}, but the published schedule warms up in levels of "
                 f"{STEPS_A_LEVEL} steps: take a multiple, or set published_schedule to false."
             )
