@@ -88,7 +88,8 @@ class AlbefVqaPipeline(Pipeline):
         if answer_list is not None:
             if not answer_list:
                 raise ValueError("The answer list is empty: there is nothing to choose from.")
-            if not all(answer.strip() for answer in answer_list) or len(set(answer_list)) != len(answer_list):
+            different = {answer.strip() for answer in answer_list}
+            if "" in different or len(different) != len(answer_list):
                 raise ValueError("The answer list has an empty answer, or one twice: leave it out.")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k is {top_k}, but must be at least 1.")

@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.training import FeatureQueue, MomentumTeacher, MomentumTeacherCallback, last_checkpoint
 from modeling_albef.training.callbacks import LossNotFiniteError, TrainingInterruptedError
+from modeling_albef.training.launch import end_in_a_sentence
 
 
 class At(TrainerCallback):
@@ -200,3 +201,12 @@ def test_bfloat16_is_not_emulated_on_a_cpu(tmp_path: Path, monkeypatch: pytest.M
         assert (trainer.accelerator.mixed_precision == "bf16") is has_them
         trainer.train()
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+
+
+def test_ctrl_c_ends_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught, end_in_a_sentence():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == (
+        "Interrupted. What was saved is whole: --resume_from_checkpoint last goes on from it.\n"
+    )

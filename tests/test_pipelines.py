@@ -126,7 +126,7 @@ def test_answers_say_what_is_wrong(place: Path) -> None:
         answer(photo)
     with pytest.raises(ValueError, match="2 images do not go with 3 questions"):
         answer(image=[photo] * 2, question=[QUESTION] * 3)
-    for answers in (["red", "red"], ["red", " "]):
+    for answers in (["red", "red"], ["red", "red "], ["red", " "]):
         with pytest.raises(ValueError, match="has an empty answer, or one twice"):
             answer(image=photo, question=QUESTION, answer_list=answers)
     with pytest.raises(ValueError, match="answer_list is 'red', but must be a list, or a JSON file of one"):
