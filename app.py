@@ -97,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    hand_on_paths()
     with tempfile.TemporaryDirectory(prefix="albef_shapes_") as drawn:
         try:
             search = load_pipeline(RETRIEVAL, options.retrieval_model)
@@ -173,9 +174,12 @@ def picture_field(name: str) -> gr.Image:
     Returns:
         The field.
     """
-    field = gr.Image(label="Picture", height=320, sources=["upload", "clipboard"], elem_id=name)
-    field.preprocess = lambda payload: payload and payload.path
-    return field
+    return gr.Image(label="Picture", height=320, sources=["upload", "clipboard"], elem_id=name)
+
+
+def hand_on_paths() -> None:
+    """Lets pictures reach the page's functions as paths: of the class, since Gradio makes fields anew for a visitor."""
+    gr.Image.preprocess = lambda self, payload: payload and payload.path  # type: ignore[method-assign]
 
 
 def told(function: Callable[..., Any]) -> Callable[..., Any]:

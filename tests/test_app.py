@@ -116,6 +116,7 @@ def upload(page: Any, element: str, path: Path) -> None:
     remove = page.locator(f"#{element} button[aria-label='Clear']")
     if remove.count():
         remove.first.click()
+        page.locator(f"#{element} img").wait_for(state="detached")
     page.locator(f"#{element} input[type=file]").set_input_files(path)
     page.locator(f"#{element} img").wait_for(state="attached")
 
@@ -218,6 +219,8 @@ def test_heat_maps(browser_page: Any, place: Path, kind: str, text: str, panels:
     [("text.png", "is no image that Pillow knows"), ("cut.png", "damaged or cut short"), ("huge.png", "has more than")],
 )
 def test_bad_uploads(browser_page: Any, place: Path, server: tuple[str, Path], file: str, text: str) -> None:
+    browser_page.reload()  # no field has a picture
+    browser_page.get_by_role("tab", name="Search").wait_for()
     for tab, element, start in (
         ("Search", "caption_picture", "caption_start"),
         ("Ask", "ask_picture", "ask_start"),
@@ -228,6 +231,9 @@ def test_bad_uploads(browser_page: Any, place: Path, server: tuple[str, Path], f
             browser_page.locator("#ask_question textarea").fill("what is it")
         if element == "look_picture":
             browser_page.locator("#look_text textarea").fill("a circle")
+        examples = element.replace("picture", "examples")
+        browser_page.locator(f"#{examples} img").first.click()  # Gradio then makes the field anew
+        browser_page.locator(f"#{element} img").wait_for(state="attached")
         upload(browser_page, element, place / file)
         browser_page.locator(f"#{start}").click()
         shown = message(browser_page)

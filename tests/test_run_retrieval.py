@@ -208,6 +208,7 @@ def test_bad_files_are_named_before_training(tmp_path: Path) -> None:
         ({"distill": 5}, [], "distill: 5, but the field takes true or false"),
         ({"tokenizer": {"a": 1}}, [], "tokenizer: {'a': 1}, but the field takes text"),
         ({"eval_strategy": "sometimes"}, [], "refused (eval_strategy): sometimes is not a valid"),
+        ({"logging_strategy": ""}, [], "refused (logging_strategy):  is not a valid"),
         ({"accelerator_config": "none.json"}, [], "refused (accelerator_config): "),
         ({"tokenizer": "a\udfffb"}, [], "tokenizer is 'a\\udfffb', half of a surrogate pair"),
         ({"train_files": ["a.json", "\ud800"]}, [], "train_files is '\\ud800', half of a surrogate pair"),

@@ -102,6 +102,9 @@ def _suspects(message: str, config: dict[str, Any]) -> str:
     if any(str(name) in message for name in config):
         return ""
     words = {name: str(value) for name, value in config.items() if isinstance(value, str | float | int)}
+    quoted = re.match(r"(.*) is not a valid ", message)  # of an enumeration; an empty value, too
+    if quoted and quoted[1] in words.values():
+        return f" ({', '.join(name for name, word in words.items() if word == quoted[1])})"
     found = {name: w for name, w in words.items() if w and re.search(rf"(?<!\w){re.escape(w)}(?!\w)", message)}
     longest = max(map(len, found.values()), default=0)  # "none" may be meant by chance, "none.json" is
     named = [name for name, word in found.items() if len(word) == longest]
