@@ -111,14 +111,19 @@ def load_answers(data_args: DataArguments, splits: dict[str, Dataset], model_nam
 def check_lengths(answers: list[str], splits: dict[str, Dataset], processor: AlbefProcessor, longest: int) -> None:
     """Refuses answers, of the candidates or of the training data, that are longer than the decoder reads.
 
+    Args:
+        answers: The candidates.
+        splits: Training data whose answers are not all among them, or none.
+        processor: Encodes answers.
+        longest: Tokens that the decoder reads.
+
     Raises:
         LaunchError: There is one.
     """
     listed = set(answers)
     if isinstance(splits.get("train"), Dataset):
-        listed.update(
-            answer for row in steps.progress(splits["train"]["answers"], "Measuring answers") for answer in row
-        )
+        rows = steps.progress(splits["train"]["answers"], "Measuring answers")
+        listed.update(answer for row in rows for answer in row)
     known = sorted(listed)
     encoded = processor.encode_answers(known, padding=False, return_tensors=None)["input_ids"] if known else []
     for answer, ids in zip(known, encoded, strict=True):
@@ -176,7 +181,8 @@ def main(argv: list[str] | None = None) -> None:
         if not args.do_train:
             model.check_head()
         decoder_config, tokenizer = model.config.decoder_config, processor.tokenizer
-        check_lengths(answers, splits, processor, decoder_config.max_position_embeddings)
+        others = splits if data_args.answer_list else {}  # else the candidates are the training data's answers
+        check_lengths(answers, others, processor, decoder_config.max_position_embeddings)
         decoder_config.bos_token_id, decoder_config.eos_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
         side = model.config.vision_config.image_size
         processor.image_processor.size = {"height": side, "width": side}

@@ -154,8 +154,10 @@ def test_an_answer_that_is_too_long_is_told_before_training(tmp_path: Path) -> N
     (tmp_path / "train.json").write_text(json.dumps(rows))
     words = ["--train_files", str(tmp_path / "train.json"), "--image_root", str(tmp_path), "--do_predict", "false"]
     words += ["--do_eval", "false", "--eval_strategy", "no", "--per_device_train_batch_size", "2"]
-    message = refused(main, [write_config(tmp_path), *words])
-    assert message.startswith("The answer 'red red red") and "decoder reads at most" in message
+    (tmp_path / "list.json").write_text('["red"]')
+    for more in ([], ["--answer_list", str(tmp_path / "list.json")]):
+        message = refused(main, [write_config(tmp_path), *words, *more])
+        assert message.startswith("The answer 'red red red") and "decoder reads at most" in message
 
 
 @pytest.mark.parametrize(
