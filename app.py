@@ -23,9 +23,9 @@ from transformers.utils import logging
 
 from dataset_scripts.shapes import PICTURE, all_captions, draw_picture, draw_scenes, random_stream
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
-from modeling_albef.heat_maps_albef import draw_heat_maps, explain_answer, explain_match
+from modeling_albef.explain.heat_maps import draw_heat_maps, explain_answer, explain_match
+from modeling_albef.explain.visualize import load_model, load_processor
 from modeling_albef.pipelines_albef import IMAGE_SUFFIXES
-from modeling_albef.visualize import load_model, load_processor
 from processing import UnreadableImageError, open_image
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio is imported

@@ -24,8 +24,8 @@ from dataset_scripts.thumbnails import thumbnail
 from modeling_albef import AlbefConfig, AlbefForQuestionAnswering
 from modeling_albef.hub_albef import check_model_name
 from modeling_albef.training import VQAResult, VQATrainer, VQATrainingArguments, question_only_accuracy
-from modeling_albef.training import run as steps
-from modeling_albef.training.launch import (
+from modeling_albef.training.application import run as steps
+from modeling_albef.training.application.launch import (
     LaunchError,
     check_processes,
     end_in_a_sentence,

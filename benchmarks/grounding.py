@@ -33,7 +33,7 @@ from dataset_scripts.shapes import (
     scenes_with_boxes,
 )
 from modeling_albef import AlbefConfig, AlbefForImageTextRetrieval, AlbefForQuestionAnswering
-from modeling_albef.gradcam_albef import ModelWithHead, default_layer, gradcam
+from modeling_albef.explain.gradcam import ModelWithHead, default_layer, gradcam
 
 KINDS = ("color", "shape")
 Word = tuple[int, str, np.ndarray]  # number of the object that it names, one of KINDS, map (rows, columns)

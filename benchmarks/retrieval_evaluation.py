@@ -26,7 +26,7 @@ from benchmarks.measure import arguments, compare, report, run_once
 from modeling_albef import AlbefConfig, AlbefForImageTextRetrieval
 from modeling_albef.packed_fusion_albef import Packing, finish_fusion, start_fusion
 from modeling_albef.training import RetrievalEvaluator
-from modeling_albef.training.metrics import rank_of_first_match, retrieval_metrics
+from modeling_albef.training.evaluation.retrieval_metrics import rank_of_first_match, retrieval_metrics
 
 MAX_LENGTH = 30
 SMALL = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -11,7 +11,11 @@ MAX_PROBLEMS = 10
 READABLE = re.compile(r"[^\W_]")  # a letter or digit of any script
 
 
-class AnnotationError(ValueError):
+class DataError(ValueError):
+    """What a user can mend in data or in how it is named; the message says where, what, and the remedy."""
+
+
+class AnnotationError(DataError):
     """Annotations or images that cannot be used; the text lists the first problems with file, row and remedy."""
 
 

@@ -11,6 +11,10 @@ _SIZE, _LAYERS, _SHARE, _SMALL = (1, 2**24), (1, 1000), (0, 1), (0, 100)  # leas
 BERT_VOCABULARY, BERT_CLS, BERT_SEP = 30522, 101, 102  # of bert-base-uncased
 
 
+class AlbefError(ValueError):
+    """What a user can mend; the message is a sentence about the value and one about the remedy."""
+
+
 @strict
 class AlbefVisionConfig(PreTrainedConfig):
     """Sizes of the vision transformer; the defaults are ViT-B/16 at 384 pixels.

@@ -25,13 +25,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_albef import AlbefConfig
 from .gather_albef import PairPool, gather_pairs
 from .hub_albef import AlbefHubMixin
-from .losses_albef import (
-    contrastive_positives,
-    distill_targets,
-    itc_loss,
-    itm_loss,
-    sample_hard_negatives,
-)
+from .losses_albef import contrastive_positives, distill_targets, itc_loss, itm_loss, sample_hard_negatives
 from .modeling_albef_text import AlbefTextModel, KeyValue
 from .modeling_albef_vision import AlbefVisionModel
 from .shape_checks_albef import check_shapes

@@ -13,12 +13,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_albef import AlbefConfig
 from .losses_albef import mlm_loss
-from .modeling_albef import (
-    AlbefForImageTextRetrieval,
-    AlbefImageTextRetrievalOutput,
-    AlbefModel,
-    AlbefPreTrainedModel,
-)
+from .modeling_albef import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput, AlbefModel, AlbefPreTrainedModel
 from .modeling_albef_decoder import AlbefAnswerHead
 from .shape_checks_albef import check_shapes
 

@@ -44,7 +44,11 @@ TRANSIENT_ERRORS = frozenset(
 )
 
 
-class UnreadableImageError(ValueError):
+class ProcessingError(ValueError):
+    """What a user can mend in images or texts; the message is a sentence about the value and one about the remedy."""
+
+
+class UnreadableImageError(ProcessingError):
     """An image source that gives no picture; the message names the source and the remedy."""
 
 

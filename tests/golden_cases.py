@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_albef import AlbefConfig, AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
-from modeling_albef.checkpoint_names_albef import ConvertedCheckpoint, convert_name, convert_state_dict
+from modeling_albef.conversion.checkpoint_names import ConvertedCheckpoint, convert_name, convert_state_dict
 from modeling_albef.training import FeatureQueue, MomentumTeacher
 
 GOLDEN = Path(__file__).parent / "golden"

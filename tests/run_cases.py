@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from benchmarks.soak import free_port
 
@@ -96,3 +98,23 @@ def no_file_larger_than(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def write_run(folder: Path, **changes: Any) -> str:
+    return write_config(folder, **{"queue_size": 24, **changes})
+
+
+def write_pictures(folder: Path) -> dict[str, str]:
+    """ALBEF's files: training with a row a caption, validation with a list of captions a row."""
+    rows = []
+    for number in range(12):
+        Image.new("RGB", (50 + number, 40), (20 * number, 255 - 20 * number, 90)).save(folder / f"{number}.png")
+        rows += [
+            {"image": f"{number}.png", "caption": f"Colour {number}, {word}!", "image_id": f"c_{number}"}
+            for word in "ab"
+        ]
+    lists = [{"image": f"{number}.png", "caption": [f"colour {number}", f"{number} again"]} for number in range(6)]
+    (folder / "train.json").write_text(json.dumps(rows))
+    (folder / "val.json").write_text(json.dumps(lists))
+    files = {"train_files": str(folder / "train.json"), "image_root": str(folder)}
+    return {**files, "validation_files": str(folder / "val.json"), "test_files": str(folder / "val.json")}

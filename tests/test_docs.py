@@ -39,8 +39,8 @@ import run_retrieval
 import run_vqa
 from dataset_scripts import __main__ as dataset_script_commands
 from modeling_albef.training import RetrievalTrainingArguments, VQATrainingArguments
-from modeling_albef.training.launch import parse_arguments
-from modeling_albef.training.run import ModelArguments
+from modeling_albef.training.application.launch import parse_arguments
+from modeling_albef.training.application.run import ModelArguments
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 COMMENT = re.compile(r"<!-- (file|not run): ([^<>]+) -->\n$")

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from golden_cases import build, load_case
 from small_models import ANSWERS, WORDS, _config
-from test_trainer import make_trainer, random_rows
 from torch import distributed
 from torch.utils.data import SequentialSampler
+from trainer_cases import make_trainer, random_rows
 from transformers import TrainerCallback
 
 from modeling_albef import AlbefForQuestionAnswering

@@ -2,24 +2,24 @@
 
 from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments, VQATrainingArguments
 from .callbacks import EpochCallback, MomentumTeacherCallback, RankSeedCallback, TemperatureCallback
-from .checkpoints import CheckpointError, find_damage, last_checkpoint
-from .evaluation import RetrievalEvaluator, RetrievalResult
-from .metrics import recall_at_k, retrieval_metrics
-from .momentum import FeatureQueue, MomentumTeacher, update_momentum
-from .picture_log import PictureLogCallback
-from .ranking import RankedCandidates
-from .report import RunReport
-from .retrieval_trainer import RetrievalTrainer
-from .schedule import PublishedSchedule
-from .trainer import AlbefTrainer
-from .vqa_evaluation import VQAEvaluator, VQAResult, question_only_accuracy
-from .vqa_metrics import (
+from .checkpoints.whole_checkpoints import CheckpointError, find_damage, last_checkpoint
+from .evaluation.ranking import RankedCandidates
+from .evaluation.retrieval import RetrievalEvaluator, RetrievalResult
+from .evaluation.retrieval_metrics import recall_at_k, retrieval_metrics
+from .evaluation.vqa import VQAEvaluator, VQAResult, question_only_accuracy
+from .evaluation.vqa_metrics import (
     QuestionRecord,
     read_annotations,
     read_questions,
     vqa_accuracy,
     vqa_accuracy_by_question_type,
 )
+from .momentum import FeatureQueue, MomentumTeacher, update_momentum
+from .report.image_log import PictureLogCallback
+from .report.run_report import RunReport
+from .retrieval_trainer import RetrievalTrainer
+from .schedule import PublishedSchedule
+from .trainer import AlbefTrainer
 from .vqa_trainer import VQATrainer
 
 __all__ = [

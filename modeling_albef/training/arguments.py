@@ -12,8 +12,8 @@ from transformers import TrainingArguments
 from transformers.training_args import trainer_log_levels
 from transformers.utils import is_in_notebook, logging
 
-from .metrics import RETRIEVAL_METRICS
-from .processes import has_bfloat16_instructions
+from .checkpoints.processes import has_bfloat16_instructions
+from .evaluation.retrieval_metrics import RETRIEVAL_METRICS
 
 logger = logging.get_logger(__name__)
 

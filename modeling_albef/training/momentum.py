@@ -15,7 +15,7 @@ from safetensors.torch import load_model, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..checkpoint_reading_albef import read_queue
+from ..conversion.checkpoint_reading import read_queue
 from .schedule import SettingError
 
 TEACHER_FOLDER = "teacher"

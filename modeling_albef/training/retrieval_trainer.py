@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from ..modeling_albef import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
 from .arguments import RetrievalTrainingArguments
 from .callbacks import TemperatureCallback
-from .evaluation import RetrievalEvaluator, RetrievalResult
+from .evaluation.retrieval import RetrievalEvaluator, RetrievalResult
 from .momentum import FeatureQueue
 from .trainer import AlbefTrainer
 

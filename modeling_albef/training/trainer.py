@@ -26,12 +26,12 @@ from .callbacks import (
     RankSeedCallback,
     TrainingInterruptedError,
 )
-from .checkpoints import WholeCheckpointMixin
-from .evaluator import Assessment
-from .hub import HubPushMixin
+from .checkpoints.processes import check_engine
+from .checkpoints.push import HubPushMixin
+from .checkpoints.whole_checkpoints import WholeCheckpointMixin
+from .evaluation.base import Assessment
 from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter
 from .momentum import TEACHER_FOLDER, MomentumTeacher
-from .processes import check_engine
 from .schedule import PublishedSchedule
 
 logger = logging.get_logger(__name__)

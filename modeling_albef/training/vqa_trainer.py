@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedModel
 
 from .arguments import VQATrainingArguments
+from .evaluation.vqa import VQAEvaluator, VQAResult, check_answers
 from .sampling import ImageGroupSampler
 from .trainer import AlbefTrainer
-from .vqa_evaluation import VQAEvaluator, VQAResult, check_answers
 
 
 class VQATrainer(AlbefTrainer):

@@ -1,0 +1,5 @@
+"""Run the command."""
+
+from . import main
+
+main()

@@ -1,0 +1,1 @@
+"""Whole checkpoints, what processes agree on, and pushes."""

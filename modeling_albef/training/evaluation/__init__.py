@@ -1,0 +1,1 @@
+"""Evaluation of both tasks: ranking engines, evaluators and metrics."""

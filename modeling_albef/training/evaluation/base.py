@@ -1,0 +1,114 @@
+"""What the evaluations of both tasks share: the processes they run on, and how these deal out work and join results."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from ..checkpoints.processes import has_bfloat16_instructions
+
+
+class Assessment(NamedTuple):
+    """An evaluation that was done.
+
+    Attributes:
+        split: What its metrics begin with: eval or test.
+        dataset: What was evaluated.
+        result: Its outcome, of the task's evaluator.
+    """
+
+    split: str
+    dataset: Any
+    result: Any
+
+
+class Evaluator:
+    """Applies a model to a data set, on one process or many.
+
+    What is computed together never depends on the number of processes, so neither does any bit of the result.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: Any,
+        batch_size: int,
+        num_workers: int = 0,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        """Prepares an evaluation.
+
+        Args:
+            model: The model, not wrapped.
+            processor: An `AlbefProcessor`.
+            batch_size: Rows that are encoded together.
+            num_workers: Processes that read images.
+            accelerator: Of the run; default: a new one, which finds out about other processes.
+        """
+        self.model: Any = model
+        self.processor, self.batch_size, self.num_workers = processor, batch_size, num_workers
+        self.accelerator = Accelerator() if accelerator is None else accelerator
+
+    @contextlib.contextmanager
+    def inference(self) -> Iterator[None]:
+        """The model in evaluation mode, without gradients, in the precision of the run; put back afterwards.
+
+        On a processor without instructions for bfloat16 the arithmetic is float32, of the same weights, which is faster
+        there and more exact.
+        """
+        was_training = self.model.training
+        is_emulated = self.model.device.type == "cpu" and not has_bfloat16_instructions()
+        types = {tensor.dtype for tensor in self.model.state_dict().values() if tensor.is_floating_point()}
+        is_raised = is_emulated and types == {torch.bfloat16}
+        self.model.eval()
+        if is_raised:
+            self.model.float()
+        try:
+            with torch.inference_mode(), contextlib.nullcontext() if is_emulated else self.accelerator.autocast():
+                yield
+        finally:
+            if is_raised:  # exact: the weights were bfloat16 numbers
+                self.model.bfloat16()
+            self.model.train(was_training)
+
+    def load(self, dataset: Any, batches: Sequence[list[int]], collate: Any) -> DataLoader:
+        """Reads rows of a data set, batch by batch."""
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=self.num_workers)
+
+    def join(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over the processes; each entry is zero on all but one."""
+        if self.accelerator.num_processes == 1:
+            return tensor
+        return self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").cpu()
+
+    def progress(self, items: Any, description: str) -> Any:
+        """A progress bar on the first process, where there is a terminal."""
+        return tqdm(items, description, leave=False, disable=None if self.accelerator.is_main_process else True)
+
+
+def deal_out(loads: Sequence[int], owners: Sequence[int], num_processes: int) -> list[int]:
+    """Deals out pieces of work so that all processes have about as much.
+
+    The largest first, each goes to its owner as long as that has room for it, else to the process with least to do.
+
+    Args:
+        loads: Work of each piece.
+        owners: The process that has done a part of it already.
+        num_processes: How many there are.
+
+    Returns:
+        The process of each piece.
+    """
+    room, taken, dealt = sum(loads) / num_processes, [0] * num_processes, list(owners)
+    for piece in sorted(range(len(loads)), key=lambda piece: -loads[piece]):
+        if taken[owners[piece]] + loads[piece] > room:
+            dealt[piece] = min(range(num_processes), key=taken.__getitem__)
+        taken[dealt[piece]] += loads[piece]
+    return dealt

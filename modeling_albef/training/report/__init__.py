@@ -1,0 +1,1 @@
+"""The page that a run writes, and the images in its log."""

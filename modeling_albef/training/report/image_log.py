@@ -1,0 +1,126 @@
+"""Pictures of predictions in TensorBoard, Weights & Biases and Trackio, where a run reports to them."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+
+from .examples import Candidate, Example, hardest_examples
+from .pages import LONGEST, RESULT_SIDE, Thumbnail, verdict
+
+if TYPE_CHECKING:
+    from ..trainer import AlbefTrainer
+
+SIDE = RESULT_SIDE  # of a picture in a panel
+LINE, COLUMNS = 16, 44  # pixels of a line of text, characters in it
+COLOURS = {"right": (23, 105, 47), "wrong": (179, 38, 30), "partly": (122, 82, 0), "unknown": (110, 110, 110)}
+IMAGE_LOGGERS = ("wandb", "trackio")  # modules with an `Image(picture, caption=..)` and a `log(values)`
+
+
+class PictureLogCallback(TrainerCallback):
+    """Sends the hardest queries of each evaluation as pictures, with what is right and wrong about them as captions.
+
+    The services are those of `report_to`; what they do not support is left out.
+    """
+
+    def __init__(self, trainer: AlbefTrainer, thumbnail: Thumbnail, count: int) -> None:
+        """Prepares it.
+
+        Args:
+            trainer: Whose evaluations these are.
+            thumbnail: Image of a row, and pixels of the longer side -> a PNG or JPEG file.
+            count: Queries of a kind.
+        """
+        self.trainer, self.thumbnail, self.count = trainer, thumbnail, count
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Sends them from the first process; the integrations have opened their logs for the metrics just before."""
+        assessed, services = self.trainer.assessed, self._services(args)
+        if assessed is None or not services or not state.is_world_process_zero:
+            return
+        for gallery in hardest_examples(assessed.result, assessed.dataset, self.count):
+            tag = f"{assessed.split}/{gallery.name}"
+            panels = [
+                (panel(example, assessed.dataset, self.thumbnail), caption(example)) for example in gallery.examples
+            ]
+            for service in services:
+                _send(service, tag, panels, state.global_step)
+
+    def _services(self, args: TrainingArguments) -> list[Any]:
+        """TensorBoard's open writer, and modules that take pictures."""
+        callbacks = self.trainer.callback_handler.callbacks
+        writers = [callback.tb_writer for callback in callbacks if isinstance(callback, TensorBoardCallback)]
+        return [
+            *(writer for writer in writers if writer is not None),
+            *(import_module(name) for name in IMAGE_LOGGERS if name in args.report_to),
+        ]
+
+
+def _send(service: Any, tag: str, panels: list[tuple[Image.Image, str]], step: int) -> None:
+    if getattr(service, "__name__", "") in IMAGE_LOGGERS:
+        for number, (picture, text) in enumerate(panels):
+            service.log({f"{tag}/{number}": service.Image(picture, caption=text), "train/global_step": step})
+        return
+    for number, (picture, text) in enumerate(panels):
+        service.add_image(f"{tag}/{number}", np.asarray(picture), step, dataformats="HWC")
+        service.add_text(f"{tag}/{number}", "    " + text.replace("\n", "\n    "), step)  # as it is, no Markdown
+    service.flush()
+
+
+def caption(example: Example) -> str:
+    """What a panel shows, in words: the query, its note, a line for each candidate."""
+    lines = [line for line in (example.text, example.note) if line]
+    lines += [_candidate_line(candidate) for candidate in example.candidates]
+    lines += [f"given: {' · '.join(example.truths)}"] if example.truths else []
+    return "\n".join(line[:LONGEST] for line in lines)
+
+
+def _candidate_line(candidate: Candidate) -> str:
+    kind, _ = verdict(candidate.credit)
+    words = [] if candidate.place is None else [f"{candidate.place}."]
+    words += [] if kind == "unknown" else [f"{kind}:"]
+    words += [candidate.text] if candidate.text is not None else [f"picture {candidate.row}"]
+    words += [] if candidate.score is None else [f"({candidate.score:.2f})"]
+    words += [] if candidate.probability is None else [f"(probability {candidate.probability:.3f})"]
+    return " ".join(words)
+
+
+def panel(example: Example, dataset: Any, thumbnail: Thumbnail) -> Image.Image:
+    """Draws a query and what came of it as one picture.
+
+    Args:
+        example: The query.
+        dataset: Rows with an `image`.
+        thumbnail: Image of a row, and pixels of the longer side -> a PNG or JPEG file.
+
+    Returns:
+        Pictures in a row, framed green where right and red where wrong, above the words of `caption`.
+    """
+    if example.row is None:
+        shown = [(candidate.row, verdict(candidate.credit)[0]) for candidate in example.candidates]
+    else:
+        shown = [(example.row, verdict(example.candidates[0].credit)[0])]
+    lines = [part for line in caption(example).splitlines() for part in textwrap.wrap(line, COLUMNS)]
+    width = max(len(shown) * (SIDE + 8), COLUMNS * LINE // 2)
+    drawn = Image.new("RGB", (width, SIDE + 8 + LINE * (len(lines) + 1)), "white")
+    draw = ImageDraw.Draw(drawn)
+    for number, (row, kind) in enumerate(shown):
+        left = number * (SIDE + 8)
+        draw.rectangle((left, 0, left + SIDE + 5, SIDE + 5), fill="white", outline=COLOURS[kind], width=3)
+        try:
+            picture = Image.open(io.BytesIO(thumbnail(dataset[row]["image"], SIDE))).convert("RGB")
+            drawn.paste(picture, (left + 3 + (SIDE - picture.width) // 2, 3 + (SIDE - picture.height) // 2))
+        except (OSError, ValueError):
+            draw.text(
+                (left + 8, SIDE // 2), f"row {row} cannot be read", fill="black", font=ImageFont.load_default(LINE - 4)
+            )
+    for number, line in enumerate(lines):
+        draw.text((4, SIDE + 12 + number * LINE), line, fill="black", font=ImageFont.load_default(LINE - 3))
+    return drawn

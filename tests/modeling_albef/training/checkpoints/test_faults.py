@@ -1,0 +1,212 @@
+"""A run through SIGTERM, losses that are not finite, and images that cannot be read."""
+
+from __future__ import annotations
+
+import os
+import signal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from golden_cases import tiny_config
+from trainer_cases import InOrder, logged, make_trainer, random_rows, weights
+from transformers import TrainerCallback
+
+from modeling_albef import AlbefForImageTextRetrieval
+from modeling_albef.training import FeatureQueue, MomentumTeacher, MomentumTeacherCallback, last_checkpoint
+from modeling_albef.training.application.launch import end_in_a_sentence
+from modeling_albef.training.callbacks import LossNotFiniteError, TrainingInterruptedError
+
+
+class At(TrainerCallback):
+    """Does something at the start of a step."""
+
+    def __init__(self, step: int, action: Any) -> None:
+        self.step, self.action = step, action
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step + 1 == self.step:
+            self.action()
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+STEPS = {"save_strategy": "steps", "save_steps": 100}
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 8])  # 4 steps an epoch
+def test_sigterm_saves_and_the_run_goes_on_to_the_same_end(tmp_path: Path, step: int) -> None:
+    whole = make_trainer(tmp_path / "whole", save_strategy="steps", save_steps=8)
+    whole.train()
+    cut = make_trainer(tmp_path / "cut", **STEPS)
+    cut.add_callback(At(step, terminate))
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TrainingInterruptedError) as stopped:
+        cut.train()
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert stopped.value.code == 143 and f"after step {step}" in str(stopped.value)
+    assert last_checkpoint(tmp_path / "cut") == str(tmp_path / f"cut/checkpoint-{step}")
+    again = make_trainer(tmp_path / "cut", save_strategy="steps", save_steps=8)
+    again.train(resume_from_checkpoint=str(tmp_path / f"cut/checkpoint-{step}"))
+    expected, found = (weights(tmp_path / name / "checkpoint-8") for name in ("whole", "cut"))
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_an_epoch_that_ends_is_evaluated_before_the_stop(tmp_path: Path) -> None:
+    """A run that goes on from the end of an epoch would not make up for it."""
+    trainer = make_trainer(
+        tmp_path, save_strategy="epoch", eval_strategy="epoch", load_best_model_at_end=True, eval_dataset=[0]
+    )
+    done: list[int] = []
+
+    def evaluate(*_: Any, **__: Any) -> dict[str, float]:
+        done.append(trainer.state.global_step)
+        return {"eval_r_mean": 1.0}
+
+    trainer.evaluate = evaluate  # type: ignore[method-assign]
+    trainer.add_callback(At(4, terminate))
+    with pytest.raises(TrainingInterruptedError):
+        trainer.train()
+    assert done == [4] and trainer.state.best_global_step == 4
+
+
+def spoil(rows: list[dict[str, torch.Tensor]], *places: int) -> list[dict[str, torch.Tensor]]:
+    for place in places:
+        rows[place]["pixel_values"] = torch.full_like(rows[place]["pixel_values"], float("nan"))
+    return rows
+
+
+def in_order(folder: Path, rows: Any, **options: Any) -> InOrder:
+    plain = make_trainer(folder, rows=rows, num_train_epochs=1, **options)
+    return InOrder(plain.model, plain.args, train_dataset=rows, data_collator=plain.data_collator)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(tmp_path: Path) -> None:
+    trainer = in_order(tmp_path, spoil(random_rows(16), 9))
+    before: dict[str, torch.Tensor] = {}
+    trainer.add_callback(At(3, lambda: before.update({n: v.clone() for n, v in trainer.model.state_dict().items()})))
+    with pytest.raises(LossNotFiniteError, match=r"The loss of step 3 is nan, of the pictures 8, 9, 10, 11\."):
+        trainer.train()
+    assert before and all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+    assert trainer.queue.image_embeds.isfinite().all()
+    assert trainer.queue.image_ids.tolist() == [*range(9), -100, 10, 11]
+
+
+def test_such_steps_are_skipped(tmp_path: Path) -> None:
+    """The end is that of a run in which these steps moved nothing; losses and parts in the log are finite."""
+    trainer = in_order(tmp_path, spoil(random_rows(16), 5), non_finite_loss="skip")
+    states: list[dict[str, torch.Tensor]] = []
+    for step in (1, 2, 3, 4):
+        trainer.add_callback(
+            At(step, lambda: states.append({n: v.clone() for n, v in trainer.model.state_dict().items()}))
+        )
+    trainer.train()
+    moved = [any(not torch.equal(a[name], b[name]) for name in a) for a, b in pairwise(states)]
+    assert moved == [True, False, True]
+    steps = {int(entry["step"]) for entry in trainer.optimizer.state_dict()["state"].values()}
+    assert steps == {3}  # of four
+    lines = logged(trainer)
+    assert [line.get("skipped_steps") for line in lines] == [None, 1, 1, 1]
+    assert all(
+        torch.tensor([v for v in line.values()]).isfinite().all() for line in lines if "skipped_steps" not in line
+    )
+    assert lines[2]["itc_loss"] > 0 and lines[2]["loss"] > 0
+    assert lines[1]["loss"] == lines[1]["itc_loss"] == 0
+    assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+
+
+def test_skipping_ends_where_nothing_else_happens(tmp_path: Path) -> None:
+    rows = spoil(random_rows(16), *range(16))
+    trainer = in_order(tmp_path, rows, non_finite_loss="skip", max_steps=30)
+    with pytest.raises(LossNotFiniteError, match="the 20th step in a row"):
+        trainer.train()
+
+
+def test_a_skipped_half_leaves_out_the_whole_accumulated_step(tmp_path: Path) -> None:
+    options = {"non_finite_loss": "skip", "gradient_accumulation_steps": 2}
+    trainer = in_order(tmp_path, spoil(random_rows(16), 5), **options)
+    start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    unmoved: list[bool] = []
+    trainer.add_callback(
+        At(2, lambda: unmoved.append(all(torch.equal(v, start[n]) for n, v in trainer.model.state_dict().items())))
+    )
+    trainer.train()
+    assert unmoved == [True]
+
+
+def test_queue_keeps_what_is_finite() -> None:
+    queue = FeatureQueue(4, 2)
+    before = queue.image_embeds.clone()
+    rows = torch.ones(3, 2)
+    bad = rows.clone()
+    bad[1, 0] = float("inf")
+    queue.enqueue(bad, rows, torch.tensor([7, 8, 9]))
+    assert queue.image_ids.tolist() == [7, -100, 9, -100] and queue.pointer == 3
+    assert torch.equal(queue.image_embeds[1], before[1]) and torch.equal(queue.image_embeds[2], rows[2])
+    assert not torch.equal(queue.text_embeds[1], rows[1])
+
+
+def test_an_overflow_that_skips_a_step_does_not_move_the_teacher() -> None:
+    Accelerator(cpu=True)
+    student = AlbefForImageTextRetrieval(tiny_config())
+    teacher = MomentumTeacher(student, 0.5)
+    start = {name: value.clone() for name, value in teacher.model.state_dict().items()}
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    inner = torch.optim.SGD(student.parameters(), 0.1)
+    optimizer = AcceleratedOptimizer(inner, device_placement=False, scaler=scaler)
+    moves = []
+    for scale in (1e3, 1e-38):  # the first overflows
+        loss = sum(parameter.sum() for parameter in student.parameters()) * scale
+        scaler.scale(loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        MomentumTeacherCallback(teacher).on_step_begin(None, None, None, model=student, optimizer=optimizer)
+        state = teacher.model.state_dict()
+        moves.append((optimizer.step_was_skipped, any(not torch.equal(v, start[n]) for n, v in state.items())))
+        scaler.update(2.0**100)
+    assert moves[0] == (True, False)
+    assert moves[1][0] is False
+
+
+@pytest.mark.parametrize("batch", ["one pair", "one picture", "one text"])
+def test_batches_without_variety_train(tmp_path: Path, batch: str) -> None:
+    rows = random_rows(8)
+    for row in rows:
+        if batch == "one picture":
+            row["image_ids"], row["pixel_values"] = torch.tensor(3), rows[0]["pixel_values"]
+        if batch == "one text":
+            row["input_ids"] = rows[0]["input_ids"]
+    size = 1 if batch == "one pair" else 4
+    trainer = make_trainer(tmp_path, rows=rows, per_device_train_batch_size=size, max_steps=4, save_strategy="no")
+    start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    assert all(torch.tensor(line["loss"]).isfinite() for line in logged(trainer))
+    assert any(not torch.equal(value, start[name]) for name, value in trainer.model.state_dict().items())
+    assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+
+
+def test_bfloat16_is_not_emulated_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the processor lacks the instructions float32 is faster; where it has them the run is as asked for."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    for has_them in (False, True):
+        monkeypatch.setattr("modeling_albef.training.arguments.has_bfloat16_instructions", lambda has=has_them: has)
+        trainer = make_trainer(tmp_path, bf16=True, max_steps=1, save_strategy="no")
+        assert trainer.args.bf16 is has_them
+        assert (trainer.accelerator.mixed_precision == "bf16") is has_them
+        trainer.train()
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+
+
+def test_ctrl_c_ends_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught, end_in_a_sentence():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == (
+        "Interrupted. What was saved is whole: --resume_from_checkpoint last goes on from it.\n"
+    )

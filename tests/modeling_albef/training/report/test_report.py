@@ -1,0 +1,422 @@
+"""The report of a run: its numbers, curves and pictures, and that it stays readable and harmless whatever the data."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from run_cases import TINY, run, write_config
+from small_models import ANSWERS, save_vqa
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import run_retrieval
+import run_vqa
+from dataset_scripts import load_dataset_script
+from dataset_scripts.thumbnails import thumbnail
+from modeling_albef.training import RankedCandidates, RetrievalResult, RetrievalTrainingArguments, VQAResult
+from modeling_albef.training.report.charts import chart, round_ticks, thin_out
+from modeling_albef.training.report.examples import (
+    Candidate,
+    Example,
+    hardest_captions,
+    hardest_first,
+    hardest_pictures,
+    hardest_questions,
+)
+from modeling_albef.training.report.image_log import caption, panel
+from modeling_albef.training.report.pages import LONGEST, Pictures, card, page, table
+from modeling_albef.training.report.run_report import curves, metrics_table
+
+TIMES = "\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}"
+EMPTY_TAGS = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """What is on a page: tags, tables by their section's heading, charts and cards."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: dict[str, list[list[tuple[str, str | None]]]] = {}
+        self.charts: dict[str, dict[str, list[Any]]] = {}
+        self.cards: dict[str, list[dict[str, Any]]] = {}
+        self.heading, self._open = "", list[tuple[str, dict[str, str | None]]]()
+        self.feed(text)
+        assert not self._open  # every tag was closed
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        fields = dict(attributes)
+        self.tags.append((tag, fields))
+        if tag not in EMPTY_TAGS:
+            self._open.append((tag, fields))
+        if tag == "h2":
+            self.heading = ""
+        elif tag == "tr":
+            self.tables.setdefault(self.heading, []).append([])
+        elif tag in ("td", "th"):
+            self.tables[self.heading][-1].append(("", None))
+        elif tag == "data":
+            self.tables.get(self.heading, [[("", None)]])[-1][-1] = ("", fields["value"])
+        elif tag == "svg":
+            self.chart = self.charts.setdefault(fields["aria-label"].split(" against ")[0], {"lines": [], "dots": []})
+            self.chart |= {"x": [], "y": [], "x_at": [], "y_at": [], "words": fields["aria-label"]}
+        elif tag == "polyline":
+            self.chart["lines"].append([tuple(map(float, pair.split(","))) for pair in fields["points"].split()])
+        elif tag == "circle":
+            self.chart["dots"].append((float(fields["cx"]), float(fields["cy"])))
+        elif tag == "path":
+            x, y, kind = re.fullmatch(r"M([\d.]+) ([\d.]+)([Hv]).*", fields["d"]).groups()
+            self.chart["y_at" if kind == "H" else "x_at"].append(float(y if kind == "H" else x))
+        elif tag == "article":
+            self.cards.setdefault(self.heading, []).append({"text": "", "images": [], "alt": []})
+        elif tag == "img":
+            kind, _, data = fields["src"].partition(";base64,")
+            image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
+            assert kind == f"data:image/{image.format.lower()}"
+            shown = self.cards[self.heading][-1]
+            shown["images"].append(image)
+            shown["alt"].append(fields["alt"])
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        tag, fields = self._open[-1] if self._open else ("", {})
+        if tag == "h2":
+            self.heading += data
+        elif tag in ("td", "th", "data") and self.tables.get(self.heading):
+            text, value = self.tables[self.heading][-1][-1]
+            self.tables[self.heading][-1][-1] = (text + data, value)
+        elif tag == "text" and fields.get("class") in ("x", "y"):
+            self.chart[fields["class"]].append(float(data))
+        if any(name == "article" for name, _ in self._open):
+            self.cards[self.heading][-1]["text"] += data
+
+    def check_harmless(self) -> None:
+        """Nothing is fetched, nothing runs."""
+        assert not {"script", "link", "iframe", "object", "embed", "base", "form", "use", "a"} & {
+            t for t, _ in self.tags
+        }
+        for _, fields in self.tags:
+            assert not {name for name in fields if name.startswith("on") or name in ("href", "srcset", "action")}
+            assert fields.get("src", "data:").startswith("data:")
+
+
+def read(path: Path) -> Page:
+    text = path.read_text(encoding="utf-8")
+    assert "http" not in text and "url(" not in text and "@import" not in text
+    found = Page(text)
+    found.check_harmless()
+    return found
+
+
+def measured(drawn: dict[str, list[Any]]) -> list[tuple[float, float]]:
+    """Step and value of each drawn point, read off the ticks as an eye would."""
+    slopes = []
+    for axis in "xy":
+        places, labels = drawn[f"{axis}_at"], drawn[axis]
+        assert len(places) == len(labels) >= 2 and labels == sorted(labels)
+        slopes.append((labels[0], (labels[-1] - labels[0]) / (places[-1] - places[0]), places[0]))
+    points = [point for line in drawn["lines"] for point in line]
+    return [
+        tuple(low + slope * (at - first) for at, (low, slope, first) in zip(p, slopes, strict=True)) for p in points
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A whole run of retrieval, and what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    changes = {"queue_size": 24, "logging_steps": 2, "report_to": "tensorboard", "report_items": 6, "log_pictures": 2}
+    done = run("run_retrieval.py", [write_config(folder, **changes)])
+    return folder / "out", done.stdout
+
+
+def test_numbers_are_those_of_the_metrics_file(finished: tuple[Path, str]) -> None:
+    out, printed = finished
+    assert printed.rstrip().endswith(f"report: {out}/report.html")
+    results = json.loads((out / "all_results.json").read_text())
+    head, *rows = read(out / "report.html").tables["Result"]
+    splits = {"training": "train", "validation": "eval", "test": "test"}
+    found = {}
+    for (name, _), *cells in rows:
+        for (column, _), (text, value) in zip(head[1:], cells, strict=True):
+            if value is not None:
+                key = name if name in ("epoch", "total_flos") else f"{splits[column]}_{name}"
+                assert json.loads(value) == found.setdefault(key, json.loads(value))
+                assert float(text) == pytest.approx(results[key], rel=1e-3, abs=5e-5)
+    assert found == {key: value for key, value in results.items()}
+    assert {"eval_r_mean", "test_txt_r1", "train_loss"} <= found.keys()
+
+
+def test_curves_are_those_of_the_log(finished: tuple[Path, str]) -> None:
+    history = json.loads((finished[0] / "trainer_state.json").read_text())["log_history"]
+    charts = read(finished[0] / "report.html").charts
+    names = ["loss", "itc_loss", "itm_loss", "learning_rate", "alpha", "temperature"]
+    assert list(charts)[: len(names)] == names
+    for name in names:
+        logged = [(line["step"], line[name]) for line in history if name in line and "loss" in line]
+        assert len(logged) == 11  # the first step and every second one
+        values = [value for _, value in logged]
+        spread = max(values) - min(values) or abs(values[0])
+        for (step, value), (drawn_step, drawn_value) in zip(logged, measured(charts[name]), strict=True):
+            assert drawn_step == pytest.approx(step, abs=0.05) and drawn_value == pytest.approx(
+                value, abs=0.01 * spread
+            )
+    deciding = [line["eval_r_mean"] for line in history if "eval_r_mean" in line]
+    assert [value for _, value in measured(charts["r_mean"])] == pytest.approx(deciding, abs=0.1)
+
+
+def test_evaluations_are_listed_and_the_best_is_marked(finished: tuple[Path, str]) -> None:
+    state = json.loads((finished[0] / "trainer_state.json").read_text())
+    lines = [line for line in state["log_history"] if "eval_r_mean" in line]
+    head, *rows = read(finished[0] / "report.html").tables["Evaluations during training"]
+    titles = [text for text, _ in head]
+    assert titles[:2] == ["step", "epoch"] and len(rows) == len(lines) == 2
+    for line, row in zip(lines, rows, strict=True):
+        cells = dict(zip(titles, row, strict=True))
+        assert json.loads(cells["r_mean"][1]) == line["eval_r_mean"]
+        assert [json.loads(cells[name][1]) for name in ("step", "epoch")] == [line["step"], line["epoch"]]
+        assert ("best" in cells[""][0]) == (line["step"] == state["best_global_step"])
+
+
+def rank(candidates: list[dict[str, Any]]) -> float:
+    return next((place for place, one in enumerate(candidates, start=1) if one["correct"]), math.inf)
+
+
+def test_hardest_queries_come_first_with_their_pictures(finished: tuple[Path, str]) -> None:
+    """By the ranks in predictions.json, which holds all candidates of this run, and the data set's own pictures."""
+    predictions = json.loads((finished[0] / "predictions.json").read_text())
+    cards = read(finished[0] / "report.html").cards
+    config = TINY["dataset_config"]
+    test = load_dataset_script("shapes", config_name="retrieval", split="test", **config)
+    owner = {text: row for row, texts in enumerate(test["caption"]) for text in texts}
+    ranks = {query["caption"]: rank(query["images"]) for query in predictions["text_to_image"]}
+    drawn = cards["Pictures found for a caption, test data"]
+    shown = [next(text for text in ranks if one["text"].startswith(text)) for one in drawn]
+    assert len(shown) == 6 and [ranks[text] for text in shown] == sorted(ranks.values(), reverse=True)[:6]
+    for text, one in zip(shown, drawn, strict=True):
+        (query,) = [query for query in predictions["text_to_image"] if query["caption"] == text]
+        expected = [int(image["image"]) for image in query["images"]]
+        expected += [] if ranks[text] < math.inf else [owner[text]]
+        words = ["✓ right" if row == owner[text] else "✗ wrong" for row in expected]
+        assert one["alt"] == [f"{word} row {row}" for word, row in zip(words, expected, strict=True)]
+        assert all(one["text"].count(word) == words.count(word) for word in words)
+        for picture, row in zip(one["images"], expected, strict=True):
+            assert np.array_equal(np.asarray(picture), np.asarray(test[row]["image"].convert("RGB")))
+    ranks = {query["image"]: rank(query["texts"]) for query in predictions["image_to_text"]}
+    drawn = cards["Captions found for a picture, test data"]
+    shown = [one["alt"][0].removeprefix("row ") for one in drawn]
+    assert [ranks[name] for name in shown] == sorted(ranks.values(), reverse=True)[:6]
+    for name, one in zip(shown, drawn, strict=True):
+        assert all(text in one["text"] for text in test[int(name)]["caption"])
+
+
+def test_pictures_are_in_tensorboard(finished: tuple[Path, str]) -> None:
+    (folder,) = {path.parent for path in finished[0].glob("runs/*/events*")}
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0}).Reload()
+    kinds = [f"{split}/{name}" for split in ("eval", "test") for name in ("text_to_image", "image_to_text")]
+    assert sorted(events.Tags()["images"]) == sorted(f"{kind}/{number}" for kind in kinds for number in (0, 1))
+    assert [event.step for event in events.Images("eval/text_to_image/0")][:2] == [10, 20]
+    picture = Image.open(io.BytesIO(events.Images("eval/text_to_image/0")[0].encoded_image_string))
+    assert picture.width > 5 * 160
+    colours = {colour for _, colour in picture.getcolors(1 << 24)}
+    assert (179, 38, 30) in colours  # the frame of a wrong one
+    text = events.Tensors("test/text_to_image/0/text_summary")[0].tensor_proto.string_val[0].decode()
+    query = json.loads((finished[0] / "predictions.json").read_text())["text_to_image"]
+    assert any(one["caption"] in text for one in query) and "wrong: picture" in text and "right: picture" in text
+
+
+def test_evaluating_a_trained_folder_keeps_its_curves(finished: tuple[Path, str], tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out, ignore=shutil.ignore_patterns("checkpoint-*", "runs", "report.html"))
+    changes = {"model_config": None, "model_name_or_path": str(out), "do_train": False, "report_items": 0}
+    run_retrieval.main([write_config(tmp_path, **changes)])
+    assert f"report: {out}/report.html" in capsys.readouterr().out
+    found = read(out / "report.html")
+    assert found.charts == read(finished[0] / "report.html").charts
+    assert not found.cards and "img" not in {tag for tag, _ in found.tags}
+    (out / "report.html").unlink()
+    run_retrieval.main([write_config(tmp_path, **changes, write_report=False)])
+    assert not (out / "report.html").exists() and "report: " not in capsys.readouterr().out
+
+
+def test_settings_out_of_range(tmp_path: Path) -> None:
+    for name in ("report_items", "log_pictures"):
+        with pytest.raises(ValueError, match=f"{name} is -1, but must be 0 or more"):
+            RetrievalTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **{name: -1})
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "\"><img src=x onerror='alert(1)'>",
+    "</style></svg><b>bold & brave</b>",
+    "x" * 3000,
+    "ما لون الدائرة؟ \N{RIGHT-TO-LEFT OVERRIDE}abc",
+    "https://example.org/a.png javascript:alert(1)",
+]
+
+
+def test_questions_of_any_kind(tmp_path: Path) -> None:
+    """Hostile questions through a whole evaluation: worst first, escaped, answers with their probability."""
+    save_vqa(tmp_path / "model")
+    rows = []
+    for number, question in enumerate(HOSTILE):
+        name = f"{number}<b>&.png"
+        Image.new("RGB", (300, 200), (40 * number, 0, 99)).save(tmp_path / name)
+        answers = ["red"] * number + ["<i>blue</i>"] * (10 - number)
+        rows.append({"image": name, "question": question, "question_id": number, "answer": answers, "dataset": "vqa"})
+    (tmp_path / "test.json").write_text(json.dumps(rows))
+    changes = {"model_config": None, "model_name_or_path": str(tmp_path / "model"), "do_train": False, "do_eval": False}
+    changes |= {"dataset": None, "dataset_config": None, "test_files": str(tmp_path / "test.json")}
+    changes |= {"vqa_root": str(tmp_path)}
+    run_vqa.main([write_config(tmp_path, **changes)])
+    found = Page((tmp_path / "out/report.html").read_text(encoding="utf-8"))
+    found.check_harmless()
+    assert not {"b", "i"} & {tag for tag, fields in found.tags}
+    (cards,) = found.cards.values()
+    assert {one["alt"][0] for one in cards} == {f"{number}<b>&.png" for number in range(len(HOSTILE))}
+    answered = {row["question_id"]: row["answer"] for row in json.loads((tmp_path / "out/vqa_result.json").read_text())}
+    credit = {0: 0.0, 1: 0.3, 2: 0.6, 3: 0.9}
+    order = []
+    for one in cards:
+        number = int(one["alt"][0][0])
+        assert HOSTILE[number][:LONGEST] in one["text"] and len(one["text"]) < 2 * LONGEST
+        right = credit.get(number if answered[number] == "red" else 0, 1.0)
+        order.append(right)
+        word = {0.0: "✗ wrong", 1.0: "✓ right"}.get(right, f"◐ partly right ({100 * right:.0f} %)")
+        assert f"{answered[number]} {word}" in one["text"] and "probability 0." in one["text"]
+        assert f"<i>blue</i>{TIMES}{10 - number}" in one["text"]
+        assert (one["images"][0].size, one["images"][0].format) == ((300, 200), "JPEG")
+    assert order == sorted(order) and set(answered.values()) <= set(ANSWERS)  # the list that the model was saved with
+    assert [fields for tag, fields in found.tags if tag == "bdi"] and all(
+        fields.get("dir") == "auto" for tag, fields in found.tags if tag == "bdi"
+    )
+
+
+def test_a_picture_that_vanished_leaves_its_name(tmp_path: Path) -> None:
+    Image.new("RGB", (900, 600), "red").save(tmp_path / "here.png")
+    rows = [{"image": {"path": str(tmp_path / name), "bytes": None}} for name in ("here.png", 'go"ne<.png')]
+    found = tuple(Candidate(row=row, credit=float(row), place=row + 1, score=1.0) for row in (0, 1))
+    examples = [Example("a red wall", None, found, "note"), Example(None, 1, (), "note")]
+    cards = "".join(card(example, Pictures(rows, thumbnail)) for example in examples)
+    text = page("<title>", cards)
+    shown = Page(text)
+    (first, second) = shown.cards[""]
+    assert [image.size for image in first["images"]] == [(160, 107)] and not second["images"]
+    assert 'go"ne<.png cannot be read' in first["text"] and 'go"ne<.png cannot be read' in second["text"]
+    assert str(tmp_path) not in text  # names, no places
+    drawn = panel(examples[0], rows, thumbnail)
+    assert drawn.getpixel((84, 80))[0] > 250 and caption(examples[0]).splitlines() == [
+        *("a red wall", "note", "1. wrong: picture 0 (1.00)", "2. right: picture 1 (1.00)")
+    ]
+
+
+def test_chart_of_a_known_series() -> None:
+    drawn = Page(chart("loss", [0, 10, 20], [0.0, 5.0, 10.0])).charts["loss"]
+    assert drawn["y"] == [0, 5, 10] and drawn["x"] == [0, 5, 10, 15, 20]
+    assert drawn["lines"] == [[(58, 170), (199, 98), (340, 26)]] == [drawn["dots"]]
+    assert "last 10, lowest 0 at step 0, highest 10 at step 20" in drawn["words"]
+
+
+def test_chart_leaves_out_what_is_not_finite() -> None:
+    drawn = Page(chart("loss", range(1, 7), [3.0, 2.0, math.nan, math.inf, 1.0, 2.0])).charts["loss"]
+    assert [len(line) for line in drawn["lines"]] == [2, 2] and "2 not finite" in drawn["words"]
+    assert [value for _, value in measured(drawn)] == pytest.approx([3, 2, 1, 2])
+    assert "no value is finite" in chart("loss", [1], [math.nan])
+    assert len(Page(chart("alpha", [5], [0.4])).charts["alpha"]["dots"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0, 1), (1e-6, 1e-5), (0.4, 0.4), (0, 0), (-3.2, 7.9), (1, 20), (99.99, 100.01), (-1e9, 1e12), (7, 7)],
+)
+def test_ticks_are_round_and_hold_the_range(low: float, high: float) -> None:
+    ticks = round_ticks(low, high)
+    assert 2 <= len(ticks) <= 8 and list(ticks) == sorted(set(ticks))
+    slack = 1e-6 * (high - low)
+    assert ticks[0] <= low + slack and ticks[-1] >= high - slack
+    assert all(len(f"{tick:g}") <= 8 for tick in ticks) and len({f"{tick:g}" for tick in ticks}) == len(ticks)
+
+
+def test_long_curves_keep_their_peaks() -> None:
+    points = [(float(step), math.sin(step)) for step in range(50_000)]
+    points[31_234] = (31_234.0, 99.0)
+    kept = thin_out(points, 500)
+    assert len(kept) <= 500 and kept == sorted(set(kept)) and set(kept) <= set(points)
+    assert {points[0], points[-1], points[31_234]} <= set(kept)
+
+
+def test_curves_take_numbers_of_training_lines_alone() -> None:
+    history = [
+        {"step": 1, "epoch": 0.1, "loss": 2.0, "grad_norm": 1.0, "note": "text"},
+        {"step": 1, "eval_r_mean": 3.0},
+        {"step": 2, "train_loss": 9.0},
+    ]
+    assert list(Page(curves(history)).charts) == ["loss", "grad_norm"]
+    assert curves([]) == ""
+
+
+def test_tables_round_for_the_eye_alone() -> None:
+    found = Page(metrics_table({"eval": {"eval_b": 1 / 3, "eval_a": 2, "epoch": 1e-05}}, ["a"])).tables[""]
+    assert found[1:] == [
+        [("a", None), ("2", "2")],
+        [("b", None), ("0.3333", repr(1 / 3))],
+        [("epoch", None), ("1e-05", "1e-05")],
+    ]
+    assert Page(table((), [("<b>", "<i>")])).tables[""] == [[("<b>", None), ("<i>", None)]]
+
+
+def test_hardest_first_in_closed_form() -> None:
+    matches = torch.tensor([[1, 0, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0], [0, 1, 0], [1, 1, 1], [0, 0, 0]]).bool()
+    scores = torch.tensor([[9.0, 8, 0], [5, 4, 3], [1, 0, 0], [7, 6, 0], [7, 2, 0], [1, 1, 1], [6, 0, 0]])
+    # none found: the surest first; then rank 2; then rank 1 by margin; then right ones, closest first
+    assert hardest_first(matches, scores).tolist() == [6, 2, 1, 4, 3, 0, 5]
+
+
+def test_what_would_have_been_right_is_shown() -> None:
+    ids = torch.arange(8).expand(2, 8)
+    scores = torch.arange(8, 0, -1.0).expand(2, 8)
+    result = RetrievalResult(
+        {}, RankedCandidates(ids[:, :1], scores[:, :1]), RankedCandidates(ids, scores), ["a", "b"], torch.tensor([6, 8])
+    )
+    first, second = hardest_captions(result, 9).examples
+    assert first.text == "b" and first.note == "no right one among the 8 candidates"
+    assert first.candidates[-1] == Candidate(row=8, credit=1.0) and len(first.candidates) == 6
+    assert second.note == "the first right one is at place 7 of 8"
+    assert second.candidates[-1] == Candidate(row=6, credit=1.0, place=7, score=2.0)
+    assert [example.note for example in hardest_pictures(result, 9).examples] == ["this picture has no caption"] * 2
+
+
+def test_worst_questions_first() -> None:
+    class Rows(list):
+        column_names = ["question", "answers", "question_type"]
+
+        def __getitem__(self, key: Any) -> Any:
+            return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
+
+    given = [["red"], ["red"], ["blue"], ["blue"], ["red"] + ["blue"] * 9]
+    rows = Rows({"question": f"q{n}", "answers": answers, "question_type": "t"} for n, answers in enumerate(given))
+    answers = [{"question_id": number, "answer": "red"} for number in range(5)]
+    result = VQAResult({}, answers, torch.tensor([0.9, 0.5, 0.6, 0.8, 0.7]))
+    gallery = hardest_questions(result, rows, 5)
+    assert [example.text for example in gallery.examples] == ["q3", "q2", "q4", "q1", "q0"]
+    assert gallery.examples[0].note == "question type: t" and gallery.examples[2].truths == (
+        f"blue{TIMES}9",
+        f"red{TIMES}1",
+    )
+    for row in rows:
+        row["answers"] = []
+    unknown = hardest_questions(result, rows, 2).examples
+    assert [example.text for example in unknown] == ["q1", "q2"] and unknown[0].candidates[0].credit is None

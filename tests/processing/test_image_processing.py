@@ -1,0 +1,379 @@
+"""Images of every kind become the right RGB pictures, and the recorded pixel values."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFile, ImageSequence
+from safetensors.numpy import load_file
+from transformers import AutoImageProcessor
+from transformers.image_processing_backends import PilBackend
+from transformers.models.auto import image_processing_auto
+
+from dataset_scripts.image_checks import problems_of_images
+from processing import AlbefImageProcessor, UnreadableImageError, open_image
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+PHOTO = GOLDEN / "image.png"
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+RNG = np.random.default_rng(0)
+COLORS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+GREYS = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return data.getvalue()
+
+
+def pixels(source: object) -> np.ndarray:
+    image = open_image(source)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def grey(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+# ---- pixel values
+
+
+@pytest.mark.parametrize("source", [PHOTO, str(PHOTO), {"path": str(PHOTO), "bytes": None}, Image.open(PHOTO)])
+def test_recorded_pixel_values(source: object) -> None:
+    golden = load_file(GOLDEN / "image_preprocessing.safetensors")
+    for size in (32, 48, 384):
+        found = AlbefImageProcessor(size=size)(images=source, return_tensors="pt")["pixel_values"]
+        assert found.shape == (1, 3, size, size) and found.dtype == torch.float32
+        name = f"pixel_values_{size}"
+        values = found[0].numpy()
+        if size == 384:
+            name, values = "pixel_values_384_every_37_41", values[:, ::37, ::41]
+        assert np.abs(values - golden[name]).max() < 1e-5
+
+
+def test_defaults_are_the_published_ones() -> None:
+    processor = AlbefImageProcessor()
+    assert dict(processor.size) == {"height": 384, "width": 384}
+    assert processor.resample == Image.Resampling.BICUBIC
+    assert tuple(processor.image_mean) == MEAN and tuple(processor.image_std) == STD
+
+
+@pytest.mark.parametrize(
+    "kind", ["pil", "array", "channels first", "grey array", "four channels", "tensor", "no resize"]
+)
+def test_values_follow_the_formula(kind: str) -> None:
+    """Without a change of size the result is (v / 255 - mean) / std."""
+    image = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    given = {
+        "pil": Image.fromarray(image),
+        "array": image,
+        "channels first": image.transpose(2, 0, 1),
+        "grey array": image[..., 0],
+        "four channels": np.concatenate([image, image[..., :1]], axis=2),
+        "tensor": torch.from_numpy(image.transpose(2, 0, 1).copy()),
+        "no resize": Image.fromarray(image),
+    }[kind]
+    size, options = (4, {"do_resize": False}) if kind == "no resize" else (8, {})
+    found = AlbefImageProcessor(size=size)(images=given, return_tensors="np", **options)["pixel_values"]
+    if kind == "grey array":
+        image = grey(image[..., 0])
+    expected = ((image / 255 - MEAN) / STD).transpose(2, 0, 1)[None]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rescale_factor": 1 / 127.5},
+        {"do_rescale": False},
+        {"do_normalize": False},
+        {"do_rescale": False, "do_normalize": False},
+        {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.7, 1.1, 3.0]},
+        {"do_center_crop": True, "crop_size": {"height": 4, "width": 3}},
+        {"do_pad": True, "pad_size": {"height": 9, "width": 11}},
+    ],
+)
+@pytest.mark.parametrize("size", [(5, 7), (8, 6)])
+def test_values_are_those_of_the_library_to_the_bit(options: dict[str, object], size: tuple[int, int]) -> None:
+    """The library's arithmetic, step by step, against the table."""
+    processor = AlbefImageProcessor(size={"height": size[0], "width": size[1]}, **options)
+    images = [Image.fromarray(COLORS), Image.fromarray(COLORS[::-1]), Image.fromarray(GREYS)]
+    found = processor(images=images, return_tensors="pt")["pixel_values"]
+    as_list = processor(images=images)["pixel_values"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AlbefImageProcessor, "_preprocess", PilBackend._preprocess)
+        expected = processor(images=images, return_tensors="pt")["pixel_values"]
+    assert found.dtype == expected.dtype and torch.equal(found, expected)
+    assert isinstance(as_list, list) and all(np.array_equal(a, b) for a, b in zip(as_list, expected, strict=True))
+
+
+def test_pictures_of_different_sizes_stay_so() -> None:
+    images = [Image.fromarray(COLORS), Image.fromarray(COLORS[:3])]
+    found = AlbefImageProcessor(do_resize=False)(images=images)["pixel_values"]
+    assert [image.shape for image in found] == [(3, 5, 7), (3, 3, 7)]
+
+
+def test_transparency_is_dropped_not_blended() -> None:
+    clear = Image.fromarray(np.dstack([COLORS, np.zeros_like(GREYS)]))
+    processor = AlbefImageProcessor(do_resize=False)
+    found = processor(images=clear, return_tensors="np")["pixel_values"]
+    assert np.array_equal(found, processor(images=Image.fromarray(COLORS), return_tensors="np")["pixel_values"])
+
+
+def test_lists_of_mixed_sources(tmp_path: Path) -> None:
+    Image.fromarray(COLORS).save(tmp_path / "a.png")
+    sources = [tmp_path / "a.png", {"path": None, "bytes": encoded(Image.fromarray(COLORS))}, Image.fromarray(COLORS)]
+    found = AlbefImageProcessor(size=8)(images=sources, return_tensors="np")["pixel_values"]
+    assert found.shape == (3, 3, 8, 8)
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
+def test_data_urls_are_left_to_the_library() -> None:
+    import base64
+
+    url = "data:image/png;base64," + base64.b64encode(encoded(Image.fromarray(COLORS))).decode()
+    found = AlbefImageProcessor().fetch_images([url])
+    assert np.array_equal(np.asarray(found[0]), COLORS)
+
+
+# ---- saving and Auto classes
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    AlbefImageProcessor(size=64, image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
+    for loaded in (AlbefImageProcessor.from_pretrained(tmp_path), AutoImageProcessor.from_pretrained(tmp_path)):
+        assert type(loaded) is AlbefImageProcessor
+        assert dict(loaded.size) == {"height": 64, "width": 64} and tuple(loaded.image_mean) == (0.1, 0.2, 0.3)
+
+
+def test_auto_class_where_torchvision_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    AlbefImageProcessor().save_pretrained(tmp_path)
+    monkeypatch.setattr(image_processing_auto, "is_torchvision_available", lambda: True)
+    assert type(AutoImageProcessor.from_pretrained(tmp_path)) is AlbefImageProcessor
+
+
+# ---- kinds of images
+
+
+def test_modes_of_eight_bits() -> None:
+    alpha = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
+    bits = GREYS > 127
+    assert np.array_equal(pixels(Image.fromarray(COLORS)), COLORS)
+    assert np.array_equal(pixels(Image.fromarray(GREYS)), grey(GREYS))
+    assert np.array_equal(pixels(Image.fromarray(np.dstack([COLORS, alpha]))), COLORS)
+    assert np.array_equal(pixels(Image.fromarray(np.dstack([GREYS, alpha]), "LA")), grey(GREYS))
+    assert np.array_equal(pixels(Image.fromarray(bits)), grey(np.where(bits, 255, 0)))
+
+
+@pytest.mark.parametrize("transparency", [None, 1, bytes([0, 255, 7])])
+def test_palette(transparency: int | bytes | None) -> None:
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([2, 0, 1])
+    options = {} if transparency is None else {"transparency": transparency}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = pixels({"path": None, "bytes": encoded(image, **options)})
+    assert found.tolist() == [[[70, 80, 90], [10, 20, 30], [40, 50, 60]]]
+
+
+def test_cmyk(tmp_path: Path) -> None:
+    ink = Image.new("CMYK", (4, 4), (255, 0, 0, 0))
+    ink.save(tmp_path / "a.jpg", quality=100)
+    assert np.abs(pixels(tmp_path / "a.jpg").astype(int) - [0, 255, 255]).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled(kind: str) -> None:
+    values = np.array([[0, 257, 32768, 65535]], dtype=np.uint16)
+    data = encoded(Image.fromarray(values), kind)
+    assert pixels({"bytes": data})[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 100, 255]], dtype=np.int32), [0, 100, 255]),
+        (np.array([[0, 257, 65535]], dtype=np.int32), [0, 1, 255]),
+        (np.array([[0, 50_000, 100_000]], dtype=np.int32), [0, 128, 255]),
+        (np.array([[-100, 0, 100]], dtype=np.int32), [0, 128, 255]),
+        (np.array([[7_000_000] * 3], dtype=np.int32), [0, 0, 0]),
+        (np.array([[0.0, 0.2, 1.0]], dtype=np.float32), [0, 51, 255]),
+        (np.array([[0.0, 51.2, 255.0]], dtype=np.float32), [0, 51, 255]),
+        (np.array([[np.nan, np.inf, 1.0]], dtype=np.float32), [0, 0, 255]),
+    ],
+)
+def test_wide_values(values: np.ndarray, expected: list[int]) -> None:
+    assert pixels({"bytes": encoded(Image.fromarray(values), "TIFF")})[0, :, 0].tolist() == expected
+
+
+def test_big_endian_sixteen_bits() -> None:
+    image = Image.frombytes("I;16B", (2, 1), np.array([257, 65535], dtype=">u2").tobytes())
+    assert pixels(image)[0, :, 0].tolist() == [1, 255]
+
+
+def test_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert len(list(ImageSequence.Iterator(Image.open(tmp_path / "a.gif")))) == 2
+    assert pixels(tmp_path / "a.gif")[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(("orientation", "expected"), [(1, COLORS), (3, COLORS[::-1, ::-1]), (6, np.rot90(COLORS, -1))])
+def test_exif_orientation(orientation: int, expected: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(COLORS), exif=exif)
+    assert np.array_equal(pixels({"bytes": data}), expected)
+    assert np.array_equal(pixels(Image.open(io.BytesIO(data))), expected)
+
+
+def test_broken_exif_data_do_not_matter() -> None:
+    data = encoded(Image.new("RGB", (8, 8), "white"), "JPEG", exif=b"Exif\0\0no such header")
+    assert pixels({"bytes": data}).min() == 255
+
+
+def test_arrays() -> None:
+    assert np.array_equal(pixels(GREYS), grey(GREYS))
+    assert np.array_equal(pixels(GREYS[..., None]), grey(GREYS))
+    assert np.array_equal(pixels(COLORS), COLORS)
+    assert np.array_equal(pixels(np.dstack([COLORS, GREYS])), COLORS)
+    for bad in (COLORS.astype(np.float32), COLORS.transpose(2, 0, 1), np.zeros((0, 3, 3), np.uint8)):
+        with pytest.raises(UnreadableImageError, match=r"shape .* give uint8 of shape"):
+            open_image(bad)
+
+
+# ---- bad sources
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("given_as", ["path", "string", "mapping", "bytes"])
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("empty.jpg", b"", r"empty\.jpg' is empty \(0 bytes\): fetch it again"),
+        ("page.jpg", b"<html>404</html>", r"page\.jpg' is no image that Pillow knows: .*fetch it again"),
+        ("cut.png", encoded(Image.open(PHOTO))[:9000], r"cut\.png' is damaged or cut short \(.+\): fetch it again"),
+        ("cut.jpg", encoded(Image.open(PHOTO), "JPEG")[:2000], r"cut\.jpg' is damaged or cut short \(.+\)"),
+    ],
+)
+def test_bad_files(tmp_path: Path, given_as: str, name: str, data: bytes, message: str) -> None:
+    path = write(tmp_path / name, data)
+    source = {
+        "path": path,
+        "string": str(path),
+        "mapping": {"path": str(path), "bytes": None},
+        "bytes": {"path": str(path), "bytes": data},
+    }[given_as]
+    with pytest.raises(UnreadableImageError, match=message) as caught:
+        open_image(source)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UnreadableImageError, match=message):
+        AlbefImageProcessor()(images=[source])
+
+
+def test_what_a_reader_of_pillow_does_not_know(tmp_path: Path) -> None:
+    """Of a DDS file without a pixel format Pillow raises NotImplementedError."""
+    data = b"DDS |\0\0\0" + bytes(4) + (1).to_bytes(4, "little") * 2 + bytes(108)
+    with pytest.raises(NotImplementedError):
+        Image.open(io.BytesIO(data))
+    with pytest.raises(UnreadableImageError, match=r"odd\.dds' is damaged or cut short \(Unknown pixel format"):
+        open_image(write(tmp_path / "odd.dds", data))
+    (problem,) = problems_of_images([{"path": str(tmp_path / "odd.dds"), "bytes": None}], decode=False)
+    assert problem.startswith(f"image '{tmp_path / 'odd.dds'}' cannot be opened (Unknown pixel format")
+
+
+def test_sources_that_are_no_files(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImageError, match=r"no\.jpg' does not exist: check the path"):
+        open_image(tmp_path / "no.jpg")
+    with pytest.raises(UnreadableImageError, match="is a folder: give the path of a file"):
+        open_image(tmp_path)
+    with pytest.raises(UnreadableImageError, match=r"cannot be read .*null byte"):
+        open_image("a\0b")
+    with pytest.raises(UnreadableImageError, match="neither bytes nor a path: leave its row out"):
+        open_image({"path": None, "bytes": None})
+    with pytest.raises(UnreadableImageError, match=r"given as bytes is empty"):
+        open_image({"path": None, "bytes": b""})
+    with pytest.raises(TypeError, match="type int is not understood: give a path"):
+        open_image(3)
+
+
+def test_a_lazily_opened_picture_that_is_cut_short(tmp_path: Path) -> None:
+    whole = encoded(Image.open(PHOTO), "JPEG")
+    lazy = Image.open(write(tmp_path / "cut.jpg", whole[: len(whole) // 2]))
+    with lazy, pytest.raises(UnreadableImageError, match=r"cut\.jpg' is damaged"):
+        AlbefImageProcessor()(images=lazy)
+
+
+def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "big.png", encoded(Image.new("L", (60, 40))))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UnreadableImageError, match=r"big\.png' has more than 2,000 pixels, .*make it smaller"):
+        open_image(path)
+
+
+def test_any_cut_gives_a_picture_or_the_one_error() -> None:
+    """Whatever the decoder says of damaged data, callers see one class of error."""
+    small = Image.open(PHOTO).convert("RGB").resize((24, 20))
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA"):
+        data = bytearray(encoded(small, kind))
+        for _ in range(60):
+            broken = data[: RNG.integers(1, len(data))] if RNG.random() < 0.5 else bytearray(data)
+            broken[RNG.integers(len(broken))] = RNG.integers(256)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    assert open_image({"bytes": bytes(broken)}).mode == "RGB"
+            except UnreadableImageError:
+                pass
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_the_picture_is_not_the_one_that_was_given() -> None:
+    given = Image.fromarray(COLORS)
+    open_image(given).paste((0, 0, 0), (0, 0, 7, 5))
+    assert np.array_equal(np.asarray(given), COLORS)
+
+
+def test_a_smaller_size_is_asked_of_jpeg_files_alone() -> None:
+    photo, asked = Image.fromarray(COLORS).resize((160, 120)), []
+
+    def least_size(width: int, height: int) -> tuple[int, int]:
+        asked.append((width, height))
+        return width // 2, height // 2
+
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by 90 degrees
+    assert open_image({"bytes": encoded(photo, "JPEG")}, least_size).size == (80, 60)
+    assert open_image({"bytes": encoded(photo, "JPEG", exif=exif)}, least_size).size == (60, 80)
+    assert open_image({"bytes": encoded(photo.convert("L"), "JPEG")}, least_size).mode == "RGB"
+    assert open_image({"bytes": encoded(photo)}, least_size).size == (160, 120)
+    assert open_image(photo, least_size).size == (160, 120)
+    assert asked == [(160, 120)] * 4
+
+
+def test_nothing_stays_open_or_changed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.png", encoded(Image.fromarray(COLORS)))
+    before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+    for bad in (False, True):
+        if bad:
+            path.write_bytes(path.read_bytes()[:60])
+            with pytest.raises(UnreadableImageError):
+                open_image(path)
+        else:
+            open_image(path)
+        opened = [link.readlink() for link in Path("/proc/self/fd").glob("*") if link.is_symlink()]
+        assert path not in opened
+    assert (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS) == before
