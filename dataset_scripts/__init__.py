@@ -29,7 +29,7 @@ from .file_builder import DROPPED, FileBuilder
 from .flickr30k import Flickr30k
 from .image_checks import check_images, good_images, image_problems
 from .own_data import OwnData
-from .problems import AnnotationError
+from .problems import AnnotationError, DataError
 from .shapes import Shapes, ShapesConfig
 from .training_rows import CaptionRows, one_caption_a_row, process_share, stream_captions
 from .visual_genome import VisualGenome
@@ -41,6 +41,7 @@ __all__ = [
     "AnnotationError",
     "CaptionRows",
     "CocoRetrieval",
+    "DataError",
     "EasyVQA",
     "FileBuilder",
     "Flickr30k",

@@ -10,7 +10,7 @@ from transformers.models.auto import (
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .answer_tree_albef import AnswerTree, RankedAnswers
-from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefTextDecoderConfig, AlbefVisionConfig
+from .configuration_albef import AlbefConfig, AlbefError, AlbefTextConfig, AlbefTextDecoderConfig, AlbefVisionConfig
 from .modeling_albef import (
     AlbefForImageTextRetrieval,
     AlbefImageTextRetrievalOutput,
@@ -49,6 +49,7 @@ for _task, (_pipeline, _name) in PIPELINES.items():
 
 __all__ = [
     "AlbefConfig",
+    "AlbefError",
     "AlbefForImageTextRetrieval",
     "AlbefForPreTraining",
     "AlbefForQuestionAnswering",

@@ -4,7 +4,7 @@ from transformers import AutoImageProcessor, AutoProcessor, PreTrainedConfig
 
 from .augmentation import AugmentedDataset, RandomAugment, TrainingAugmentation, random_resized_crop
 from .collators import ImageCollator, RetrievalCollator, VQACollator
-from .image_processing_albef import AlbefImageProcessor, UnreadableImageError, open_image
+from .image_processing_albef import AlbefImageProcessor, ProcessingError, UnreadableImageError, open_image
 from .processing_albef import AlbefProcessor, build_tokenizer, clean_caption, clean_question, load_tokenizer
 from .streaming import AugmentedStream
 
@@ -28,6 +28,7 @@ __all__ = [
     "AugmentedDataset",
     "AugmentedStream",
     "ImageCollator",
+    "ProcessingError",
     "RandomAugment",
     "RetrievalCollator",
     "TrainingAugmentation",

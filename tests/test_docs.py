@@ -36,18 +36,16 @@ from small_models import save_retrieval, save_vqa
 from transformers import HfArgumentParser
 
 import run_retrieval
-import run_vqa
 from dataset_scripts import __main__ as dataset_script_commands
 from modeling_albef.training import RetrievalTrainingArguments, VQATrainingArguments
-from modeling_albef.training.application.launch import parse_arguments
-from modeling_albef.training.application.run import ModelArguments
+from modeling_albef.training.application import DataArguments, ModelArguments, VQADataArguments, parse_arguments
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 COMMENT = re.compile(r"<!-- (file|not run): ([^<>]+) -->\n$")
 OPTION = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
 SCRIPTS: dict[str, tuple[Any, ...]] = {
-    "run_retrieval.py": (ModelArguments, run_retrieval.DataArguments, RetrievalTrainingArguments),
-    "run_vqa.py": (ModelArguments, run_vqa.DataArguments, VQATrainingArguments),
+    "run_retrieval.py": (ModelArguments, DataArguments, RetrievalTrainingArguments),
+    "run_vqa.py": (ModelArguments, VQADataArguments, VQATrainingArguments),
 }
 MODULES = (  # that are run with `python -m`, beside `dataset_scripts`
     *("dataset_scripts.answer_list", "modeling_albef.convert_albef_to_hf", "modeling_albef.export_albef_to_onnx"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sized
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from ..modeling_albef import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
 from .arguments import RetrievalTrainingArguments
@@ -13,6 +17,8 @@ from .callbacks import TemperatureCallback
 from .evaluation.retrieval import RetrievalEvaluator, RetrievalResult
 from .momentum import FeatureQueue
 from .trainer import AlbefTrainer
+
+logger = logging.get_logger(__name__)
 
 
 class RetrievalTrainer(AlbefTrainer):
@@ -26,6 +32,12 @@ class RetrievalTrainer(AlbefTrainer):
 
     def __init__(self, model: PreTrainedModel, args: RetrievalTrainingArguments, **kwargs: Any) -> None:
         super().__init__(model, args, **kwargs)
+        captions = len(self.train_dataset) if isinstance(self.train_dataset, Sized) else None
+        if captions is not None and args.queue_size > captions:
+            logger.warning(
+                f"queue_size is {args.queue_size}, but there are {captions} training captions: lower it, or the queue "
+                "holds them several times."
+            )
         self.queue = FeatureQueue(args.queue_size, model.config.projection_dim, seed=args.seed).to(args.device)
         # Differs from ALBEF, which clamps the temperature in pre-training only.
         self.add_callback(TemperatureCallback(self.model.albef.temperature, args.min_temperature, args.max_temperature))
@@ -74,6 +86,22 @@ class RetrievalTrainer(AlbefTrainer):
             accelerator=self.accelerator,
         )
         return evaluator(dataset)
+
+    def write_predictions(self, dataset: Any, result: RetrievalResult, folder: Path) -> dict[str, Path]:
+        """Write the ten best candidates of every query; images that are not files go by their row.
+
+        Args:
+            dataset: Rows whose `image` is not decoded.
+            result: What `evaluate_dataset` returned for them.
+            folder: Where `predictions.json` goes.
+
+        Returns:
+            The file, by what it holds.
+        """
+        names = [image["path"] or str(row) for row, image in enumerate(dataset["image"])]
+        path = folder / "predictions.json"
+        path.write_text(json.dumps(result.top_predictions(names), indent=1), encoding="utf-8")
+        return {"predictions": path}
 
     def save_teacher(self, checkpoint: str) -> None:
         """Writes the teacher and the queue."""

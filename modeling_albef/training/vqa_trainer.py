@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,3 +79,21 @@ class VQATrainer(AlbefTrainer):
             accelerator=self.accelerator,
         )
         return evaluator(dataset)
+
+    def write_predictions(self, dataset: Any, result: VQAResult, folder: Path) -> dict[str, Path]:
+        """Write the answers in the VQA server's format and, where types are known, the accuracy of each.
+
+        Args:
+            dataset: Not used here.
+            result: What `evaluate_dataset` returned for it.
+            folder: Where `vqa_result.json` and `question_types.json` go.
+
+        Returns:
+            The files, by what they hold.
+        """
+        written = {"predictions": folder / "vqa_result.json"}
+        written["predictions"].write_text(json.dumps(result.answers), encoding="utf-8")
+        if result.by_question_type:
+            written["accuracy by question type"] = path = folder / "question_types.json"
+            path.write_text(json.dumps(result.by_question_type, indent=1), encoding="utf-8")
+        return written

@@ -15,7 +15,7 @@ from dataset_scripts import load_dataset_script
 from dataset_scripts.annotation_files import SourceRow
 from dataset_scripts.annotations import with_bar
 from modeling_albef.training import RetrievalTrainingArguments
-from modeling_albef.training.application.run import progress
+from modeling_albef.training.application.data import progress
 
 
 class Terminal(io.StringIO):

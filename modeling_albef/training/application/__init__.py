@@ -1,1 +1,30 @@
-"""What the run scripts share: arguments, data, processor, model, and the run itself."""
+"""What the run scripts share: arguments, data, processor, model, the record of a run, and how it ends."""
+
+from .answers import check_answer_lengths, load_candidates, question_only_metrics
+from .data import load_splits, training_rows
+from .errors import exit_without_traceback
+from .model import load_model, load_saved_queue
+from .parsing import parse_arguments
+from .processor import load_processor, training_texts
+from .record import RunRecord
+from .settings import DataArguments, ModelArguments, VQADataArguments
+from .start import prepare_run
+
+__all__ = [
+    "DataArguments",
+    "ModelArguments",
+    "RunRecord",
+    "VQADataArguments",
+    "check_answer_lengths",
+    "exit_without_traceback",
+    "load_candidates",
+    "load_model",
+    "load_processor",
+    "load_saved_queue",
+    "load_splits",
+    "parse_arguments",
+    "prepare_run",
+    "question_only_metrics",
+    "training_rows",
+    "training_texts",
+]

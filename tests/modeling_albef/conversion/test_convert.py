@@ -25,7 +25,7 @@ from modeling_albef import AlbefForImageTextRetrieval, AlbefForPreTraining, Albe
 from modeling_albef.conversion.checkpoint_names import convert_name
 from modeling_albef.conversion.convert_albef_to_hf import main
 from modeling_albef.training import FeatureQueue, MomentumTeacher, update_momentum
-from modeling_albef.training.application.run import ModelArguments, fill_queue, load_model
+from modeling_albef.training.application import ModelArguments, load_model, load_saved_queue
 from processing import AlbefProcessor
 
 ROOT = Path(__file__).parents[3]
@@ -340,19 +340,19 @@ def test_a_run_starts_from_teacher_and_queue(tmp_path: Path, vocabulary: Path) -
     _, teacher = load_model(AlbefForImageTextRetrieval, model_args, AlbefProcessor.from_pretrained(folder).tokenizer)
     assert torch.equal(teacher.albef.vision_proj.weight, weights["vision_proj_m.weight"])
     queue = FeatureQueue(12, 8)
-    fill_queue(queue, model_args)
+    load_saved_queue(queue, model_args)
     pointer = int(weights["queue_ptr"])
     oldest_first = torch.cat([weights["image_queue"][:, pointer:], weights["image_queue"][:, :pointer]], dim=1)
     assert torch.equal(queue.image_embeds.T, oldest_first)
     assert queue.image_ids.tolist() == [-100] * 12 and queue.pointer == 0
     smaller, larger = FeatureQueue(5, 8), FeatureQueue(14, 8)
     for other in (smaller, larger):
-        fill_queue(other, model_args)
+        load_saved_queue(other, model_args)
     assert torch.equal(smaller.image_embeds[smaller.pointer - 1], oldest_first[:, -1])  # the newest
     assert {tuple(row) for row in smaller.image_embeds.tolist()} == {tuple(row) for row in oldest_first.T[-5:].tolist()}
     assert torch.equal(larger.image_embeds[:12].T, oldest_first) and larger.pointer == 12
     fresh = FeatureQueue(12, 8)
-    fill_queue(fresh, ModelArguments(model_config={"projection_dim": 8}))
+    load_saved_queue(fresh, ModelArguments(model_config={"projection_dim": 8}))
     assert torch.equal(fresh.image_embeds, FeatureQueue(12, 8).image_embeds)
 
 
@@ -430,7 +430,7 @@ import shutil, sys
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.convert_albef_to_hf import main
 from modeling_albef.training import FeatureQueue
-from modeling_albef.training.application.run import ModelArguments, fill_queue, load_model
+from modeling_albef.training.application import ModelArguments, load_model, load_saved_queue
 from processing import AlbefProcessor
 
 folder = sys.argv[sys.argv.index("--output_dir") + 1]
@@ -444,7 +444,7 @@ main(sys.argv[1:])
 model_args, queue = ModelArguments("someone/albef"), FeatureQueue(12, 8)
 tokenizer = AlbefProcessor.from_pretrained("someone/albef").tokenizer
 _, teacher = load_model(AlbefForImageTextRetrieval, model_args, tokenizer)
-fill_queue(queue, model_args)
+load_saved_queue(queue, model_args)
 print("pulled", teacher.albef.vision_proj.weight.sum().item(), queue.image_embeds.sum().item())
 """
 

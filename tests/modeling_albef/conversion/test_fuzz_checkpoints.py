@@ -23,12 +23,11 @@ from fuzz_cases import COUNTS, VALUES, damaged, fuzz, mostly
 from safetensors.torch import save
 from transformers.utils import logging
 
-from modeling_albef import AlbefConfig, AlbefForImageTextRetrieval, AlbefForQuestionAnswering
+from modeling_albef import AlbefConfig, AlbefError, AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from modeling_albef.conversion.checkpoint_names import OWN, ConvertedCheckpoint, restore_state_dict
 from modeling_albef.conversion.convert_albef_to_hf import main
 from modeling_albef.training import FeatureQueue, MomentumTeacher, last_checkpoint
-from modeling_albef.training.application.launch import LaunchError
-from modeling_albef.training.application.run import ModelArguments, fill_queue, load_model
+from modeling_albef.training.application import ModelArguments, load_model, load_saved_queue
 from processing import build_tokenizer
 
 TOWER = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -358,8 +357,8 @@ def check_training(source: Path) -> None:
     arguments = ModelArguments(model_name_or_path=str(checkpoint))
     try:
         model, _ = load_model(AlbefForImageTextRetrieval, arguments, vocabulary())
-        fill_queue(queue, arguments)
-    except (LaunchError, ValueError, OSError, TypeError) as error:
+        load_saved_queue(queue, arguments)
+    except (AlbefError, ValueError, OSError, TypeError) as error:
         assert_sentence(str(error), checkpoint)
         return
     assert isinstance(model, AlbefForImageTextRetrieval)

@@ -25,12 +25,12 @@ import run_retrieval
 import run_vqa
 from modeling_albef import AlbefConfig
 from modeling_albef.training import RetrievalTrainingArguments, VQATrainingArguments
-from modeling_albef.training.application import run as steps
+from modeling_albef.training.application import DataArguments, ModelArguments, VQADataArguments
 from processing import build_tokenizer
 
 SCRIPTS: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "retrieval": (run_retrieval, (steps.ModelArguments, run_retrieval.DataArguments, RetrievalTrainingArguments)),
-    "vqa": (run_vqa, (steps.ModelArguments, run_vqa.DataArguments, VQATrainingArguments)),
+    "retrieval": (run_retrieval, (ModelArguments, DataArguments, RetrievalTrainingArguments)),
+    "vqa": (run_vqa, (ModelArguments, VQADataArguments, VQATrainingArguments)),
 }
 LIBRARY = {field.name for field in dataclasses.fields(TrainingArguments)}
 FIELDS = {

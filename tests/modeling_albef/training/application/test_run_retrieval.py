@@ -31,9 +31,9 @@ from safetensors.torch import load_file
 from small_models import save_vqa
 
 from benchmarks.soak import free_port
-from modeling_albef.training.application.launch import as_mapping, parse_arguments
-from modeling_albef.training.application.run import ModelArguments
-from run_retrieval import DataArguments, RetrievalTrainingArguments, main
+from modeling_albef.training import RetrievalTrainingArguments
+from modeling_albef.training.application import DataArguments, ModelArguments, parse_arguments
+from run_retrieval import main
 
 SCRIPT = "run_retrieval.py"
 
@@ -174,8 +174,8 @@ def test_bad_files_are_named_before_training(tmp_path: Path) -> None:
         ({"momentum": 2.0}, [], "momentum is 2.0, but must lie between 0 and 1"),
         ({}, ["--resume_from_checkpoint", "nowhere"], "nowhere is not a checkpoint"),
         ({"metric_for_best_model": "accuracy"}, [], "metric_for_best_model is 'accuracy', but must be one of txt_r1"),
-        ({"k_test": 5.5}, [], "k_test: 5.5, but the field takes a whole number"),
-        ({"train_files": 3, "dataset": None}, [], "train_files: 3, but the field takes text"),
+        ({"k_test": 5.5}, [], "argument --k_test/--k-test: invalid int value: '5.5'"),
+        ({"train_files": {"a": 3}, "dataset": None}, [], "train_files: {'a': 3}, but the field takes one value"),
         ({"per_device_eval_batch_size": 0}, [], "per_device_eval_batch_size is 0, but must be at least 1"),
         ({"per_device_train_batch_size": 90}, [], "has 80 rows, fewer than the 90 of one step"),
         ({"dataset": "coco"}, [], "No data set is called 'coco'"),
@@ -185,19 +185,19 @@ def test_bad_files_are_named_before_training(tmp_path: Path) -> None:
         ({"image_size": 33}, [], "image_size is 33, but must be a multiple of patch_size (8)"),
         ({"model_config": {"vision_config": {"patch_size": 0}}}, [], "patch_size 0, but both must be at least 1"),
         ({"tokenizer": "/nowhere/tokenizer"}, [], "/nowhere/tokenizer"),
-        ({"learning_rate": ".nan"}, ["--learning_rate", "nan"], "learning_rate is nan, but must be a finite number"),
+        ({"learning_rate": float("nan")}, [], "learning_rate is nan, but must be a finite number"),
         ({"seed": -1}, [], "seed is -1, but must lie between 0 and 2**32 - 1"),
         ({"max_words": 0}, [], "max_words is 0, but must be at least 1"),
         ({"image_size": -8}, [], "image_size is -8, but must be at least 1"),
         ({"queue_size": 10**40}, [], "but must lie between 0 and 16777216"),
-        ({"log_level": "loud"}, [], "log_level is 'loud', but must be one of"),
+        ({"log_level": "loud"}, [], "argument --log_level/--log-level: invalid choice: 'loud'"),
         ({}, ["--output_dir", ""], "output_dir is '', but must be the path of a folder"),
         ({"output_dir": "a\0b"}, [], "but must be the path of a folder"),
         ({"output_dir": "x" * 300}, [], "output_dir is 'xxx"),
-        ({"distill": 5}, [], "distill: 5, but the field takes true or false"),
-        ({"tokenizer": {"a": 1}}, [], "tokenizer: {'a': 1}, but the field takes text"),
+        ({"distill": 5}, [], "argument --distill: Truthy value expected: got 5"),
+        ({"tokenizer": {"a": 1}}, [], "tokenizer: {'a': 1}, but the field takes one value"),
         ({"eval_strategy": "sometimes"}, [], "refused (eval_strategy): sometimes is not a valid"),
-        ({"logging_strategy": ""}, [], "refused (logging_strategy):  is not a valid"),
+        ({"logging_strategy": ""}, [], "argument --logging_strategy/--logging-strategy: invalid choice: ''"),
         ({"accelerator_config": "none.json"}, [], "refused (accelerator_config): "),
         ({"tokenizer": "a\udfffb"}, [], "tokenizer is 'a\\udfffb', half of a surrogate pair"),
         ({"train_files": ["a.json", "\ud800"]}, [], "train_files is '\\ud800', half of a surrogate pair"),
@@ -276,7 +276,46 @@ def test_settings_that_show_late_end_in_a_sentence(finished: tuple[Path, str], t
     assert "There was nothing to do: give --do_train true" in done.stderr
     text = "dataset_config is neither JSON nor YAML of a mapping"
     assert text in refused(main, [config, "--dataset_config", "{image_size"])
-    assert as_mapping("{image_root: photos}", "dataset_config") == {"image_root": "photos"}
+
+
+CLASSES = (ModelArguments, DataArguments, RetrievalTrainingArguments)
+
+
+def test_mappings_are_changed_in_part(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
+    given = yaml.safe_load(Path(config).read_text())
+    for words in (
+        ["--model_config.vision_config.hidden_size", "64"],
+        ["--model_config.vision_config.hidden_size=64"],
+        ["--model_config", "{vision_config: {hidden_size: 64}}"],
+        ['--model_config={"vision_config": {"hidden_size": 64}}'],
+    ):
+        model_args, data_args, _ = parse_arguments(CLASSES, [config, *words])
+        expected = {**given["model_config"], "vision_config": {**given["model_config"]["vision_config"]}}
+        expected["vision_config"]["hidden_size"] = 64
+        assert model_args.model_config == expected and data_args.dataset_config == given["dataset_config"]
+    several = ["--model_config.vision_config.layer_norm_eps", "1e-5", "--dataset_config.num_train=7"]
+    model_args, data_args, _ = parse_arguments(CLASSES, [config, *several])
+    assert model_args.model_config["vision_config"]["layer_norm_eps"] == 1e-5
+    assert data_args.dataset_config == {**given["dataset_config"], "num_train": 7}
+    message = refused(main, [config, "--model_config.vision_config.hiden_size", "64"])
+    assert "Model_config.vision_config has the field 'hiden_size', which is not known. Did you mean" in message
+
+
+def test_a_start_without_words_shows_a_command() -> None:
+    done = run(SCRIPT, [], check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "accelerate launch run_retrieval.py configs/demo_retrieval.yaml --use_cpu" in done.stderr
+
+
+def test_help_shows_our_fields_first() -> None:
+    lines = run(SCRIPT, ["--help"]).stdout.splitlines()
+    titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert titles == ["model:", "data:", "training:", "transformers.TrainingArguments:"]
+    text = "\n".join(lines[lines.index("model:") :])
+    names = ["--model_name_or_path", "--dataset ", "--queue_size ", "--momentum ", "--adam_beta1"]
+    rows = [text.index(f"\n  {name}") for name in names]
+    assert rows[:2] == sorted(rows[:2]) and max(rows[:2]) < min(rows[2:4]) and max(rows[2:4]) < rows[4]
 
 
 def test_the_command_line_displaces_what_cannot_stand_beside_it(

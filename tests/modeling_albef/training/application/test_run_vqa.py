@@ -14,13 +14,13 @@ from PIL import Image
 from run_cases import ROOT, refused, run, two_processes, write_config
 from safetensors.torch import load_file
 
-from modeling_albef import AlbefForImageTextRetrieval
+from modeling_albef import AlbefError, AlbefForImageTextRetrieval
 from modeling_albef.training import VQATrainingArguments
-from modeling_albef.training.application.launch import parse_arguments
-from modeling_albef.training.application.run import ModelArguments
+from modeling_albef.training.application import ModelArguments, VQADataArguments, load_candidates, parse_arguments
+from modeling_albef.training.application.data import without_unknown_types
 from modeling_albef.training.evaluation.vqa import check_answers
 from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer
-from run_vqa import DataArguments, known_columns, load_answers, main
+from run_vqa import main
 
 SCRIPT = "run_vqa.py"
 
@@ -141,9 +141,9 @@ def test_evaluation_alone_takes_the_answers_of_the_model(tmp_path: Path) -> None
     from small_models import ANSWERS, save_vqa
 
     save_vqa(tmp_path / "model")
-    assert load_answers(DataArguments(dataset="shapes"), {}, str(tmp_path / "model")) == ANSWERS
-    with pytest.raises(SystemExit, match="Candidate answers are needed"):
-        load_answers(DataArguments(dataset="shapes"), {})
+    assert load_candidates(VQADataArguments(dataset="shapes"), {}, str(tmp_path / "model")) == ANSWERS
+    with pytest.raises(AlbefError, match="Candidate answers are needed"):
+        load_candidates(VQADataArguments(dataset="shapes"), {})
 
 
 def test_an_answer_that_is_too_long_is_told_before_training(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_candidates_that_cannot_be_ranked(answers: list[str], message: str) -> N
 
 def test_recipe_is_the_published_one(tmp_path: Path) -> None:
     words = [str(ROOT / "configs/vqa.yaml"), "--use_cpu", "--output_dir", str(tmp_path), "--model_name_or_path", "x"]
-    _, data_args, args = parse_arguments((ModelArguments, DataArguments, VQATrainingArguments), words)
+    _, data_args, args = parse_arguments((ModelArguments, VQADataArguments, VQATrainingArguments), words)
     published = VQATrainingArguments(output_dir=str(tmp_path), use_cpu=True, eval_strategy="no")
     for name in ("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "num_train_epochs"):
         assert getattr(args, name) == getattr(published, name)
@@ -194,5 +194,5 @@ def test_types_of_questions_are_used_where_all_are_known(tmp_path: Path) -> None
         write_vqa_images(tmp_path / name)
         write(tmp_path / name)
         rows = load_dataset_script("vqa_v2", data_dir=tmp_path / name, cache_dir=tmp_path / "cache", split="train")
-        columns = known_columns(rows).column_names
+        columns = without_unknown_types(rows).column_names
         assert ("question_type" in columns, "answer_type" in columns) == (name == "official", name == "official")

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.training import FeatureQueue, MomentumTeacher, MomentumTeacherCallback, last_checkpoint
-from modeling_albef.training.application.launch import end_in_a_sentence
+from modeling_albef.training.application import exit_without_traceback
 from modeling_albef.training.callbacks import LossNotFiniteError, TrainingInterruptedError
 
 
@@ -204,8 +204,12 @@ def test_bfloat16_is_not_emulated_on_a_cpu(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_ctrl_c_ends_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught, end_in_a_sentence():
+    @exit_without_traceback
+    def main() -> None:
         os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(SystemExit) as caught:
+        main()
     assert caught.value.code == 130
     assert capsys.readouterr().err == (
         "Interrupted. What was saved is whole: --resume_from_checkpoint last goes on from it.\n"

@@ -1,0 +1,72 @@
+"""The answers of visual question answering: the candidates, their lengths, and what questions alone give away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datasets import Dataset
+
+from dataset_scripts import load_answer_list
+
+from ...configuration_albef import AlbefConfig
+from ..evaluation.vqa import question_only_accuracy
+from .data import progress
+from .settings import VQADataArguments
+from .start import StartError
+
+
+def load_candidates(data_args: VQADataArguments, splits: dict[str, Any], model_name: str | None = None) -> list[str]:
+    """Return the candidate answers: the listed ones, the training data's, or those that the model was trained with.
+
+    Raises:
+        StartError: There are none.
+    """
+    if data_args.answer_list:
+        return load_answer_list(data_args.answer_list)
+    if "train" not in splits and model_name is not None:
+        decoder_config = AlbefConfig.from_pretrained(model_name).decoder_config
+        if decoder_config is not None and decoder_config.answer_list:
+            return decoder_config.answer_list
+    if not isinstance(splits.get("train"), Dataset):
+        raise StartError(
+            "Candidate answers are needed: give --answer_list, or training data, not streamed, to take them from."
+        )
+    return sorted(_answers(splits["train"]))
+
+
+def check_answer_lengths(
+    candidates: list[str], data_args: VQADataArguments, splits: dict[str, Any], processor: Any, limit: int
+) -> None:
+    """Refuse answers, candidates or of the training data, that are longer than the decoder reads.
+
+    Args:
+        candidates: The candidate answers; without a list of them, those are the training data's.
+        data_args: Whether there is a list.
+        splits: The data.
+        processor: Encodes answers.
+        limit: Tokens that the decoder reads.
+
+    Raises:
+        StartError: An answer is too long.
+    """
+    rows = splits.get("train") if data_args.answer_list else None
+    answers = sorted({*candidates, *(_answers(rows) if isinstance(rows, Dataset) else ())})
+    encoded = processor.encode_answers(answers, padding=False, return_tensors=None)["input_ids"] if answers else []
+    for answer, ids in zip(answers, encoded, strict=True):
+        if len(ids) > limit:
+            raise StartError(
+                f"The answer {answer[:60]!r} .. has {len(ids)} tokens, but the model's decoder reads at most "
+                f"{limit}: shorten it, or leave its row out."
+            )
+
+
+def _answers(rows: Dataset) -> set[str]:
+    return {answer for row in progress(rows["answers"], "Collecting answers") for answer in row}
+
+
+def question_only_metrics(splits: dict[str, Any]) -> dict[str, float]:
+    """Return the accuracy on the test that questions alone give; nothing where it or the training has no answers."""
+    train, test = splits.get("train"), splits["test"]
+    if not isinstance(train, Dataset) or not all(test["answers"]):
+        return {}
+    return {"question_only_accuracy": question_only_accuracy(train, test)}

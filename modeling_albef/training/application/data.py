@@ -1,0 +1,104 @@
+"""The data of a run: its splits, checked, and the rows that it trains on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset, Image, IterableDataset
+from tqdm.auto import tqdm
+from transformers.trainer_utils import IntervalStrategy
+
+from dataset_scripts import CaptionRows, good_images, load_dataset_script, process_share, stream_captions
+from processing import AugmentedDataset, AugmentedStream, TrainingAugmentation
+
+from ..arguments import AlbefTrainingArguments
+from .settings import SPLITS, DataArguments
+from .start import StartError
+
+OPTIONAL_COLUMNS = ("question_type", "answer_type")
+
+
+def load_splits(data_args: DataArguments, args: AlbefTrainingArguments, task: str) -> dict[str, Any]:
+    """Load and check the splits that a run needs; the first process prepares them for all.
+
+    Args:
+        data_args: Which data.
+        args: What is done with it.
+        task: Configuration of the builders: "retrieval" (a row an image with all its captions) or "vqa" (a row a
+            question).
+
+    Returns:
+        A data set for each split, with undecoded images; of a stream, an iterable one.
+
+    Raises:
+        StartError: There is no data for a split.
+        DataError: Annotations or images cannot be used.
+    """
+    wanted = {
+        "train": args.do_train,
+        "validation": args.do_eval or args.eval_strategy != IntervalStrategy.NO,
+        "test": args.do_predict,
+    }
+    with args.main_process_first(desc="preparing the data"):
+        return {split: _load_split(split, data_args, args, task) for split in SPLITS if wanted[split]}
+
+
+def _load_split(split: str, data_args: DataArguments, args: AlbefTrainingArguments, task: str) -> Any:
+    fields: dict[str, Any] = {"config_name": task, "split": split, **data_args.builder_fields()}
+    is_stream = data_args.streaming and split == "train"
+    if is_stream:
+        parts = args.world_size * max(1, args.dataloader_num_workers)  # a part for every process's every worker
+        fields |= {"streaming": True, "num_proc": parts}
+    if data_args.dataset is None:
+        files = getattr(data_args, f"{split}_files")
+        if not files:
+            without = "--eval_strategy no --do_eval false" if split == "validation" else f"--do_{split} false"
+            without = "--do_predict false" if split == "test" else without
+            raise StartError(f"There is no {split} data: give {split}_files, or leave the {split} out with {without}.")
+        fields[f"{split}_files"] = files
+    dataset = load_dataset_script(data_args.dataset or "own_data", **fields)
+    if isinstance(dataset, IterableDataset):
+        dataset = dataset if data_args.max_rows is None else dataset.take(data_args.max_rows)
+        return dataset.cast_column("image", Image(decode=False))
+    if data_args.max_rows is not None:
+        dataset = dataset.select(range(min(data_args.max_rows, len(dataset))))
+    if data_args.check_image_files and (args.process_index == 0 or data_args.drop_bad_rows):
+        decode = split != "train"  # a bad one there would cost a finished epoch
+        kept = good_images(dataset, decode, max_pixels=data_args.max_image_pixels, drop=data_args.drop_bad_rows)
+        dataset = kept if data_args.drop_bad_rows else dataset
+    return without_unknown_types(dataset.cast_column("image", Image(decode=False)))
+
+
+def without_unknown_types(dataset: Dataset) -> Dataset:
+    """Return the data set without the types of questions and answers where not all rows have them."""
+    columns = [name for name in OPTIONAL_COLUMNS if name in dataset.column_names]
+    return dataset.remove_columns([name for name in columns if dataset.data.column(name).null_count])
+
+
+def training_rows(
+    rows: Any, data_args: DataArguments, args: AlbefTrainingArguments, image_size: int
+) -> AugmentedDataset | AugmentedStream | None:
+    """Return the rows that a trainer trains on: a caption or a question each, its image opened and augmented.
+
+    Args:
+        rows: The training split, or None.
+        data_args: Augmentation, streaming, and what happens to images that cannot be read.
+        args: Seed and processes.
+        image_size: Side of the model's images, pixels.
+    """
+    if rows is None:
+        return None
+    augmentation = None
+    if data_args.augmentation:
+        augmentation = TrainingAugmentation(image_size, scaled_decoding=data_args.scaled_decoding)
+    has_captions = "caption" in rows.features
+    if isinstance(rows, IterableDataset):
+        stream = process_share(stream_captions(rows) if has_captions else rows, args, data_args.shuffle_buffer)
+        return AugmentedStream(stream, augmentation, args.seed, args.process_index, data_args.bad_images)
+    return AugmentedDataset(CaptionRows(rows) if has_captions else rows, augmentation, args.seed, data_args.bad_images)
+
+
+def progress(items: Any, description: str) -> Any:
+    """Return the same items; with a bar on the first process, where there is a terminal."""
+    return tqdm(items, description, leave=False, disable=None if PartialState().is_main_process else True)

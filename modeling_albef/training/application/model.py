@@ -1,0 +1,177 @@
+"""The model of a run, with its teacher and queue where they were saved beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers.utils import cached_file, logging
+
+from ...configuration_albef import AlbefConfig, AlbefError
+from ...conversion.checkpoint_reading import read_queue
+from ..lora import add_lora
+from ..momentum import QUEUE_FILE, TEACHER_FOLDER, FeatureQueue
+from .parsing import check_known, shown
+from .settings import ModelArguments
+
+logger = logging.get_logger(__name__)
+
+
+class ModelError(AlbefError):
+    """A model that cannot be loaded or made."""
+
+
+def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, needs_head: bool = False) -> Any:
+    """Load or make the model, and load its teacher where one was saved beside it; both get the asked adapters.
+
+    Args:
+        model_class: A model class with a head.
+        model_args: Which model.
+        tokenizer: Its tokenizer; a model from scratch takes its vocabulary from it.
+        needs_head: Whether to refuse a model that was not trained for this task.
+
+    Returns:
+        The model, and its teacher or None.
+
+    Raises:
+        ModelError: The weights are damaged or of another form, or the configuration is refused.
+    """
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # the library's own, of weights that are read and written
+    # whatever the file holds: in half precision the steps of fine-tuning would be lost to rounding
+    options = {"attn_implementation": model_args.attn_implementation, "dtype": torch.float32}
+    teacher = None
+    if model_args.model_name_or_path is None:
+        model = _make_model(model_class, model_args, tokenizer, options)
+    else:
+        model, teacher = _load_models(model_class, model_args, tokenizer, options)
+    if needs_head:
+        model.check_head()
+    decoder_config = model.config.decoder_config
+    if decoder_config is not None:
+        decoder_config.bos_token_id, decoder_config.eos_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
+    if model_args.lora_rank:
+        if model_args.model_name_or_path is None:
+            logger.warning("lora_rank adapts a model from scratch, whose random weights stay: give model_name_or_path.")
+        with _memory_for(f"lora_rank {model_args.lora_rank}"):
+            for one in filter(None, (model, teacher)):
+                add_lora(one, model_args.lora_rank, model_args.lora_alpha, model_args.lora_targets)
+    return model, teacher
+
+
+def _make_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, options: dict[str, Any]) -> Any:
+    """Make a model from scratch."""
+    fields: Any = model_args.model_config
+    _check_config_fields(fields, AlbefConfig, "model_config")
+    if model_args.image_size is not None:
+        fields = {
+            **fields,
+            "vision_config": {**(fields.get("vision_config") or {}), "image_size": model_args.image_size},
+        }
+    try:
+        config = AlbefConfig(**fields)
+    except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+        raise ModelError(f"model_config is refused: {' '.join(str(error).split())}") from error
+    for part in filter(None, (config.text_config, config.decoder_config)):
+        part.vocab_size, part.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    with _memory_for("model_config"):
+        return _with_attention(lambda: model_class._from_config(config, **options))
+
+
+def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any, options: dict[str, Any]) -> Any:
+    """Load a model and the teacher beside it."""
+    name = model_args.model_name_or_path
+    options |= {"image_size": model_args.image_size, "output_loading_info": True}
+    model, _ = _from_pretrained(model_class, name, options)
+    if len(tokenizer) > model.config.text_config.vocab_size:
+        raise ModelError(
+            f"The tokenizer knows {len(tokenizer)} tokens, the model {model.config.text_config.vocab_size}: give the "
+            "tokenizer that the model was trained with."
+        )
+    if find_teacher_file(name, "config.json") is None:
+        return model, None
+    teacher, info = _from_pretrained(model_class, name, {**options, "subfolder": TEACHER_FOLDER})
+    if missing := info["missing_keys"]:  # the task's head is new: the student's, not another random one
+        start = model.state_dict()
+        known = {key: value for key, value in teacher.state_dict().items() if key not in missing}
+        teacher.load_state_dict({**start, **known})
+        if any(key.startswith("text_decoder.layer.") for key in missing):
+            teacher.initialize_decoder()
+    return model, teacher
+
+
+def _from_pretrained(model_class: Any, name: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Load weights; those that are damaged or have other shapes are refused by what the library says of them."""
+    where = f"The model in {name} cannot be used: "
+    subfolder = {key: value for key, value in options.items() if key == "subfolder"}
+    try:
+        AlbefConfig.from_pretrained(name, **subfolder)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, StrictDataclassError) as error:
+        raise ModelError(f"{where}{' '.join(str(error).split()):.500}") from error
+    try:
+        model, info = _with_attention(
+            lambda: model_class.from_pretrained(name, ignore_mismatched_sizes=True, **options)
+        )
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{where}{' '.join(str(error).split()):.500}") from error
+    if mismatched := sorted(info["mismatched_keys"], key=str):
+        key, stored, expected = mismatched[0]
+        raise ModelError(
+            f"{where}{key} has the shape {tuple(stored)}, but the configuration asks for {tuple(expected)}."
+        )
+    return model, info
+
+
+def _with_attention(make: Any) -> Any:
+    """Make a model; an attention implementation that is not installed is refused."""
+    try:
+        return make()
+    except ImportError as error:
+        raise ModelError(f"attn_implementation cannot be used: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def _memory_for(setting: str) -> Iterator[None]:
+    """Refuse a setting that asks for more memory than there is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "allocat" not in str(error):
+            raise
+        raise ModelError(f"{setting} cannot be used ({error}): lower it.") from error
+
+
+def _check_config_fields(config: Any, config_class: type, where: str) -> None:
+    """Refuse misspelt fields of a model configuration, which the library would accept in silence."""
+    if not isinstance(config, dict):
+        raise ModelError(f"{where} is {shown(config)}, but must be a mapping of fields to values.")
+    check_known(config, [field.name for field in dataclasses.fields(config_class)], where)
+    for name, sub_class in getattr(config_class, "sub_configs", {}).items():
+        _check_config_fields(config.get(name) or {}, sub_class, f"{where}.{name}")
+
+
+def find_teacher_file(name: str, file_name: str) -> Path | None:
+    """Return the path of a file in the teacher's folder beside a model; None where there is none.
+
+    Args:
+        name: Folder or Hub name of the model.
+        file_name: Name of the file.
+    """
+    optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    path = cached_file(name, file_name, subfolder=TEACHER_FOLDER, **optional)
+    return None if path is None else Path(path)
+
+
+def load_saved_queue(queue: FeatureQueue, model_args: ModelArguments) -> None:
+    """Start the queue of a run, in place, from the one that was saved beside the model, where there is one."""
+    name = model_args.model_name_or_path
+    path = None if name is None else find_teacher_file(name, QUEUE_FILE)
+    if path is not None:
+        queue.start_from(read_queue(path, width=queue.image_embeds.shape[1]))

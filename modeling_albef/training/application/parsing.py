@@ -1,0 +1,259 @@
+"""Read `CONFIG.yaml --field value ..` into the dataclasses of a run."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import reprlib
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.utils import logging
+
+from ...configuration_albef import AlbefError
+
+logger = logging.get_logger(__name__)
+# what the dataclasses and the library's TrainingArguments raise for values that they do not take
+_REFUSALS = (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, NotImplementedError)
+
+
+class ArgumentsError(AlbefError):
+    """A configuration file or a command line that cannot be used."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-5 is a number, as YAML 1.2 has it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+class _Parser(HfArgumentParser):
+    """The library's parser; it raises what it would exit with, and its help shows this project's fields first."""
+
+    def __init__(self, dataclass_types: Iterable[Any], **kwargs: Any) -> None:
+        super().__init__(list(dataclass_types), usage="%(prog)s [CONFIG.yaml] [--field value ..]", **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise ArgumentsError(f"The arguments are refused: {message}.")
+
+    def format_help(self) -> str:
+        mros = [one.__mro__ for one in self.dataclass_types if issubclass(one, TrainingArguments)]
+        own = {name for mro in mros for one in mro[: mro.index(TrainingArguments)] for name in one.__annotations__}
+        training = argparse._ArgumentGroup(self, "training")
+        training._group_actions = [action for action in self._optionals._group_actions if action.dest in own]
+        self._optionals._group_actions = [action for action in self._optionals._group_actions if action.dest not in own]
+        self._optionals.title = "transformers.TrainingArguments"
+        named = [group for group in self._action_groups if group not in (self._positionals, self._optionals)]
+        self._action_groups = [*named, training, self._optionals]
+        return super().format_help()
+
+
+def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """Read `CONFIG.yaml --field value ..`: the file first, then the command line over it.
+
+    Fields that are mappings can be changed in part: `--model_config.vision_config.hidden_size 64` or
+    `--model_config '{vision_config: {hidden_size: 64}}'` change one size of the file's.
+
+    Args:
+        classes: Dataclasses to fill. A field of the command line removes the fields of the file that its class's
+            `DISPLACES` says cannot stand beside it.
+        argv: Words of the command line; default: those of this process.
+
+    Returns:
+        An instance of each class.
+
+    Raises:
+        ArgumentsError: The file cannot be read, a field is not known, or a value is refused.
+    """
+    words, config = list(sys.argv[1:] if argv is None else argv), dict[str, Any]()
+    parser = _Parser(classes)
+    if not words:
+        task = Path(sys.argv[0]).stem.removeprefix("run_")
+        raise ArgumentsError(
+            "Give a configuration file, or fields; --help lists them. For example:\n"
+            f"  accelerate launch run_{task}.py configs/demo_{task}.yaml --use_cpu"
+        )
+    if words[0].endswith((".yaml", ".yml")):
+        path = words.pop(0)
+        config = _read_yaml(path)
+        check_known(config, [action.dest for action in parser._actions], f"the configuration file {path}")
+        _displace(config, words, classes)
+    words = _merge_mappings(config, words, _fields_with(dict, classes))
+    for word in words:
+        _check_characters("a word of the command line", word)
+    parsed, rest = _parse(parser, config, words, classes)
+    if rest:
+        known = [option for action in parser._actions for option in action.option_strings]
+        check_known([word for word in rest if word.startswith("--")], known, "the command line")
+        raise ArgumentsError(f"The command line has words that belong to no field: {' '.join(rest)}")
+    return parsed
+
+
+def _parse(
+    parser: HfArgumentParser, config: dict[str, Any], words: list[str], classes: Sequence[Any]
+) -> tuple[tuple[Any, ...], list[str]]:
+    """Fill the classes; a refusal of the library names the field of the file without which it would not be."""
+
+    def fill(config: dict[str, Any]) -> tuple[tuple[Any, ...], list[str]]:
+        fresh = _Parser(classes)
+        file_words = _file_words(fresh, config, classes)
+        *parsed, rest = fresh.parse_args_into_dataclasses(
+            [*file_words, *words], return_remaining_strings=True, look_for_args_file=False
+        )
+        return tuple(parsed), rest
+
+    def refusal(config: dict[str, Any]) -> Exception | None:
+        try:
+            fill(config)
+        except _REFUSALS as error:
+            return error
+        return None
+
+    try:
+        return fill(config)
+    except ArgumentsError:
+        raise
+    except _REFUSALS as error:
+        message, culprits = str(error), []
+        if not any(str(name) in message for name in config):
+            without = {name: refusal({key: one for key, one in config.items() if key != name}) for name in config}
+            culprits = [name for name, other in without.items() if other is None]
+            culprits = culprits or [name for name, other in without.items() if str(other) != message]
+        where = f" ({', '.join(culprits)})" if culprits else ""
+        raise ArgumentsError(f"The arguments are refused{where}: {message}") from error
+
+
+def _file_words(parser: HfArgumentParser, config: dict[str, Any], classes: Sequence[Any]) -> list[str]:
+    """Return the words of a command line that say what a file does; lists and mappings become defaults."""
+    lists = _fields_with(list, classes)
+    mappings = _fields_with(dict, classes)
+    words = []
+    for name, value in config.items():
+        if value is None:
+            continue
+        if isinstance(value, dict) and name in mappings:
+            parser.set_defaults(**{name: value})
+        elif isinstance(value, list) and name in lists and not any(isinstance(one, list | dict) for one in value):
+            parser.set_defaults(**{name: [_word(name, one) for one in value]})
+        elif isinstance(value, list | dict | set):
+            raise ArgumentsError(f"The configuration file has {name}: {shown(value)}, but the field takes one value.")
+        else:
+            words.append(f"--{name}={_word(name, value)}")
+    return words
+
+
+def _word(name: str, value: Any) -> str:
+    """Return a value as it would stand on the command line."""
+    word = str(value).lower() if isinstance(value, bool) else str(value)
+    _check_characters(name, word)
+    return word
+
+
+def _fields_with(kind: type, classes: Sequence[Any]) -> set[str]:
+    """Return the names of fields whose type admits a kind."""
+    hints = [hint for one in classes for hint in get_type_hints(one).items()]
+    return {name for name, hint in hints if kind in [get_origin(part) or part for part in (hint, *get_args(hint))]}
+
+
+def _merge_mappings(config: dict[str, Any], words: Sequence[str], mappings: set[str]) -> list[str]:
+    """Merge what the command line says of mappings into the file's, in place, and return the other words."""
+    others, rest = [], iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        field, *path = name.removeprefix("--").split(".")
+        if not word.startswith("--") or field not in mappings:
+            others.append(word)
+            continue
+        value = value if equals else next(rest, "")
+        given: Any = value
+        if path or value.lstrip().startswith("{"):
+            given = _mapping_value(field, value, is_part=bool(path))
+        for key in reversed(path):
+            given = {key: given}
+        if isinstance(given, dict):
+            config[field] = _merged(config.get(field), given)
+        else:
+            others += [f"{name}={value}"]
+    return others
+
+
+def _mapping_value(field: str, text: str, is_part: bool) -> Any:
+    try:
+        value = yaml.load(text, _Loader)  # noqa: S506, derives from SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ArgumentsError(f"{field} is neither JSON nor YAML of a mapping: {error}") from error
+    if not is_part and not isinstance(value, dict):
+        raise ArgumentsError(f"{field} is {shown(text)}, but must be a mapping of fields to values.")
+    return value
+
+
+def _merged(old: Any, new: dict[str, Any]) -> dict[str, Any]:
+    """Return a mapping with the values of a second one over it, mapping by mapping."""
+    if not isinstance(old, dict):
+        return new
+    return old | {key: _merged(old.get(key), value) if isinstance(value, dict) else value for key, value in new.items()}
+
+
+def _displace(config: dict[str, Any], words: Sequence[str], classes: Sequence[Any]) -> None:
+    """Remove the fields of a file that the command line's cannot stand beside."""
+    given = {re.split("[=.]", word[2:])[0].replace("-", "_") for word in words if word.startswith("--")}
+    for name, rivals in (pair for one in classes for pair in getattr(one, "DISPLACES", {}).items()):
+        gone = [rival for rival in rivals if name in given and rival not in given and config.pop(rival, None)]
+        if gone and int(os.environ.get("RANK", "0")) == 0:
+            logger.warning(f"--{name} takes the place of {', '.join(gone)} in the configuration file.")
+
+
+def _check_characters(name: str, text: str) -> None:
+    """Refuse half of a surrogate pair, which neither a file nor its name can hold."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise ArgumentsError(
+            f"{name} is {shown(text)}, half of a surrogate pair: write the whole character."
+        ) from error
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        config = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)  # noqa: S506, derives from SafeLoader
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}, as {Path(path).absolute()}"
+        raise ArgumentsError(f"The configuration file {path} {reason}.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no such date or number
+        raise ArgumentsError(f"The configuration file {path} is not YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise ArgumentsError(f"The configuration file {path} must hold `field: value` lines.")
+    return config
+
+
+def check_known(names: Iterable[Any], known: Iterable[str], where: str) -> None:
+    """Refuse names that nobody reads.
+
+    Args:
+        names: What the user wrote.
+        known: What there is.
+        where: What holds the names, for the message.
+
+    Raises:
+        ArgumentsError: A name is not known; the message has the likely right one.
+    """
+    known = list(known)
+    for name in map(str, names):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ArgumentsError(f"{where[0].upper()}{where[1:]} has the field {name!r}, which is not known.{hint}")
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message; short even where YAML's references make a few lines grow without bounds."""
+    return reprlib.repr(value)

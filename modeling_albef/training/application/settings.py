@@ -1,0 +1,135 @@
+"""Which model and which data: the two dataclasses that stand beside the training arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ..lora import TARGETS
+
+SPLITS = ("train", "validation", "test")
+FILES = tuple(f"{split}_files" for split in SPLITS)
+
+
+@dataclass
+class ModelArguments:
+    """Which model."""
+
+    _argument_group_name: ClassVar[str] = "model"
+    DISPLACES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "model_name_or_path": ("model_config",),
+        "model_config": ("model_name_or_path",),
+    }
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or Hub name of a model."})
+    model_config: dict | str | None = field(
+        default=None, metadata={"help": "Fields of AlbefConfig, to start from scratch; one alone: --model_config.FIELD"}
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "Folder with vocab.txt or Hub name; default: the model's, or made of the training texts."},
+    )
+    image_size: int | None = field(default=None, metadata={"help": "Side of the images; default: the model's."})
+    attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa, eager, flash_attention_2 .."})
+    lora_rank: int = field(
+        default=0, metadata={"help": "Train adapters of this rank instead of all weights; 0 = none."}
+    )
+    lora_alpha: float | None = field(default=None, metadata={"help": "Adapters count alpha / rank; default: 2 * rank."})
+    lora_targets: list[str] = field(
+        default_factory=lambda: list(TARGETS), metadata={"help": "Ends of the names of the maps that get an adapter."}
+    )
+
+    def __post_init__(self) -> None:
+        self.model_config = _mapping(self.model_config, "model_config")
+        if bool(self.model_config) == bool(self.model_name_or_path):
+            raise ValueError("give either model_name_or_path, or model_config to start from scratch.")
+        for name, lowest in (("image_size", 1), ("lora_rank", 0)):
+            if (value := getattr(self, name)) is not None and value < lowest:
+                raise ValueError(f"{name} is {value}, but must be at least {lowest}.")
+
+
+@dataclass
+class DataArguments:
+    """Which data."""
+
+    _argument_group_name: ClassVar[str] = "data"
+    DISPLACES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "dataset": ("dataset_config", "data_dir", *FILES),
+        **dict.fromkeys(FILES, ("dataset", "dataset_config", "data_dir")),
+    }
+    # fields of the builder that stand here by their own names
+    BUILDER_FIELDS: ClassVar[tuple[str, ...]] = ("data_dir", "image_root", "num_proc")
+
+    dataset: str | None = field(default=None, metadata={"help": "Name of a builder in dataset_scripts."})
+    dataset_config: dict | str | None = field(
+        default=None, metadata={"help": "Fields of the builder; one alone: --dataset_config.FIELD"}
+    )
+    data_dir: str | None = field(default=None, metadata={"help": "Folder of the builder's annotations and images."})
+    image_root: str | None = field(
+        default=None, metadata={"help": "Folder that image paths start from; default: data_dir, or this folder."}
+    )
+    train_files: list[str] | None = field(default=None, metadata={"help": "Annotation files for training."})
+    validation_files: list[str] | None = field(default=None, metadata={"help": "Annotation files for validation."})
+    test_files: list[str] | None = field(default=None, metadata={"help": "Annotation files for the test."})
+    augmentation: bool = field(default=True, metadata={"help": "Augment training images as published."})
+    scaled_decoding: bool = field(
+        default=True, metadata={"help": "Decode training images that are far larger than needed to a smaller size."}
+    )
+    max_words: int = field(default=30, metadata={"help": "Words of a training text that are read."})
+    max_rows: int | None = field(default=None, metadata={"help": "Use only so many rows a split."})
+    check_image_files: bool = field(default=True, metadata={"help": "Open all images before training."})
+    max_image_pixels: int = field(default=178_956_970, metadata={"help": "Refuse larger images; Pillow's own limit."})
+    bad_images: str = field(
+        default="stop",
+        metadata={"help": "An image that training cannot read: stop, or replace its row by the next."},
+    )
+    drop_bad_rows: bool = field(default=False, metadata={"help": "Leave unusable rows out, and say how many."})
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that prepare the data."})
+    streaming: bool = field(default=False, metadata={"help": "Train on rows while they are read; needs max_steps."})
+    shuffle_buffer: int = field(default=1000, metadata={"help": "Rows of a stream that are shuffled together."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Train into a folder that is not empty."})
+
+    def __post_init__(self) -> None:
+        self.dataset_config = _mapping(self.dataset_config, "dataset_config")
+        for name in FILES:
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, [getattr(self, name)])
+        if self.dataset is not None and any(getattr(self, name) for name in FILES):
+            raise ValueError("give either dataset, or train_files, validation_files and test_files.")
+        if self.data_dir is not None and self.dataset is None:
+            raise ValueError("data_dir belongs to a dataset, such as own_data: give its name, too.")
+        if self.bad_images not in ("stop", "replace"):
+            raise ValueError(f"bad_images is {self.bad_images!r}, but must be stop or replace.")
+        for name in ("max_words", "max_rows", "num_proc", "shuffle_buffer", "max_image_pixels"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}, but must be at least 1.")
+
+    def builder_fields(self) -> dict[str, Any]:
+        """Return what a builder is told beside its split; only what was set, since not all builders have all fields."""
+        fields = {name: getattr(self, name) for name in self.BUILDER_FIELDS}
+        fields["drop_bad_rows"] = self.drop_bad_rows or None
+        given = {name: value for name, value in fields.items() if value is not None}
+        return given | _mapping(self.dataset_config, "dataset_config")
+
+
+@dataclass
+class VQADataArguments(DataArguments):
+    """Which questions, and which candidate answers."""
+
+    BUILDER_FIELDS: ClassVar[tuple[str, ...]] = (*DataArguments.BUILDER_FIELDS, "vqa_root", "vg_root", "vg_weight")
+
+    vqa_root: str | None = field(
+        default=None, metadata={"help": "Folder that VQA v2's image paths start from; default: image_root."}
+    )
+    vg_root: str | None = field(default=None, metadata={"help": "Folder that Visual Genome's image paths start from."})
+    vg_weight: float | None = field(default=None, metadata={"help": "Weight of an answer of Visual Genome; 0.5."})
+    answer_list: str | None = field(
+        default=None,
+        metadata={"help": "JSON list of candidates; default: the training data's answers, else the model's."},
+    )
+
+
+def _mapping(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict | None):
+        raise ValueError(f"{name} is {value!r}, but must be a mapping of fields to values.")
+    return value or {}
