@@ -57,8 +57,8 @@ def main(argv: list[str] | None = None) -> None:
         data_collator=RetrievalCollator(processor, data_args.max_words, max_length=longest, with_names=True),
         processing_class=processor,
     )
-    load_saved_queue(trainer.queue, model_args)
     record = RunRecord(trainer, model_args, data_args, checkpoint)
+    load_saved_queue(trainer.queue, model_args)
 
     # Train, evaluate, predict
     if args.do_train:

@@ -2,10 +2,7 @@
 
     accelerate launch run_vqa.py configs/vqa.yaml --model_name_or_path MODEL --output_dir out
 
-The command line can give every field of the YAML file, and wins. On two CPU processes:
-
-    accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no \
-        run_vqa.py configs/demo_vqa.yaml --use_cpu
+The command line can give every field of the YAML file, and wins.
 """
 
 from __future__ import annotations
