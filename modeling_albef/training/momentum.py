@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..conversion.checkpoint_reading import read_queue
-from .schedule import SettingError
+from .errors import SettingError
 
 TEACHER_FOLDER = "teacher"
 QUEUE_FILE = "queue.safetensors"
@@ -24,7 +24,7 @@ QUEUE_FILE = "queue.safetensors"
 
 @torch.no_grad()
 def update_momentum(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Moves the teacher: teacher <- momentum * teacher + (1 - momentum) * student, over all parameters.
+    """Move the teacher: teacher <- momentum * teacher + (1 - momentum) * student, over all parameters.
 
     Args:
         teacher: Changed in place.
@@ -48,7 +48,7 @@ class MomentumTeacher:
     """
 
     def __init__(self, student: PreTrainedModel, momentum: float, model: PreTrainedModel | None = None) -> None:
-        """Makes a teacher.
+        """Make a teacher.
 
         Args:
             student: The model that is trained.
@@ -60,35 +60,34 @@ class MomentumTeacher:
         self.momentum = momentum
 
     def update(self, student: PreTrainedModel) -> None:
-        """Moves one step towards the student."""
+        """Move one step towards the student."""
         update_momentum(self.model, student, self.momentum)
 
     def save(self, checkpoint: str | Path) -> None:
-        """Writes the network into `checkpoint/teacher`."""
+        """Write the network into `checkpoint/teacher`."""
         self.model.save_pretrained(Path(checkpoint) / TEACHER_FOLDER)
 
     def load(self, checkpoint: str | Path) -> None:
-        """Reads back what `save` wrote.
+        """Read back what `save` wrote.
 
         Raises:
-            FileNotFoundError: The checkpoint has no teacher.
-            ValueError: The teacher is damaged, or of another model.
+            SettingError: The teacher is missing, damaged, or of another model.
         """
         path = Path(checkpoint) / TEACHER_FOLDER / "model.safetensors"
         try:
             load_model(self.model, path)  # knows of tied tensors
-        except (RuntimeError, SafetensorError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(
+            raise SettingError(
                 f"The teacher in {path} cannot be used ({reason:.300}): resume an older checkpoint."
             ) from error
 
 
 class FeatureQueue(nn.Module):
-    """Features of the last pictures and texts that the teacher saw: negatives for the contrastive loss.
+    """Features of the last images and texts that the teacher saw: negatives for the contrastive loss.
 
     Any number of rows fits: they go to slots `(pointer + 0..n-1) % size`. A fresh queue holds random unit vectors with
-    picture id -100, which match nothing (salesforce/ALBEF `models/model_retrieval.py`).
+    image id -100, which match nothing (salesforce/ALBEF `models/model_retrieval.py`).
     """
 
     image_embeds: torch.Tensor
@@ -97,7 +96,7 @@ class FeatureQueue(nn.Module):
     pointer: torch.Tensor
 
     def __init__(self, size: int, width: int, seed: int = 0) -> None:
-        """Makes a queue.
+        """Make a queue.
 
         Args:
             size: Slots Q >= 0; published: 65,536.
@@ -120,7 +119,7 @@ class FeatureQueue(nn.Module):
     def candidates(
         self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, image_ids: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Puts a batch before the queue.
+        """Put a batch before the queue.
 
         Args:
             image_embeds: (B, E) of the teacher.
@@ -138,7 +137,7 @@ class FeatureQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, image_ids: torch.Tensor) -> None:
-        """Replaces the oldest slots.
+        """Replace the oldest slots.
 
         Args:
             image_embeds: (n, E) of all processes, in the order of their ranks.
@@ -158,10 +157,10 @@ class FeatureQueue(nn.Module):
         self.pointer.add_(len(image_ids)).remainder_(self.size)
 
     def start_from(self, state: dict[str, torch.Tensor]) -> None:
-        """Starts from the features of an earlier training, of which the newest are kept where they do not all fit.
+        """Start from the features of an earlier training, of which the newest are kept where they do not all fit.
 
-        Their pictures become -100, as when the published code loads a pre-trained model: its numbers of pictures are
-        those of other data. Differs from ALBEF, which takes the numbers over from a fine-tuned model.
+        Their image ids become -100, as when the published code loads a pre-trained model, whose ids are those of other
+        data. Differs from ALBEF, which takes the numbers over from a fine-tuned model.
 
         Args:
             state: What `read_queue` gives of a file that `save` wrote, or the converter of released checkpoints.
@@ -172,16 +171,17 @@ class FeatureQueue(nn.Module):
         self.enqueue(**rows, image_ids=torch.full((stored,), -100, device=self.pointer.device))
 
     def save(self, checkpoint: str | Path) -> None:
-        """Writes `checkpoint/teacher/queue.safetensors`."""
+        """Write `checkpoint/teacher/queue.safetensors`."""
         path = Path(checkpoint) / TEACHER_FOLDER / QUEUE_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(self.state_dict(), path)
 
     def load(self, checkpoint: str | Path) -> None:
-        """Reads back what `save` wrote.
+        """Read back what `save` wrote.
 
         Raises:
-            ValueError: There is no queue, it is damaged, or it has another size.
+            SettingError: It has another size.
+            AlbefError: There is no queue, or it is damaged.
         """
         path = Path(checkpoint) / TEACHER_FOLDER / QUEUE_FILE
         state = read_queue(path, width=self.image_embeds.shape[1])

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from ..modeling_albef import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
 from .arguments import RetrievalTrainingArguments
 from .callbacks import TemperatureCallback
-from .evaluation.retrieval import RetrievalEvaluator, RetrievalResult
+from .evaluation.results import RetrievalResult
+from .evaluation.retrieval import RetrievalEvaluator
 from .momentum import FeatureQueue
 from .trainer import AlbefTrainer
 
@@ -37,7 +38,7 @@ class RetrievalTrainer(AlbefTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, AlbefImageTextRetrievalOutput]:
-        """One step's loss: the teacher's features, the student's forward, then the queue."""
+        """Return the loss of a step: the teacher's features, the student's forward, then the queue."""
         alpha = self.alpha
         if self.queue.size or (self.args.distill and self.args.alpha):
             features = self._teacher_features(inputs)
@@ -62,8 +63,8 @@ class RetrievalTrainer(AlbefTrainer):
                 "image_ids": inputs["image_ids"],
             }
 
-    def assess(self, dataset: Any) -> RetrievalResult:
-        """Ranks a data set's images and captions; see `RetrievalEvaluator`."""
+    def evaluate_dataset(self, dataset: Any) -> RetrievalResult:
+        """Rank a data set's images and captions; see `RetrievalEvaluator`."""
         evaluator = RetrievalEvaluator(
             self.model,
             self.processing_class,
@@ -76,11 +77,11 @@ class RetrievalTrainer(AlbefTrainer):
         return evaluator(dataset)
 
     def save_teacher(self, checkpoint: str) -> None:
-        """Writes the teacher and the queue."""
+        """Write the teacher and the queue."""
         super().save_teacher(checkpoint)
         self.queue.save(checkpoint)
 
     def load_teacher(self, checkpoint: str) -> None:
-        """Reads back what `save_teacher` wrote."""
+        """Read back what `save_teacher` wrote."""
         super().load_teacher(checkpoint)
         self.queue.load(checkpoint)

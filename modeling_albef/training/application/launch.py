@@ -31,7 +31,7 @@ from ..checkpoints.whole_checkpoints import (
     STATE_FILE,
     UNFINISHED_FOLDER,
     CheckpointError,
-    clear_the_way,
+    quarantine_newer_checkpoints,
     find_damage,
     last_checkpoint,
 )
@@ -268,7 +268,7 @@ def _prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
         found = last_checkpoint(folder)
         nothing = f"{folder} has no whole checkpoint" if folder.is_dir() else f"There is no folder {folder} yet"
         logger.warning(f"Resuming from {found}" if found else f"{nothing}: starting anew.")
-        clear_the_way(folder, found)
+        quarantine_newer_checkpoints(folder, found)
         return found
     if resume is not None:
         if not (Path(resume) / STATE_FILE).is_file():

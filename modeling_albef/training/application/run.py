@@ -24,10 +24,10 @@ from ...configuration_albef import AlbefConfig
 from ...conversion.checkpoint_reading import read_queue
 from ..arguments import AlbefTrainingArguments
 from ..checkpoints.push import PushError
-from ..evaluation.base import Assessment
+from ..evaluation.results import EvaluationRecord
 from ..lora import TARGETS, add_lora
 from ..momentum import QUEUE_FILE, TEACHER_FOLDER, FeatureQueue
-from ..report.image_log import PictureLogCallback
+from ..report.image_log import ImageLogCallback
 from ..report.pages import Thumbnail
 from ..report.run_report import RunReport
 from ..trainer import AlbefTrainer
@@ -341,8 +341,8 @@ def train_and_evaluate(
     if not (args.do_train or args.do_eval or args.do_predict or args.push_to_hub):
         logger.warning("There was nothing to do: give --do_train true, --do_eval true or --do_predict true.")
     report = RunReport(trainer, thumbnail)
-    if thumbnail is not None and args.log_pictures:
-        trainer.add_callback(PictureLogCallback(trainer, thumbnail, args.log_pictures))
+    if thumbnail is not None and args.log_images:
+        trainer.add_callback(ImageLogCallback(trainer, thumbnail, args.log_images))
     if args.do_train:
         state_file = None if checkpoint is None else Path(checkpoint) / TRAINER_STATE_NAME
         steps_before = 0 if state_file is None else TrainerState.load_from_json(str(state_file)).global_step
@@ -360,7 +360,7 @@ def train_and_evaluate(
         evaluated = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
         trainer.log_metrics("eval", evaluated.metrics)
         trainer.save_metrics("eval", evaluated.metrics)
-        report.add("eval", evaluated.metrics, Assessment("eval", trainer.eval_dataset, evaluated.predictions))
+        report.add("eval", evaluated.metrics, EvaluationRecord("eval", trainer.eval_dataset, evaluated.predictions))
     if args.do_predict:
         tested = trainer.predict(test_dataset)
         if trainer.is_world_process_zero():
@@ -368,7 +368,7 @@ def train_and_evaluate(
             written.update(write(tested.predictions, tested.metrics, folder))
         trainer.log_metrics("test", tested.metrics)
         trainer.save_metrics("test", tested.metrics)
-        report.add("test", tested.metrics, Assessment("test", test_dataset, tested.predictions))
+        report.add("test", tested.metrics, EvaluationRecord("test", test_dataset, tested.predictions))
     if args.do_eval or args.do_predict:
         written["metrics"] = folder / "all_results.json"
     reported = report.write()

@@ -140,7 +140,7 @@ def test_a_checkpoint_without_teacher_starts_a_new_one(tmp_path: Path, caplog: p
     trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=2, max_steps=2)
     trainer.train()
     shutil.rmtree(tmp_path / "checkpoint-2/teacher")
-    trainer._load_from_checkpoint(str(tmp_path / "checkpoint-2"))
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     state = trainer.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in trainer.teacher.model.state_dict().items())
 
@@ -150,7 +150,7 @@ def test_a_failed_evaluation_costs_no_epoch(tmp_path: Path) -> None:
 
     class Broken(list):
         def __getitem__(self, key: Any) -> Any:
-            raise OSError("the disk with the pictures went away")
+            raise OSError("the disk with the images went away")
 
     trainer.args.eval_strategy = "epoch"
     trainer.eval_dataset = Broken([1])

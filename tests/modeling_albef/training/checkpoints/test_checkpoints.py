@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from trainer_cases import make_trainer, weights
 
 from modeling_albef.training import CheckpointError, find_damage, last_checkpoint
-from modeling_albef.training.checkpoints.whole_checkpoints import clear_the_way
+from modeling_albef.training.checkpoints.whole_checkpoints import quarantine_newer_checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_run_goes_on_from_the_last_whole_one_to_the_same_end(copy: Path) -> No
     (copy / "checkpoint-8/optimizer.pt").write_bytes(b"")
     (copy / "unfinished/checkpoint-9").mkdir(parents=True)
     found = last_checkpoint(copy)
-    clear_the_way(copy, found)
+    quarantine_newer_checkpoints(copy, found)
     assert found == str(copy / "checkpoint-6")
     assert sorted(path.name for path in copy.glob("*checkpoint*")) == [
         *("checkpoint-2", "checkpoint-4", "checkpoint-6", "damaged-checkpoint-8")

@@ -91,7 +91,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(tmp_path: P
     trainer = in_order(tmp_path, spoil(random_rows(16), 9))
     before: dict[str, torch.Tensor] = {}
     trainer.add_callback(At(3, lambda: before.update({n: v.clone() for n, v in trainer.model.state_dict().items()})))
-    with pytest.raises(LossNotFiniteError, match=r"The loss of step 3 is nan, of the pictures 8, 9, 10, 11\."):
+    with pytest.raises(LossNotFiniteError, match=r"The loss of step 3 is nan, of the images 8, 9, 10, 11\."):
         trainer.train()
     assert before and all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
     assert trainer.queue.image_embeds.isfinite().all()
@@ -174,11 +174,11 @@ def test_an_overflow_that_skips_a_step_does_not_move_the_teacher() -> None:
     assert moves[1][0] is False
 
 
-@pytest.mark.parametrize("batch", ["one pair", "one picture", "one text"])
+@pytest.mark.parametrize("batch", ["one pair", "one image", "one text"])
 def test_batches_without_variety_train(tmp_path: Path, batch: str) -> None:
     rows = random_rows(8)
     for row in rows:
-        if batch == "one picture":
+        if batch == "one image":
             row["image_ids"], row["pixel_values"] = torch.tensor(3), rows[0]["pixel_values"]
         if batch == "one text":
             row["input_ids"] = rows[0]["input_ids"]

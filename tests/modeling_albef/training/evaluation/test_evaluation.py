@@ -10,7 +10,7 @@ from golden_cases import INDEX, build, load_case, tiny_config
 
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.training import RetrievalEvaluator, RetrievalResult, retrieval_metrics
-from modeling_albef.training.evaluation.base import deal_out
+from modeling_albef.training.evaluation.base import balance_load
 from modeling_albef.training.evaluation.ranking import pairs_to_score, rank_candidates, select_candidates
 from modeling_albef.training.evaluation.retrieval_metrics import rank_of_first_match
 from modeling_albef.training.evaluation.vqa import group_questions
@@ -92,12 +92,12 @@ def test_states_are_kept_as_far_as_the_budget_goes() -> None:
             assert len(evaluator.encode_images(rows).states) == batches
 
 
-def test_work_is_dealt_out_evenly() -> None:
-    assert deal_out([4, 4, 4, 4], [0, 1, 0, 1], 2) == [0, 1, 0, 1]  # all stay with their owners
-    assert deal_out([9, 1, 1, 1], [0, 0, 0, 0], 2) == [0, 1, 1, 1]  # more than a fair share: to whom has least
+def test_work_is_assigned_out_evenly() -> None:
+    assert balance_load([4, 4, 4, 4], [0, 1, 0, 1], 2) == [0, 1, 0, 1]  # all stay with their owners
+    assert balance_load([9, 1, 1, 1], [0, 0, 0, 0], 2) == [0, 1, 1, 1]  # more than a fair share: to whom has least
     loads = [7, 3, 9, 1, 5, 5, 2, 8]
-    dealt = deal_out(loads, [place % 3 for place in range(8)], 3)
-    sums = [sum(load for load, process in zip(loads, dealt, strict=True) if process == p) for p in range(3)]
+    assigned = balance_load(loads, [batch % 3 for batch in range(8)], 3)
+    sums = [sum(load for load, process in zip(loads, assigned, strict=True) if process == p) for p in range(3)]
     assert sum(sums) == 40 and max(sums) - min(sums) <= 4
 
 
