@@ -2,7 +2,7 @@
 
 from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments, VQATrainingArguments
 from .callbacks import EpochCallback, MomentumTeacherCallback, RankSeedCallback, TemperatureCallback
-from .checkpoints.whole_checkpoints import find_damage, last_checkpoint
+from .checkpoints.manifest import find_damage, last_checkpoint
 from .errors import CheckpointError, LossNotFiniteError, PushError, SettingError, TrainingInterruptedError
 from .evaluation.ranking import RankedCandidates
 from .evaluation.results import EvaluationRecord, RetrievalResult, VQAResult

@@ -13,9 +13,9 @@ from transformers import TrainingArguments
 from transformers.training_args import trainer_log_levels
 from transformers.utils import is_in_notebook, logging
 
-from .checkpoints.processes import has_bfloat16_instructions
 from .errors import SettingError
 from .evaluation.retrieval_metrics import RETRIEVAL_METRICS
+from .hardware import has_bfloat16_instructions
 
 logger = logging.get_logger(__name__)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from ..modeling_albef import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
 from .arguments import RetrievalTrainingArguments
 from .callbacks import TemperatureCallback
 from .evaluation.results import RetrievalResult
@@ -37,7 +36,7 @@ class RetrievalTrainer(AlbefTrainer):
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, AlbefImageTextRetrievalOutput]:
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Return the loss of a step: the teacher's features, the student's forward, then the queue."""
         alpha = self.alpha
         if self.queue.size or (self.args.distill and self.args.alpha):
@@ -55,7 +54,7 @@ class RetrievalTrainer(AlbefTrainer):
 
     def _teacher_features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         with torch.no_grad(), self.accelerator.autocast():
-            network = cast(AlbefForImageTextRetrieval, self.teacher.model)
+            network: Any = self.teacher.model
             text = network.get_text_features(inputs["input_ids"], inputs.get("attention_mask"))
             return {
                 "image_embeds": network.get_image_features(inputs["pixel_values"]).pooler_output.float(),

@@ -25,9 +25,10 @@ from .callbacks import (
     MomentumTeacherCallback,
     RankSeedCallback,
 )
+from .checkpoints.manifest import last_checkpoint
 from .checkpoints.processes import check_engine
 from .checkpoints.push import HubPushMixin
-from .checkpoints.whole_checkpoints import WholeCheckpointMixin, last_checkpoint
+from .checkpoints.whole_checkpoints import WholeCheckpointMixin
 from .errors import SettingError
 from .evaluation.results import EvaluationRecord
 from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter

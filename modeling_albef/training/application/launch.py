@@ -22,20 +22,17 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 from transformers.utils import logging
 
-from ..callbacks import LossNotFiniteError, TrainingInterruptedError
-from ..checkpoints.processes import check_engine, first_message, from_first
-from ..checkpoints.push import PushError
-from ..checkpoints.whole_checkpoints import (
+from ..checkpoints.manifest import (
     DAMAGED_PREFIX,
     REPLACED_PREFIX,
     STATE_FILE,
     UNFINISHED_FOLDER,
-    CheckpointError,
-    quarantine_newer_checkpoints,
     find_damage,
     last_checkpoint,
+    quarantine_newer_checkpoints,
 )
-from ..schedule import SettingError
+from ..checkpoints.processes import check_engine, first_message, from_first
+from ..errors import CheckpointError, LossNotFiniteError, PushError, SettingError, TrainingInterruptedError
 
 logger = logging.get_logger(__name__)
 

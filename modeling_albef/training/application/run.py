@@ -23,7 +23,7 @@ from transformers.utils import cached_file, logging
 from ...configuration_albef import AlbefConfig
 from ...conversion.checkpoint_reading import read_queue
 from ..arguments import AlbefTrainingArguments
-from ..checkpoints.push import PushError
+from ..errors import PushError
 from ..evaluation.results import EvaluationRecord
 from ..lora import TARGETS, add_lora
 from ..momentum import QUEUE_FILE, TEACHER_FOLDER, FeatureQueue

@@ -1,9 +1,8 @@
-"""What a run finds out about its processes and their machine, and what the processes tell each other."""
+"""What the processes of a run tell each other, and how they may be started."""
 
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -78,13 +77,3 @@ def check_engine(args: Any) -> None:
         )
     if args.non_finite_loss == "skip":
         raise SettingError("DeepSpeed cannot leave out a step: set non_finite_loss to stop, or train with DDP.")
-
-
-def has_bfloat16_instructions() -> bool:
-    """Tell whether this processor multiplies bfloat16 numbers itself; taken as given where it is not of the x86 family.
-
-    Where it does not, the library's bfloat16 arithmetic on the CPU is many times slower than its float32.
-    """
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return True
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -23,7 +23,7 @@ from ...model_card_albef import RunFacts, make_model_card
 from ..arguments import AlbefTrainingArguments
 from ..errors import PushError
 from ..lora import merged_state_dict
-from .whole_checkpoints import STATE_FILE, write_manifest
+from .manifest import STATE_FILE, write_manifest
 
 logger = logging.get_logger(__name__)
 
@@ -166,7 +166,7 @@ class HubPushMixin(Trainer):
                 try:
                     return api.upload_folder(repo_id=self.hub_model_id, **options)
                 except RuntimeError as error:  # what the Hub's transfer library raises where the network breaks off
-                    raise ConnectionError(str(error)) from None
+                    raise ConnectionError(str(error)) from error.__cause__
         job: Future[Any] = api.upload_folder(repo_id=self.hub_model_id, run_as_future=True, **options)
         job.add_done_callback(lambda _: folder.cleanup())
         job.add_done_callback(_log_failure)

@@ -4,43 +4,37 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
-from ..checkpoints.processes import has_bfloat16_instructions
+from ..hardware import has_bfloat16_instructions
 
 
+@dataclass(eq=False)
 class Evaluator:
     """Applies a model to a data set, on one process or many.
 
     What is computed together never depends on the number of processes, so neither does any bit of the result.
+
+    Attributes:
+        model: The model, not wrapped.
+        processor: An `AlbefProcessor`.
+        batch_size: Rows that are encoded together.
+        num_workers: Processes that read images.
+        accelerator: Of the run; default: a new one, which finds out about other processes.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        processor: Any,
-        batch_size: int,
-        num_workers: int = 0,
-        accelerator: Accelerator | None = None,
-    ) -> None:
-        """Prepare an evaluation.
-
-        Args:
-            model: The model, not wrapped.
-            processor: An `AlbefProcessor`.
-            batch_size: Rows that are encoded together.
-            num_workers: Processes that read images.
-            accelerator: Of the run; default: a new one, which finds out about other processes.
-        """
-        self.model: Any = model
-        self.processor, self.batch_size, self.num_workers = processor, batch_size, num_workers
-        self.accelerator = Accelerator() if accelerator is None else accelerator
+    model: Any
+    processor: Any
+    _: KW_ONLY
+    batch_size: int = 64
+    num_workers: int = 0
+    accelerator: Accelerator = field(default_factory=Accelerator)
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:

@@ -10,11 +10,10 @@ Shapes: I images, T texts, S tokens of all texts, P image tokens, E projection w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from ...configuration_albef import AlbefError
 from ...packed_fusion_albef import Packing, finish_fusion, start_fusion
@@ -22,9 +21,6 @@ from .base import Evaluator, balance_load
 from .ranking import RankedCandidates, pairs_to_score, rank_candidates, select_candidates
 from .results import RetrievalResult
 from .retrieval_metrics import rank_of_first_match, retrieval_metrics
-
-if TYPE_CHECKING:
-    from ...modeling_albef import AlbefForImageTextRetrieval
 
 MEGABYTE = 1_000_000
 TEXTS_AT_ONCE = 1_000  # that become tokens between two looks at the progress bar
@@ -64,40 +60,28 @@ class EncodedImages:
     states: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
+@dataclass(eq=False)
 class RetrievalEvaluator(Evaluator):
-    """Evaluates a retrieval model on images with captions, on one process or many.
+    """Evaluates an `AlbefForImageTextRetrieval` on images with captions, on one process or many.
 
     Every process encodes all texts, which is cheap, and its share of the images; batches of images are then shared
     by their number of pairs, and the scores of the pairs are summed.
+
+    Attributes:
+        k_test: Candidates that are re-ranked; a smaller gallery is re-ranked whole.
+        batch_size: Images that are encoded together; pairs are scored in parts of 64 times as many tokens.
+        max_length: Tokens of a text, `[CLS]` included; published: 30.
+        image_memory: Megabytes of image states that a process keeps in main memory from encoding to re-ranking; an
+            image of 384 pixels has 1.8 in float32.
     """
 
-    def __init__(
-        self,
-        model: AlbefForImageTextRetrieval,
-        processor: Any,
-        k_test: int = 256,
-        batch_size: int = 64,
-        max_length: int = 30,
-        image_memory: int = 2000,
-        num_workers: int = 0,
-        accelerator: Accelerator | None = None,
-    ) -> None:
-        """Prepare an evaluation.
+    _: KW_ONLY
+    k_test: int = 256
+    max_length: int = 30
+    image_memory: float = 2000
 
-        Args:
-            model: The model, not wrapped.
-            processor: An `AlbefProcessor`.
-            k_test: Candidates that are re-ranked; a smaller gallery is re-ranked whole.
-            batch_size: Images that are encoded together; pairs are scored in parts of 64 times as many tokens.
-            max_length: Tokens of a text, `[CLS]` included; published: 30.
-            image_memory: Megabytes of image states that a process keeps in main memory from encoding to re-ranking; an
-                image of 384 pixels has 1.8 in float32.
-            num_workers: Processes that read images.
-            accelerator: Of the run; default: a new one, which finds out about other processes.
-        """
-        super().__init__(model, processor, batch_size, num_workers, accelerator)
-        self.k_test, self.image_memory = k_test, image_memory
-        self.max_length = min(max_length, model.config.text_config.max_position_embeddings)
+    def __post_init__(self) -> None:
+        self.max_length = min(self.max_length, self.model.config.text_config.max_position_embeddings)
 
     def __call__(self, dataset: Any) -> RetrievalResult:
         """Evaluate.

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from ...answer_tree_albef import AnswerTree
 from ...configuration_albef import AlbefError
@@ -19,9 +19,6 @@ from .base import Evaluator
 from .results import VQAResult
 from .vqa_metrics import vqa_accuracy, vqa_accuracy_by_question_type
 from .vqa_records import QuestionRecord
-
-if TYPE_CHECKING:
-    from ...modeling_albef_question_answering import AlbefForQuestionAnswering
 
 
 def check_answers(answer_list: Sequence[str], tokenizer: Any) -> None:
@@ -45,47 +42,31 @@ def check_answers(answer_list: Sequence[str], tokenizer: Any) -> None:
             raise AlbefError(f"The answer list has {answer!r}, which the tokenizer cannot represent: take it out.")
 
 
+@dataclass(eq=False)
 class VQAEvaluator(Evaluator):
-    """Answers the questions of a data set, on one process or many; every question once.
+    """Answers the questions of a data set with an `AlbefForQuestionAnswering`, on one process or many.
 
-    Questions are taken image by image, so that an image is read and encoded once.
+    Questions are taken image by image, so that an image is read and encoded once; every question once.
+
+    Attributes:
+        answer_list: Candidate answers, all different.
+        k_test: Candidates a question that are scored whole; a shorter list is scored whole.
+        count_first_token_twice: As the published score does.
+        best_answer_only: Skips candidates that cannot win; the answers are the same, their probabilities unknown.
+        batch_size: Questions that are answered together.
+        max_words: Words of a question that are read; published: 50.
     """
 
-    def __init__(
-        self,
-        model: AlbefForQuestionAnswering,
-        processor: Any,
-        answer_list: Sequence[str],
-        k_test: int = 128,
-        count_first_token_twice: bool = True,
-        best_answer_only: bool = False,
-        batch_size: int = 16,
-        max_words: int = 50,
-        num_workers: int = 0,
-        accelerator: Accelerator | None = None,
-    ) -> None:
-        """Prepare an evaluation.
+    answer_list: Sequence[str]
+    _: KW_ONLY
+    k_test: int = 128
+    count_first_token_twice: bool = True
+    best_answer_only: bool = False
+    batch_size: int = 16
+    max_words: int = 50
 
-        Args:
-            model: The model, not wrapped.
-            processor: An `AlbefProcessor`.
-            answer_list: Candidate answers, all different.
-            k_test: Candidates a question that are scored whole; a shorter list is scored whole.
-            count_first_token_twice: As the published score does.
-            best_answer_only: Skips candidates that cannot win; the answers are the same, their probabilities unknown.
-            batch_size: Questions that are answered together.
-            max_words: Words of a question that are read; published: 50.
-            num_workers: Processes that read images.
-            accelerator: Of the run; default: a new one, which finds out about other processes.
-        """
-        super().__init__(model, processor, batch_size, num_workers, accelerator)
-        check_answers(answer_list, processor.tokenizer)
-        self.answer_list, self.max_words = list(answer_list), max_words
-        self.ranking = {
-            "k": k_test,
-            "count_first_token_twice": count_first_token_twice,
-            "best_only": best_answer_only,
-        }
+    def __post_init__(self) -> None:
+        check_answers(self.answer_list, self.processor.tokenizer)
 
     def __call__(self, dataset: Any) -> VQAResult:
         """Evaluate.
@@ -126,17 +107,19 @@ class VQAEvaluator(Evaluator):
         device = self.model.device
         candidates = self.processor.encode_answers(self.answer_list).to(device)
         tree = AnswerTree.of(candidates["input_ids"], candidates["attention_mask"])
+        options = {"k": self.k_test, "count_first_token_twice": self.count_first_token_twice}
+        options["best_only"] = self.best_answer_only
         best, probabilities = torch.zeros(len(dataset), dtype=torch.int64), torch.zeros(len(dataset))
         with self.inference():
             loader = self.progress(self.load(dataset, own, self._collate), "Answering questions")
             for batch, inputs in zip(own, loader, strict=True):
                 inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-                ranked = self.model.rank_answers(**inputs, candidates=tree, **self.ranking)
+                ranked = self.model.rank_answers(**inputs, candidates=tree, **options)
                 best[batch] = ranked.ids[:, 0].cpu()
                 if ranked.probabilities is not None:
                     probabilities[batch] = ranked.probabilities[:, 0].cpu()
         best = self.sum_over_processes(best)
-        return best, None if self.ranking["best_only"] else self.sum_over_processes(probabilities)
+        return best, None if self.best_answer_only else self.sum_over_processes(probabilities)
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         numbers: dict[Any, int] = {}

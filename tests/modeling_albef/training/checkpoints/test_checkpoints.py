@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from trainer_cases import make_trainer, weights
 
 from modeling_albef.training import CheckpointError, find_damage, last_checkpoint
-from modeling_albef.training.checkpoints.whole_checkpoints import quarantine_newer_checkpoints
+from modeling_albef.training.checkpoints.manifest import quarantine_newer_checkpoints
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.training import FeatureQueue, MomentumTeacher, MomentumTeacherCallback, last_checkpoint
 from modeling_albef.training.application.launch import end_in_a_sentence
-from modeling_albef.training.callbacks import LossNotFiniteError, TrainingInterruptedError
+from modeling_albef.training.errors import LossNotFiniteError, TrainingInterruptedError
 
 
 class At(TrainerCallback):
@@ -76,9 +76,9 @@ def test_an_epoch_that_ends_is_evaluated_before_the_stop(tmp_path: Path) -> None
     assert done == [4] and trainer.state.best_global_step == 4
 
 
-def spoil(rows: list[dict[str, torch.Tensor]], *places: int) -> list[dict[str, torch.Tensor]]:
-    for place in places:
-        rows[place]["pixel_values"] = torch.full_like(rows[place]["pixel_values"], float("nan"))
+def spoil(rows: list[dict[str, torch.Tensor]], *indices: int) -> list[dict[str, torch.Tensor]]:
+    for index in indices:
+        rows[index]["pixel_values"] = torch.full_like(rows[index]["pixel_values"], float("nan"))
     return rows
 
 

@@ -112,15 +112,15 @@ def test_a_pair_is_scored_once_whoever_asks() -> None:
     torch.testing.assert_close(by_text.scores, torch.tensor([[0.3], [0.3], [0.5]]))
 
 
-def test_questions_go_picture_by_picture() -> None:
+def test_questions_go_image_by_image() -> None:
     batches = group_questions([5, 7, 5, 5, 9, 7, 8], batch_size=4)
     assert batches == [[0, 2, 3], [1, 5, 4, 6]]
-    assert group_questions([1] * 5, batch_size=2) == [[0, 1, 2, 3, 4]]  # one picture is never parted
+    assert group_questions([1] * 5, batch_size=2) == [[0, 1, 2, 3, 4]]  # one image is never parted
 
 
 def test_predictions_name_the_right_candidates() -> None:
     result, _ = evaluate(k_test=10)
-    names = [f"picture {i}" for i in range(12)]
+    names = [f"image {i}" for i in range(12)]
     predictions = result.top_predictions(names, depth=3)
     assert [query["image"] for query in predictions["image_to_text"]] == names
     assert [query["caption"] for query in predictions["text_to_image"]] == [str(i) for i in range(24)]
