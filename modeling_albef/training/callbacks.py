@@ -26,12 +26,7 @@ class MomentumTeacherCallback(TrainerCallback):
     """
 
     def __init__(self, teacher: MomentumTeacher, restore: Callable[[], None] | None = None) -> None:
-        """Prepare it.
-
-        Args:
-            teacher: Is moved.
-            restore: Is called when training begins; the student has been read from the checkpoint by then.
-        """
+        """Prepare it; `restore` is called when training begins, after the student was read from a checkpoint."""
         self.teacher, self.restore = teacher, restore
 
     def on_train_begin(
@@ -182,12 +177,12 @@ class InterruptionCallback(TrainerCallback):
         self._close()
         if self.is_due:
             raise TrainingInterruptedError(
-                f"Stopped by SIGTERM after step {state.global_step}, which is not the best and so not saved: go on from "
-                "the best checkpoint with --resume_from_checkpoint last."
+                f"Stopped by SIGTERM after step {state.global_step}, which is not the best and so not saved: go on "
+                "from the best checkpoint with --resume_from_checkpoint last."
             )
 
     def _close(self) -> None:
-        """Put the earlier handler of the signal back, and waits for the last vote."""
+        """Put the earlier handler of the signal back, and wait for the last vote."""
         if self._vote is not None:
             self._vote[1].wait()
             self._vote = None
@@ -213,12 +208,7 @@ class FiniteLossCallback(TrainerCallback):
         self._watched: list[tuple[torch.Tensor, Any]] = []
 
     def watch(self, loss: torch.Tensor, names: Any) -> None:
-        """Take the loss of a batch, of this process, into account.
-
-        Args:
-            loss: Scalar.
-            names: What names the batch's images: a list of files, or a tensor of their numbers.
-        """
+        """Take the loss of a batch into account; `names` are its images' files, or a tensor of their ids."""
         self._watched.append((loss.detach(), names))
 
     def on_pre_optimizer_step(

@@ -70,12 +70,7 @@ def merged_state_dict(model: Any) -> dict[str, torch.Tensor] | None:
 
 
 def save_adapter(model: Any, folder: str | Path) -> None:
-    """Write the adapters alone, as `peft.PeftModel.from_pretrained(model, folder)` reads them.
-
-    Args:
-        model: With adapters; without, nothing is written.
-        folder: Made where it does not exist.
-    """
+    """Write the adapters of a model alone, where it has any, as `peft.PeftModel.from_pretrained` reads them."""
     if not hasattr(model, "albef_lora_config"):
         return
     from peft import get_peft_model_state_dict

@@ -24,13 +24,7 @@ QUEUE_FILE = "queue.safetensors"
 
 @torch.no_grad()
 def update_momentum(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Move the teacher: teacher <- momentum * teacher + (1 - momentum) * student, over all parameters.
-
-    Args:
-        teacher: Changed in place.
-        student: A module of the same structure.
-        momentum: Decay, 0..1; published: 0.995.
-    """
+    """Move the teacher: teacher <- momentum * teacher + (1 - momentum) * student, over all parameters, in place."""
     own: list[torch.Tensor] = list(teacher.parameters())
     # DeepSpeed may keep the student in half precision, in which the teacher's small steps would be lost
     followed = [theirs.to(mine.dtype) for mine, theirs in zip(own, student.parameters(), strict=True)]
@@ -48,13 +42,7 @@ class MomentumTeacher:
     """
 
     def __init__(self, student: PreTrainedModel, momentum: float, model: PreTrainedModel | None = None) -> None:
-        """Make a teacher.
-
-        Args:
-            student: The model that is trained.
-            momentum: Decay, 0..1; published: 0.995.
-            model: Weights to start from, for example those of a pre-trained teacher. Default: a copy of the student.
-        """
+        """Make a teacher that starts from `model`, such as a pre-trained teacher; default: a copy of the student."""
         self.model = copy.deepcopy(student) if model is None else cast(Any, model).to(student.device)
         self.model.requires_grad_(False).train()
         self.momentum = momentum
@@ -96,13 +84,7 @@ class FeatureQueue(nn.Module):
     pointer: torch.Tensor
 
     def __init__(self, size: int, width: int, seed: int = 0) -> None:
-        """Make a queue.
-
-        Args:
-            size: Slots Q >= 0; published: 65,536.
-            width: Width E of the features.
-            seed: Of the random start; it must be the same on every process.
-        """
+        """Make a queue of Q >= 0 slots for features of width E; `seed` must be the same on every process."""
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         for name in ("image_embeds", "text_embeds"):
@@ -119,12 +101,7 @@ class FeatureQueue(nn.Module):
     def candidates(
         self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, image_ids: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Put a batch before the queue.
-
-        Args:
-            image_embeds: (B, E) of the teacher.
-            text_embeds: (B, E) of the teacher.
-            image_ids: (B,).
+        """Put a batch of the teacher's features before the queue.
 
         Returns:
             `image_candidates` and `text_candidates` (B + Q, E), `candidate_ids` (B + Q,).
@@ -137,13 +114,7 @@ class FeatureQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, image_ids: torch.Tensor) -> None:
-        """Replace the oldest slots.
-
-        Args:
-            image_embeds: (n, E) of all processes, in the order of their ranks.
-            text_embeds: (n, E).
-            image_ids: (n,).
-        """
+        """Replace the oldest slots by n rows of all processes, in the order of their ranks."""
         if self.size == 0:
             return
         kept = slice(-self.size, None)  # of more rows than slots the last remain

@@ -16,12 +16,7 @@ class ImageGroupSampler(Sampler[int]):
     """
 
     def __init__(self, image_ids: Sequence[Any], seed: int = 0) -> None:
-        """Make a sampler.
-
-        Args:
-            image_ids: For each row the id of its image.
-            seed: Of the order.
-        """
+        """Make a sampler of rows whose images have these ids."""
         self.seed, self.epoch = seed, 0
         rows: dict[Any, list[int]] = {}
         for row, image in enumerate(image_ids):

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 from transformers.utils import logging
 
+from ..configuration_albef import AlbefError
 from .arguments import AlbefTrainingArguments
 from .callbacks import (
     EpochCallback,
@@ -73,7 +74,8 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         try:
             super().__init__(model=model, args=args, **kwargs)
         except (ValueError, ImportError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "pip install" not in str(error):  # what `report_to` asks for
+            is_other = isinstance(error, RuntimeError) and "pip install" not in str(error)  # what `report_to` asks for
+            if is_other or isinstance(error, AlbefError):
                 raise
             raise SettingError(str(error)) from error
         step = args.train_batch_size * args.world_size
@@ -107,16 +109,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         return self.args.alpha * ramp
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train.
-
-        Args:
-            resume_from_checkpoint: Folder of the checkpoint to go on from; True: the last whole one.
-            args: Of the library's Trainer.
-            kwargs: Likewise.
-
-        Raises:
-            SettingError: There is no whole checkpoint.
-        """
+        """Train; `resume_from_checkpoint` is a folder, or True for the last whole checkpoint of the output folder."""
         checkpoint = resume_from_checkpoint or None
         if checkpoint is True and (checkpoint := last_checkpoint(self.args.output_folder)) is None:
             raise SettingError(f"{self.args.output_dir} has no whole checkpoint to go on from: start anew.")
@@ -187,12 +180,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Make the library's step.
-
-        Args:
-            model: The student, wrapped.
-            inputs: A batch; `image_names` and `replaced_images`, which a collator may add, are for messages.
-            num_items_in_batch: Not used here.
+        """Make the library's step; `image_names` and `replaced_images`, which a collator may add, are for messages.
 
         Returns:
             The loss; zero where it is not finite and the step will be left out.
@@ -244,15 +232,9 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Evaluate; where it fails during training, save what was trained.
+        """Return the metrics of the task, per cent, and the time they took.
 
-        Args:
-            eval_dataset: Rows of the task; default: the trainer's.
-            ignore_keys: Not used here.
-            metric_key_prefix: Put before the names of the metrics.
-
-        Returns:
-            The metrics of the task, per cent, and the time they took.
+        Where the evaluation fails during training, what was trained is saved first.
         """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         try:
@@ -266,16 +248,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
-        """Evaluate and keep the predictions.
-
-        Args:
-            test_dataset: Rows of the task.
-            ignore_keys: Not used here.
-            metric_key_prefix: Put before the names of the metrics.
-
-        Returns:
-            `predictions` is what `evaluate_dataset` gives; `metrics` as in `evaluate`; no `label_ids`.
-        """
+        """Return what `evaluate_dataset` gives as `predictions`, the `metrics` as `evaluate` does, no `label_ids`."""
         start = time.time()
         outcome = self.evaluate_dataset(test_dataset)
         self.results[metric_key_prefix] = {

@@ -36,14 +36,10 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def find_damage(checkpoint: str | Path) -> str | None:
-    """Find out what is wrong with a checkpoint.
+    """Say in a few words what is wrong with the folder of a checkpoint; None where all is as it was written.
 
-    Args:
-        checkpoint: Folder `checkpoint-N`. One without a manifest, as the library's Trainer writes it, is taken as it is
-            where its state file, which is written last, can be read.
-
-    Returns:
-        A few words that name the file; None where all is as it was written.
+    One without a manifest, as the library's Trainer writes it, is taken as it is where its state file, which is written
+    last, can be read.
     """
     folder = Path(checkpoint)
     try:
@@ -69,14 +65,7 @@ def find_damage(checkpoint: str | Path) -> str | None:
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
-    """Find the newest whole checkpoint of a run; a warning says what is wrong with each newer one.
-
-    Args:
-        output_dir: Folder of the run.
-
-    Returns:
-        Its path; None where there is none.
-    """
+    """Return the newest whole checkpoint of a run, or None; a warning says what is wrong with each newer one."""
     for folder in reversed(_checkpoints(Path(output_dir))):
         damage = find_damage(folder)
         if damage is None:
@@ -98,12 +87,8 @@ def _checkpoints(output_dir: Path) -> list[Path]:
 def quarantine_newer_checkpoints(output_dir: str | Path, checkpoint: str | None) -> None:
     """Prepare the folder of a run that goes on from its last whole checkpoint.
 
-    What is newer than that is not whole and would count as the newest of the run: it is renamed
+    What is newer than `checkpoint` is not whole and would count as the newest of the run: it is renamed
     `damaged-checkpoint-N`. What was being written when the earlier run ended is removed.
-
-    Args:
-        output_dir: Folder of the run.
-        checkpoint: What `last_checkpoint` found.
     """
     folder = Path(output_dir)
     for path in (folder / UNFINISHED_FOLDER, *folder.glob(f"{REPLACED_PREFIX}{PREFIX_CHECKPOINT_DIR}-*")):

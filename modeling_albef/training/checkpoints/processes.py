@@ -14,15 +14,7 @@ from ..errors import SettingError
 
 
 def first_message(message: str | None, args: TrainingArguments) -> str | None:
-    """Return the message of the first process that has one, on all processes; all must call it.
-
-    Args:
-        message: Of this process.
-        args: Of the run.
-
-    Returns:
-        None where no process has a message.
-    """
+    """Return the message of the first process that has one, or None, on all processes; all must call it."""
     if args.world_size == 1:
         return message
     messages: list[str | None] = [None] * args.world_size
@@ -31,11 +23,7 @@ def first_message(message: str | None, args: TrainingArguments) -> str | None:
 
 
 def from_first(make: Callable[[], Any], args: TrainingArguments) -> Any:
-    """Return what the first process makes, on all processes; all must call it.
-
-    Args:
-        make: Called on the first process alone.
-        args: Of the run.
+    """Return what `make` gives on the first process, on all processes; all must call it.
 
     Raises:
         AlbefError: `make` raised one, or an OSError; it is raised on all processes.
@@ -55,9 +43,6 @@ def from_first(make: Callable[[], Any], args: TrainingArguments) -> Any:
 
 def check_engine(args: Any) -> None:
     """Refuse what shards parameters: the momentum teacher is made of whole ones.
-
-    Args:
-        args: `AlbefTrainingArguments`.
 
     Raises:
         SettingError: FSDP or DeepSpeed ZeRO-3 was asked for, or DeepSpeed with what it cannot do.

@@ -62,11 +62,7 @@ class HubPushMixin(Trainer):
                 self.results = {"eval": metrics}
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository on the Hub where there is none; with `push_to_hub` before training.
-
-        Args:
-            token: For the Hub; default: `args.hub_token`, or the one of `hf auth login`.
-            private: Whether a repository that is made is private; default: `args.hub_private_repo`.
+        """Make the repository on the Hub where there is none; with the argument `push_to_hub` before training.
 
         Raises:
             PushError: The Hub cannot be reached, or refuses.
@@ -84,12 +80,7 @@ class HubPushMixin(Trainer):
         self.push_in_progress = None
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the card of the run into the output folder.
-
-        Args:
-            args: Not used here; see `dataset_names`, `base_model` and `results`.
-            kwargs: Likewise, but for `model_name` and `license`.
-        """
+        """Write the card of the run into the output folder; of the arguments `model_name` and `license` count."""
         if self.is_world_process_zero():
             folder = self.args.output_folder
             folder.mkdir(parents=True, exist_ok=True)
@@ -111,13 +102,7 @@ class HubPushMixin(Trainer):
     ) -> Any:
         """Upload the model as it is, the processor, the code (`push_code`) and the card.
 
-        Args:
-            commit_message: Title of the commit.
-            blocking: Whether to wait for the end of the upload.
-            token: For the Hub; default: `args.hub_token`, or the one of `hf auth login`.
-            revision: Branch, made where it does not exist; default: `args.hub_revision`.
-            private: Whether a repository that is made is private; default: `args.hub_private_repo`.
-            kwargs: `license`, for the card.
+        The arguments are the library's; `license` is for the card. A `revision` is made where it does not exist.
 
         Returns:
             The commit, or a `Future` of it; None on all processes but the first.

@@ -29,13 +29,7 @@ class RankedCandidates:
 
 
 def select_candidates(queries: torch.Tensor, gallery: torch.Tensor, k: int, block_size: int = 1024) -> torch.Tensor:
-    """Return the k most similar gallery rows of each query, computed in blocks.
-
-    Args:
-        queries: (Q, E) unit length.
-        gallery: (G, E) unit length.
-        k: Candidates; clipped to G.
-        block_size: Queries at a time.
+    """Return the k most similar gallery rows (G, E) of each query (Q, E), computed in blocks of queries.
 
     Returns:
         (Q, min(k, G)) int64, the most similar first.
@@ -46,10 +40,6 @@ def select_candidates(queries: torch.Tensor, gallery: torch.Tensor, k: int, bloc
 
 def pairs_to_score(texts_of_image: torch.Tensor, images_of_text: torch.Tensor) -> torch.Tensor:
     """Return every pair that either direction asks for, once.
-
-    Args:
-        texts_of_image: (I, k) candidates of the images.
-        images_of_text: (T, k) candidates of the texts.
 
     Returns:
         (n, 2) image and text, sorted by image, then text.
@@ -69,9 +59,6 @@ def rank_candidates(
         scores: (n,).
         texts_of_image: (I, k) candidates of the images.
         images_of_text: (T, k) candidates of the texts.
-
-    Returns:
-        For each image its texts, and for each text its images.
     """
     keys = pairs[:, 0] * len(images_of_text) + pairs[:, 1]
     ranked = []

@@ -109,16 +109,7 @@ class RetrievalEvaluator(Evaluator):
     def rank(
         self, dataset: Any, images: EncodedImages, texts: EncodedTexts
     ) -> tuple[RankedCandidates, RankedCandidates]:
-        """Select candidates by similarity and re-ranks them by matching.
-
-        Args:
-            dataset: I rows with an `image`, for states that were not kept.
-            images: All images; the states that were kept are used up.
-            texts: All texts.
-
-        Returns:
-            For each image its texts, and for each text its images.
-        """
+        """Select candidates by similarity and re-rank them by matching; image states that were kept are used up."""
         texts_of_image = select_candidates(images.embeds, texts.embeds, self.k_test)  # (I, k)
         images_of_text = select_candidates(texts.embeds, images.embeds, self.k_test)  # (T, k)
         pairs = pairs_to_score(texts_of_image, images_of_text)
@@ -126,14 +117,7 @@ class RetrievalEvaluator(Evaluator):
         return rank_candidates(pairs, scores, texts_of_image, images_of_text)
 
     def encode_texts(self, captions: list[str]) -> EncodedTexts:
-        """Run the text layers over all captions, batched by length, and the fusion layers as far as they go alone.
-
-        Args:
-            captions: T texts.
-
-        Returns:
-            See `EncodedTexts`.
-        """
+        """Run the text layers over all captions, batched by length, and the fusion layers as far as they go alone."""
         ids: list[list[int]] = []
         for start in self.progress(range(0, len(captions), TEXTS_AT_ONCE), "Reading texts"):
             some = captions[start : start + TEXTS_AT_ONCE]
@@ -155,14 +139,7 @@ class RetrievalEvaluator(Evaluator):
         return EncodedTexts(embeds, lengths, starts, states)
 
     def encode_images(self, dataset: Any) -> EncodedImages:
-        """Run the vision tower over this process's share of the images.
-
-        Args:
-            dataset: I rows with an `image`.
-
-        Returns:
-            See `EncodedImages`.
-        """
+        """Run the vision tower over this process's share of the images, I rows with an `image`."""
         batches = [batch.tolist() for batch in torch.arange(len(dataset)).split(self.batch_size)]
         owners = [index % self.accelerator.num_processes for index in range(len(batches))]
         images = EncodedImages(torch.zeros(len(dataset), self.model.config.projection_dim), batches, owners)
@@ -180,17 +157,7 @@ class RetrievalEvaluator(Evaluator):
     def score_pairs(
         self, dataset: Any, pairs: torch.Tensor, images: EncodedImages, texts: EncodedTexts
     ) -> torch.Tensor:
-        """Return matching logits of pairs, image by image.
-
-        Args:
-            dataset: I rows with an `image`, for states that were not kept.
-            pairs: (n, 2) image and text of each pair, sorted by image.
-            images: All images.
-            texts: All texts.
-
-        Returns:
-            (n,) float32, the logit of a match, from all processes.
-        """
+        """Return (n,) matching logits of pairs (n, 2), which are sorted by image, from all processes."""
         scores = torch.zeros(len(pairs))
         stops = torch.searchsorted(pairs[:, 0].contiguous(), torch.arange(len(images.embeds)), right=True).tolist()
         starts = [0, *stops[:-1]]

@@ -25,14 +25,11 @@ def rank_of_first_match(matches: torch.Tensor) -> torch.Tensor:
 
 
 def recall_at_k(ranks: torch.Tensor, depths: tuple[int, ...] = RECALL_DEPTHS) -> list[float]:
-    """Return the share of queries with a right candidate among the first ones.
+    """Return the share of queries with a right candidate among the first ones, per cent for each depth.
 
     Args:
         ranks: (Q,) from `rank_of_first_match`.
         depths: How many candidates count.
-
-    Returns:
-        Per cent for each depth, 0..100.
     """
     return [100.0 * (ranks < depth).sum().item() / len(ranks) for depth in depths]
 

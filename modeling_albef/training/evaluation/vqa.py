@@ -24,10 +24,6 @@ from .vqa_records import QuestionRecord
 def check_answers(answer_list: Sequence[str], tokenizer: Any) -> None:
     """Check candidate answers.
 
-    Args:
-        answer_list: The candidates.
-        tokenizer: What is to represent them.
-
     Raises:
         AlbefError: There are none, one is there twice or empty, or the tokenizer cannot represent one.
     """
@@ -95,9 +91,6 @@ class VQAEvaluator(Evaluator):
 
     def rank(self, dataset: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Find the best candidate of every question.
-
-        Args:
-            dataset: As above.
 
         Returns:
             (N,) int64 indices into the answer list, and (N,) float32 probabilities, or None with `best_answer_only`.

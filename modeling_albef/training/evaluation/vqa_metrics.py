@@ -62,7 +62,7 @@ def normalise_answer(answer: str) -> str:
 
 
 def answer_accuracy(answer: str, ground_truths: Sequence[str]) -> float:
-    """Return the accuracy of one answer: min(matches / 3, 1), averaged over the groups that leave out one annotator each.
+    """Return the accuracy of an answer: min(matches / 3, 1), averaged over leaving out each annotator.
 
     As in the official code, answers are normalised only where the annotators disagree; where all gave the same answer,
     it has to be met to the letter, since it may be text read from the image.
@@ -93,7 +93,7 @@ def answer_accuracy(answer: str, ground_truths: Sequence[str]) -> float:
 
 
 def answer_type(annotation: QuestionRecord) -> str:
-    """Return the type of a question's answer: as annotated, else derived from its most frequent answer (the first of equals).
+    """Return the type of an answer: as annotated, else of the most frequent answer (the first of equals).
 
     ALBEF's files name no types. "yes" and "no" give "yes/no", digits and number words but "none" give "number", all
     else gives "other".

@@ -108,9 +108,9 @@ def _record(row: Any, answers_needed: bool) -> QuestionRecord:
     if missing:
         raise AlbefError(f"has no {' and no '.join(map(repr, missing))}, its keys are {list(row)[:8]}: add it")
     for key, kind, word in _FIELDS:
-        if row.get(key) is not None or key in needed:
-            if not isinstance(row[key], kind) or isinstance(row[key], bool):
-                raise AlbefError(f"{key!r} is {row[key]!r:.60}: {word} is expected")
+        is_given = row.get(key) is not None or key in needed
+        if is_given and (not isinstance(row[key], kind) or isinstance(row[key], bool)):
+            raise AlbefError(f"{key!r} is {row[key]!r:.60}: {word} is expected")
     values: dict[str, Any] = {key: row.get(key) for key, _, _ in _FIELDS}
     return QuestionRecord(**values, answers=_answers(row, answers_needed))
 

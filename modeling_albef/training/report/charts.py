@@ -16,15 +16,7 @@ MARKED_POINTS = 60  # up to which every point is marked, and tells its value
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear map from values to positions on the page.
-
-    Attributes:
-        ticks: Round values, rising.
-        low: Value at its start.
-        high: Value at its end.
-        start: Position of `low`.
-        stop: Position of `high`.
-    """
+    """A linear map of values, `low` to `high`, to positions on the page, `start` to `stop`; ticks are round values."""
 
     ticks: tuple[float, ...]
     low: float
@@ -40,12 +32,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Chart:
-    """A quantity against the step; the template draws it as a `<figure>` with an `<svg>`.
-
-    Attributes:
-        name: Of the quantity.
-        points: By step; values that are not finite leave a gap.
-    """
+    """A quantity against the step, which a template draws; values that are not finite leave a gap in its points."""
 
     name: str
     points: Sequence[Point]
@@ -96,16 +83,10 @@ def _value(point: Point) -> float:
 
 
 def round_ticks(low: float, high: float, count: int = 4, whole: bool = False) -> tuple[float, ...]:
-    """Return round values around a range.
-
-    Args:
-        low: Least value of the range.
-        high: Largest.
-        count: About how many steps there are to be, >= 1.
-        whole: Only whole numbers.
+    """Return round values from `low` or below to `high` or above, in about `count` steps.
 
     Returns:
-        At least two values, rising by one, two or five times a power of ten, from `low` or below to `high` or above.
+        At least two values, whole numbers if asked for, rising by one, two or five times a power of ten.
     """
     if low == high:
         low, high = (low - abs(low) / 2, high + abs(high) / 2) if low else (0.0, 1.0)
@@ -119,15 +100,7 @@ def round_ticks(low: float, high: float, count: int = 4, whole: bool = False) ->
 
 
 def thin_out(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
-    """Keep the lowest and the highest point of each of several stretches, so that no peak is lost.
-
-    Args:
-        points: Step and value, by step.
-        limit: How many points may remain, >= 4.
-
-    Returns:
-        Some of the points, in order; the first and the last are among them.
-    """
+    """Return at most `limit` of the points (>= 4), in order: the first, the last, and the extremes of stretches."""
     if len(points) <= limit:
         return list(points)
     stretches, kept = (limit - 2) // 2, {0, len(points) - 1}

@@ -82,15 +82,12 @@ class Gallery:
 
 
 def hardest_examples(result: RetrievalResult | VQAResult, dataset: Any, count: int) -> list[Gallery]:
-    """Return the hardest queries of an evaluation.
+    """Return the hardest queries of an evaluation: captions and images of a retrieval, or questions.
 
     Args:
         result: Its outcome.
         dataset: What was evaluated.
         count: Queries of a kind.
-
-    Returns:
-        Captions that look for images and images that look for captions; or questions.
     """
     if isinstance(result, VQAResult):
         return [hardest_questions(result, dataset, count)]
@@ -123,15 +120,7 @@ def _margins(matches: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
 
 
 def hardest_captions(result: RetrievalResult, count: int) -> Gallery:
-    """Return the hardest captions that look for their image.
-
-    Args:
-        result: Of a retrieval evaluation.
-        count: How many.
-
-    Returns:
-        Each with its best images; the right one is there too, wherever it was ranked.
-    """
+    """Return the hardest captions with their best images; the right one is there too, wherever it was ranked."""
     ranked, owners = result.text_to_image, result.caption_image
     matches = ranked.ids == owners[:, None]
     examples = []
@@ -148,15 +137,7 @@ def hardest_captions(result: RetrievalResult, count: int) -> Gallery:
 
 
 def hardest_images(result: RetrievalResult, count: int) -> Gallery:
-    """Return the hardest images that look for their captions.
-
-    Args:
-        result: Of a retrieval evaluation.
-        count: How many.
-
-    Returns:
-        Each with its best captions, and all that are its own.
-    """
+    """Return the hardest images with their best captions, and all captions that are their own."""
     ranked, owners = result.image_to_text, result.caption_image
     matches = owners[ranked.ids] == torch.arange(len(ranked.ids))[:, None]
     examples = []
@@ -194,15 +175,15 @@ def _note(matches: torch.Tensor, scores: torch.Tensor) -> str:
 
 
 def hardest_questions(result: VQAResult, dataset: Any, count: int) -> Gallery:
-    """Return the worst answered questions; of equals those whose wrong answer was the surest, or right one the least.
+    """Return the worst answered questions, each with its answer and those that people gave.
+
+    Of equals those come first whose wrong answer was the surest, or whose right one was the least sure; where people
+    gave no answers, the least sure ones.
 
     Args:
-        result: Of an evaluation of questions.
+        result: The outcome.
         dataset: Rows with `question`, `answers` and perhaps `question_type`.
-        count: How many.
-
-    Returns:
-        Each with its answer, and the answers that people gave; without these, the least sure questions come first.
+        count: Number of questions.
     """
     sure = [0.0] * len(result.answers) if result.probabilities is None else result.probabilities.tolist()
     truths = [tuple(row) for row in dataset["answers"]]
@@ -227,7 +208,5 @@ def hardest_questions(result: VQAResult, dataset: Any, count: int) -> Gallery:
 
 def counted(answers: Iterable[str]) -> tuple[str, ...]:
     """Return different answers with how many people gave each, the most frequent first."""
-    given = list(answers)
-    return tuple(
-        answer if len(given) == 1 else f"{answer}{TIMES}{number}" for answer, number in Counter(given).most_common()
-    )
+    given = Counter(answers).most_common()
+    return tuple(answer if sum(n for _, n in given) == 1 else f"{answer}{TIMES}{number}" for answer, number in given)

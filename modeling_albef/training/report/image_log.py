@@ -31,13 +31,7 @@ class ImageLogCallback(TrainerCallback):
     """
 
     def __init__(self, trainer: AlbefTrainer, thumbnail: Thumbnail, count: int) -> None:
-        """Prepare it.
-
-        Args:
-            trainer: Whose evaluations these are.
-            thumbnail: Image of a row, and pixels of the longer side -> a PNG or JPEG file.
-            count: Queries of a kind.
-        """
+        """Prepare it; `count` queries of a kind are sent."""
         self.trainer, self.thumbnail, self.count = trainer, thumbnail, count
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -95,13 +89,7 @@ def _candidate_line(candidate: Candidate) -> str:
 def panel(example: Example, dataset: Any, thumbnail: Thumbnail) -> Image.Image:
     """Draw a query and what came of it as one image.
 
-    Args:
-        example: The query.
-        dataset: Rows with an `image`.
-        thumbnail: Image of a row, and pixels of the longer side -> a PNG or JPEG file.
-
-    Returns:
-        Images in a row, framed green where right and red where wrong, above the words of `caption`.
+    Images stand in a row, framed green where right and red where wrong, above the words of `caption`.
     """
     if example.row is None:
         shown = [(candidate.row, verdict(candidate.credit)[0]) for candidate in example.candidates]

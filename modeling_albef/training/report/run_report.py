@@ -43,25 +43,14 @@ class RunReport:
     """
 
     def __init__(self, trainer: AlbefTrainer, thumbnail: Thumbnail | None = None) -> None:
-        """Start a report.
-
-        Args:
-            trainer: Of the run.
-            thumbnail: See `ThumbnailCache`; without it there are no galleries.
-        """
+        """Start a report; without a `thumbnail` (see `ThumbnailCache`) it has no galleries."""
         self.trainer, self.thumbnail = trainer, thumbnail
         self.metrics: dict[str, dict[str, float]] = {}
         self.history: list[dict[str, Any]] = []
         self.last_evaluation: EvaluationRecord | None = None
 
     def add(self, split: str, metrics: dict[str, float], evaluation: EvaluationRecord | None = None) -> None:
-        """Add an outcome.
-
-        Args:
-            split: train, eval or test.
-            metrics: As they are saved; may grow until the report is written.
-            evaluation: What was evaluated.
-        """
+        """Add the metrics of a split, train, eval or test; they may grow until the report is written."""
         self.metrics[split] = metrics
         self.last_evaluation = evaluation or self.last_evaluation
         if split == "train":
@@ -138,15 +127,9 @@ def _question_types(evaluation: EvaluationRecord | None) -> list[tuple[str, floa
 
 
 def metrics_table(metrics: dict[str, dict[str, float]], first: Sequence[str] = ()) -> Table:
-    """Tabulate all metrics of all splits.
+    """Tabulate all metrics, a row a metric and a column a split, those named in `first` first.
 
-    Args:
-        metrics: Split -> names with the split as prefix -> values.
-        first: Names without prefix that come first.
-
-    Returns:
-        A row a metric and a column a split; the last split, the test, comes first, which is what a phone shows of a
-        wide table.
+    The last split, the test, comes first, which is what a phone shows of a wide table.
     """
     plain = {
         split: {name.removeprefix(f"{split}_"): value for name, value in values.items()}
@@ -161,16 +144,10 @@ def metrics_table(metrics: dict[str, dict[str, float]], first: Sequence[str] = (
 def evaluations_table(
     history: Sequence[dict[str, Any]], metrics: Sequence[str], deciding: str, best_step: int | None
 ) -> Table | None:
-    """Tabulate the evaluations on the way.
+    """Tabulate the evaluations during training, a row each; None where there was none.
 
-    Args:
-        history: Log lines, by step.
-        metrics: Names of the task's metrics.
-        deciding: The one that chooses the best checkpoint; it comes first: a phone shows few columns at a time.
-        best_step: Step of the best checkpoint, which is marked; None where this run did not train.
-
-    Returns:
-        A row an evaluation; None where there was none.
+    The metric that chooses the best checkpoint comes first, for a phone shows few columns at a time. The best step is
+    marked; it is None where this run did not train.
     """
     names = [name for name in metrics if any(f"eval_{name}" in line for line in history)]
     names.sort(key=lambda name: name != deciding)
@@ -190,11 +167,7 @@ def deciding_curve(history: Sequence[dict[str, Any]], name: str) -> Chart | None
 
 
 def curves(history: Sequence[dict[str, Any]]) -> list[Chart]:
-    """Chart each quantity of the training's log.
-
-    Args:
-        history: Log lines, by step; those with a `loss` count.
-    """
+    """Chart each quantity of the training's log lines: those with a `loss`."""
     series: dict[str, list[tuple[float, float]]] = {name: [] for name in FIRST_CURVES}
     others: dict[str, list[tuple[float, float]]] = {}
     for line in (line for line in history if "loss" in line and "step" in line):

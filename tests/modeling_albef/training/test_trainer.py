@@ -164,8 +164,8 @@ def test_settings_that_contradict_the_data_are_refused(tmp_path: Path) -> None:
         make_trainer(tmp_path, rows=random_rows(3))
     with pytest.raises(SettingError, match="eval_dataset"):  # the library's own words
         make_trainer(tmp_path, eval_strategy="epoch")
-    with pytest.raises(SettingError, match="pip install neptune|neptune"):
-        make_trainer(tmp_path, report_to="neptune")
+    with pytest.raises(SettingError, match="pip install clearml"):
+        make_trainer(tmp_path, report_to="clearml")
 
 
 def test_a_failed_evaluation_costs_no_epoch(tmp_path: Path) -> None:
