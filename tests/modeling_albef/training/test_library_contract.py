@@ -107,8 +107,10 @@ def test_names_of_the_trainers_modules() -> None:
 
 @pytest.mark.parametrize(
     "event",
-    ["train_begin", "epoch_begin", "step_begin", "pre_optimizer_step", "optimizer_step", "step_end", "epoch_end"]
-    + ["evaluate", "save", "train_end"],
+    [
+        *("train_begin", "epoch_begin", "step_begin", "pre_optimizer_step", "optimizer_step", "step_end", "epoch_end"),
+        *("evaluate", "save", "train_end"),
+    ],
 )
 def test_events_of_callbacks(event: str) -> None:
     assert parameters(getattr(TrainerCallback, f"on_{event}"))[:4] == ["self", "args", "state", "control"]

@@ -107,6 +107,20 @@ def test_a_full_disk_costs_no_earlier_checkpoint(copy: Path, size: int) -> None:
     assert last_checkpoint(copy) == str(copy / "checkpoint-6")
 
 
+@pytest.mark.parametrize("error", [KeyError("image"), RuntimeError("shapes differ"), TypeError("no tensor")])
+def test_a_bug_in_saving_keeps_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Only what disks refuse becomes a `CheckpointError`."""
+    trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
+
+    def broken(folder: str) -> None:
+        raise error
+
+    monkeypatch.setattr(trainer, "save_teacher", broken)
+    with pytest.raises(type(error), match=str(error.args[0])):
+        trainer.train()
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
 def evaluated(trainer: Any, scores: list[float]) -> None:
     """Gives the evaluations of a trainer these scores."""
     remaining = iter(scores)

@@ -58,6 +58,20 @@ def test_sigterm_saves_and_the_run_goes_on_to_the_same_end(tmp_path: Path, step:
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
+def test_a_step_that_is_not_the_best_is_not_said_to_be_saved(tmp_path: Path) -> None:
+    """With the `save_strategy` "best" the evaluation of the step decides."""
+    every_step = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best", "load_best_model_at_end": True}
+    trainer = make_trainer(tmp_path, **every_step, eval_dataset=[0])
+    scores = iter([9.0, 1.0, 2.0])
+    trainer.evaluate = lambda *_, **__: {"eval_r_mean": next(scores)}  # type: ignore[method-assign]
+    trainer.add_callback(At(2, terminate))
+    with pytest.raises(
+        TrainingInterruptedError, match="after step 2, which is not the best and so not saved"
+    ) as stopped:
+        trainer.train()
+    assert stopped.value.code == 143 and last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+
+
 def test_an_epoch_that_ends_is_evaluated_before_the_stop(tmp_path: Path) -> None:
     """A run that goes on from the end of an epoch would not make up for it."""
     trainer = make_trainer(

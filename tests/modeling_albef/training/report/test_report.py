@@ -327,6 +327,11 @@ def draw(name: str, steps: Any, values: list[float]) -> str:
     return str(CHARTS.draw(Chart(name, list(zip(steps, values, strict=True)))))
 
 
+def test_charts_escape_their_names() -> None:
+    drawn = draw("</svg><script>&", [0, 1], [0.0, 1.0])
+    assert "<script>" not in drawn and list(Page(drawn).charts) == ["</svg><script>&"]
+
+
 def test_chart_of_a_known_series() -> None:
     drawn = Page(draw("loss", [0, 10, 20], [0.0, 5.0, 10.0])).charts["loss"]
     assert drawn["y"] == [0, 5, 10] and drawn["x"] == [0, 5, 10, 15, 20]
