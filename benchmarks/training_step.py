@@ -26,7 +26,7 @@ from benchmarks import published
 from benchmarks.measure import arguments, compare, report, run_once
 from modeling_albef import AlbefConfig, AlbefForImageTextRetrieval
 from modeling_albef.training import FeatureQueue, MomentumTeacher
-from modeling_albef.training.checkpoints.processes import has_bfloat16_instructions
+from modeling_albef.training.hardware import has_bfloat16_instructions
 
 SMALL = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

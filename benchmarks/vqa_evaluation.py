@@ -104,9 +104,9 @@ def confident(args: Any) -> dict[str, float]:
     answers = load_answer_list(args.answer_list)
     tree = AnswerTree.of(**processor.encode_answers(answers))
     data = load_dataset_script("shapes", "vqa", split="test").select(range(40 if args.quick else 200))
-    place: dict[int, int] = {}
-    index = torch.tensor([place.setdefault(image_id, len(place)) for image_id in data["image_id"]])
-    first = [index.tolist().index(number) for number in range(len(place))]
+    numbers: dict[int, int] = {}
+    index = torch.tensor([numbers.setdefault(image_id, len(numbers)) for image_id in data["image_id"]])
+    first = [index.tolist().index(number) for number in range(len(numbers))]
     inputs = processor(
         images=[data[row]["image"] for row in first], text=list(data["question"]), text_type="question",
         padding=True, return_tensors="pt",
@@ -122,7 +122,7 @@ def confident(args: Any) -> dict[str, float]:
     rank(True)
     figures = compare(lambda: rank(True), lambda: rank(False), difference, args.runs)
     right = [
-        answers[place] == given[0] for place, given in zip(rank(True)[:, 0].tolist(), data["answers"], strict=True)
+        answers[index] == given[0] for index, given in zip(rank(True)[:, 0].tolist(), data["answers"], strict=True)
     ]
     return {**figures, "questions": len(data), "other_answers": figures["max_score_difference"], "right": sum(right)}
 

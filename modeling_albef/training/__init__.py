@@ -2,20 +2,17 @@
 
 from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments, VQATrainingArguments
 from .callbacks import EpochCallback, MomentumTeacherCallback, RankSeedCallback, TemperatureCallback
-from .checkpoints.whole_checkpoints import CheckpointError, find_damage, last_checkpoint
+from .checkpoints.manifest import find_damage, last_checkpoint
+from .errors import CheckpointError, LossNotFiniteError, PushError, SettingError, TrainingInterruptedError
 from .evaluation.ranking import RankedCandidates
-from .evaluation.retrieval import RetrievalEvaluator, RetrievalResult
+from .evaluation.results import EvaluationRecord, RetrievalResult, VQAResult
+from .evaluation.retrieval import RetrievalEvaluator
 from .evaluation.retrieval_metrics import recall_at_k, retrieval_metrics
-from .evaluation.vqa import VQAEvaluator, VQAResult, question_only_accuracy
-from .evaluation.vqa_metrics import (
-    QuestionRecord,
-    read_annotations,
-    read_questions,
-    vqa_accuracy,
-    vqa_accuracy_by_question_type,
-)
+from .evaluation.vqa import VQAEvaluator, question_only_accuracy
+from .evaluation.vqa_metrics import vqa_accuracy, vqa_accuracy_by_question_type
+from .evaluation.vqa_records import QuestionRecord, read_annotations, read_questions
 from .momentum import FeatureQueue, MomentumTeacher, update_momentum
-from .report.image_log import PictureLogCallback
+from .report.image_log import ImageLogCallback
 from .report.run_report import RunReport
 from .retrieval_trainer import RetrievalTrainer
 from .schedule import PublishedSchedule
@@ -27,11 +24,14 @@ __all__ = [
     "AlbefTrainingArguments",
     "CheckpointError",
     "EpochCallback",
+    "EvaluationRecord",
     "FeatureQueue",
+    "ImageLogCallback",
+    "LossNotFiniteError",
     "MomentumTeacher",
     "MomentumTeacherCallback",
-    "PictureLogCallback",
     "PublishedSchedule",
+    "PushError",
     "QuestionRecord",
     "RankSeedCallback",
     "RankedCandidates",
@@ -40,7 +40,9 @@ __all__ = [
     "RetrievalTrainer",
     "RetrievalTrainingArguments",
     "RunReport",
+    "SettingError",
     "TemperatureCallback",
+    "TrainingInterruptedError",
     "VQAEvaluator",
     "VQAResult",
     "VQATrainer",

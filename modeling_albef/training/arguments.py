@@ -6,18 +6,25 @@ import math
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 from transformers import TrainingArguments
 from transformers.training_args import trainer_log_levels
 from transformers.utils import is_in_notebook, logging
 
-from .checkpoints.processes import has_bfloat16_instructions
+from .errors import SettingError
 from .evaluation.retrieval_metrics import RETRIEVAL_METRICS
+from .hardware import has_bfloat16_instructions
 
 logger = logging.get_logger(__name__)
 
 MAX_QUEUE_SIZE = 2**24  # published: 2**16
+RECIPE = (  # what a model card and a report say of the arguments; none of them names a path on this machine
+    *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
+    *("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm"),
+    *("optim", "seed", "bf16", "fp16", "momentum", "alpha", "alpha_warmup", "distill", "queue_size", "k_test"),
+)
 
 
 @dataclass
@@ -57,10 +64,10 @@ class AlbefTrainingArguments(TrainingArguments):
     # Report
     write_report: bool = field(default=True, metadata={"help": "Write report.html into the output folder."})
     report_items: int = field(
-        default=24, metadata={"help": "Hardest queries of a kind that the report shows; 0 = no pictures."}
+        default=24, metadata={"help": "Hardest queries of a kind that the report shows; 0 = no images."}
     )
-    log_pictures: int = field(
-        default=4, metadata={"help": "Hardest queries of a kind whose pictures go to report_to; 0 = none."}
+    log_images: int = field(
+        default=4, metadata={"help": "Hardest queries of a kind that go to report_to as images; 0 = none."}
     )
 
     # How the run behaves
@@ -92,7 +99,7 @@ class AlbefTrainingArguments(TrainingArguments):
         self._check_ranges()
 
     def _avoid_emulation(self) -> None:
-        """Computes in float32 in place of bfloat16 on a CPU that would have to emulate it, many times slower."""
+        """Compute in float32 in place of bfloat16 on a CPU that would have to emulate it, many times slower."""
         asked_for = self.bf16 or os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
         if asked_for and self.use_cpu and not has_bfloat16_instructions():
             logger.warning(
@@ -101,32 +108,42 @@ class AlbefTrainingArguments(TrainingArguments):
             self.bf16 = False
             os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
 
+    @property
+    def output_folder(self) -> Path:
+        """`output_dir` as a path."""
+        return Path(cast(str, self.output_dir))
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the arguments that a model card and a report name."""
+        return {name: getattr(self, name) for name in RECIPE if hasattr(self, name)}
+
     def _check_ranges(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{name} is {value}, but must be a finite number.")
+            _refuse(isinstance(value, float) and not math.isfinite(value), name, value, "be a finite number")
         for name in ("seed", "data_seed"):
-            if (value := getattr(self, name)) is not None and not 0 <= value < 2**32:
-                raise ValueError(f"{name} is {value}, but must lie between 0 and 2**32 - 1.")
+            value = getattr(self, name)
+            _refuse(value is not None and not 0 <= value < 2**32, name, value, "lie between 0 and 2**32 - 1")
         for name in ("log_level", "log_level_replica"):
-            if (value := getattr(self, name)) not in trainer_log_levels:
-                raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(trainer_log_levels)}.")
+            value = getattr(self, name)
+            _refuse(value not in trainer_log_levels, name, repr(value), f"be one of {', '.join(trainer_log_levels)}")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
-        for name in ("report_items", "log_pictures"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be 0 or more.")
+            _refuse(getattr(self, name) < 1, name, getattr(self, name), "be at least 1")
+        for name in ("report_items", "log_images"):
+            _refuse(getattr(self, name) < 0, name, getattr(self, name), "be 0 or more")
         for name in ("momentum", "alpha"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must lie between 0 and 1.")
+            _refuse(not 0 <= getattr(self, name) <= 1, name, getattr(self, name), "lie between 0 and 1")
         if self.published_schedule and self.learning_rate <= 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}, but the published schedule needs a rate > 0.")
-        if self.non_finite_loss not in ("stop", "skip"):
-            raise ValueError(f"non_finite_loss is {self.non_finite_loss!r}, but must be stop or skip.")
+            raise SettingError(f"learning_rate is {self.learning_rate}, but the published schedule needs a rate > 0.")
+        value = self.non_finite_loss
+        _refuse(value not in ("stop", "skip"), "non_finite_loss", repr(value), "be stop or skip")
         metric = (self.metric_for_best_model or "").removeprefix("eval_")
-        if self.eval_strategy != "no" and metric and metric not in self.METRICS:
-            raise ValueError(f"metric_for_best_model is {metric!r}, but must be one of {', '.join(self.METRICS)}.")
+        is_unknown = self.eval_strategy != "no" and bool(metric) and metric not in self.METRICS
+        _refuse(is_unknown, "metric_for_best_model", repr(metric), f"be one of {', '.join(self.METRICS)}")
+
+
+def _refuse(is_wrong: bool, name: str, value: Any, rule: str) -> None:
+    if is_wrong:
+        raise SettingError(f"{name} is {value}, but must {rule}.")
 
 
 @dataclass
@@ -149,17 +166,16 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.queue_size <= MAX_QUEUE_SIZE:
-            raise ValueError(f"queue_size is {self.queue_size}, but must lie between 0 and {MAX_QUEUE_SIZE}.")
+        is_outside = not 0 <= self.queue_size <= MAX_QUEUE_SIZE
+        _refuse(is_outside, "queue_size", self.queue_size, f"lie between 0 and {MAX_QUEUE_SIZE}")
         if not 0 < self.min_temperature <= self.max_temperature:
-            raise ValueError(
+            raise SettingError(
                 f"min_temperature is {self.min_temperature} and max_temperature {self.max_temperature}: they must be "
                 "above 0 and in this order."
             )
         if self.k_test < 1:
-            raise ValueError(f"k_test is {self.k_test}, but at least one candidate must be re-ranked.")
-        if self.image_memory < 0:
-            raise ValueError(f"image_memory is {self.image_memory}, but must be 0 or more megabytes.")
+            raise SettingError(f"k_test is {self.k_test}, but at least one candidate must be re-ranked.")
+        _refuse(self.image_memory < 0, "image_memory", self.image_memory, "be 0 or more megabytes")
 
 
 @dataclass
@@ -175,7 +191,7 @@ class VQATrainingArguments(AlbefTrainingArguments):
     k_test: int = field(default=128, metadata={"help": "Candidate answers a question that are scored whole."})
     group_by_image: bool = field(
         default=False,
-        metadata={"help": "Train on all questions of a picture in a row, which is encoded once for those of a batch."},
+        metadata={"help": "Train on all questions of an image in a row, which is encoded once for those of a batch."},
     )
     count_first_token_twice: bool = field(default=True, metadata={"help": "The published score does."})
     best_answer_only: bool = field(
@@ -186,4 +202,4 @@ class VQATrainingArguments(AlbefTrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.k_test < 1:
-            raise ValueError(f"k_test is {self.k_test}, but at least one candidate must be scored.")
+            raise SettingError(f"k_test is {self.k_test}, but at least one candidate must be scored.")

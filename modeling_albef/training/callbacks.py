@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from .errors import LossNotFiniteError, TrainingInterruptedError
 from .momentum import MomentumTeacher
 
 logger = logging.get_logger(__name__)
@@ -23,8 +25,16 @@ class MomentumTeacherCallback(TrainerCallback):
     A step that the gradient scaler skipped (float16 overflow) left the student where it was and does not count.
     """
 
-    def __init__(self, teacher: MomentumTeacher) -> None:
-        self.teacher = teacher
+    def __init__(self, teacher: MomentumTeacher, restore: Callable[[], None] | None = None) -> None:
+        """Prepare it; `restore` is called when training begins, after the student was read from a checkpoint."""
+        self.teacher, self.restore = teacher, restore
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Restore the teacher of the checkpoint that training goes on from."""
+        if self.restore is not None:
+            self.restore()
 
     def on_step_begin(
         self,
@@ -33,7 +43,7 @@ class MomentumTeacherCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Moves the teacher towards the student."""
+        """Move the teacher towards the student."""
         if not getattr(kwargs.get("optimizer"), "step_was_skipped", False):
             self.teacher.update(kwargs["model"])
 
@@ -47,7 +57,7 @@ class TemperatureCallback(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Clamps it."""
+        """Clamp it."""
         with torch.no_grad():
             self.temperature.clamp_(self.lowest, self.highest)
 
@@ -58,7 +68,7 @@ class RankSeedCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Seeds, after the order of the data was drawn, which all processes share."""
+        """Seed, after the order of the data was drawn, which all processes share."""
         if args.world_size > 1:
             torch.manual_seed(args.seed + args.process_index)
 
@@ -76,19 +86,8 @@ class EpochCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Sets the epoch; in an epoch that is resumed half-way, its number."""
+        """Set the epoch; in an epoch that is resumed half-way, its number."""
         self.dataset.set_epoch(int(state.epoch or 0))
-
-
-class TrainingInterruptedError(SystemExit):
-    """Training that was asked to end by SIGTERM, after a checkpoint was written; exit status 143, as of the signal."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(128 + signal.SIGTERM)
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class InterruptionCallback(TrainerCallback):
@@ -118,7 +117,7 @@ class InterruptionCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Starts to listen; in a thread, where signals do not arrive, there is nothing to listen to."""
+        """Start to listen; in a thread, where signals do not arrive, there is nothing to listen to."""
         self.was_received = self.is_due = self._has_agreed = False
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._receive)
@@ -126,7 +125,7 @@ class InterruptionCallback(TrainerCallback):
             self._group = torch.distributed.new_group(backend="gloo")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Asks for a checkpoint and the end where all have agreed, unless the epoch ends here."""
+        """Ask for a checkpoint and the end where all have agreed, unless the epoch ends here."""
         self._has_agreed = self._has_agreed or self._agree()
         if self._has_agreed and state.epoch != int(state.epoch or 0):
             self._ask(control)
@@ -134,7 +133,7 @@ class InterruptionCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Asks where the last step of the epoch was the one to stop after."""
+        """Ask where the last step of the epoch was the one to stop after."""
         if self._has_agreed:
             self._ask(control)
 
@@ -154,24 +153,42 @@ class InterruptionCallback(TrainerCallback):
         self._vote = flag, work
         return agreed
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """End the training where the checkpoint that was asked for is there.
+
+        Raises:
+            TrainingInterruptedError: It is.
+        """
+        if self.is_due:
+            self._close()
+            raise TrainingInterruptedError(
+                f"Stopped by SIGTERM after step {state.global_step}, which is saved: go on with "
+                "--resume_from_checkpoint last."
+            )
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stops to listen."""
-        self.close()
+        """Stop to listen.
 
-    def close(self) -> None:
-        """Puts the earlier handler of the signal back, and waits for the last vote."""
+        Raises:
+            TrainingInterruptedError: The training was to end, but no checkpoint was due: it was not the best.
+        """
+        self._close()
+        if self.is_due:
+            raise TrainingInterruptedError(
+                f"Stopped by SIGTERM after step {state.global_step}, which is not the best and so not saved: go on "
+                "from the best checkpoint with --resume_from_checkpoint last."
+            )
+
+    def _close(self) -> None:
+        """Put the earlier handler of the signal back, and wait for the last vote."""
         if self._vote is not None:
             self._vote[1].wait()
             self._vote = None
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
             self._previous = None
-
-
-class LossNotFiniteError(ArithmeticError):
-    """A loss that is infinite or not a number; the message has the step and the batch's pictures."""
 
 
 class FiniteLossCallback(TrainerCallback):
@@ -191,18 +208,13 @@ class FiniteLossCallback(TrainerCallback):
         self._watched: list[tuple[torch.Tensor, Any]] = []
 
     def watch(self, loss: torch.Tensor, names: Any) -> None:
-        """Takes the loss of a batch, of this process, into account.
-
-        Args:
-            loss: Scalar.
-            names: What tells the batch's pictures: a list of files, or a tensor of their numbers.
-        """
+        """Take the loss of a batch into account; `names` are its images' files, or a tensor of their ids."""
         self._watched.append((loss.detach(), names))
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Looks at the losses of the step.
+        """Look at the losses of the step.
 
         Raises:
             LossNotFiniteError: One is not finite and `skip` is false, or too many steps in a row were left out.
@@ -220,7 +232,7 @@ class FiniteLossCallback(TrainerCallback):
         self.num_skipped, self._in_a_row = self.num_skipped + 1, self._in_a_row + 1
         if not self.skip:
             raise LossNotFiniteError(
-                f"{message} Nothing of this step was applied. Look at these pictures and their texts, lower "
+                f"{message} Nothing of this step was applied. Look at these images and their texts, lower "
                 "learning_rate, or leave such steps out with --non_finite_loss skip."
             )
         if self._in_a_row >= MAX_SKIPPED_IN_A_ROW:
@@ -236,9 +248,9 @@ class FiniteLossCallback(TrainerCallback):
         for loss, names in watched:
             if not loss.isfinite():
                 listed = names.tolist() if isinstance(names, torch.Tensor) else names
-                own.append(f"{loss.item()}, of the pictures {', '.join(map(str, listed or ['without names']))}")
-        told: list[Any] = [own]
+                own.append(f"{loss.item()}, of the images {', '.join(map(str, listed or ['without names']))}")
+        found: list[Any] = [own]
         if args.world_size > 1:
-            told = [None] * args.world_size
-            torch.distributed.all_gather_object(told, own)
-        return f"The loss of step {step} is " + "; ".join(one for found in told for one in found) + "."
+            found = [None] * args.world_size
+            torch.distributed.all_gather_object(found, own)
+        return f"The loss of step {step} is " + "; ".join(one for rank in found for one in rank) + "."

@@ -15,13 +15,15 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from .errors import SettingError
+
 ADAPTER_FOLDER = "adapter"
 # Queries and values of both towers and of the decoder; the heads.
 TARGETS = ("qkv", "query", "value", "vision_proj", "text_proj", "itm_head")
 
 
 def add_lora(model: PreTrainedModel, rank: int, alpha: float | None = None, targets: Sequence[str] = TARGETS) -> None:
-    """Puts adapters into a model and freezes all else.
+    """Put adapters into a model and freezes all else.
 
     Args:
         model: Changed in place.
@@ -30,28 +32,30 @@ def add_lora(model: PreTrainedModel, rank: int, alpha: float | None = None, targ
         targets: Ends of the names of the linear maps that get one.
 
     Raises:
-        ImportError: `peft` is not installed.
-        ValueError: No linear map has such a name, or the rank is too low.
+        SettingError: `peft` is not installed, no linear map has such a name, or the rank is too low or too high.
     """
     if rank < 1:
-        raise ValueError(f"lora_rank is {rank}, but must be at least 1.")
+        raise SettingError(f"lora_rank is {rank}, but must be at least 1.")
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ImportError("Low-rank adapters need `pip install peft`.") from error
+        raise SettingError("Low-rank adapters need `pip install peft`.") from error
     present = {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     chosen = [name for name in targets if name in present]
     if not chosen:
-        raise ValueError(
+        raise SettingError(
             f"lora_targets has {', '.join(targets)}, of which the model has none; it has {', '.join(sorted(present))}."
         )
     config = LoraConfig(r=rank, lora_alpha=cast(Any, alpha or 2 * rank), target_modules=chosen)
-    inject_adapter_in_model(config, model)
+    try:
+        inject_adapter_in_model(config, model)
+    except RuntimeError as error:  # more memory than there is
+        raise SettingError(f"lora_rank {rank} cannot be used ({error}): lower it.") from error
     model.albef_lora_config = cast(Any, config)  # a plain attribute, not a module
 
 
 def merged_state_dict(model: Any) -> dict[str, torch.Tensor] | None:
-    """The weights with the adapters added in, by the plain model's names; None for a model without adapters."""
+    """Return the weights with the adapters added in, by the plain model's names; None for a model without adapters."""
     if not hasattr(model, "albef_lora_config"):
         return None
     state = {}
@@ -66,12 +70,7 @@ def merged_state_dict(model: Any) -> dict[str, torch.Tensor] | None:
 
 
 def save_adapter(model: Any, folder: str | Path) -> None:
-    """Writes the adapters alone, as `peft.PeftModel.from_pretrained(model, folder)` reads them.
-
-    Args:
-        model: With adapters; without, nothing is written.
-        folder: Made where it does not exist.
-    """
+    """Write the adapters of a model alone, where it has any, as `peft.PeftModel.from_pretrained` reads them."""
     if not hasattr(model, "albef_lora_config"):
         return
     from peft import get_peft_model_state_dict

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..conversion.checkpoint_reading import read_queue
-from .schedule import SettingError
+from .errors import SettingError
 
 TEACHER_FOLDER = "teacher"
 QUEUE_FILE = "queue.safetensors"
@@ -24,13 +24,7 @@ QUEUE_FILE = "queue.safetensors"
 
 @torch.no_grad()
 def update_momentum(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Moves the teacher: teacher <- momentum * teacher + (1 - momentum) * student, over all parameters.
-
-    Args:
-        teacher: Changed in place.
-        student: A module of the same structure.
-        momentum: Decay, 0..1; published: 0.995.
-    """
+    """Move the teacher: teacher <- momentum * teacher + (1 - momentum) * student, over all parameters, in place."""
     own: list[torch.Tensor] = list(teacher.parameters())
     # DeepSpeed may keep the student in half precision, in which the teacher's small steps would be lost
     followed = [theirs.to(mine.dtype) for mine, theirs in zip(own, student.parameters(), strict=True)]
@@ -48,47 +42,40 @@ class MomentumTeacher:
     """
 
     def __init__(self, student: PreTrainedModel, momentum: float, model: PreTrainedModel | None = None) -> None:
-        """Makes a teacher.
-
-        Args:
-            student: The model that is trained.
-            momentum: Decay, 0..1; published: 0.995.
-            model: Weights to start from, for example those of a pre-trained teacher. Default: a copy of the student.
-        """
+        """Make a teacher that starts from `model`, such as a pre-trained teacher; default: a copy of the student."""
         self.model = copy.deepcopy(student) if model is None else cast(Any, model).to(student.device)
         self.model.requires_grad_(False).train()
         self.momentum = momentum
 
     def update(self, student: PreTrainedModel) -> None:
-        """Moves one step towards the student."""
+        """Move one step towards the student."""
         update_momentum(self.model, student, self.momentum)
 
     def save(self, checkpoint: str | Path) -> None:
-        """Writes the network into `checkpoint/teacher`."""
+        """Write the network into `checkpoint/teacher`."""
         self.model.save_pretrained(Path(checkpoint) / TEACHER_FOLDER)
 
     def load(self, checkpoint: str | Path) -> None:
-        """Reads back what `save` wrote.
+        """Read back what `save` wrote.
 
         Raises:
-            FileNotFoundError: The checkpoint has no teacher.
-            ValueError: The teacher is damaged, or of another model.
+            SettingError: The teacher is missing, damaged, or of another model.
         """
         path = Path(checkpoint) / TEACHER_FOLDER / "model.safetensors"
         try:
             load_model(self.model, path)  # knows of tied tensors
-        except (RuntimeError, SafetensorError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(
+            raise SettingError(
                 f"The teacher in {path} cannot be used ({reason:.300}): resume an older checkpoint."
             ) from error
 
 
 class FeatureQueue(nn.Module):
-    """Features of the last pictures and texts that the teacher saw: negatives for the contrastive loss.
+    """Features of the last images and texts that the teacher saw: negatives for the contrastive loss.
 
     Any number of rows fits: they go to slots `(pointer + 0..n-1) % size`. A fresh queue holds random unit vectors with
-    picture id -100, which match nothing (salesforce/ALBEF `models/model_retrieval.py`).
+    image id -100, which match nothing (salesforce/ALBEF `models/model_retrieval.py`).
     """
 
     image_embeds: torch.Tensor
@@ -97,13 +84,7 @@ class FeatureQueue(nn.Module):
     pointer: torch.Tensor
 
     def __init__(self, size: int, width: int, seed: int = 0) -> None:
-        """Makes a queue.
-
-        Args:
-            size: Slots Q >= 0; published: 65,536.
-            width: Width E of the features.
-            seed: Of the random start; it must be the same on every process.
-        """
+        """Make a queue of Q >= 0 slots for features of width E; `seed` must be the same on every process."""
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         for name in ("image_embeds", "text_embeds"):
@@ -120,12 +101,7 @@ class FeatureQueue(nn.Module):
     def candidates(
         self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, image_ids: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Puts a batch before the queue.
-
-        Args:
-            image_embeds: (B, E) of the teacher.
-            text_embeds: (B, E) of the teacher.
-            image_ids: (B,).
+        """Put a batch of the teacher's features before the queue.
 
         Returns:
             `image_candidates` and `text_candidates` (B + Q, E), `candidate_ids` (B + Q,).
@@ -138,13 +114,7 @@ class FeatureQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, image_ids: torch.Tensor) -> None:
-        """Replaces the oldest slots.
-
-        Args:
-            image_embeds: (n, E) of all processes, in the order of their ranks.
-            text_embeds: (n, E).
-            image_ids: (n,).
-        """
+        """Replace the oldest slots by n rows of all processes, in the order of their ranks."""
         if self.size == 0:
             return
         kept = slice(-self.size, None)  # of more rows than slots the last remain
@@ -158,10 +128,10 @@ class FeatureQueue(nn.Module):
         self.pointer.add_(len(image_ids)).remainder_(self.size)
 
     def start_from(self, state: dict[str, torch.Tensor]) -> None:
-        """Starts from the features of an earlier training, of which the newest are kept where they do not all fit.
+        """Start from the features of an earlier training, of which the newest are kept where they do not all fit.
 
-        Their pictures become -100, as when the published code loads a pre-trained model: its numbers of pictures are
-        those of other data. Differs from ALBEF, which takes the numbers over from a fine-tuned model.
+        Their image ids become -100, as when the published code loads a pre-trained model, whose ids are those of other
+        data. Differs from ALBEF, which takes the numbers over from a fine-tuned model.
 
         Args:
             state: What `read_queue` gives of a file that `save` wrote, or the converter of released checkpoints.
@@ -172,16 +142,17 @@ class FeatureQueue(nn.Module):
         self.enqueue(**rows, image_ids=torch.full((stored,), -100, device=self.pointer.device))
 
     def save(self, checkpoint: str | Path) -> None:
-        """Writes `checkpoint/teacher/queue.safetensors`."""
+        """Write `checkpoint/teacher/queue.safetensors`."""
         path = Path(checkpoint) / TEACHER_FOLDER / QUEUE_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(self.state_dict(), path)
 
     def load(self, checkpoint: str | Path) -> None:
-        """Reads back what `save` wrote.
+        """Read back what `save` wrote.
 
         Raises:
-            ValueError: There is no queue, it is damaged, or it has another size.
+            SettingError: It has another size.
+            AlbefError: There is no queue, or it is damaged.
         """
         path = Path(checkpoint) / TEACHER_FOLDER / QUEUE_FILE
         state = read_queue(path, width=self.image_embeds.shape[1])

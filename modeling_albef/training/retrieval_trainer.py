@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sized
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..modeling_albef import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
 from .arguments import RetrievalTrainingArguments
 from .callbacks import TemperatureCallback
-from .evaluation.retrieval import RetrievalEvaluator, RetrievalResult
+from .evaluation.results import RetrievalResult
+from .evaluation.retrieval import RetrievalEvaluator
 from .momentum import FeatureQueue
 from .trainer import AlbefTrainer
 
@@ -48,8 +48,8 @@ class RetrievalTrainer(AlbefTrainer):
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, AlbefImageTextRetrievalOutput]:
-        """One step's loss: the teacher's features, the student's forward, then the queue."""
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """Return the loss of a step: the teacher's features, the student's forward, then the queue."""
         alpha = self.alpha
         if self.queue.size or (self.args.distill and self.args.alpha):
             features = self._teacher_features(inputs)
@@ -66,7 +66,7 @@ class RetrievalTrainer(AlbefTrainer):
 
     def _teacher_features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         with torch.no_grad(), self.accelerator.autocast():
-            network = cast(AlbefForImageTextRetrieval, self.teacher.model)
+            network: Any = self.teacher.model
             text = network.get_text_features(inputs["input_ids"], inputs.get("attention_mask"))
             return {
                 "image_embeds": network.get_image_features(inputs["pixel_values"]).pooler_output.float(),
@@ -74,8 +74,8 @@ class RetrievalTrainer(AlbefTrainer):
                 "image_ids": inputs["image_ids"],
             }
 
-    def assess(self, dataset: Any) -> RetrievalResult:
-        """Ranks a data set's images and captions; see `RetrievalEvaluator`."""
+    def evaluate_dataset(self, dataset: Any) -> RetrievalResult:
+        """Rank a data set's images and captions; see `RetrievalEvaluator`."""
         evaluator = RetrievalEvaluator(
             self.model,
             self.processing_class,
@@ -104,11 +104,11 @@ class RetrievalTrainer(AlbefTrainer):
         return {"predictions": path}
 
     def save_teacher(self, checkpoint: str) -> None:
-        """Writes the teacher and the queue."""
+        """Write the teacher and the queue."""
         super().save_teacher(checkpoint)
         self.queue.save(checkpoint)
 
     def load_teacher(self, checkpoint: str) -> None:
-        """Reads back what `save_teacher` wrote."""
+        """Read back what `save_teacher` wrote."""
         super().load_teacher(checkpoint)
         self.queue.load(checkpoint)

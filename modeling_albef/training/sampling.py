@@ -10,18 +10,13 @@ from torch.utils.data import Sampler
 
 
 class ImageGroupSampler(Sampler[int]):
-    """Pictures in random order, all rows of a picture one after the other: a batch has few pictures and many questions.
+    """Images in random order, all rows of an image one after the other: a batch has few images and many questions.
 
     The order depends on seed and epoch alone, so it is the same on every process and after a resume.
     """
 
     def __init__(self, image_ids: Sequence[Any], seed: int = 0) -> None:
-        """Makes a sampler.
-
-        Args:
-            image_ids: For each row the id of its picture.
-            seed: Of the order.
-        """
+        """Make a sampler of rows whose images have these ids."""
         self.seed, self.epoch = seed, 0
         rows: dict[Any, list[int]] = {}
         for row, image in enumerate(image_ids):
@@ -30,7 +25,7 @@ class ImageGroupSampler(Sampler[int]):
         self.num_rows = len(image_ids)
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch, which draws another order."""
+        """Set the epoch, which draws another order."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-
-class SettingError(ValueError):
-    """A setting that turns out not to serve when training begins; the message says which, and what helps."""
-
+from .errors import SettingError
 
 STEPS_A_LEVEL = 100  # the warm-up moves every hundred steps
 
@@ -44,7 +41,7 @@ class PublishedSchedule:
             )
 
     def __call__(self, step: int) -> float:
-        """Learning rate of a step.
+        """Return the learning rate of a step.
 
         Args:
             step: Optimizer steps done before it.
@@ -58,7 +55,7 @@ class PublishedSchedule:
         return self._at(epoch + levels, levels)
 
     def _at(self, time: int, levels: int) -> float:
-        """The rate f(t) on the schedule's own time axis: warm-up levels, then epochs."""
+        """Return the rate f(t) on the schedule's own time axis: warm-up levels, then epochs."""
         if time < levels:
             return self.warmup_learning_rate + time * (self.learning_rate - self.warmup_learning_rate) / levels
         progress = min((time - levels) / self.num_epochs, 1.0)

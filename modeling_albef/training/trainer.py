@@ -7,16 +7,17 @@ import time
 from abc import abstractmethod
 from collections.abc import Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.data_loader import IterableDatasetShard
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, speed_metrics
+from transformers.trainer_utils import PredictionOutput, speed_metrics
 from transformers.utils import logging
 
+from ..configuration_albef import AlbefError
 from .arguments import AlbefTrainingArguments
 from .callbacks import (
     EpochCallback,
@@ -24,12 +25,13 @@ from .callbacks import (
     InterruptionCallback,
     MomentumTeacherCallback,
     RankSeedCallback,
-    TrainingInterruptedError,
 )
+from .checkpoints.manifest import last_checkpoint
 from .checkpoints.processes import check_engine
 from .checkpoints.push import HubPushMixin
 from .checkpoints.whole_checkpoints import WholeCheckpointMixin
-from .evaluation.base import Assessment
+from .errors import SettingError
+from .evaluation.results import EvaluationRecord
 from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter
 from .momentum import TEACHER_FOLDER, MomentumTeacher
 from .schedule import PublishedSchedule
@@ -44,7 +46,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
     model: Any
     processing_class: Any
     train_dataset: Any
-    assessed: Assessment | None = None  # while callbacks hear of an evaluation
+    last_evaluation: EvaluationRecord | None = None  # for callbacks, while `on_evaluate` is called
     loss_is_scaled_for_ga = False  # losses are means over a batch; the Trainer divides by the accumulation steps
 
     def __init__(
@@ -55,30 +57,39 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         teacher: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
-        """Makes a trainer.
+        """Make a trainer.
 
         Args:
             model: The student.
             args: Arguments of the task.
             teacher: Momentum model to start from; default: a copy of the student.
             kwargs: Those of `transformers.Trainer`, above all `train_dataset`, `eval_dataset`, `data_collator` and
-                `processing_class`, an `AlbefProcessor`.
+                `processing_class`, an `AlbefProcessor`. `compute_metrics` gets what `evaluate_dataset` returns, and
+                returns further metrics.
+
+        Raises:
+            SettingError: The arguments contradict each other or the data, or need a package that is not installed.
         """
         self.results = {}
         check_engine(args)
-        super().__init__(model=model, args=args, **kwargs)
+        try:
+            super().__init__(model=model, args=args, **kwargs)
+        except (ValueError, ImportError, RuntimeError) as error:
+            is_other = isinstance(error, RuntimeError) and "pip install" not in str(error)  # what `report_to` asks for
+            if is_other or isinstance(error, AlbefError):
+                raise
+            raise SettingError(str(error)) from error
         step = args.train_batch_size * args.world_size
         if isinstance(self.train_dataset, Sized) and args.dataloader_drop_last and len(self.train_dataset) < step:
-            raise ValueError(
+            raise SettingError(
                 f"The training data has {len(self.train_dataset)} rows, fewer than the {step} of one step: lower "
                 "per_device_train_batch_size, or set dataloader_drop_last to false."
             )
         self.teacher = MomentumTeacher(self.model, args.momentum, teacher)
-        self.add_callback(MomentumTeacherCallback(self.teacher))
+        self.add_callback(MomentumTeacherCallback(self.teacher, self._restore_teacher))
         self.add_callback(RankSeedCallback())
-        self._interruption = InterruptionCallback()
         self._finite_loss = FiniteLossCallback(skip=args.non_finite_loss == "skip")
-        self.add_callback(self._interruption)
+        self.add_callback(InterruptionCallback())
         self.add_callback(self._finite_loss)
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(EpochCallback(self.train_dataset))
@@ -98,10 +109,36 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         ramp = min(1.0, epoch) if self.args.alpha_warmup else 1.0
         return self.args.alpha * ramp
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train; `resume_from_checkpoint` is a folder, or True for the last whole checkpoint of the output folder."""
+        checkpoint = resume_from_checkpoint or None
+        if checkpoint is True and (checkpoint := last_checkpoint(self.args.output_folder)) is None:
+            raise SettingError(f"{self.args.output_dir} has no whole checkpoint to go on from: start anew.")
+        self._checkpoint, self._scalars = checkpoint, []
+        if self.is_deepspeed_enabled:  # DeepSpeed 0.19 fails to broadcast scalars at its start, but leaves such alone
+            self._scalars = [parameter for parameter in self.model.parameters() if parameter.dim() == 0]
+        for parameter in self._scalars:
+            parameter.ds_optim_param = True
+        outcome = super().train(checkpoint, *args, **kwargs)
+        self.keep_final_results()
+        return outcome
+
+    def _restore_teacher(self) -> None:
+        """Read the teacher from the checkpoint that training goes on from, when all else has been read."""
+        for parameter in self._scalars:
+            del parameter.ds_optim_param
+        if self._checkpoint is None:
+            return
+        if (Path(self._checkpoint) / TEACHER_FOLDER).is_dir():
+            self.load_teacher(self._checkpoint)
+        else:
+            logger.warning(f"{self._checkpoint} has no teacher: it starts again as a copy of the student.")
+            self.teacher.model.load_state_dict(self.model.state_dict())
+
     # ---- schedule
 
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple:
-        """Remembers the length of an epoch for the schedule."""
+        """Remember the length of an epoch for the schedule."""
         values = super().set_initial_training_values(*args, **kwargs)
         self._num_epochs, self._steps_per_epoch = values[0], values[1]
         if self._is_stream:  # for the Trainer all of it is one epoch
@@ -115,7 +152,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         return self.train_dataset is not None and not isinstance(self.train_dataset, Sized)
 
     def get_train_dataloader(self) -> DataLoader:
-        """The Trainer's; a stream has the process's own share already, so none of it is skipped."""
+        """Return the Trainer's; a stream has the process's own share already, so none of it is skipped."""
         loader = super().get_train_dataloader()
         shard = getattr(loader, "dataset", None)
         if isinstance(shard, IterableDatasetShard):
@@ -123,7 +160,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         return loader
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """The published schedule, or the library's where `published_schedule` is false."""
+        """Return the published schedule, or the library's where `published_schedule` is false."""
         if not self.args.published_schedule or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         schedule = PublishedSchedule(
@@ -135,7 +172,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
             num_epochs=self._num_epochs if self._steps_per_epoch else 1,
         )
         peak = self.args.learning_rate
-        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: schedule(step) / peak)
+        self.lr_scheduler = LambdaLR(cast(Any, optimizer or self.optimizer), lambda step: schedule(step) / peak)
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -144,12 +181,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """The library's step.
-
-        Args:
-            model: The student, wrapped.
-            inputs: A batch; `image_names` and `replaced_images`, which a collator may add, are for messages.
-            num_items_in_batch: Not used here.
+        """Make the library's step; `image_names` and `replaced_images`, which a collator may add, are for messages.
 
         Returns:
             The loss; zero where it is not finite and the step will be left out.
@@ -157,13 +189,13 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         names = inputs.pop("image_names", inputs.get("image_ids"))
         for name in inputs.pop("replaced_images", ()):
             self._replaced_images.append(name)
-            logger.warning(f"{name} could not be read, another row took its place.")
+            logger.warning(f"{name} could not be read: another row is used instead.")
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._finite_loss.watch(loss, names)
         return torch.where(loss.isfinite(), loss, 0.0) if self._finite_loss.skip else loss
 
     def record_loss_parts(self, **parts: torch.Tensor | float) -> None:
-        """Adds up what the next log line shows beside the loss; nothing leaves the device before.
+        """Add up what the next log line shows beside the loss; nothing leaves the device before.
 
         Args:
             parts: Means over a batch. Where one is not finite none of them counts.
@@ -179,7 +211,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         self._loss_parts_count = self._loss_parts_count + counts.float()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means of the loss parts since the last line, over all processes, and the faults so far."""
+        """Add the means of the loss parts since the last line, over all processes, and the faults so far."""
         if "loss" in logs and self._loss_parts:
             replaced = torch.tensor(float(len(self._replaced_images)), device=self.args.device)
             sums = torch.stack([*self._loss_parts.values(), self._loss_parts_count, replaced])
@@ -192,114 +224,67 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
             self._loss_parts, self._loss_parts_count = {}, 0
         super().log(logs, start_time)
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        super()._maybe_log_save_evaluate(*args, **kwargs)
-        if self._interruption.is_due:
-            self._interruption.close()
-            raise TrainingInterruptedError(
-                f"Stopped by SIGTERM after step {self.state.global_step}, which is saved: go on with "
-                "--resume_from_checkpoint last."
-            )
-
     # ---- evaluation
 
     @abstractmethod
-    def assess(self, dataset: Any) -> Any:
-        """Applies the model to a data set; the outcome has `metrics`, the same on every process."""
+    def evaluate_dataset(self, dataset: Any) -> Any:
+        """Apply the model to a data set; the outcome has `metrics`, the same on every process."""
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Evaluates.
+        """Return the metrics of the task, per cent, and the time they took.
 
-        Args:
-            eval_dataset: Rows of the task; default: the trainer's.
-            ignore_keys: Not used here.
-            metric_key_prefix: Put before the names of the metrics.
-
-        Returns:
-            The metrics of the task, per cent, and the time they took.
+        Where the evaluation fails during training, what was trained is saved first.
         """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        return self.predict(dataset, ignore_keys, metric_key_prefix).metrics
+        try:
+            return cast(dict[str, float], self.predict(dataset, ignore_keys, metric_key_prefix).metrics)
+        except Exception:
+            if self.is_in_train and self.args.world_size == 1 and self.args.save_strategy != "no":
+                self._save_checkpoint(self.model, None)
+                logger.error(f"The evaluation failed; the training up to step {self.state.global_step} is saved.")
+            raise
 
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
-        """Evaluates and keeps the predictions.
-
-        Args:
-            test_dataset: Rows of the task.
-            ignore_keys: Not used here.
-            metric_key_prefix: Put before the names of the metrics.
-
-        Returns:
-            `predictions` is what `assess` gives; `metrics` as in `evaluate`; no `label_ids`.
-        """
+        """Return what `evaluate_dataset` gives as `predictions`, the `metrics` as `evaluate` does, no `label_ids`."""
         start = time.time()
-        outcome = self.assess(test_dataset)
+        outcome = self.evaluate_dataset(test_dataset)
         self.results[metric_key_prefix] = {
             name: outcome.metrics[name] for name in self.args.METRICS if name in outcome.metrics
         }
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in outcome.metrics.items()}
+        further = {} if self.compute_metrics is None else self.compute_metrics(outcome)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in {**outcome.metrics, **further}.items()}
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=len(test_dataset)))
         self.log(metrics)
-        self.assessed = Assessment(metric_key_prefix, test_dataset, outcome)
+        self.last_evaluation = EvaluationRecord(metric_key_prefix, test_dataset, outcome)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.assessed = None
+        self.last_evaluation = None
         return PredictionOutput(predictions=outcome, label_ids=None, metrics=metrics)
 
     # ---- checkpoints
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the student; in a checkpoint also the teacher. It is `push_to_hub` that pushes, with the results."""
+        """Save the student; in a checkpoint also the teacher. It is `push_to_hub` that pushes, with the results.
+
+        Adapters are added into the weights, but in a checkpoint, from which training goes on.
+        """
         super().save_model(output_dir, _internal_call=True)
-        if not _internal_call and self.args.should_save:
-            save_adapter(self.model, Path(output_dir or self.args.output_dir) / ADAPTER_FOLDER)
-        if _internal_call and output_dir is not None and self.args.should_save and not self.args.save_only_model:
+        folder = self.args.output_folder if output_dir is None else Path(output_dir)
+        if not self.args.should_save:
+            return
+        if not _internal_call and (state_dict := merged_state_dict(self.model)) is not None:
+            self.model.save_pretrained(folder, state_dict=state_dict)
+            save_adapter(self.model, folder / ADAPTER_FOLDER)
+        if _internal_call and output_dir is not None and not self.args.save_only_model:
             self.save_teacher(output_dir)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Adapters are added into the weights, but in a checkpoint, from which training goes on."""
-        is_checkpoint = Path(output_dir or "").name.startswith(PREFIX_CHECKPOINT_DIR)
-        super()._save(output_dir, state_dict if is_checkpoint else state_dict or merged_state_dict(self.model))
-
     def save_teacher(self, checkpoint: str) -> None:
-        """Writes what the teacher needs to go on."""
+        """Write what the teacher needs to go on."""
         self.teacher.save(checkpoint)
 
     def load_teacher(self, checkpoint: str) -> None:
-        """Reads back what `save_teacher` wrote."""
+        """Read back what `save_teacher` wrote."""
         self.teacher.load(checkpoint)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if (Path(resume_from_checkpoint) / TEACHER_FOLDER).is_dir():
-            self.load_teacher(resume_from_checkpoint)
-        else:
-            logger.warning(f"{resume_from_checkpoint} has no teacher: it starts again as a copy of the student.")
-            self.teacher.model.load_state_dict(self.model.state_dict())
-
-    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        if not self.is_deepspeed_enabled:
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        scalars = [parameter for parameter in self.model.parameters() if parameter.dim() == 0]
-        for parameter in scalars:
-            parameter.ds_optim_param = (
-                True  # DeepSpeed 0.19 leaves such alone; scalars it fails to broadcast at its start
-            )
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        for parameter in scalars:
-            del parameter.ds_optim_param
-        if resume_from_checkpoint is not None:  # DeepSpeed loads all else by itself
-            self.load_teacher(resume_from_checkpoint)
-        return prepared
-
-    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        try:
-            return super()._evaluate(*args, **kwargs)
-        except Exception:
-            if self.args.world_size == 1 and self.args.save_strategy != "no":
-                self._save_checkpoint(self.model, None)
-                logger.error(f"The evaluation failed; the training up to step {self.state.global_step} is saved.")
-            raise

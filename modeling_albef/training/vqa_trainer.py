@@ -11,7 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from .arguments import VQATrainingArguments
-from .evaluation.vqa import VQAEvaluator, VQAResult, check_answers
+from .evaluation.results import VQAResult
+from .evaluation.vqa import VQAEvaluator, check_answers
 from .sampling import ImageGroupSampler
 from .trainer import AlbefTrainer
 
@@ -30,7 +31,7 @@ class VQATrainer(AlbefTrainer):
     def __init__(
         self, model: PreTrainedModel, args: VQATrainingArguments, *, answer_list: Sequence[str], **kwargs: Any
     ) -> None:
-        """Makes a trainer.
+        """Make a trainer.
 
         Args:
             model: The student.
@@ -56,7 +57,7 @@ class VQATrainer(AlbefTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """One step's loss: the teacher's predictions, then the student's."""
+        """Return the loss of a step: the teacher's predictions, then the student's."""
         alpha, teacher_logits = self.alpha, None
         if alpha > 0:
             with torch.no_grad(), self.accelerator.autocast():
@@ -65,8 +66,8 @@ class VQATrainer(AlbefTrainer):
         self.record_loss_parts(answer_loss=outputs.loss, alpha=alpha)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
-    def assess(self, dataset: Any) -> VQAResult:
-        """Answers the questions of a data set; see `VQAEvaluator`."""
+    def evaluate_dataset(self, dataset: Any) -> VQAResult:
+        """Answer the questions of a data set; see `VQAEvaluator`."""
         evaluator = VQAEvaluator(
             self.model,
             self.processing_class,

@@ -15,7 +15,7 @@ from dataset_scripts import DataError
 from processing import ProcessingError
 
 from ...configuration_albef import AlbefError
-from ..callbacks import TrainingInterruptedError
+from ..errors import TrainingInterruptedError
 
 USER_ERRORS: tuple[type[Exception], ...] = (AlbefError, ProcessingError, DataError)
 RESUME = "What was saved is whole: --resume_from_checkpoint last goes on from it."

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +58,8 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, nee
     if model_args.lora_rank:
         if model_args.model_name_or_path is None:
             logger.warning("lora_rank adapts a model from scratch, whose random weights stay: give model_name_or_path.")
-        with _memory_for(f"lora_rank {model_args.lora_rank}"):
-            for one in filter(None, (model, teacher)):
-                add_lora(one, model_args.lora_rank, model_args.lora_alpha, model_args.lora_targets)
+        for one in filter(None, (model, teacher)):
+            add_lora(one, model_args.lora_rank, model_args.lora_alpha, model_args.lora_targets)
     return model, teacher
 
 
@@ -81,8 +78,12 @@ def _make_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, op
         raise ModelError(f"model_config is refused: {' '.join(str(error).split())}") from error
     for part in filter(None, (config.text_config, config.decoder_config)):
         part.vocab_size, part.pad_token_id = len(tokenizer), tokenizer.pad_token_id
-    with _memory_for("model_config"):
+    try:
         return _with_attention(lambda: model_class._from_config(config, **options))
+    except RuntimeError as error:
+        if "allocat" not in str(error):
+            raise
+        raise ModelError(f"model_config asks for more memory than there is ({error}): lower its sizes.") from error
 
 
 def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any, options: dict[str, Any]) -> Any:
@@ -135,17 +136,6 @@ def _with_attention(make: Any) -> Any:
         return make()
     except ImportError as error:
         raise ModelError(f"attn_implementation cannot be used: {' '.join(str(error).split())}") from error
-
-
-@contextmanager
-def _memory_for(setting: str) -> Iterator[None]:
-    """Refuse a setting that asks for more memory than there is."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "allocat" not in str(error):
-            raise
-        raise ModelError(f"{setting} cannot be used ({error}): lower it.") from error
 
 
 def _check_config_fields(config: Any, config_class: type, where: str) -> None:

@@ -12,8 +12,8 @@ from transformers.utils import logging
 
 from dataset_scripts.thumbnails import thumbnail
 
-from ..evaluation.base import Assessment
-from ..report.image_log import PictureLogCallback
+from ..evaluation.results import EvaluationRecord
+from ..report.image_log import ImageLogCallback
 from ..report.run_report import RunReport
 from ..trainer import AlbefTrainer
 from .settings import FILES, DataArguments, ModelArguments
@@ -35,7 +35,7 @@ class RunRecord:
             data_args: Which data; the card has names, no paths on this machine.
             checkpoint: What training is resumed from, or None.
         """
-        self.trainer, self.args, self.folder = trainer, trainer.args, Path(str(trainer.args.output_dir))
+        self.trainer, self.args, self.folder = trainer, trainer.args, trainer.args.output_folder
         self.report = RunReport(trainer, thumbnail)
         self.written: dict[str, Any] = {}
         state_file = None if checkpoint is None else Path(checkpoint) / TRAINER_STATE_NAME
@@ -44,8 +44,8 @@ class RunRecord:
         trainer.dataset_names = tuple(dict.fromkeys(files if data_args.dataset is None else [data_args.dataset]))
         name = model_args.model_name_or_path
         trainer.base_model = None if name is None or Path(name).exists() else name
-        if self.args.log_pictures:
-            trainer.add_callback(PictureLogCallback(trainer, thumbnail, self.args.log_pictures))
+        if self.args.log_images:
+            trainer.add_callback(ImageLogCallback(trainer, thumbnail, self.args.log_images))
 
     def add_training(self, outcome: Any) -> None:
         """Save the trained model, its state and its metrics.
@@ -79,7 +79,7 @@ class RunRecord:
             self.written |= self.trainer.write_predictions(dataset, outcome.predictions, self.folder)
         self.trainer.log_metrics(split, metrics)
         self.trainer.save_metrics(split, metrics)
-        self.report.add(split, metrics, Assessment(split, dataset, outcome.predictions))
+        self.report.add(split, metrics, EvaluationRecord(split, dataset, outcome.predictions))
         self.written.pop("metrics", None)
         self.written["metrics"] = self.folder / "all_results.json"
 

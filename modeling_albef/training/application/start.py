@@ -8,23 +8,22 @@ import sys
 from pathlib import Path
 
 from transformers import TrainingArguments, set_seed
-from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from ...configuration_albef import AlbefError
 from ...hub_albef import check_model_name
-from ..checkpoints.processes import check_engine, from_first
-from ..checkpoints.whole_checkpoints import (
+from ..checkpoints.manifest import (
     DAMAGED_PREFIX,
     REPLACED_PREFIX,
     STATE_FILE,
     UNFINISHED_FOLDER,
-    clear_the_way,
     find_damage,
     last_checkpoint,
+    quarantine_newer_checkpoints,
 )
+from ..checkpoints.processes import check_engine, from_first
 from .parsing import shown
 from .settings import DataArguments, ModelArguments
 
@@ -69,9 +68,6 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Trai
             raise StartError("A stream has no length: give max_steps, which are spread over num_train_epochs.")
         if isinstance(args.accelerator_config, AcceleratorConfig):
             args.accelerator_config.dispatch_batches = False
-    missing = [name for name in args.report_to if name not in get_available_reporting_integrations()]
-    if missing:
-        raise StartError(f"report_to names {', '.join(missing)}, which is not installed: pip install {missing[0]}.")
     checkpoint = from_first(lambda: _prepare_output(args, data_args.overwrite_output_dir), args)
     check_model_name(model_args.model_name_or_path)
     set_seed(args.seed)
@@ -105,7 +101,7 @@ def _prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
         found = last_checkpoint(folder)
         nothing = f"{folder} has no whole checkpoint" if folder.is_dir() else f"There is no folder {folder} yet"
         logger.warning(f"Resuming from {found}" if found else f"{nothing}: starting anew.")
-        clear_the_way(folder, found)
+        quarantine_newer_checkpoints(folder, found)
         return found
     if resume is not None:
         if not (Path(resume) / STATE_FILE).is_file():

@@ -1,26 +1,20 @@
-"""What a run finds out about its processes and their machine, and what the processes tell each other."""
+"""What the processes of a run tell each other, and how they may be started."""
 
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
+from ...configuration_albef import AlbefError
+from ..errors import SettingError
+
 
 def first_message(message: str | None, args: TrainingArguments) -> str | None:
-    """The message of the first process that has one, on all processes; all must ask.
-
-    Args:
-        message: Of this process.
-        args: Of the run.
-
-    Returns:
-        None where no process has a message.
-    """
+    """Return the message of the first process that has one, or None, on all processes; all must call it."""
     if args.world_size == 1:
         return message
     messages: list[str | None] = [None] * args.world_size
@@ -29,40 +23,32 @@ def first_message(message: str | None, args: TrainingArguments) -> str | None:
 
 
 def from_first(make: Callable[[], Any], args: TrainingArguments) -> Any:
-    """What the first process makes, on all processes; all must ask.
-
-    Args:
-        make: Called on the first process alone.
-        args: Of the run.
+    """Return what `make` gives on the first process, on all processes; all must call it.
 
     Raises:
-        SystemExit: `make` raised it or an OSError; the first process has the message, the others end silently.
+        AlbefError: `make` raised one, or an OSError; it is raised on all processes.
     """
-    if args.world_size == 1:
-        return make()
     made: list[Any] = [None, None]
     if args.process_index == 0:
         try:
             made[0] = make()
-        except (SystemExit, OSError) as error:
+        except (AlbefError, OSError) as error:
             made[1] = str(error)
-    torch.distributed.broadcast_object_list(made)
+    if args.world_size > 1:
+        torch.distributed.broadcast_object_list(made)
     if made[1] is not None:
-        raise SystemExit(made[1] if args.process_index == 0 else 1)
+        raise AlbefError(made[1])
     return made[0]
 
 
 def check_engine(args: Any) -> None:
-    """Refuses what shards parameters: the momentum teacher is made of whole ones.
-
-    Args:
-        args: `AlbefTrainingArguments`.
+    """Refuse what shards parameters: the momentum teacher is made of whole ones.
 
     Raises:
-        ValueError: FSDP or DeepSpeed ZeRO-3 was asked for, or DeepSpeed with what it cannot do.
+        SettingError: FSDP or DeepSpeed ZeRO-3 was asked for, or DeepSpeed with what it cannot do.
     """
     if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":  # which becomes DDP on a CPU, without a word
-        raise ValueError(
+        raise SettingError(
             "FSDP shards the parameters, of which the momentum teacher needs whole ones: train with DDP "
             "(configs/accelerate/gpus_8.yaml); the model has 210 million."
         )
@@ -70,19 +56,9 @@ def check_engine(args: Any) -> None:
     if plugin is None:
         return
     if plugin.zero_stage > 2:
-        raise ValueError(
+        raise SettingError(
             f"DeepSpeed ZeRO-{plugin.zero_stage} shards the parameters, of which the momentum teacher needs whole "
             "ones: set zero_stage to 1 or 2, or train with DDP (configs/accelerate/gpus_8.yaml)."
         )
     if args.non_finite_loss == "skip":
-        raise ValueError("DeepSpeed cannot leave out a step: set non_finite_loss to stop, or train with DDP.")
-
-
-def has_bfloat16_instructions() -> bool:
-    """Whether this processor multiplies bfloat16 numbers itself; taken as given where it is not of the x86 family.
-
-    Where it does not, the library's bfloat16 arithmetic on the CPU is many times slower than its float32.
-    """
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return True
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        raise SettingError("DeepSpeed cannot leave out a step: set non_finite_loss to stop, or train with DDP.")

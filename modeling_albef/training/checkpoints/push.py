@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, HTTPError
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
@@ -18,21 +21,11 @@ from transformers.utils.hub import PushInProgress
 
 from ...model_card_albef import RunFacts, make_model_card
 from ..arguments import AlbefTrainingArguments
+from ..errors import PushError
 from ..lora import merged_state_dict
-from .whole_checkpoints import STATE_FILE, write_manifest
+from .manifest import STATE_FILE, write_manifest
 
 logger = logging.get_logger(__name__)
-
-# What a card says of the arguments; none of them names a place on this machine.
-CARD_ARGUMENTS = (
-    *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
-    *("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm"),
-    *("optim", "seed", "bf16", "fp16", "momentum", "alpha", "alpha_warmup", "distill", "queue_size", "k_test"),
-)
-
-
-class PushError(RuntimeError):
-    """A push that failed; the message says what is safe and how to go on."""
 
 
 class HubPushMixin(Trainer):
@@ -51,15 +44,15 @@ class HubPushMixin(Trainer):
     args: AlbefTrainingArguments
     model: Any
     processing_class: Any
+    hub_model_id: Any
     push_in_progress: Any
     dataset_names: tuple[str, ...] = ()
     base_model: str | None = None
     results: dict[str, dict[str, float]]
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains; of the evaluations on the way only the one of the final weights counts as a result."""
-        outcome = super().train(*args, **kwargs)
-        step = self.state.global_step
+    def keep_final_results(self) -> None:
+        """Keep of the evaluations during training only the one of the final weights as a result."""
+        step: int | None = self.state.global_step
         if self.args.load_best_model_at_end:
             step = self.state.best_global_step
         self.results = {}
@@ -67,42 +60,35 @@ class HubPushMixin(Trainer):
             metrics = {name: line[f"eval_{name}"] for name in self.args.METRICS if f"eval_{name}" in line}
             if metrics and line.get("step") == step:
                 self.results = {"eval": metrics}
-        return outcome
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Makes the repository on the Hub where there is none; with `push_to_hub` before training.
-
-        Args:
-            token: For the Hub; default: `args.hub_token`, or the one of `hf auth login`.
-            private: Whether a repository that is made is private; default: `args.hub_private_repo`.
+        """Make the repository on the Hub where there is none; with the argument `push_to_hub` before training.
 
         Raises:
             PushError: The Hub cannot be reached, or refuses.
         """
-        try:
-            super().init_hf_repo(token, private)
-        except Exception as error:
-            name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
-            raise PushError(
-                f"push_to_hub needs the repository {name} on the Hub, which cannot be made or found ({error}): log in "
-                "with `hf auth login`, give another hub_model_id, or leave push_to_hub out."
-            ) from error
+        if not self.is_world_process_zero():
+            return
+        name = self.args.hub_model_id or self.args.output_folder.absolute().name
+        private = self.args.hub_private_repo if private is None else private
+        api = HfApi(token=token or self.args.hub_token)
+        with _explained(
+            f"push_to_hub needs the repository {name} on the Hub, which cannot be made or found ({{reason}}): log in "
+            "with `hf auth login`, give another hub_model_id, or leave push_to_hub out."
+        ):
+            self.hub_model_id = api.create_repo(name, private=private, exist_ok=True).repo_id
+        self.push_in_progress = None
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Writes the card of the run into the output folder.
-
-        Args:
-            args: Not used here; see `dataset_names`, `base_model` and `results`.
-            kwargs: Likewise, but for `model_name` and `license`.
-        """
+        """Write the card of the run into the output folder; of the arguments `model_name` and `license` count."""
         if self.is_world_process_zero():
-            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
-            name = kwargs.get("model_name") or self.hub_model_id or Path(self.args.output_dir).absolute().name
-            self._write_card(Path(self.args.output_dir), name, kwargs.get("license"))
+            folder = self.args.output_folder
+            folder.mkdir(parents=True, exist_ok=True)
+            name = kwargs.get("model_name") or self.hub_model_id or folder.absolute().name
+            self._write_card(folder, name, kwargs.get("license"))
 
     def _write_card(self, folder: Path, name: str, license: str | None = None) -> None:
-        arguments = {name: getattr(self.args, name) for name in CARD_ARGUMENTS if hasattr(self.args, name)}
-        facts = RunFacts(self.dataset_names, self.results, arguments, self.base_model, license)
+        facts = RunFacts(self.dataset_names, self.results, self.args.recipe(), self.base_model, license)
         make_model_card(self.model.config, type(self.model).__name__, name, facts).save(folder / "README.md")
 
     def push_to_hub(
@@ -114,15 +100,9 @@ class HubPushMixin(Trainer):
         private: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Uploads the model as it is, the processor, the code (`push_code`) and the card.
+        """Upload the model as it is, the processor, the code (`push_code`) and the card.
 
-        Args:
-            commit_message: Title of the commit.
-            blocking: Whether to wait for the end of the upload.
-            token: For the Hub; default: `args.hub_token`, or the one of `hf auth login`.
-            revision: Branch, made where it does not exist; default: `args.hub_revision`.
-            private: Whether a repository that is made is private; default: `args.hub_private_repo`.
-            kwargs: `license`, for the card.
+        The arguments are the library's; `license` is for the card. A `revision` is made where it does not exist.
 
         Returns:
             The commit, or a `Future` of it; None on all processes but the first.
@@ -133,18 +113,15 @@ class HubPushMixin(Trainer):
         if not self.is_world_process_zero():
             return None
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        try:
-            if self.hub_model_id is None:
-                super().init_hf_repo(token, private)
-            self._finish_current_push()
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        self._finish_current_push()
+        with _explained(
+            f"The push to {self.hub_model_id} failed: {{reason}}\nThe repository is as it was, and the model is whole "
+            f"in {self.args.output_dir}. To push it again, run the command with --model_name_or_path "
+            f"{self.args.output_dir} --do_train false."
+        ):
             return self._upload(commit_message, blocking, token, revision, license=kwargs.get("license"))
-        except Exception as error:
-            reason = " ".join(str(one) for one in (error, error.__cause__) if one is not None)
-            raise PushError(
-                f"The push to {self.hub_model_id or self.args.hub_model_id} failed: {reason}\n"
-                f"The repository is as it was, and the model is whole in {self.args.output_dir}. To push it again, run "
-                f"the command with --model_name_or_path {self.args.output_dir} --do_train false."
-            ) from error
 
     def _upload(
         self,
@@ -155,6 +132,7 @@ class HubPushMixin(Trainer):
         license: str | None = None,
         checkpoint: Path | None = None,
     ) -> Any:
+        """Upload all in one commit; a failure in the background is logged."""
         api = HfApi(token=token or self.args.hub_token)
         revision = revision or self.args.hub_revision
         if revision is not None:
@@ -167,52 +145,51 @@ class HubPushMixin(Trainer):
         if checkpoint is not None:
             name = "last-checkpoint" if self.args.hub_strategy == HubStrategy.CHECKPOINT else checkpoint.name
             _copy_checkpoint(checkpoint, Path(folder.name) / name)
+        options: Any = {"folder_path": folder.name, "commit_message": commit_message, "revision": revision}
         if blocking:
             with folder:
-                return api.upload_folder(
-                    repo_id=self.hub_model_id, folder_path=folder.name, commit_message=commit_message, revision=revision
-                )
-        job: Future[Any] = api.upload_folder(
-            repo_id=self.hub_model_id,
-            folder_path=folder.name,
-            commit_message=commit_message,
-            revision=revision,
-            run_as_future=True,
-        )
+                try:
+                    return api.upload_folder(repo_id=self.hub_model_id, **options)
+                except RuntimeError as error:  # what the Hub's transfer library raises where the network breaks off
+                    raise ConnectionError(str(error)) from error.__cause__
+        job: Future[Any] = api.upload_folder(repo_id=self.hub_model_id, run_as_future=True, **options)
         job.add_done_callback(lambda _: folder.cleanup())
+        job.add_done_callback(_log_failure)
         return job
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Pushes in the background what was just saved; a failure here does not end the training."""
+    def push_checkpoint(self, checkpoint: Path) -> None:
+        """Push in the background what was just saved; a failure here does not end the training."""
         strategy = self.args.hub_strategy
         if not self.is_world_process_zero() or strategy == HubStrategy.END:
             return
         is_busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
         if is_busy and not self.args.hub_always_push:
             return
-        self._report_failed_pushes()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        whole = strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
+        is_whole = strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
         message = f"Training in progress, step {self.state.global_step}"
-        job = self._upload(message, blocking=False, checkpoint=Path(checkpoint_folder) if whole else None)
+        job = self._upload(message, blocking=False, checkpoint=checkpoint if is_whole else None)
         running = self.push_in_progress.jobs if is_busy else []
         self.push_in_progress = PushInProgress(cast(Any, [*running, job]))
 
-    def _finish_current_push(self) -> None:
-        super()._finish_current_push()
-        self._report_failed_pushes()
 
-    def _report_failed_pushes(self) -> None:
-        if getattr(self, "push_in_progress", None) is None:
-            return
-        for job in [job for job in self.push_in_progress.jobs if job.done()]:
-            self.push_in_progress.jobs.remove(job)
-            if job.exception() is not None:
-                logger.warning(f"A push during training failed, the next one has it all: {job.exception()}")
+@contextmanager
+def _explained(message: str) -> Iterator[None]:
+    """Turn what the Hub, the network and the disk refuse into a `PushError`; `{reason}` stands for what they say."""
+    try:
+        yield
+    except (OSError, HTTPError, HFValidationError) as error:
+        reason = " ".join(str(one) for one in (error, error.__cause__) if one is not None)
+        raise PushError(message.replace("{reason}", reason)) from error
+
+
+def _log_failure(job: Future[Any]) -> None:
+    if not job.cancelled() and job.exception() is not None:
+        logger.warning(f"A push during training failed, the next one has it all: {job.exception()}")
 
 
 def _copy_checkpoint(checkpoint: Path, target: Path) -> None:
-    """Copies what training goes on from, without the pickled arguments, and without this machine's paths."""
+    """Copy what training goes on from, without the pickled arguments, and without this machine's paths."""
     shutil.copytree(checkpoint, target, ignore=shutil.ignore_patterns(TRAINING_ARGS_NAME, "README.md"))
     state_file = target / STATE_FILE
     state = json.loads(state_file.read_text(encoding="utf-8"))

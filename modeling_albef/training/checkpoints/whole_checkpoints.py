@@ -1,9 +1,8 @@
-"""Checkpoints that are whole or not there: written beside their place, moved there when complete, checked when read."""
+"""Checkpoints that are whole or not there: written elsewhere, moved when complete, checked when read."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,116 +15,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
 from ..arguments import AlbefTrainingArguments
+from ..errors import CheckpointError
+from .manifest import REPLACED_PREFIX, STATE_FILE, UNFINISHED_FOLDER, find_damage, last_checkpoint, write_manifest
 from .processes import first_message
 
 logger = logging.get_logger(__name__)
-
-STATE_FILE = "trainer_state.json"
-MANIFEST_FILE = "manifest.json"
-UNFINISHED_FOLDER = "unfinished"  # in the output folder: checkpoints that are being written
-REPLACED_PREFIX = "replaced-"  # an older checkpoint of the same step, until the new one is in its place
-DAMAGED_PREFIX = "damaged-"  # a checkpoint that was found damaged, kept for whoever wants to look at it
-_WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # what full disks make torch and safetensors raise
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that could not be written; the message says what is left and how to go on."""
-
-
-def write_manifest(folder: Path) -> None:
-    """Writes size and SHA-256 of every file of a folder, by its path in it, into `manifest.json`."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
-    entries = {path.relative_to(folder).as_posix(): _fingerprint(path) for path in files}
-    (folder / MANIFEST_FILE).write_text(json.dumps(entries, indent=1), encoding="utf-8")
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return {"size": path.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def find_damage(checkpoint: str | Path) -> str | None:
-    """What is wrong with a checkpoint.
-
-    Args:
-        checkpoint: Folder `checkpoint-N`. One without a manifest, as the library's Trainer writes it, is taken as it is
-            where its state file, which is written last, can be read.
-
-    Returns:
-        A few words that name the file; None where all is as it was written.
-    """
-    folder = Path(checkpoint)
-    try:
-        int(json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["global_step"])
-        if not (folder / MANIFEST_FILE).exists():
-            return None
-        entries = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        for name, entry in entries.items():
-            path = folder / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != entry["size"]:
-                return f"{name} has {path.stat().st_size} bytes in place of {entry['size']}"
-            if _fingerprint(path) != entry:
-                return f"{name} has other content than was written"
-    except FileNotFoundError:
-        return f"{STATE_FILE} is missing"
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
-        return f"{STATE_FILE} or {MANIFEST_FILE} is damaged"
-    except OSError as error:
-        return f"it cannot be read ({error})"
-    return None
-
-
-def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest whole checkpoint of a run; of each newer one that is not whole, a warning says what is wrong.
-
-    Args:
-        output_dir: Folder of the run.
-
-    Returns:
-        Its path; None where there is none.
-    """
-    for folder in reversed(_checkpoints(Path(output_dir))):
-        damage = find_damage(folder)
-        if damage is None:
-            return str(folder)
-        logger.warning(f"{folder} is not whole and is left aside: {damage}.")
-    return None
-
-
-def _checkpoints(output_dir: Path) -> list[Path]:
-    """All `checkpoint-N`, by N."""
-    steps = {
-        int(number): path
-        for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if (number := path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")).isdecimal()
-    }
-    return [steps[step] for step in sorted(steps)]
-
-
-def clear_the_way(output_dir: str | Path, checkpoint: str | None) -> None:
-    """Prepares the folder of a run that goes on from its last whole checkpoint.
-
-    What is newer than that is not whole and would count as the newest of the run: it is renamed
-    `damaged-checkpoint-N`. What was being written when the earlier run ended is removed.
-
-    Args:
-        output_dir: Folder of the run.
-        checkpoint: What `last_checkpoint` found.
-    """
-    folder = Path(output_dir)
-    for path in (folder / UNFINISHED_FOLDER, *folder.glob(f"{REPLACED_PREFIX}{PREFIX_CHECKPOINT_DIR}-*")):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in reversed(_checkpoints(folder)):
-        if checkpoint is not None and path == Path(checkpoint):
-            break
-        aside = path.with_name(f"{DAMAGED_PREFIX}{path.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
+_FULL_DISK = re.compile("PytorchStreamWriter|inline_container|iostream error")  # torch says so in a RuntimeError
 
 
 class WholeCheckpointMixin(Trainer):
@@ -140,9 +35,11 @@ class WholeCheckpointMixin(Trainer):
     state: Any
     control: Any
     callback_handler: Any
+    model: Any
+    push_checkpoint: Callable[[Path], None]  # of `HubPushMixin`
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Writes a checkpoint of this step.
+        """Write a checkpoint of this step.
 
         Raises:
             CheckpointError: It could not be written, on all processes; the older ones are as they were.
@@ -156,9 +53,9 @@ class WholeCheckpointMixin(Trainer):
             if best == final or best.exists():
                 self.state.best_model_checkpoint = str(best)
         self._write_together(final, lambda: self._write_parts(unfinished))
-        self._write_together(final, lambda: self._put_in_place(unfinished, final))
+        self._write_together(final, lambda: self._complete(unfinished, final))
         if self.args.push_to_hub:
-            self._push_from_checkpoint(str(final))
+            self.push_checkpoint(final)
         if self.args.should_save:
             rotate_checkpoints(
                 output_dir=str(run),
@@ -168,11 +65,13 @@ class WholeCheckpointMixin(Trainer):
             )
 
     def _write_together(self, final: Path, write: Callable[[], None]) -> None:
-        """Writes on all processes; where one of them cannot, all stop."""
+        """Write on all processes; where one of them cannot, all stop."""
         problem = None
         try:
             write()
-        except _WRITE_ERRORS as error:
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not _FULL_DISK.search(str(error)):
+                raise
             problem = " ".join(str(error).split()) or type(error).__name__
         problem = first_message(problem, self.args)
         if problem is None:
@@ -187,15 +86,15 @@ class WholeCheckpointMixin(Trainer):
         )
 
     def _write_parts(self, folder: Path) -> None:
-        """Each process's files: the first writes all but the states of the others' random numbers."""
+        """Write each process's files: the first writes all but the states of the others' random numbers."""
         self.save_model(str(folder), _internal_call=True)
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
             self._save_rng_state(str(folder))
 
-    def _put_in_place(self, unfinished: Path, final: Path) -> None:
-        """Adds state and manifest when all files are there, and moves the folder."""
+    def _complete(self, unfinished: Path, final: Path) -> None:
+        """Add state and manifest when all files are there, and move the folder."""
         if not self.args.should_save:
             return
         for part in (*self.callback_handler.callbacks, self.control):
@@ -211,22 +110,22 @@ class WholeCheckpointMixin(Trainer):
         unfinished.parent.rmdir()
         shutil.rmtree(replaced, ignore_errors=True)
 
-    def _load_best_model(self) -> None:
-        """The library's; where the best checkpoint has been damaged the weights stay those of the last step."""
-        if damage := find_damage(self.state.best_model_checkpoint):
-            logger.warning(f"The best checkpoint is damaged, so the last weights stay: {damage}.")
-            self.state.best_model_checkpoint = None
-        else:
-            super()._load_best_model()
-
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """The library's, without tied weights, which a file has once."""
-        tied: Any = self.model.all_tied_weights_keys
+        """Warn as the library does, but not of tied weights, which a file has once."""
+        tied = self.model.all_tied_weights_keys
         load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
         super()._issue_warnings_after_load(load_result)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """The library's, but for one thing: at a limit of one it would remove the newest checkpoint for the best."""
+        """End as the library does, but for two things.
+
+        A best checkpoint that has been damaged is not loaded: the weights stay those of the last step. And the newest
+        checkpoint stays: at a limit of one the library would remove it for the best.
+        """
+        best = self.state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best is not None and (damage := find_damage(best)):
+            logger.warning(f"The best checkpoint is damaged, so the last weights stay: {damage}.")
+            self.state.best_model_checkpoint = None
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             return super()._finalize_training(*args, **kwargs)

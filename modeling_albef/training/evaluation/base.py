@@ -1,64 +1,44 @@
-"""What the evaluations of both tasks share: the processes they run on, and how these deal out work and join results."""
+"""What the evaluations of both tasks share: the processes they run on, how these share work and add up results."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
-from ..checkpoints.processes import has_bfloat16_instructions
-
-
-class Assessment(NamedTuple):
-    """An evaluation that was done.
-
-    Attributes:
-        split: What its metrics begin with: eval or test.
-        dataset: What was evaluated.
-        result: Its outcome, of the task's evaluator.
-    """
-
-    split: str
-    dataset: Any
-    result: Any
+from ..hardware import has_bfloat16_instructions
 
 
+@dataclass(eq=False)
 class Evaluator:
     """Applies a model to a data set, on one process or many.
 
     What is computed together never depends on the number of processes, so neither does any bit of the result.
+
+    Attributes:
+        model: The model, not wrapped.
+        processor: An `AlbefProcessor`.
+        batch_size: Rows that are encoded together.
+        num_workers: Processes that read images.
+        accelerator: Of the run; default: a new one, which finds out about other processes.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        processor: Any,
-        batch_size: int,
-        num_workers: int = 0,
-        accelerator: Accelerator | None = None,
-    ) -> None:
-        """Prepares an evaluation.
-
-        Args:
-            model: The model, not wrapped.
-            processor: An `AlbefProcessor`.
-            batch_size: Rows that are encoded together.
-            num_workers: Processes that read images.
-            accelerator: Of the run; default: a new one, which finds out about other processes.
-        """
-        self.model: Any = model
-        self.processor, self.batch_size, self.num_workers = processor, batch_size, num_workers
-        self.accelerator = Accelerator() if accelerator is None else accelerator
+    model: Any
+    processor: Any
+    _: KW_ONLY
+    batch_size: int = 64
+    num_workers: int = 0
+    accelerator: Accelerator = field(default_factory=Accelerator)
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
-        """The model in evaluation mode, without gradients, in the precision of the run; put back afterwards.
+        """Put the model into evaluation mode, without gradients, in the precision of the run; restore it afterwards.
 
         On a processor without instructions for bfloat16 the arithmetic is float32, of the same weights, which is faster
         there and more exact.
@@ -79,22 +59,22 @@ class Evaluator:
             self.model.train(was_training)
 
     def load(self, dataset: Any, batches: Sequence[list[int]], collate: Any) -> DataLoader:
-        """Reads rows of a data set, batch by batch."""
+        """Return rows of a data set, batch by batch."""
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=self.num_workers)
 
-    def join(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sum over the processes; each entry is zero on all but one."""
+    def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum over the processes; each entry is zero on all but one."""
         if self.accelerator.num_processes == 1:
             return tensor
         return self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").cpu()
 
     def progress(self, items: Any, description: str) -> Any:
-        """A progress bar on the first process, where there is a terminal."""
+        """Show a progress bar on the first process, where there is a terminal."""
         return tqdm(items, description, leave=False, disable=None if self.accelerator.is_main_process else True)
 
 
-def deal_out(loads: Sequence[int], owners: Sequence[int], num_processes: int) -> list[int]:
-    """Deals out pieces of work so that all processes have about as much.
+def balance_load(loads: Sequence[int], owners: Sequence[int], num_processes: int) -> list[int]:
+    """Share pieces of work so that all processes have about as much.
 
     The largest first, each goes to its owner as long as that has room for it, else to the process with least to do.
 
@@ -106,9 +86,9 @@ def deal_out(loads: Sequence[int], owners: Sequence[int], num_processes: int) ->
     Returns:
         The process of each piece.
     """
-    room, taken, dealt = sum(loads) / num_processes, [0] * num_processes, list(owners)
+    room, taken, assigned = sum(loads) / num_processes, [0] * num_processes, list(owners)
     for piece in sorted(range(len(loads)), key=lambda piece: -loads[piece]):
         if taken[owners[piece]] + loads[piece] > room:
-            dealt[piece] = min(range(num_processes), key=taken.__getitem__)
-        taken[dealt[piece]] += loads[piece]
-    return dealt
+            assigned[piece] = min(range(num_processes), key=taken.__getitem__)
+        taken[assigned[piece]] += loads[piece]
+    return assigned

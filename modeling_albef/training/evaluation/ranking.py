@@ -16,22 +16,20 @@ class RankedCandidates:
     """Candidates of each query, best first.
 
     Attributes:
-        ids: (Q, k) int64 places in the other modality's list.
+        ids: (Q, k) int64 indices into the other modality's list.
         scores: (Q, k) float32 matching logits, falling.
     """
 
     ids: torch.Tensor
     scores: torch.Tensor
 
+    def best(self, query: int, depth: int) -> list[tuple[int, float]]:
+        """Return index and score of the first candidates of a query."""
+        return list(zip(self.ids[query, :depth].tolist(), self.scores[query, :depth].tolist(), strict=True))
+
 
 def select_candidates(queries: torch.Tensor, gallery: torch.Tensor, k: int, block_size: int = 1024) -> torch.Tensor:
-    """The k most similar gallery rows of each query, computed in blocks.
-
-    Args:
-        queries: (Q, E) unit length.
-        gallery: (G, E) unit length.
-        k: Candidates; clipped to G.
-        block_size: Queries at a time.
+    """Return the k most similar gallery rows (G, E) of each query (Q, E), computed in blocks of queries.
 
     Returns:
         (Q, min(k, G)) int64, the most similar first.
@@ -41,11 +39,7 @@ def select_candidates(queries: torch.Tensor, gallery: torch.Tensor, k: int, bloc
 
 
 def pairs_to_score(texts_of_image: torch.Tensor, images_of_text: torch.Tensor) -> torch.Tensor:
-    """Every pair that either direction asks for, once.
-
-    Args:
-        texts_of_image: (I, k) candidates of the images.
-        images_of_text: (T, k) candidates of the texts.
+    """Return every pair that either direction asks for, once.
 
     Returns:
         (n, 2) image and text, sorted by image, then text.
@@ -58,16 +52,13 @@ def pairs_to_score(texts_of_image: torch.Tensor, images_of_text: torch.Tensor) -
 def rank_candidates(
     pairs: torch.Tensor, scores: torch.Tensor, texts_of_image: torch.Tensor, images_of_text: torch.Tensor
 ) -> tuple[RankedCandidates, RankedCandidates]:
-    """Sorts the candidates of every image and of every text by score; equal scores keep the order of similarity.
+    """Sort the candidates of every image and of every text by score; equal scores keep the order of similarity.
 
     Args:
         pairs: (n, 2), what `pairs_to_score` gave.
         scores: (n,).
         texts_of_image: (I, k) candidates of the images.
         images_of_text: (T, k) candidates of the texts.
-
-    Returns:
-        For each image its texts, and for each text its images.
     """
     keys = pairs[:, 0] * len(images_of_text) + pairs[:, 1]
     ranked = []
@@ -79,7 +70,7 @@ def rank_candidates(
 
 
 def _keys(texts_of_image: torch.Tensor, images_of_text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(I, k) and (T, k): one number for each pair, image * T + text."""
+    """Return (I, k) and (T, k): one number for each pair, image * T + text."""
     num_texts = len(images_of_text)
     by_image = torch.arange(len(texts_of_image))[:, None] * num_texts + texts_of_image
     return by_image, images_of_text * num_texts + torch.arange(num_texts)[:, None]

@@ -1,4 +1,4 @@
-"""Metrics as pure functions. Shapes: Q queries, K ranked candidates of each."""
+"""Retrieval metrics as pure functions. Shapes: Q queries, K ranked candidates of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RETRIEVAL_METRICS = (
 
 
 def rank_of_first_match(matches: torch.Tensor) -> torch.Tensor:
-    """Place of the first right candidate.
+    """Return the rank of the first right candidate.
 
     Args:
         matches: (Q, K) bool, candidates from best to worst.
@@ -25,20 +25,17 @@ def rank_of_first_match(matches: torch.Tensor) -> torch.Tensor:
 
 
 def recall_at_k(ranks: torch.Tensor, depths: tuple[int, ...] = RECALL_DEPTHS) -> list[float]:
-    """Share of queries with a right candidate among the first ones.
+    """Return the share of queries with a right candidate among the first ones, per cent for each depth.
 
     Args:
         ranks: (Q,) from `rank_of_first_match`.
         depths: How many candidates count.
-
-    Returns:
-        Per cent for each depth, 0..100.
     """
     return [100.0 * (ranks < depth).sum().item() / len(ranks) for depth in depths]
 
 
 def retrieval_metrics(text_ranks: torch.Tensor, image_ranks: torch.Tensor) -> dict[str, float]:
-    """The published retrieval metrics (salesforce/ALBEF `Retrieval.py`).
+    """Return the published retrieval metrics (salesforce/ALBEF `Retrieval.py`).
 
     Args:
         text_ranks: (images,) text retrieval: the rank of the best of an image's captions.

@@ -1,4 +1,4 @@
-"""Evaluation of question answering: rank a list of answers for every question, and measure.
+"""Evaluation of visual question answering: rank a list of answers for every question, and measure.
 
 The ranking is the published one (salesforce/ALBEF `models/model_vqa.py`); see `AlbefForQuestionAnswering.rank_answers`.
 Shapes: N questions.
@@ -8,101 +8,64 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from ...answer_tree_albef import AnswerTree
-from ...modeling_albef_question_answering import AlbefForQuestionAnswering
+from ...configuration_albef import AlbefError
 from .base import Evaluator
-from .vqa_metrics import QuestionRecord, vqa_accuracy, vqa_accuracy_by_question_type
-
-
-@dataclass
-class VQAResult:
-    """Outcome of an evaluation.
-
-    Attributes:
-        metrics: See `vqa_accuracy`; empty where not all questions have answers.
-        answers: `{"question_id", "answer"}` of every question, in the data set's order: the VQA server's format.
-        probabilities: (N,) of the answers among the candidates that were scored; None where the best was looked for
-            alone.
-        by_question_type: Accuracy for each `question_type`; empty where the data set has no such column.
-    """
-
-    metrics: dict[str, float]
-    answers: list[dict[str, Any]]
-    probabilities: torch.Tensor | None
-    by_question_type: dict[str, float] = field(default_factory=dict)
+from .results import VQAResult
+from .vqa_metrics import vqa_accuracy, vqa_accuracy_by_question_type
+from .vqa_records import QuestionRecord
 
 
 def check_answers(answer_list: Sequence[str], tokenizer: Any) -> None:
-    """Checks candidate answers.
-
-    Args:
-        answer_list: The candidates.
-        tokenizer: What is to represent them.
+    """Check candidate answers.
 
     Raises:
-        ValueError: There are none, one is there twice or empty, or the tokenizer cannot represent one.
+        AlbefError: There are none, one is there twice or empty, or the tokenizer cannot represent one.
     """
     if not answer_list:
-        raise ValueError("The answer list is empty: there is nothing to choose from.")
+        raise AlbefError("The answer list is empty: there is nothing to choose from.")
     twice = next((answer for answer, count in Counter(answer_list).items() if count > 1), None)
     if twice is not None:
-        raise ValueError(f"The answer list has {twice!r} twice: keep one of them.")
+        raise AlbefError(f"The answer list has {twice!r} twice: keep one of them.")
     ids = tokenizer(list(answer_list), add_special_tokens=False)["input_ids"]
     for answer, tokens in zip(answer_list, ids, strict=True):
         if not tokens or tokenizer.unk_token_id in tokens:
-            raise ValueError(f"The answer list has {answer!r}, which the tokenizer cannot represent: take it out.")
+            raise AlbefError(f"The answer list has {answer!r}, which the tokenizer cannot represent: take it out.")
 
 
+@dataclass(eq=False)
 class VQAEvaluator(Evaluator):
-    """Answers the questions of a data set, on one process or many; every question once.
+    """Answers the questions of a data set with an `AlbefForQuestionAnswering`, on one process or many.
 
-    Questions are taken picture by picture, so that a picture is read and encoded once.
+    Questions are taken image by image, so that an image is read and encoded once; every question once.
+
+    Attributes:
+        answer_list: Candidate answers, all different.
+        k_test: Candidates a question that are scored whole; a shorter list is scored whole.
+        count_first_token_twice: As the published score does.
+        best_answer_only: Skips candidates that cannot win; the answers are the same, their probabilities unknown.
+        batch_size: Questions that are answered together.
+        max_words: Words of a question that are read; published: 50.
     """
 
-    def __init__(
-        self,
-        model: AlbefForQuestionAnswering,
-        processor: Any,
-        answer_list: Sequence[str],
-        k_test: int = 128,
-        count_first_token_twice: bool = True,
-        best_answer_only: bool = False,
-        batch_size: int = 16,
-        max_words: int = 50,
-        num_workers: int = 0,
-        accelerator: Accelerator | None = None,
-    ) -> None:
-        """Prepares an evaluation.
+    answer_list: Sequence[str]
+    _: KW_ONLY
+    k_test: int = 128
+    count_first_token_twice: bool = True
+    best_answer_only: bool = False
+    batch_size: int = 16
+    max_words: int = 50
 
-        Args:
-            model: The model, not wrapped.
-            processor: An `AlbefProcessor`.
-            answer_list: Candidate answers, all different.
-            k_test: Candidates a question that are scored whole; a shorter list is scored whole.
-            count_first_token_twice: As the published score does.
-            best_answer_only: Skips candidates that cannot win; the answers are the same, their probabilities unknown.
-            batch_size: Questions that are answered together.
-            max_words: Words of a question that are read; published: 50.
-            num_workers: Processes that read images.
-            accelerator: Of the run; default: a new one, which finds out about other processes.
-        """
-        super().__init__(model, processor, batch_size, num_workers, accelerator)
-        check_answers(answer_list, processor.tokenizer)
-        self.answer_list, self.max_words = list(answer_list), max_words
-        self.ranking = {
-            "k": k_test,
-            "count_first_token_twice": count_first_token_twice,
-            "best_only": best_answer_only,
-        }
+    def __post_init__(self) -> None:
+        check_answers(self.answer_list, self.processor.tokenizer)
 
     def __call__(self, dataset: Any) -> VQAResult:
-        """Evaluates.
+        """Evaluate.
 
         Args:
             dataset: Rows with `image`, `image_id`, `question`, `question_id` and `answers`, which may be empty.
@@ -113,8 +76,8 @@ class VQAEvaluator(Evaluator):
         best, probabilities = self.rank(dataset)
         ids = list(dataset["question_id"])
         answers = [
-            {"question_id": number, "answer": self.answer_list[place]}
-            for number, place in zip(ids, best.tolist(), strict=True)
+            {"question_id": number, "answer": self.answer_list[index]}
+            for number, index in zip(ids, best.tolist(), strict=True)
         ]
         known = [tuple(row) for row in dataset["answers"]]
         if not known or not all(known):
@@ -127,35 +90,34 @@ class VQAEvaluator(Evaluator):
         return VQAResult(vqa_accuracy(answers, records), answers, probabilities, by_type)
 
     def rank(self, dataset: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Finds the best candidate of every question.
-
-        Args:
-            dataset: As above.
+        """Find the best candidate of every question.
 
         Returns:
-            (N,) int64 places in the answer list, and (N,) float32 probabilities, or None with `best_answer_only`.
+            (N,) int64 indices into the answer list, and (N,) float32 probabilities, or None with `best_answer_only`.
         """
         batches = group_questions(dataset["image_id"], self.batch_size)
         own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
         device = self.model.device
         candidates = self.processor.encode_answers(self.answer_list).to(device)
         tree = AnswerTree.of(candidates["input_ids"], candidates["attention_mask"])
+        options = {"k": self.k_test, "count_first_token_twice": self.count_first_token_twice}
+        options["best_only"] = self.best_answer_only
         best, probabilities = torch.zeros(len(dataset), dtype=torch.int64), torch.zeros(len(dataset))
         with self.inference():
             loader = self.progress(self.load(dataset, own, self._collate), "Answering questions")
             for batch, inputs in zip(own, loader, strict=True):
                 inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-                ranked = self.model.rank_answers(**inputs, candidates=tree, **self.ranking)
+                ranked = self.model.rank_answers(**inputs, candidates=tree, **options)
                 best[batch] = ranked.ids[:, 0].cpu()
                 if ranked.probabilities is not None:
                     probabilities[batch] = ranked.probabilities[:, 0].cpu()
-        best = self.join(best)
-        return best, None if self.ranking["best_only"] else self.join(probabilities)
+        best = self.sum_over_processes(best)
+        return best, None if self.best_answer_only else self.sum_over_processes(probabilities)
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        place: dict[Any, int] = {}
-        index = [place.setdefault(row["image_id"], len(place)) for row in rows]
-        first = [index.index(number) for number in range(len(place))]  # a row for each different picture
+        numbers: dict[Any, int] = {}
+        index = [numbers.setdefault(row["image_id"], len(numbers)) for row in rows]
+        first = [index.index(number) for number in range(len(numbers))]  # a row for each different image
         inputs = self.processor(
             images=[rows[row]["image"] for row in first],
             text=[row["question"] for row in rows],
@@ -168,14 +130,14 @@ class VQAEvaluator(Evaluator):
 
 
 def group_questions(image_ids: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Batches of questions, picture by picture.
+    """Group questions into batches, image by image.
 
     Args:
-        image_ids: The picture of each question.
-        batch_size: Questions of a batch; one picture's questions are never parted, so a batch may have more.
+        image_ids: The image of each question.
+        batch_size: Questions of a batch; one image's questions are never parted, so a batch may have more.
 
     Returns:
-        Places of the questions. Every question stands in one batch.
+        Rows of the questions of each batch. Every question is in one batch.
     """
     questions_of: dict[int, list[int]] = defaultdict(list)
     for question, image in enumerate(image_ids):
@@ -189,7 +151,7 @@ def group_questions(image_ids: Sequence[int], batch_size: int) -> list[list[int]
 
 
 def question_only_accuracy(train: Any, test: Any) -> float:
-    """Accuracy of the best guesser that does not look at pictures.
+    """Return the accuracy of the best guesser that does not look at images.
 
     It gives each question the answer most frequent for its words in the training data, and an unseen question the most
     frequent of all.

@@ -13,14 +13,15 @@ from typing import Any
 import torch
 
 from ..evaluation.ranking import RankedCandidates
-from ..evaluation.retrieval import RetrievalResult
+from ..evaluation.results import RetrievalResult, VQAResult
 from ..evaluation.retrieval_metrics import rank_of_first_match
-from ..evaluation.vqa import VQAResult
 from ..evaluation.vqa_metrics import answer_accuracy
 
 TIMES = "\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}"
 SHOWN = 5  # candidates of a query
-NOT_FOUND = torch.iinfo(torch.int64).max
+RETRIEVAL_INTRO = "The hardest first: the first right result is furthest down, or a wrong one is furthest ahead of it."
+RANKS_INTRO = f"{RETRIEVAL_INTRO} Below an image: its rank and its matching score."
+QUESTIONS_INTRO = "The worst first: wrong answers, the surest before the others, then right ones that were not sure."
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class Candidate:
     """What a model gave for a query.
 
     Attributes:
-        text: A caption or an answer; None where it is a picture.
-        row: The picture's row in the data set; None where it is a text.
+        text: A caption or an answer; None where it is an image.
+        row: The image's row in the data set; None where it is a text.
         credit: How right it is: 1 wholly, 0 not at all; None where nobody knows.
-        place: Among all candidates, 1 = the best; None where it was not among them.
+        rank: Among all candidates, 1 = the best; None where it was not among them.
         score: Matching logit.
         probability: Of an answer, 0..1.
     """
@@ -39,7 +40,7 @@ class Candidate:
     text: str | None = None
     row: int | None = None
     credit: float | None = None
-    place: int | None = None
+    rank: int | None = None
     score: float | None = None
     probability: float | None = None
 
@@ -49,8 +50,8 @@ class Example:
     """A query and what came of it.
 
     Attributes:
-        text: A caption or a question; None where the query is a picture.
-        row: The query's picture in the data set; None where it has none.
+        text: A caption or a question; None where the query is an image.
+        row: The query's image in the data set; None where it has none.
         candidates: The best ones, and what would have been right.
         note: What makes it hard.
         truths: What is right, where it is text.
@@ -71,31 +72,30 @@ class Gallery:
         name: Short, for file and tag names.
         title: Its heading.
         examples: The queries.
+        intro: How they are ordered.
     """
 
     name: str
     title: str
     examples: tuple[Example, ...]
+    intro: str = ""
 
 
 def hardest_examples(result: RetrievalResult | VQAResult, dataset: Any, count: int) -> list[Gallery]:
-    """The hardest queries of an evaluation.
+    """Return the hardest queries of an evaluation: captions and images of a retrieval, or questions.
 
     Args:
         result: Its outcome.
         dataset: What was evaluated.
         count: Queries of a kind.
-
-    Returns:
-        Captions that look for pictures and pictures that look for captions; or questions.
     """
     if isinstance(result, VQAResult):
         return [hardest_questions(result, dataset, count)]
-    return [hardest_captions(result, count), hardest_pictures(result, count)]
+    return [hardest_captions(result, count), hardest_images(result, count)]
 
 
 def hardest_first(matches: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Queries by how badly they went.
+    """Order queries by how badly they went.
 
     First those whose first right candidate has the largest rank, or that have none; of equal ranks the one where the
     best wrong candidate is furthest ahead of the best right one.
@@ -113,93 +113,77 @@ def hardest_first(matches: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
 
 
 def _margins(matches: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """(Q,) how far the best right candidate is ahead of the best wrong one; without a right one that counts 0."""
+    """Return (Q,) how far the best right candidate is ahead of the best wrong one; without one that counts 0."""
     right = scores.masked_fill(~matches, -torch.inf).amax(dim=1)
     wrong = scores.masked_fill(matches, -torch.inf).amax(dim=1)
     return torch.where(matches.any(dim=1), right, torch.zeros_like(right)) - wrong
 
 
 def hardest_captions(result: RetrievalResult, count: int) -> Gallery:
-    """Captions that look for their picture.
-
-    Args:
-        result: Of a retrieval evaluation.
-        count: How many.
-
-    Returns:
-        Each with its best pictures; the right one is there too, wherever it was ranked.
-    """
+    """Return the hardest captions with their best images; the right one is there too, wherever it was ranked."""
     ranked, owners = result.text_to_image, result.caption_image
     matches = ranked.ids == owners[:, None]
     examples = []
     for query in hardest_first(matches, ranked.scores)[:count].tolist():
         candidates = [
-            Candidate(row=row, credit=credit, place=place, score=score)
-            for place, row, score, credit in _best(ranked, matches, query)
+            Candidate(row=row, credit=credit, rank=rank, score=score)
+            for rank, row, score, credit in _best(ranked, matches, query)
         ]
         if not any(candidate.credit for candidate in candidates):
             candidates.append(Candidate(row=int(owners[query]), credit=1.0))
         note = _note(matches[query], ranked.scores[query])
         examples.append(Example(result.captions[query], None, tuple(candidates), note))
-    return Gallery("text_to_image", "Pictures found for a caption", tuple(examples))
+    return Gallery("text_to_image", "Images found for a caption", tuple(examples), RANKS_INTRO)
 
 
-def hardest_pictures(result: RetrievalResult, count: int) -> Gallery:
-    """Pictures that look for their captions.
-
-    Args:
-        result: Of a retrieval evaluation.
-        count: How many.
-
-    Returns:
-        Each with its best captions, and all that are its own.
-    """
+def hardest_images(result: RetrievalResult, count: int) -> Gallery:
+    """Return the hardest images with their best captions, and all captions that are their own."""
     ranked, owners = result.image_to_text, result.caption_image
     matches = owners[ranked.ids] == torch.arange(len(ranked.ids))[:, None]
     examples = []
     for query in hardest_first(matches, ranked.scores)[:count].tolist():
         candidates = tuple(
-            Candidate(text=result.captions[text], credit=credit, place=place, score=score)
-            for place, text, score, credit in _best(ranked, matches, query)
+            Candidate(text=result.captions[text], credit=credit, rank=rank, score=score)
+            for rank, text, score, credit in _best(ranked, matches, query)
         )
         own = tuple(result.captions[text] for text in (owners == query).nonzero()[:, 0].tolist())
-        note = _note(matches[query], ranked.scores[query]) if own else "this picture has no caption"
+        note = _note(matches[query], ranked.scores[query]) if own else "this image has no caption"
         examples.append(Example(None, query, candidates, note, own))
-    return Gallery("image_to_text", "Captions found for a picture", tuple(examples))
+    return Gallery("image_to_text", "Captions found for an image", tuple(examples), RETRIEVAL_INTRO)
 
 
 def _best(ranked: RankedCandidates, matches: torch.Tensor, query: int) -> Iterable[tuple[int, int, float, float]]:
-    """Place, number, score and credit of the best candidates, and of the first right one where it comes later."""
-    places = list(range(min(SHOWN, matches.shape[1])))
+    """Yield rank, row, score and credit of the best candidates, and of the first right one where it comes later."""
+    indices = list(range(min(SHOWN, matches.shape[1])))
     if matches[query].any() and not matches[query, :SHOWN].any():
-        places.append(int(matches[query].int().argmax()))
-    for place in places:
-        score, is_right = float(ranked.scores[query, place]), bool(matches[query, place])
-        yield place + 1, int(ranked.ids[query, place]), score, float(is_right)
+        indices.append(int(matches[query].int().argmax()))
+    for index in indices:
+        row, score = int(ranked.ids[query, index]), float(ranked.scores[query, index])
+        yield index + 1, row, score, float(matches[query, index])
 
 
 def _note(matches: torch.Tensor, scores: torch.Tensor) -> str:
-    """What makes a query (K,) hard."""
+    """Say what makes a query (K,) hard."""
     if not matches.any():
         return f"no right one among the {len(matches)} candidates"
     first = int(matches.int().argmax())
     if first:
-        return f"the first right one is at place {first + 1} of {len(matches)}"
+        return f"the first right one is at rank {first + 1} of {len(matches)}"
     if matches.all():
         return "right, and there was no wrong candidate"
     return f"right, ahead of the best wrong one by {float(_margins(matches[None], scores[None])):.3g}"
 
 
 def hardest_questions(result: VQAResult, dataset: Any, count: int) -> Gallery:
-    """Questions, the worst answered first; of equals those whose wrong answer was the surest, or right one the least.
+    """Return the worst answered questions, each with its answer and those that people gave.
+
+    Of equals those come first whose wrong answer was the surest, or whose right one was the least sure; where people
+    gave no answers, the least sure ones.
 
     Args:
-        result: Of an evaluation of questions.
+        result: The outcome.
         dataset: Rows with `question`, `answers` and perhaps `question_type`.
-        count: How many.
-
-    Returns:
-        Each with its answer, and the answers that people gave; without these, the least sure questions come first.
+        count: Number of questions.
     """
     sure = [0.0] * len(result.answers) if result.probabilities is None else result.probabilities.tolist()
     truths = [tuple(row) for row in dataset["answers"]]
@@ -219,12 +203,10 @@ def hardest_questions(result: VQAResult, dataset: Any, count: int) -> Gallery:
         answer = Candidate(text=result.answers[row]["answer"], credit=credits[row], probability=probability)
         note = f"question type: {dataset['question_type'][row]}" if has_types else ""
         examples.append(Example(dataset["question"][row], row, (answer,), note, counted(truths[row])))
-    return Gallery("questions", "Questions and answers", tuple(examples))
+    return Gallery("questions", "Questions and answers", tuple(examples), QUESTIONS_INTRO)
 
 
 def counted(answers: Iterable[str]) -> tuple[str, ...]:
-    """Different answers with how many people gave each, the most frequent first."""
-    given = list(answers)
-    return tuple(
-        answer if len(given) == 1 else f"{answer}{TIMES}{number}" for answer, number in Counter(given).most_common()
-    )
+    """Return different answers with how many people gave each, the most frequent first."""
+    given = Counter(answers).most_common()
+    return tuple(answer if sum(n for _, n in given) == 1 else f"{answer}{TIMES}{number}" for answer, number in given)

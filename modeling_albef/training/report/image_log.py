@@ -1,4 +1,4 @@
-"""Pictures of predictions in TensorBoard, Weights & Biases and Trackio, where a run reports to them."""
+"""Images of predictions in TensorBoard, Weights & Biases and Trackio, where a run reports to them."""
 
 from __future__ import annotations
 
@@ -18,64 +18,58 @@ from .pages import LONGEST, RESULT_SIDE, Thumbnail, verdict
 if TYPE_CHECKING:
     from ..trainer import AlbefTrainer
 
-SIDE = RESULT_SIDE  # of a picture in a panel
+SIDE = RESULT_SIDE  # of an image in a panel
 LINE, COLUMNS = 16, 44  # pixels of a line of text, characters in it
-COLOURS = {"right": (23, 105, 47), "wrong": (179, 38, 30), "partly": (122, 82, 0), "unknown": (110, 110, 110)}
-IMAGE_LOGGERS = ("wandb", "trackio")  # modules with an `Image(picture, caption=..)` and a `log(values)`
+COLORS = {"right": (23, 105, 47), "wrong": (179, 38, 30), "partly": (122, 82, 0), "unknown": (110, 110, 110)}
+IMAGE_LOGGERS = ("wandb", "trackio")  # modules with an `Image(image, caption=..)` and a `log(values)`
 
 
-class PictureLogCallback(TrainerCallback):
-    """Sends the hardest queries of each evaluation as pictures, with what is right and wrong about them as captions.
+class ImageLogCallback(TrainerCallback):
+    """Sends the hardest queries of each evaluation as images, with what is right and wrong about them as captions.
 
     The services are those of `report_to`; what they do not support is left out.
     """
 
     def __init__(self, trainer: AlbefTrainer, thumbnail: Thumbnail, count: int) -> None:
-        """Prepares it.
-
-        Args:
-            trainer: Whose evaluations these are.
-            thumbnail: Image of a row, and pixels of the longer side -> a PNG or JPEG file.
-            count: Queries of a kind.
-        """
+        """Prepare it; `count` queries of a kind are sent."""
         self.trainer, self.thumbnail, self.count = trainer, thumbnail, count
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Sends them from the first process; the integrations have opened their logs for the metrics just before."""
-        assessed, services = self.trainer.assessed, self._services(args)
-        if assessed is None or not services or not state.is_world_process_zero:
+        """Send them from the first process; the integrations have opened their logs for the metrics just before."""
+        evaluation, services = self.trainer.last_evaluation, self._services(args)
+        if evaluation is None or not services or not state.is_world_process_zero:
             return
-        for gallery in hardest_examples(assessed.result, assessed.dataset, self.count):
-            tag = f"{assessed.split}/{gallery.name}"
+        for gallery in hardest_examples(evaluation.result, evaluation.dataset, self.count):
+            tag = f"{evaluation.split}/{gallery.name}"
             panels = [
-                (panel(example, assessed.dataset, self.thumbnail), caption(example)) for example in gallery.examples
+                (panel(example, evaluation.dataset, self.thumbnail), caption(example)) for example in gallery.examples
             ]
             for service in services:
                 _send(service, tag, panels, state.global_step)
 
     def _services(self, args: TrainingArguments) -> list[Any]:
-        """TensorBoard's open writer, and modules that take pictures."""
+        """Return TensorBoard's open writer, and modules that take images."""
         callbacks = self.trainer.callback_handler.callbacks
         writers = [callback.tb_writer for callback in callbacks if isinstance(callback, TensorBoardCallback)]
         return [
             *(writer for writer in writers if writer is not None),
-            *(import_module(name) for name in IMAGE_LOGGERS if name in args.report_to),
+            *(import_module(name) for name in IMAGE_LOGGERS if name in (args.report_to or ())),
         ]
 
 
 def _send(service: Any, tag: str, panels: list[tuple[Image.Image, str]], step: int) -> None:
     if getattr(service, "__name__", "") in IMAGE_LOGGERS:
-        for number, (picture, text) in enumerate(panels):
-            service.log({f"{tag}/{number}": service.Image(picture, caption=text), "train/global_step": step})
+        for number, (image, text) in enumerate(panels):
+            service.log({f"{tag}/{number}": service.Image(image, caption=text), "train/global_step": step})
         return
-    for number, (picture, text) in enumerate(panels):
-        service.add_image(f"{tag}/{number}", np.asarray(picture), step, dataformats="HWC")
+    for number, (image, text) in enumerate(panels):
+        service.add_image(f"{tag}/{number}", np.asarray(image), step, dataformats="HWC")
         service.add_text(f"{tag}/{number}", "    " + text.replace("\n", "\n    "), step)  # as it is, no Markdown
     service.flush()
 
 
 def caption(example: Example) -> str:
-    """What a panel shows, in words: the query, its note, a line for each candidate."""
+    """Say what a panel shows, in words: the query, its note, a line for each candidate."""
     lines = [line for line in (example.text, example.note) if line]
     lines += [_candidate_line(candidate) for candidate in example.candidates]
     lines += [f"given: {' · '.join(example.truths)}"] if example.truths else []
@@ -84,24 +78,18 @@ def caption(example: Example) -> str:
 
 def _candidate_line(candidate: Candidate) -> str:
     kind, _ = verdict(candidate.credit)
-    words = [] if candidate.place is None else [f"{candidate.place}."]
+    words = [] if candidate.rank is None else [f"{candidate.rank}."]
     words += [] if kind == "unknown" else [f"{kind}:"]
-    words += [candidate.text] if candidate.text is not None else [f"picture {candidate.row}"]
+    words += [candidate.text] if candidate.text is not None else [f"image {candidate.row}"]
     words += [] if candidate.score is None else [f"({candidate.score:.2f})"]
     words += [] if candidate.probability is None else [f"(probability {candidate.probability:.3f})"]
     return " ".join(words)
 
 
 def panel(example: Example, dataset: Any, thumbnail: Thumbnail) -> Image.Image:
-    """Draws a query and what came of it as one picture.
+    """Draw a query and what came of it as one image.
 
-    Args:
-        example: The query.
-        dataset: Rows with an `image`.
-        thumbnail: Image of a row, and pixels of the longer side -> a PNG or JPEG file.
-
-    Returns:
-        Pictures in a row, framed green where right and red where wrong, above the words of `caption`.
+    Images stand in a row, framed green where right and red where wrong, above the words of `caption`.
     """
     if example.row is None:
         shown = [(candidate.row, verdict(candidate.credit)[0]) for candidate in example.candidates]
@@ -113,10 +101,10 @@ def panel(example: Example, dataset: Any, thumbnail: Thumbnail) -> Image.Image:
     draw = ImageDraw.Draw(drawn)
     for number, (row, kind) in enumerate(shown):
         left = number * (SIDE + 8)
-        draw.rectangle((left, 0, left + SIDE + 5, SIDE + 5), fill="white", outline=COLOURS[kind], width=3)
+        draw.rectangle((left, 0, left + SIDE + 5, SIDE + 5), fill="white", outline=COLORS[kind], width=3)
         try:
-            picture = Image.open(io.BytesIO(thumbnail(dataset[row]["image"], SIDE))).convert("RGB")
-            drawn.paste(picture, (left + 3 + (SIDE - picture.width) // 2, 3 + (SIDE - picture.height) // 2))
+            image = Image.open(io.BytesIO(thumbnail(dataset[row]["image"], SIDE))).convert("RGB")
+            drawn.paste(image, (left + 3 + (SIDE - image.width) // 2, 3 + (SIDE - image.height) // 2))
         except (OSError, ValueError):
             draw.text(
                 (left + 8, SIDE // 2), f"row {row} cannot be read", fill="black", font=ImageFont.load_default(LINE - 4)

@@ -1,6 +1,6 @@
 """The report of a run: one HTML file with curves, metrics and the queries that went worst.
 
-It stays in the output folder. Nothing of it is pushed to the Hub, since it shows pictures of the data.
+It stays in the output folder. Nothing of it is pushed to the Hub, since it shows images of the data.
 """
 
 from __future__ import annotations
@@ -8,33 +8,29 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
-from ..checkpoints.push import CARD_ARGUMENTS
-from ..checkpoints.whole_checkpoints import STATE_FILE
-from ..evaluation.base import Assessment
-from ..evaluation.vqa import VQAResult
-from ..trainer import AlbefTrainer
-from .charts import chart
-from .examples import Gallery, hardest_examples
-from .pages import Pictures, Thumbnail, card, folded, page, section, table
+from ..evaluation.results import EvaluationRecord, VQAResult
+from .charts import Chart
+from .examples import Example, Gallery, hardest_examples
+from .pages import TEMPLATES, Thumbnail, ThumbnailCache
+
+if TYPE_CHECKING:
+    from ..trainer import AlbefTrainer
 
 logger = logging.get_logger(__name__)
 REPORT_FILE = "report.html"
 SPLIT_TITLES = {"train": "training", "eval": "validation", "test": "test"}
 FIRST_CURVES = ("loss", "itc_loss", "itm_loss", "answer_loss", "learning_rate", "alpha", "temperature")
 NO_CURVES = {"epoch", "step", "total_flos"}
-RETRIEVAL_INTRO = "The hardest first: the first right result is furthest down, or a wrong one is furthest ahead of it."
-RESULT_NOTE = "Recalls and accuracies are in %."
-RANKS_INTRO = "Below a picture: its place and its matching score."
-QUESTIONS_INTRO = "The worst first: wrong answers, the surest before the others, then right ones that were not sure."
+Table = tuple[Sequence[str], list[tuple[Any, ...]]]  # titles of the columns, and rows; the first cell is a title
 
 
 class RunReport:
@@ -43,48 +39,38 @@ class RunReport:
     Attributes:
         metrics: Split -> its metrics, as they are in `all_results.json`.
         history: Log lines of the training.
-        assessed: The evaluation that the galleries show: the last one that was added.
+        last_evaluation: What the galleries show.
     """
 
     def __init__(self, trainer: AlbefTrainer, thumbnail: Thumbnail | None = None) -> None:
-        """Starts a report.
-
-        Args:
-            trainer: Of the run.
-            thumbnail: See `Pictures`; without it there are no galleries.
-        """
+        """Start a report; without a `thumbnail` (see `ThumbnailCache`) it has no galleries."""
         self.trainer, self.thumbnail = trainer, thumbnail
         self.metrics: dict[str, dict[str, float]] = {}
         self.history: list[dict[str, Any]] = []
-        self.assessed: Assessment | None = None
+        self.last_evaluation: EvaluationRecord | None = None
 
-    def add(self, split: str, metrics: dict[str, float], assessed: Assessment | None = None) -> None:
-        """Adds an outcome.
-
-        Args:
-            split: train, eval or test.
-            metrics: As they are saved; may grow until the report is written.
-            assessed: What was evaluated.
-        """
+    def add(self, split: str, metrics: dict[str, float], evaluation: EvaluationRecord | None = None) -> None:
+        """Add the metrics of a split, train, eval or test; they may grow until the report is written."""
         self.metrics[split] = metrics
-        self.assessed = assessed or self.assessed
+        self.last_evaluation = evaluation or self.last_evaluation
         if split == "train":
             self.history = list(self.trainer.state.log_history)
 
     def write(self) -> Path | None:
-        """Writes the report.
+        """Write the report.
 
         Returns:
             The file; None where it is not wanted, there is nothing to tell, or the disk does not take it, which is
             logged: a finished run is worth more than its report.
         """
-        args, folder = self.trainer.args, Path(self.trainer.args.output_dir)
+        args = self.trainer.args
         if not (args.write_report and self.metrics and self.trainer.is_world_process_zero()):
             return None
-        path = folder / REPORT_FILE
+        path = args.output_folder / REPORT_FILE
         unfinished = path.with_name(f"{path.name}.{os.getpid()}.incomplete")
+        page = self.html()
         try:
-            unfinished.write_text(self.html(), encoding="utf-8", errors="replace")
+            unfinished.write_text(page, encoding="utf-8", errors="replace")
             unfinished.replace(path)
         except OSError as error:
             logger.warning(f"The report {path} could not be written ({error}); the run itself is complete.")
@@ -93,97 +79,57 @@ class RunReport:
         return path
 
     def html(self) -> str:
-        """The page."""
-        history = self.history or _saved_history(Path(self.trainer.args.output_dir))
-        parts = [
-            f'<p class="faint">{escape(self._facts())}</p>',
-            section(
-                "Result", metrics_table(self.metrics, self.trainer.args.METRICS), "Recalls and accuracies are in %."
-            ),
-            section("Accuracy by type of question", self._types_table()),
-            section("Training", curves(history), "" if self.history else "Of the run that trained in this folder."),
-            section("Evaluations during training", self._evaluations(history)),
-            *self._galleries(),
-            section("Settings", folded("Arguments of the run", self._settings())),
-        ]
-        return page(f"Report of {Path(self.trainer.args.output_dir).absolute().name}", "\n".join(filter(None, parts)))
+        """Return the page."""
+        args, evaluation = self.trainer.args, self.last_evaluation
+        history = self.history or _saved_history(args.output_folder)
+        best_step = self.trainer.state.best_global_step if "train" in self.metrics else None
+        deciding = (args.metric_for_best_model or "").removeprefix("eval_")
+        return TEMPLATES.get_template("page.html.j2").render(
+            title=f"Report of {args.output_folder.absolute().name}",
+            facts=self._facts(),
+            result=metrics_table(self.metrics, args.METRICS),
+            question_types=_question_types(evaluation),
+            curves=curves(history),
+            is_own_history=bool(self.history),
+            evaluations=evaluations_table(history, args.METRICS, deciding, best_step),
+            deciding_curve=deciding_curve(history, deciding),
+            galleries=self._galleries(),
+            images=evaluation and self.thumbnail and ThumbnailCache(evaluation.dataset, self.thumbnail),
+            split=evaluation and SPLIT_TITLES.get(evaluation.split, evaluation.split),
+            progress=_with_progress,
+            settings=list(args.recipe().items()),
+        )
 
-    def _facts(self) -> str:
-        trainer, state = self.trainer, self.trainer.state
+    def _facts(self) -> list[str]:
+        trainer = self.trainer
         facts = [type(trainer.model).__name__]
-        if trainer.base_model:
-            facts.append(f"from {trainer.base_model}")
-        if trainer.dataset_names:
-            facts.append(f"on {', '.join(trainer.dataset_names)}")
-        if "train" in self.metrics:
-            facts.append(f"{state.global_step} steps")
-        written = datetime.now().strftime("%d %b %Y %H:%M").replace(" ", "\N{NO-BREAK SPACE}")
-        return " · ".join([*facts, written])
+        facts += [f"from {trainer.base_model}"] if trainer.base_model else []
+        facts += [f"on {', '.join(trainer.dataset_names)}"] if trainer.dataset_names else []
+        facts += [f"{trainer.state.global_step} steps"] if "train" in self.metrics else []
+        return [*facts, datetime.now().strftime("%d %b %Y %H:%M").replace(" ", "\N{NO-BREAK SPACE}")]
 
-    def _types_table(self) -> str:
-        result = None if self.assessed is None else self.assessed.result
-        if not isinstance(result, VQAResult):
-            return ""
-        by_type = sorted(result.by_question_type.items(), key=lambda item: item[1])
-        return table(("question type", "accuracy"), by_type)
-
-    def _evaluations(self, history: Sequence[dict[str, Any]]) -> str:
-        """A row an evaluation, the best one marked, and the curve of the metric that decided."""
-        deciding = (self.trainer.args.metric_for_best_model or "").removeprefix("eval_")
-        names = [name for name in self.trainer.args.METRICS if any(f"eval_{name}" in line for line in history)]
-        names.sort(key=lambda name: name != deciding)  # first: a phone shows few columns at a time
-        lines = [line for line in history if any(f"eval_{name}" in line for name in names)]
-        if not lines:
-            return ""
-        best = self.trainer.state.best_global_step if "train" in self.metrics else None
-        rows = [
-            (
-                line.get("step"),
-                round(line.get("epoch") or 0.0, 2),
-                *(line.get(f"eval_{name}") for name in names),
-                *([] if best is None else ["★ best" if line.get("step") == best else ""]),
-            )
-            for line in lines
-        ]
-        drawn = ""
-        if deciding in names and len(lines) > 1:
-            known = [line for line in lines if f"eval_{deciding}" in line]
-            drawn = chart(deciding, [line["step"] for line in known], [line[f"eval_{deciding}"] for line in known])
-            drawn = f'<div class="grid">{drawn}</div><br>'
-        return drawn + table(("step", "epoch", *names, *([] if best is None else [""])), rows)
-
-    def _galleries(self) -> list[str]:
-        count, assessed = self.trainer.args.report_items, self.assessed
-        if not count or assessed is None or self.thumbnail is None:
+    def _galleries(self) -> list[Gallery]:
+        count, evaluation = self.trainer.args.report_items, self.last_evaluation
+        if not count or evaluation is None or self.thumbnail is None:
             return []
-        pictures = Pictures(assessed.dataset, self.thumbnail)
-        title = SPLIT_TITLES.get(assessed.split, assessed.split)
-        intro = QUESTIONS_INTRO if isinstance(assessed.result, VQAResult) else f"{RETRIEVAL_INTRO} {RANKS_INTRO}"
-        return [
-            section(f"{gallery.title}, {title} data", _cards(gallery, pictures), intro)
-            for gallery in hardest_examples(assessed.result, assessed.dataset, count)
-        ]
-
-    def _settings(self) -> str:
-        args = self.trainer.args
-        return table((), [(name, getattr(args, name)) for name in CARD_ARGUMENTS if hasattr(args, name)])
+        return hardest_examples(evaluation.result, evaluation.dataset, count)
 
 
-def _cards(gallery: Gallery, pictures: Pictures) -> str:
-    shown = tqdm(gallery.examples, f"Report: {gallery.title}", leave=False, disable=None)
-    return f'<div class="cards">{"".join(card(example, pictures) for example in shown)}</div>'
+def _with_progress(gallery: Gallery) -> Iterable[Example]:
+    return tqdm(gallery.examples, f"Report: {gallery.title}", leave=False, disable=None)
 
 
-def metrics_table(metrics: dict[str, dict[str, float]], first: Sequence[str] = ()) -> str:
-    """All metrics of all splits.
+def _question_types(evaluation: EvaluationRecord | None) -> list[tuple[str, float]]:
+    """Return the accuracy by type of question, the worst first."""
+    if evaluation is None or not isinstance(evaluation.result, VQAResult):
+        return []
+    return sorted(evaluation.result.by_question_type.items(), key=lambda item: item[1])
 
-    Args:
-        metrics: Split -> names with the split as prefix -> values.
-        first: Names without prefix that come first.
 
-    Returns:
-        A table with a row a metric and a column a split; the last split, the test, comes first, which is what a phone
-        shows of a wide table.
+def metrics_table(metrics: dict[str, dict[str, float]], first: Sequence[str] = ()) -> Table:
+    """Tabulate all metrics, a row a metric and a column a split, those named in `first` first.
+
+    The last split, the test, comes first, which is what a phone shows of a wide table.
     """
     plain = {
         split: {name.removeprefix(f"{split}_"): value for name, value in values.items()}
@@ -192,33 +138,50 @@ def metrics_table(metrics: dict[str, dict[str, float]], first: Sequence[str] = (
     names = list(dict.fromkeys(name for values in plain.values() for name in values))
     names = [name for name in first if name in names] + [name for name in names if name not in first]
     rows = [(name, *(values.get(name) for values in plain.values())) for name in names]
-    return table(("", *(SPLIT_TITLES.get(split, split) for split in plain)), rows)
+    return ("", *(SPLIT_TITLES.get(split, split) for split in plain)), rows
 
 
-def curves(history: Sequence[dict[str, Any]]) -> str:
-    """A chart for each quantity of the training's log.
+def evaluations_table(
+    history: Sequence[dict[str, Any]], metrics: Sequence[str], deciding: str, best_step: int | None
+) -> Table | None:
+    """Tabulate the evaluations during training, a row each; None where there was none.
 
-    Args:
-        history: Log lines, by step; those with a `loss` count.
-
-    Returns:
-        HTML; empty where nothing was logged.
+    The metric that chooses the best checkpoint comes first, for a phone shows few columns at a time. The best step is
+    marked; it is None where this run did not train.
     """
-    lines = [line for line in history if "loss" in line and "step" in line]
-    names = [name for line in lines for name, value in line.items() if isinstance(value, int | float)]
-    others = sorted(set(names) - {*FIRST_CURVES, *NO_CURVES})
-    charts = []
-    for name in (*FIRST_CURVES, *others):
-        known = [(line["step"], float(line[name])) for line in lines if isinstance(line.get(name), int | float)]
-        if known:
-            charts.append(chart(name, [step for step, _ in known], [value for _, value in known]))
-    return f'<div class="grid">{"".join(charts)}</div>' if charts else ""
+    names = [name for name in metrics if any(f"eval_{name}" in line for line in history)]
+    names.sort(key=lambda name: name != deciding)
+    rows = []
+    for line in history:
+        if any(f"eval_{name}" in line for name in names):
+            mark = () if best_step is None else ("★ best" if line.get("step") == best_step else "",)
+            values = (line.get(f"eval_{name}") for name in names)
+            rows.append((line.get("step"), round(line.get("epoch") or 0.0, 2), *values, *mark))
+    return (("step", "epoch", *names, *([] if best_step is None else [""])), rows) if rows else None
+
+
+def deciding_curve(history: Sequence[dict[str, Any]], name: str) -> Chart | None:
+    """Chart the metric that chooses the best checkpoint; None where there are not two values of it."""
+    points = [(line["step"], line[f"eval_{name}"]) for line in history if f"eval_{name}" in line]
+    return Chart(name, points) if len(points) > 1 else None
+
+
+def curves(history: Sequence[dict[str, Any]]) -> list[Chart]:
+    """Chart each quantity of the training's log lines: those with a `loss`."""
+    series: dict[str, list[tuple[float, float]]] = {name: [] for name in FIRST_CURVES}
+    others: dict[str, list[tuple[float, float]]] = {}
+    for line in (line for line in history if "loss" in line and "step" in line):
+        for name in line.keys() - NO_CURVES:
+            if isinstance(line[name], int | float):
+                points = series[name] if name in series else others.setdefault(name, [])
+                points.append((line["step"], float(line[name])))
+    return [Chart(name, points) for name, points in [*series.items(), *sorted(others.items())] if points]
 
 
 def _saved_history(folder: Path) -> list[dict[str, Any]]:
-    """Log of the training that left a folder, where this run did not train."""
+    """Return the log of the training that left a folder, where this run did not train."""
     try:
-        history = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["log_history"]
+        history = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["log_history"]
     except (OSError, ValueError, KeyError):
         return []
     return [line for line in history if isinstance(line, dict) and math.isfinite(line.get("step", math.nan))]

@@ -7,7 +7,7 @@ from itertools import groupby
 from modeling_albef.training.sampling import ImageGroupSampler
 
 
-def test_rows_of_a_picture_follow_each_other() -> None:
+def test_rows_of_an_image_follow_each_other() -> None:
     image_ids = [5, 5, 8, 2, 8, 2, 2]
     sampler, orders = ImageGroupSampler(image_ids, seed=3), set()
     assert len(sampler) == 7
@@ -15,7 +15,7 @@ def test_rows_of_a_picture_follow_each_other() -> None:
         sampler.set_epoch(epoch)
         order = list(sampler)
         assert sorted(order) == list(range(7))
-        assert len(list(groupby(image_ids[row] for row in order))) == 3  # one run a picture
+        assert len(list(groupby(image_ids[row] for row in order))) == 3  # one run an image
         assert order == list(sampler)
         orders.add(tuple(order))
     assert len(orders) > 3  # of six

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from golden_cases import build, load_case
-from trainer_cases import NAMES, InOrder, collate, logged, make_trainer, weights
+from trainer_cases import NAMES, InOrder, collate, logged, make_trainer, random_rows, weights
+from transformers import TrainerCallback
 
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.conversion.checkpoint_names import convert_state_dict
-from modeling_albef.training import RetrievalTrainingArguments, last_checkpoint
+from modeling_albef.training import RetrievalTrainingArguments, SettingError, last_checkpoint
 
 
 def test_last_checkpoint_leaves_damaged_ones_aside(tmp_path: Path) -> None:
@@ -140,9 +141,31 @@ def test_a_checkpoint_without_teacher_starts_a_new_one(tmp_path: Path, caplog: p
     trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=2, max_steps=2)
     trainer.train()
     shutil.rmtree(tmp_path / "checkpoint-2/teacher")
-    trainer._load_from_checkpoint(str(tmp_path / "checkpoint-2"))
-    state = trainer.model.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in trainer.teacher.model.state_dict().items())
+    compared: list[bool] = []
+
+    class Compare(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            state = trainer.model.state_dict()
+            pairs = ((value, state[name]) for name, value in trainer.teacher.model.state_dict().items())
+            compared.append(all(torch.equal(own, other) for own, other in pairs))
+
+    trainer.add_callback(Compare())
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert compared == [True]
+
+
+def test_resuming_without_a_whole_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="has no whole checkpoint to go on from"):
+        make_trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_settings_that_contradict_the_data_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="The training data has 3 rows, fewer than the 4 of one step"):
+        make_trainer(tmp_path, rows=random_rows(3))
+    with pytest.raises(SettingError, match="eval_dataset"):  # the library's own words
+        make_trainer(tmp_path, eval_strategy="epoch")
+    with pytest.raises(SettingError, match="pip install clearml"):
+        make_trainer(tmp_path, report_to="clearml")
 
 
 def test_a_failed_evaluation_costs_no_epoch(tmp_path: Path) -> None:
@@ -150,7 +173,7 @@ def test_a_failed_evaluation_costs_no_epoch(tmp_path: Path) -> None:
 
     class Broken(list):
         def __getitem__(self, key: Any) -> Any:
-            raise OSError("the disk with the pictures went away")
+            raise OSError("the disk with the images went away")
 
     trainer.args.eval_strategy = "epoch"
     trainer.eval_dataset = Broken([1])

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from trainer_cases import make_trainer, weights
 
 from modeling_albef.training import CheckpointError, find_damage, last_checkpoint
-from modeling_albef.training.checkpoints.whole_checkpoints import clear_the_way
+from modeling_albef.training.checkpoints.manifest import quarantine_newer_checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_run_goes_on_from_the_last_whole_one_to_the_same_end(copy: Path) -> No
     (copy / "checkpoint-8/optimizer.pt").write_bytes(b"")
     (copy / "unfinished/checkpoint-9").mkdir(parents=True)
     found = last_checkpoint(copy)
-    clear_the_way(copy, found)
+    quarantine_newer_checkpoints(copy, found)
     assert found == str(copy / "checkpoint-6")
     assert sorted(path.name for path in copy.glob("*checkpoint*")) == [
         *("checkpoint-2", "checkpoint-4", "checkpoint-6", "damaged-checkpoint-8")
@@ -105,6 +105,20 @@ def test_a_full_disk_costs_no_earlier_checkpoint(copy: Path, size: int) -> None:
     with no_file_larger_than(model + 10_000), pytest.raises(CheckpointError, match="could not be written"):  # optimizer
         make_trainer(copy, save_strategy="steps", save_steps=2).train(resume_from_checkpoint=str(copy / "checkpoint-6"))
     assert last_checkpoint(copy) == str(copy / "checkpoint-6")
+
+
+@pytest.mark.parametrize("error", [KeyError("image"), RuntimeError("shapes differ"), TypeError("no tensor")])
+def test_a_bug_in_saving_keeps_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Only what disks refuse becomes a `CheckpointError`."""
+    trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
+
+    def broken(folder: str) -> None:
+        raise error
+
+    monkeypatch.setattr(trainer, "save_teacher", broken)
+    with pytest.raises(type(error), match=str(error.args[0])):
+        trainer.train()
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def evaluated(trainer: Any, scores: list[float]) -> None:

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.training import FeatureQueue, MomentumTeacher, MomentumTeacherCallback, last_checkpoint
 from modeling_albef.training.application import exit_without_traceback
-from modeling_albef.training.callbacks import LossNotFiniteError, TrainingInterruptedError
+from modeling_albef.training.errors import LossNotFiniteError, TrainingInterruptedError
 
 
 class At(TrainerCallback):
@@ -58,6 +58,20 @@ def test_sigterm_saves_and_the_run_goes_on_to_the_same_end(tmp_path: Path, step:
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
+def test_a_step_that_is_not_the_best_is_not_said_to_be_saved(tmp_path: Path) -> None:
+    """With the `save_strategy` "best" the evaluation of the step decides."""
+    every_step = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best", "load_best_model_at_end": True}
+    trainer = make_trainer(tmp_path, **every_step, eval_dataset=[0])
+    scores = iter([9.0, 1.0, 2.0])
+    trainer.evaluate = lambda *_, **__: {"eval_r_mean": next(scores)}  # type: ignore[method-assign]
+    trainer.add_callback(At(2, terminate))
+    with pytest.raises(
+        TrainingInterruptedError, match="after step 2, which is not the best and so not saved"
+    ) as stopped:
+        trainer.train()
+    assert stopped.value.code == 143 and last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+
+
 def test_an_epoch_that_ends_is_evaluated_before_the_stop(tmp_path: Path) -> None:
     """A run that goes on from the end of an epoch would not make up for it."""
     trainer = make_trainer(
@@ -76,9 +90,9 @@ def test_an_epoch_that_ends_is_evaluated_before_the_stop(tmp_path: Path) -> None
     assert done == [4] and trainer.state.best_global_step == 4
 
 
-def spoil(rows: list[dict[str, torch.Tensor]], *places: int) -> list[dict[str, torch.Tensor]]:
-    for place in places:
-        rows[place]["pixel_values"] = torch.full_like(rows[place]["pixel_values"], float("nan"))
+def spoil(rows: list[dict[str, torch.Tensor]], *indices: int) -> list[dict[str, torch.Tensor]]:
+    for index in indices:
+        rows[index]["pixel_values"] = torch.full_like(rows[index]["pixel_values"], float("nan"))
     return rows
 
 
@@ -91,7 +105,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(tmp_path: P
     trainer = in_order(tmp_path, spoil(random_rows(16), 9))
     before: dict[str, torch.Tensor] = {}
     trainer.add_callback(At(3, lambda: before.update({n: v.clone() for n, v in trainer.model.state_dict().items()})))
-    with pytest.raises(LossNotFiniteError, match=r"The loss of step 3 is nan, of the pictures 8, 9, 10, 11\."):
+    with pytest.raises(LossNotFiniteError, match=r"The loss of step 3 is nan, of the images 8, 9, 10, 11\."):
         trainer.train()
     assert before and all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
     assert trainer.queue.image_embeds.isfinite().all()
@@ -174,11 +188,11 @@ def test_an_overflow_that_skips_a_step_does_not_move_the_teacher() -> None:
     assert moves[1][0] is False
 
 
-@pytest.mark.parametrize("batch", ["one pair", "one picture", "one text"])
+@pytest.mark.parametrize("batch", ["one pair", "one image", "one text"])
 def test_batches_without_variety_train(tmp_path: Path, batch: str) -> None:
     rows = random_rows(8)
     for row in rows:
-        if batch == "one picture":
+        if batch == "one image":
             row["image_ids"], row["pixel_values"] = torch.tensor(3), rows[0]["pixel_values"]
         if batch == "one text":
             row["input_ids"] = rows[0]["input_ids"]

@@ -28,7 +28,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 def check_clean(files: dict[str, bytes], folder: Path) -> None:
-    """No place on this machine, no token, no pickle, no picture and no rows of the data."""
+    """No path of this machine, no token, no pickle, no image and no rows of the data."""
     for name, data in files.items():
         assert str(folder).encode() not in data and TOKEN.encode() not in data, name
     suffixes = {Path(name).suffix for name in files} - {""}
@@ -43,7 +43,7 @@ def test_a_run_is_pushed_with_its_card(hub: HubServer, tmp_path: Path, capsys: p
     assert repository.private and repository.messages == ["initial commit", "End of training"]
     files = hub.files("user/shapes")
     check_clean(files, tmp_path)
-    assert (out / "report.html").is_file() and "report.html" not in files  # it shows pictures of the data
+    assert (out / "report.html").is_file() and "report.html" not in files  # it shows images of the data
     assert files["model.safetensors"] == (out / "model.safetensors").read_bytes()
     printed = capsys.readouterr().out
     assert "on the Hub: " in printed and printed.rstrip().endswith(f"report: {out}/report.html")

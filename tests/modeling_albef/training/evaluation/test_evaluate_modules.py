@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from modeling_albef.training.evaluation.retrieval_metrics import retrieval_metrics
-from modeling_albef.training.evaluation.vqa_metrics import QuestionRecord, vqa_accuracy
+from modeling_albef.training.evaluation.vqa_metrics import vqa_accuracy
+from modeling_albef.training.evaluation.vqa_records import QuestionRecord
 
 ROOT = Path(__file__).parents[4]
 FOLDER = "modeling_albef/training/evaluation/evaluate_modules"

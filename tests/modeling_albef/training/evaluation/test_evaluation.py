@@ -10,7 +10,7 @@ from golden_cases import INDEX, build, load_case, tiny_config
 
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.training import RetrievalEvaluator, RetrievalResult, retrieval_metrics
-from modeling_albef.training.evaluation.base import deal_out
+from modeling_albef.training.evaluation.base import balance_load
 from modeling_albef.training.evaluation.ranking import pairs_to_score, rank_candidates, select_candidates
 from modeling_albef.training.evaluation.retrieval_metrics import rank_of_first_match
 from modeling_albef.training.evaluation.vqa import group_questions
@@ -92,12 +92,12 @@ def test_states_are_kept_as_far_as_the_budget_goes() -> None:
             assert len(evaluator.encode_images(rows).states) == batches
 
 
-def test_work_is_dealt_out_evenly() -> None:
-    assert deal_out([4, 4, 4, 4], [0, 1, 0, 1], 2) == [0, 1, 0, 1]  # all stay with their owners
-    assert deal_out([9, 1, 1, 1], [0, 0, 0, 0], 2) == [0, 1, 1, 1]  # more than a fair share: to whom has least
+def test_work_is_assigned_out_evenly() -> None:
+    assert balance_load([4, 4, 4, 4], [0, 1, 0, 1], 2) == [0, 1, 0, 1]  # all stay with their owners
+    assert balance_load([9, 1, 1, 1], [0, 0, 0, 0], 2) == [0, 1, 1, 1]  # more than a fair share: to whom has least
     loads = [7, 3, 9, 1, 5, 5, 2, 8]
-    dealt = deal_out(loads, [place % 3 for place in range(8)], 3)
-    sums = [sum(load for load, process in zip(loads, dealt, strict=True) if process == p) for p in range(3)]
+    assigned = balance_load(loads, [batch % 3 for batch in range(8)], 3)
+    sums = [sum(load for load, process in zip(loads, assigned, strict=True) if process == p) for p in range(3)]
     assert sum(sums) == 40 and max(sums) - min(sums) <= 4
 
 
@@ -112,15 +112,15 @@ def test_a_pair_is_scored_once_whoever_asks() -> None:
     torch.testing.assert_close(by_text.scores, torch.tensor([[0.3], [0.3], [0.5]]))
 
 
-def test_questions_go_picture_by_picture() -> None:
+def test_questions_go_image_by_image() -> None:
     batches = group_questions([5, 7, 5, 5, 9, 7, 8], batch_size=4)
     assert batches == [[0, 2, 3], [1, 5, 4, 6]]
-    assert group_questions([1] * 5, batch_size=2) == [[0, 1, 2, 3, 4]]  # one picture is never parted
+    assert group_questions([1] * 5, batch_size=2) == [[0, 1, 2, 3, 4]]  # one image is never parted
 
 
 def test_predictions_name_the_right_candidates() -> None:
     result, _ = evaluate(k_test=10)
-    names = [f"picture {i}" for i in range(12)]
+    names = [f"image {i}" for i in range(12)]
     predictions = result.top_predictions(names, depth=3)
     assert [query["image"] for query in predictions["image_to_text"]] == names
     assert [query["caption"] for query in predictions["text_to_image"]] == [str(i) for i in range(24)]

@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 
 from modeling_albef.training.evaluation.vqa_metrics import (
-    QuestionRecord,
     answer_accuracy,
     answer_type,
     normalise_answer,
-    read_annotations,
-    read_questions,
     vqa_accuracy,
     vqa_accuracy_by_question_type,
 )
+from modeling_albef.training.evaluation.vqa_records import QuestionRecord, read_annotations, read_questions
 
 NORMALISED = {
     "  red\n": "red",  # ends

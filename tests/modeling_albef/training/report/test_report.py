@@ -1,4 +1,4 @@
-"""The report of a run: its numbers, curves and pictures, and that it stays readable and harmless whatever the data."""
+"""The report of a run: its numbers, curves and images, and that it stays readable and harmless whatever the data."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ import run_vqa
 from dataset_scripts import load_dataset_script
 from dataset_scripts.thumbnails import thumbnail
 from modeling_albef.training import RankedCandidates, RetrievalResult, RetrievalTrainingArguments, VQAResult
-from modeling_albef.training.report.charts import chart, round_ticks, thin_out
+from modeling_albef.training.report.charts import Chart, round_ticks, thin_out
 from modeling_albef.training.report.examples import (
     Candidate,
     Example,
     hardest_captions,
     hardest_first,
-    hardest_pictures,
+    hardest_images,
     hardest_questions,
 )
 from modeling_albef.training.report.image_log import caption, panel
-from modeling_albef.training.report.pages import LONGEST, Pictures, card, page, table
+from modeling_albef.training.report.pages import LONGEST, TEMPLATES, ThumbnailCache
 from modeling_albef.training.report.run_report import curves, metrics_table
 
 TIMES = "\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}"
 EMPTY_TAGS = {"meta", "img", "br"}
+PARTS, CHARTS = (TEMPLATES.get_template(f"{name}.html.j2").module for name in ("parts", "chart"))
 
 
 class Page(HTMLParser):
@@ -125,9 +126,9 @@ def measured(drawn: dict[str, list[Any]]) -> list[tuple[float, float]]:
     """Step and value of each drawn point, read off the ticks as an eye would."""
     slopes = []
     for axis in "xy":
-        places, labels = drawn[f"{axis}_at"], drawn[axis]
-        assert len(places) == len(labels) >= 2 and labels == sorted(labels)
-        slopes.append((labels[0], (labels[-1] - labels[0]) / (places[-1] - places[0]), places[0]))
+        positions, labels = drawn[f"{axis}_at"], drawn[axis]
+        assert len(positions) == len(labels) >= 2 and labels == sorted(labels)
+        slopes.append((labels[0], (labels[-1] - labels[0]) / (positions[-1] - positions[0]), positions[0]))
     points = [point for line in drawn["lines"] for point in line]
     return [
         tuple(low + slope * (at - first) for at, (low, slope, first) in zip(p, slopes, strict=True)) for p in points
@@ -138,7 +139,7 @@ def measured(drawn: dict[str, list[Any]]) -> list[tuple[float, float]]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A whole run of retrieval, and what it printed."""
     folder = tmp_path_factory.mktemp("run")
-    changes = {"queue_size": 24, "logging_steps": 2, "report_to": "tensorboard", "report_items": 6, "log_pictures": 2}
+    changes = {"queue_size": 24, "logging_steps": 2, "report_to": "tensorboard", "report_items": 6, "log_images": 2}
     done = run("run_retrieval.py", [write_config(folder, **changes)])
     return folder / "out", done.stdout
 
@@ -192,18 +193,18 @@ def test_evaluations_are_listed_and_the_best_is_marked(finished: tuple[Path, str
 
 
 def rank(candidates: list[dict[str, Any]]) -> float:
-    return next((place for place, one in enumerate(candidates, start=1) if one["correct"]), math.inf)
+    return next((rank for rank, one in enumerate(candidates, start=1) if one["correct"]), math.inf)
 
 
-def test_hardest_queries_come_first_with_their_pictures(finished: tuple[Path, str]) -> None:
-    """By the ranks in predictions.json, which holds all candidates of this run, and the data set's own pictures."""
+def test_hardest_queries_come_first_with_their_images(finished: tuple[Path, str]) -> None:
+    """By the ranks in predictions.json, which holds all candidates of this run, and the data set's own images."""
     predictions = json.loads((finished[0] / "predictions.json").read_text())
     cards = read(finished[0] / "report.html").cards
     config = TINY["dataset_config"]
     test = load_dataset_script("shapes", config_name="retrieval", split="test", **config)
     owner = {text: row for row, texts in enumerate(test["caption"]) for text in texts}
     ranks = {query["caption"]: rank(query["images"]) for query in predictions["text_to_image"]}
-    drawn = cards["Pictures found for a caption, test data"]
+    drawn = cards["Images found for a caption, test data"]
     shown = [next(text for text in ranks if one["text"].startswith(text)) for one in drawn]
     assert len(shown) == 6 and [ranks[text] for text in shown] == sorted(ranks.values(), reverse=True)[:6]
     for text, one in zip(shown, drawn, strict=True):
@@ -213,29 +214,29 @@ def test_hardest_queries_come_first_with_their_pictures(finished: tuple[Path, st
         words = ["✓ right" if row == owner[text] else "✗ wrong" for row in expected]
         assert one["alt"] == [f"{word} row {row}" for word, row in zip(words, expected, strict=True)]
         assert all(one["text"].count(word) == words.count(word) for word in words)
-        for picture, row in zip(one["images"], expected, strict=True):
-            assert np.array_equal(np.asarray(picture), np.asarray(test[row]["image"].convert("RGB")))
+        for image, row in zip(one["images"], expected, strict=True):
+            assert np.array_equal(np.asarray(image), np.asarray(test[row]["image"].convert("RGB")))
     ranks = {query["image"]: rank(query["texts"]) for query in predictions["image_to_text"]}
-    drawn = cards["Captions found for a picture, test data"]
+    drawn = cards["Captions found for an image, test data"]
     shown = [one["alt"][0].removeprefix("row ") for one in drawn]
     assert [ranks[name] for name in shown] == sorted(ranks.values(), reverse=True)[:6]
     for name, one in zip(shown, drawn, strict=True):
         assert all(text in one["text"] for text in test[int(name)]["caption"])
 
 
-def test_pictures_are_in_tensorboard(finished: tuple[Path, str]) -> None:
+def test_images_are_in_tensorboard(finished: tuple[Path, str]) -> None:
     (folder,) = {path.parent for path in finished[0].glob("runs/*/events*")}
     events = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0}).Reload()
     kinds = [f"{split}/{name}" for split in ("eval", "test") for name in ("text_to_image", "image_to_text")]
     assert sorted(events.Tags()["images"]) == sorted(f"{kind}/{number}" for kind in kinds for number in (0, 1))
     assert [event.step for event in events.Images("eval/text_to_image/0")][:2] == [10, 20]
-    picture = Image.open(io.BytesIO(events.Images("eval/text_to_image/0")[0].encoded_image_string))
-    assert picture.width > 5 * 160
-    colours = {colour for _, colour in picture.getcolors(1 << 24)}
-    assert (179, 38, 30) in colours  # the frame of a wrong one
+    image = Image.open(io.BytesIO(events.Images("eval/text_to_image/0")[0].encoded_image_string))
+    assert image.width > 5 * 160
+    colors = {color for _, color in image.getcolors(1 << 24)}
+    assert (179, 38, 30) in colors  # the frame of a wrong one
     text = events.Tensors("test/text_to_image/0/text_summary")[0].tensor_proto.string_val[0].decode()
     query = json.loads((finished[0] / "predictions.json").read_text())["text_to_image"]
-    assert any(one["caption"] in text for one in query) and "wrong: picture" in text and "right: picture" in text
+    assert any(one["caption"] in text for one in query) and "wrong: image" in text and "right: image" in text
 
 
 def test_evaluating_a_trained_folder_keeps_its_curves(finished: tuple[Path, str], tmp_path: Path, capsys: Any) -> None:
@@ -253,7 +254,7 @@ def test_evaluating_a_trained_folder_keeps_its_curves(finished: tuple[Path, str]
 
 
 def test_settings_out_of_range(tmp_path: Path) -> None:
-    for name in ("report_items", "log_pictures"):
+    for name in ("report_items", "log_images"):
         with pytest.raises(ValueError, match=f"{name} is -1, but must be 0 or more"):
             RetrievalTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **{name: -1})
 
@@ -305,37 +306,45 @@ def test_questions_of_any_kind(tmp_path: Path) -> None:
     )
 
 
-def test_a_picture_that_vanished_leaves_its_name(tmp_path: Path) -> None:
+def test_an_image_that_vanished_leaves_its_name(tmp_path: Path) -> None:
     Image.new("RGB", (900, 600), "red").save(tmp_path / "here.png")
     rows = [{"image": {"path": str(tmp_path / name), "bytes": None}} for name in ("here.png", 'go"ne<.png')]
-    found = tuple(Candidate(row=row, credit=float(row), place=row + 1, score=1.0) for row in (0, 1))
+    found = tuple(Candidate(row=row, credit=float(row), rank=row + 1, score=1.0) for row in (0, 1))
     examples = [Example("a red wall", None, found, "note"), Example(None, 1, (), "note")]
-    cards = "".join(card(example, Pictures(rows, thumbnail)) for example in examples)
-    text = page("<title>", cards)
+    text = "".join(PARTS.card(example, ThumbnailCache(rows, thumbnail)) for example in examples)
     shown = Page(text)
     (first, second) = shown.cards[""]
     assert [image.size for image in first["images"]] == [(160, 107)] and not second["images"]
     assert 'go"ne<.png cannot be read' in first["text"] and 'go"ne<.png cannot be read' in second["text"]
-    assert str(tmp_path) not in text  # names, no places
+    assert str(tmp_path) not in text  # names, no paths
     drawn = panel(examples[0], rows, thumbnail)
     assert drawn.getpixel((84, 80))[0] > 250 and caption(examples[0]).splitlines() == [
-        *("a red wall", "note", "1. wrong: picture 0 (1.00)", "2. right: picture 1 (1.00)")
+        *("a red wall", "note", "1. wrong: image 0 (1.00)", "2. right: image 1 (1.00)")
     ]
 
 
+def draw(name: str, steps: Any, values: list[float]) -> str:
+    return str(CHARTS.draw(Chart(name, list(zip(steps, values, strict=True)))))
+
+
+def test_charts_escape_their_names() -> None:
+    drawn = draw("</svg><script>&", [0, 1], [0.0, 1.0])
+    assert "<script>" not in drawn and list(Page(drawn).charts) == ["</svg><script>&"]
+
+
 def test_chart_of_a_known_series() -> None:
-    drawn = Page(chart("loss", [0, 10, 20], [0.0, 5.0, 10.0])).charts["loss"]
+    drawn = Page(draw("loss", [0, 10, 20], [0.0, 5.0, 10.0])).charts["loss"]
     assert drawn["y"] == [0, 5, 10] and drawn["x"] == [0, 5, 10, 15, 20]
     assert drawn["lines"] == [[(58, 170), (199, 98), (340, 26)]] == [drawn["dots"]]
     assert "last 10, lowest 0 at step 0, highest 10 at step 20" in drawn["words"]
 
 
 def test_chart_leaves_out_what_is_not_finite() -> None:
-    drawn = Page(chart("loss", range(1, 7), [3.0, 2.0, math.nan, math.inf, 1.0, 2.0])).charts["loss"]
+    drawn = Page(draw("loss", range(1, 7), [3.0, 2.0, math.nan, math.inf, 1.0, 2.0])).charts["loss"]
     assert [len(line) for line in drawn["lines"]] == [2, 2] and "2 not finite" in drawn["words"]
     assert [value for _, value in measured(drawn)] == pytest.approx([3, 2, 1, 2])
-    assert "no value is finite" in chart("loss", [1], [math.nan])
-    assert len(Page(chart("alpha", [5], [0.4])).charts["alpha"]["dots"]) == 1
+    assert "no value is finite" in draw("loss", [1], [math.nan])
+    assert len(Page(draw("alpha", [5], [0.4])).charts["alpha"]["dots"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -364,18 +373,19 @@ def test_curves_take_numbers_of_training_lines_alone() -> None:
         {"step": 1, "eval_r_mean": 3.0},
         {"step": 2, "train_loss": 9.0},
     ]
-    assert list(Page(curves(history)).charts) == ["loss", "grad_norm"]
-    assert curves([]) == ""
+    assert list(Page(CHARTS.grid(curves(history))).charts) == ["loss", "grad_norm"]
+    assert curves([]) == []
 
 
 def test_tables_round_for_the_eye_alone() -> None:
-    found = Page(metrics_table({"eval": {"eval_b": 1 / 3, "eval_a": 2, "epoch": 1e-05}}, ["a"])).tables[""]
+    table = metrics_table({"eval": {"eval_b": 1 / 3, "eval_a": 2, "epoch": 1e-05}}, ["a"])
+    found = Page(PARTS.table(*table)).tables[""]
     assert found[1:] == [
         [("a", None), ("2", "2")],
         [("b", None), ("0.3333", repr(1 / 3))],
         [("epoch", None), ("1e-05", "1e-05")],
     ]
-    assert Page(table((), [("<b>", "<i>")])).tables[""] == [[("<b>", None), ("<i>", None)]]
+    assert Page(PARTS.table((), [("<b>", "<i>")])).tables[""] == [[("<b>", None), ("<i>", None)]]
 
 
 def test_hardest_first_in_closed_form() -> None:
@@ -394,9 +404,9 @@ def test_what_would_have_been_right_is_shown() -> None:
     first, second = hardest_captions(result, 9).examples
     assert first.text == "b" and first.note == "no right one among the 8 candidates"
     assert first.candidates[-1] == Candidate(row=8, credit=1.0) and len(first.candidates) == 6
-    assert second.note == "the first right one is at place 7 of 8"
-    assert second.candidates[-1] == Candidate(row=6, credit=1.0, place=7, score=2.0)
-    assert [example.note for example in hardest_pictures(result, 9).examples] == ["this picture has no caption"] * 2
+    assert second.note == "the first right one is at rank 7 of 8"
+    assert second.candidates[-1] == Candidate(row=6, credit=1.0, rank=7, score=2.0)
+    assert [example.note for example in hardest_images(result, 9).examples] == ["this image has no caption"] * 2
 
 
 def test_worst_questions_first() -> None:

@@ -17,10 +17,10 @@ and image retrieval (a caption asks for its image), and their means, as publishe
 """
 _INPUTS = """
 Args:
-    predictions: Configuration "default": for each query the place of its best right candidate, 0 = first. Configuration
+    predictions: Configuration "default": for each query the rank of its best right candidate, 0 = first. Configuration
         "scores": for each query its scores of all candidates, higher = better; equals keep their order.
     references: "default": for each query "txt" (text retrieval) or "img" (image retrieval). "scores":
-        `{"retrieval": "txt", "matches": [0, 1, 2, 3, 4]}`, where matches are the places of the right candidates in the
+        `{"retrieval": "txt", "matches": [0, 1, 2, 3, 4]}`, where matches are the indices of the right candidates in the
         list of scores. Both retrievals have to occur.
 
 Returns:
@@ -79,9 +79,9 @@ class RetrievalRecall(evaluate.Metric):
 
 
 def _rank(query: int, scores: list[float], matches: list[int]) -> int:
-    """Place of the best right candidate when sorted by score."""
+    """Return the rank of the best right candidate when sorted by score."""
     if not matches or not all(0 <= match < len(scores) for match in matches):
-        raise ValueError(f"Query {query} has matches {matches}: name places in its list of {len(scores)} scores.")
+        raise ValueError(f"Query {query} has matches {matches}: name indices of its list of {len(scores)} scores.")
     if any(map(math.isnan, scores)):
         raise ValueError(f"Query {query} has a score that is not a number: mend the model's scores.")
     right = torch.zeros(len(scores), dtype=torch.bool)

@@ -7,8 +7,8 @@ from typing import Any
 import datasets
 import evaluate
 
-from modeling_albef.training.evaluation.vqa_metrics import QuestionRecord
 from modeling_albef.training.evaluation.vqa_metrics import vqa_accuracy as accuracy_of
+from modeling_albef.training.evaluation.vqa_records import QuestionRecord
 
 _DESCRIPTION = """
 The official accuracy of VQA v2 for answers in words: an answer that three of the other annotators gave counts fully,
