@@ -234,7 +234,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
             pixel_values: (I, 3, S, S).
             input_ids: (B, M) questions.
             attention_mask: (B, M), 1 = token; None = no padding.
-            candidates: `AnswerTree.of(...)`, to be built once a list, or what the processor's `encode_answers` gives:
+            candidates: `AnswerTree.from_tokens(...)`, to be built once a list, or what the processor's `encode_answers` gives:
                 `input_ids` (C, L) `[CLS] a1 .. an [SEP]` and `attention_mask` (C, L).
             k: Candidates a question that are scored whole; clipped to C.
             count_first_token_twice: Adds the log-probability of the first token once more, as the published score does.
@@ -250,7 +250,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         if k < 1:
             raise ValueError(f"k is {k}, but at least one candidate must be scored.")
         if not isinstance(candidates, AnswerTree):
-            candidates = AnswerTree.of(candidates["input_ids"], candidates["attention_mask"])
+            candidates = AnswerTree.from_tokens(candidates["input_ids"], candidates["attention_mask"])
         question, _ = self.encode_questions(pixel_values, input_ids, attention_mask, image_index)
         scorer = AnswerScorer(self.text_decoder, candidates, question, attention_mask)
         return scorer.rank(k, count_first_token_twice, best_only)

@@ -146,7 +146,7 @@ class AlbefVqaPipeline(Pipeline):
         """The candidates as the model takes them, made once a list."""
         if self._kept is None or self._kept[0] != answers:
             encoded = self.processor.encode_answers(list(answers)).to(self.device)
-            self._kept = (answers, AnswerTree.of(encoded["input_ids"], encoded["attention_mask"]))
+            self._kept = (answers, AnswerTree.from_tokens(encoded["input_ids"], encoded["attention_mask"]))
         return self._kept[1]
 
     def _own_answers(self) -> tuple[str, ...]:

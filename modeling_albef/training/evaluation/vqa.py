@@ -139,7 +139,7 @@ class VQAEvaluator(Evaluator):
         own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
         device = self.model.device
         candidates = self.processor.encode_answers(self.answer_list).to(device)
-        tree = AnswerTree.of(candidates["input_ids"], candidates["attention_mask"])
+        tree = AnswerTree.from_tokens(candidates["input_ids"], candidates["attention_mask"])
         best, probabilities = torch.zeros(len(dataset), dtype=torch.int64), torch.zeros(len(dataset))
         with self.inference():
             loader = self.progress(self.load(dataset, own, self._collate), "Answering questions")
