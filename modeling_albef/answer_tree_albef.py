@@ -19,9 +19,9 @@ import torch
 from transformers.cache_utils import DynamicCache
 from transformers.utils import ModelOutput
 
+from .configuration_albef import check_shapes
 from .modeling_albef_decoder import AlbefTextDecoder
 from .modeling_albef_text import AlbefTextSelfAttention, KeyValue, PaddedRows
-from .shape_checks_albef import check_shapes
 
 NODES_A_BATCH = 1024  # 125 MB of logits with BERT's vocabulary
 MARGIN = 1e-4  # rounding of a sum of log-probabilities, of which none can exceed 0
@@ -87,7 +87,7 @@ class AnswerTree:
         for row in rows:
             beginnings = [tuple(row[1:stop]) for stop in range(2, len(row))]
             paths.append([node_of.setdefault(beginning, len(node_of)) for beginning in beginnings])
-        paths_from_root = [[node_of[start[:stop]] for stop in range(1, len(start) + 1)] for start in node_of]
+        paths_from_root = [[node_of[start[:stop]] for stop in range(1, len(start) + 1)] for start in node_of] + [[]]
         depth, none, device = max(1, *(len(path) for path in paths)), len(node_of), input_ids.device
         return cls(
             tokens=torch.tensor([beginning[-1] for beginning in node_of], dtype=torch.long, device=device),

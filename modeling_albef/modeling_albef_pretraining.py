@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_albef import AlbefConfig
+from .configuration_albef import AlbefConfig, check_shapes
 from .losses_albef import mlm_loss
-from .modeling_albef import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput, AlbefModel, AlbefPreTrainedModel
+from .modeling_albef import AlbefModel, AlbefPreTrainedModel
 from .modeling_albef_decoder import AlbefAnswerHead
-from .shape_checks_albef import check_shapes
+from .modeling_albef_retrieval import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
 
 
 @dataclass

@@ -15,11 +15,10 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .answer_tree_albef import AnswerScorer, AnswerTree, RankedAnswers
-from .configuration_albef import AlbefConfig, AlbefTextDecoderConfig
+from .configuration_albef import AlbefConfig, AlbefTextDecoderConfig, check_shapes
 from .losses_albef import answer_loss
 from .modeling_albef import AlbefModel, AlbefPreTrainedModel
 from .modeling_albef_decoder import AlbefTextDecoder
-from .shape_checks_albef import check_shapes
 
 
 @dataclass
@@ -234,8 +233,8 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
             pixel_values: (I, 3, S, S).
             input_ids: (B, M) questions.
             attention_mask: (B, M), 1 = token; None = no padding.
-            candidates: `AnswerTree.from_tokens(...)`, to be built once a list, or what the processor's `encode_answers` gives:
-                `input_ids` (C, L) `[CLS] a1 .. an [SEP]` and `attention_mask` (C, L).
+            candidates: `AnswerTree.from_tokens(...)`, to be built once a list, or what the processor's
+                `encode_answers` gives: `input_ids` (C, L) `[CLS] a1 .. an [SEP]` and `attention_mask` (C, L).
             k: Candidates a question that are scored whole; clipped to C.
             count_first_token_twice: Adds the log-probability of the first token once more, as the published score does.
             best_only: Finds the same best candidate without scoring those that cannot win; no probabilities.

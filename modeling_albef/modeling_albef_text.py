@@ -21,8 +21,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_albef import eager_attention_forward
-from .configuration_albef import AlbefTextConfig
-from .shape_checks_albef import check_shapes
+from .configuration_albef import AlbefTextConfig, check_shapes
 
 KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, heads, tokens, d)
 
@@ -102,7 +101,7 @@ PADDED_ROWS = PaddedRows()
 
 
 class AlbefTextSelfAttention(nn.Module):
-    """Attention of texts to themselves or to other states: query, key and value maps. All attention is computed here."""
+    """Attention of texts to themselves or to other states, all of it: query, key and value maps, and what they give."""
 
     def __init__(
         self, config: AlbefTextConfig, layer_index: int, key_value_width: int, is_causal: bool = False

@@ -18,8 +18,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_albef import eager_attention_forward
-from .configuration_albef import AlbefVisionConfig
-from .shape_checks_albef import check_shapes
+from .configuration_albef import AlbefVisionConfig, check_shapes
 
 
 def interpolate_position_embeddings(position_embeddings: torch.Tensor, num_patches: int) -> torch.Tensor:

@@ -10,9 +10,10 @@ import re
 import torch
 
 from ..configuration_albef import AlbefConfig
-from ..modeling_albef import AlbefForImageTextRetrieval, AlbefPreTrainedModel
+from ..modeling_albef import AlbefPreTrainedModel
 from ..modeling_albef_pretraining import AlbefForPreTraining
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
+from ..modeling_albef_retrieval import AlbefForImageTextRetrieval
 from .checkpoint_names import ConvertedCheckpoint
 from .checkpoint_reading import CheckpointError, shorten
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..hub_albef import check_model_name
-from ..modeling_albef import AlbefForImageTextRetrieval
+from ..modeling_albef_retrieval import AlbefForImageTextRetrieval
 
 
 class _Graph(nn.Module):

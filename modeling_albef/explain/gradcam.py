@@ -12,8 +12,8 @@ import torch
 
 from ..configuration_albef import AlbefTextConfig
 from ..losses_albef import answer_loss
-from ..modeling_albef import AlbefForImageTextRetrieval
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
+from ..modeling_albef_retrieval import AlbefForImageTextRetrieval
 
 ModelWithHead = AlbefForImageTextRetrieval | AlbefForQuestionAnswering
 

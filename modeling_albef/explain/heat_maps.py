@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from ..modeling_albef import AlbefForImageTextRetrieval
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
+from ..modeling_albef_retrieval import AlbefForImageTextRetrieval
 from ..pipelines_albef import AlbefVqaPipeline
 from .gradcam import ModelWithHead, gradcam
 

@@ -21,8 +21,8 @@ from processing import open_image
 
 from ..configuration_albef import AlbefConfig
 from ..hub_albef import check_model_name
-from ..modeling_albef import AlbefForImageTextRetrieval
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
+from ..modeling_albef_retrieval import AlbefForImageTextRetrieval
 from .heat_maps import HeatMaps, draw_heat_maps, explain_answer, explain_match
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel
 
-from ..modeling_albef import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
+from ..modeling_albef_retrieval import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
 from .arguments import RetrievalTrainingArguments
 from .callbacks import TemperatureCallback
 from .evaluation.retrieval import RetrievalEvaluator, RetrievalResult

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ...modeling_albef import AlbefForImageTextRetrieval
+from ...modeling_albef_retrieval import AlbefForImageTextRetrieval
 from ...packed_fusion_albef import Packing, finish_fusion, start_fusion
 from .base import Evaluator, deal_out
 from .ranking import RankedCandidates, pairs_to_score, rank_candidates, select_candidates
