@@ -137,7 +137,7 @@ class AlbefTextConfig(PreTrainedConfig):
         )
         _check_divides(self.num_attention_heads, self.hidden_size, "num_attention_heads", "hidden_size")
         if not 0 <= self.num_fusion_layers <= self.num_hidden_layers:
-            raise ValueError(
+            raise AlbefError(
                 f"num_fusion_layers is {self.num_fusion_layers}, but must lie between 0 and num_hidden_layers "
                 f"({self.num_hidden_layers}): the fusion layers are the last of these layers."
             )
@@ -226,22 +226,24 @@ class AlbefConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
 
-def _as_config(value: dict | PreTrainedConfig | None, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
+def _as_config(value: Any, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
     if isinstance(value, PreTrainedConfig):
         return value
+    if not isinstance(value or {}, Mapping):
+        raise AlbefError(f"{config_class.base_config_key} is {value!r:.100}, but must be a mapping of its fields.")
     return config_class(**(value or {}))
 
 
 def _check_ranges(config: PreTrainedConfig, **ranges: tuple[float, float]) -> None:
     for name, (least, most) in ranges.items():
         if not least <= getattr(config, name) <= most:
-            raise ValueError(f"{name} is {getattr(config, name)}, but must lie between {least} and {most}.")
+            raise AlbefError(f"{name} is {getattr(config, name)}, but must lie between {least} and {most}.")
     if getattr(config, "hidden_act", "gelu") not in ACT2FN:
-        raise ValueError(f"hidden_act is {config.hidden_act!r}, but must be one of {', '.join(ACT2FN)}.")
+        raise AlbefError(f"hidden_act is {config.hidden_act!r}, but must be one of {', '.join(ACT2FN)}.")
 
 
 def _check_divides(divisor: int, number: int, divisor_name: str, number_name: str) -> None:
     if divisor < 1 or number < 1:
-        raise ValueError(f"{number_name} is {number} and {divisor_name} {divisor}, but both must be at least 1.")
+        raise AlbefError(f"{number_name} is {number} and {divisor_name} {divisor}, but both must be at least 1.")
     if number % divisor:
-        raise ValueError(f"{number_name} is {number}, but must be a multiple of {divisor_name} ({divisor}).")
+        raise AlbefError(f"{number_name} is {number}, but must be a multiple of {divisor_name} ({divisor}).")

@@ -3,17 +3,20 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, NamedTuple
 
 from huggingface_hub import CommitInfo, EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import CONFIG_NAME, cached_file
 
-from .configuration_albef import AlbefError
+from .configuration_albef import AlbefConfig, AlbefError
 
 
 def check_model_name(name: str | None) -> None:
@@ -42,6 +45,49 @@ def check_model_name(name: str | None) -> None:
     except OSError as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise AlbefError(f"{found}, and the Hub does not give it ({reason}). {remedy}, or another name.") from error
+
+
+@contextmanager
+def named_model_errors(name: Any) -> Iterator[None]:
+    """Raise what the library says of damaged or foreign weights and configurations as an error that names the model.
+
+    Args:
+        name: Folder or Hub name.
+
+    Raises:
+        AlbefError: The configuration or the weights cannot be used.
+    """
+    try:
+        yield
+    except (SafetensorError, StrictDataclassError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise AlbefError(f"The model in {name} cannot be used: {' '.join(str(error).split()):.500}") from error
+
+
+def load_model(model_class: Any, name: str) -> Any:
+    """Return a model with its head, which the library would start at random where there is none.
+
+    Args:
+        model_class: A class with a head.
+        name: Folder or Hub name.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        AlbefError: There is no such model, or it is of another kind, or damaged.
+    """
+    check_model_name(name)
+    try:
+        kind = AlbefConfig.get_config_dict(name)[0].get("model_type")
+        if kind != "albef":
+            raise AlbefError(f"The model {name!r} is of the type {kind!r}, not 'albef': give another.")
+        model = model_class.from_pretrained(name)
+    except OSError as error:  # a file is missing, or is not what its name says
+        raise AlbefError(f"The model in {name} cannot be used: {' '.join(str(error).split()):.500}") from error
+    model.check_head()
+    return model
 
 
 class AlbefHubMixin:

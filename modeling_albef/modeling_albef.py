@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, cached_file
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_albef import AlbefConfig, AlbefError
-from .hub_albef import AlbefHubMixin
+from .hub_albef import AlbefHubMixin, named_model_errors
 from .modeling_albef_text import AlbefTextModel
 from .modeling_albef_vision import AlbefVisionModel
 
@@ -89,6 +89,9 @@ class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc
 
         Returns:
             The model in evaluation mode.
+
+        Raises:
+            AlbefError: Weights or configuration are damaged, or do not belong together; or the image size is wrong.
         """
         with_info = kwargs.pop("output_loading_info", False)
         config = copy.deepcopy(kwargs.pop("config", None))
@@ -96,16 +99,19 @@ class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc
         hub_kwargs = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
         if not isinstance(config, cls.config_class):
             dtype: dict[str, Any] = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
-            config, kwargs = cls.config_class.from_pretrained(source, **{**kwargs, "return_unused_kwargs": True})
+            with named_model_errors(source):
+                config, kwargs = cls.config_class.from_pretrained(source, **{**kwargs, "return_unused_kwargs": True})
             kwargs = {**kwargs, **hub_kwargs, **dtype}
         wanted = image_size or config.vision_config.image_size
         if wanted % config.vision_config.patch_size:
             patch_size = config.vision_config.patch_size
             raise AlbefError(f"image_size is {wanted}, but must be a multiple of the patch size ({patch_size}).")
-        stored = _stored_image_size(pretrained_model_name_or_path, config, kwargs.get("state_dict"), hub_kwargs)
+        with named_model_errors(pretrained_model_name_or_path):
+            stored = _stored_image_size(pretrained_model_name_or_path, config, kwargs.get("state_dict"), hub_kwargs)
         config.vision_config.image_size = stored or config.vision_config.image_size
         kwargs["output_loading_info"] = True
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        with named_model_errors(pretrained_model_name_or_path):
+            loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
         model, info = loaded
         if cls._head is not None:
             model._lacks_head = any(key.startswith(cls._head[0]) for key in info["missing_keys"])

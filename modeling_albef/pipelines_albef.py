@@ -14,7 +14,8 @@ from PIL.Image import Image
 from transformers import Pipeline
 
 from .answer_tree_albef import AnswerTree
-from .index_albef import EmbeddingIndex
+from .configuration_albef import AlbefError
+from .index_albef import EmbeddingIndex, MissingFolderError
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -56,19 +57,19 @@ class AlbefVqaPipeline(Pipeline):
             of a candidate is its share among the `k_test` ones; that of a free answer its probability.
 
         Raises:
-            ValueError: There is no question, or none that the model can read; an answer of the list is empty or stands
+            AlbefError: There is no question, or none that the model can read; an answer of the list is empty or stands
                 there twice; the model has no answer decoder.
         """
         self.model.check_head()
         if question is None:
             if isinstance(image, str | Path | Image):
-                raise ValueError("There is no question: give one beside the image.")
+                raise AlbefError("There is no question: give one beside the image.")
             return super().__call__(image, **kwargs)
         if isinstance(image, list) or isinstance(question, list):
             images = image if isinstance(image, list) else [image] * len(question)
             questions = question if isinstance(question, list) else [question] * len(images)
             if len(images) != len(questions):
-                raise ValueError(f"{len(images)} images do not go with {len(questions)} questions: give one of them.")
+                raise AlbefError(f"{len(images)} images do not go with {len(questions)} questions: give one of them.")
             pairs = zip(images, questions, strict=True)
             return super().__call__([{"image": one, "question": text} for one, text in pairs], **kwargs)
         return super().__call__({"image": image, "question": question}, **kwargs)
@@ -83,16 +84,19 @@ class AlbefVqaPipeline(Pipeline):
     ) -> tuple[dict, dict, dict]:
         if isinstance(answer_list, str | Path):
             if not Path(answer_list).is_file():
-                raise ValueError(f"answer_list is {str(answer_list)!r}, but must be a list, or a JSON file of one.")
-            answer_list = list(json.loads(Path(answer_list).read_text(encoding="utf-8")))
+                raise AlbefError(f"answer_list is {str(answer_list)!r}, but must be a list, or a JSON file of one.")
+            try:
+                answer_list = list(json.loads(Path(answer_list).read_text(encoding="utf-8")))
+            except json.JSONDecodeError as error:
+                raise AlbefError(f"answer_list {str(answer_list)!r} is no JSON file ({error}): mend it.") from error
         if answer_list is not None:
             if not answer_list:
-                raise ValueError("The answer list is empty: there is nothing to choose from.")
+                raise AlbefError("The answer list is empty: there is nothing to choose from.")
             different = {answer.strip() for answer in answer_list}
             if "" in different or len(different) != len(answer_list):
-                raise ValueError("The answer list has an empty answer, or one twice: leave it out.")
+                raise AlbefError("The answer list has an empty answer, or one twice: leave it out.")
         if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k is {top_k}, but must be at least 1.")
+            raise AlbefError(f"top_k is {top_k}, but must be at least 1.")
         forward = {"top_k": top_k, "k_test": k_test, "free_form": free_form, "max_new_tokens": max_new_tokens}
         forward = {name: value for name, value in forward.items() if value is not None}
         answers = {} if answer_list is None else {"answer_list": tuple(answer_list)}
@@ -155,12 +159,12 @@ class AlbefVqaPipeline(Pipeline):
     def postprocess(
         self, model_outputs: dict[str, torch.Tensor], answer_list: tuple[str, ...] | None = None
     ) -> list[dict[str, Any]]:
-        """Makes places or tokens texts."""
+        """Return the answers that the indices or tokens stand for."""
         if "tokens" in model_outputs:
             answers = self.processor.batch_decode(model_outputs["tokens"][0], skip_special_tokens=True)
         else:
             names = answer_list or self._own_answers()
-            answers = [names[place] for place in model_outputs["ids"][0].tolist()]
+            answers = [names[index] for index in model_outputs["ids"][0].tolist()]
         scores = model_outputs["scores"][0].tolist()
         return [{"answer": answer, "score": score} for answer, score in zip(answers, scores, strict=True)]
 
@@ -195,7 +199,7 @@ class ImageTextRetrievalPipeline(Pipeline):
             faiss: Factory string of a FAISS index (needs `datasets` and FAISS); None searches exactly.
 
         Raises:
-            FileNotFoundError: The folder does not exist or has no pictures.
+            MissingFolderError: The folder does not exist or has no pictures.
         """
         if isinstance(images, str | Path):
             images = _images_below(Path(images))
@@ -233,16 +237,16 @@ class ImageTextRetrievalPipeline(Pipeline):
             published one, a logit) and `probability` of a match; a list of such lists for several queries.
 
         Raises:
-            ValueError: Nothing is indexed, or what is indexed is of the query's own kind; the query has no word that
+            AlbefError: Nothing is indexed, or what is indexed is of the query's own kind; the query has no word that
                 the model can read; the model has no matching head.
         """
         self.model.check_head()
         if (text is None) == (image is None):
-            raise ValueError("Give either text or image as the query.")
+            raise AlbefError("Give either text or image as the query.")
         kind, query = ("text", text) if image is None else ("image", image)
         if self._need_index().kind == kind:
             other = "texts" if kind == "image" else "images"
-            raise ValueError(f"What is indexed is {kind}s, the query's own kind: index {other} with index_{other}.")
+            raise AlbefError(f"What is indexed is {kind}s, the query's own kind: index {other} with index_{other}.")
         if isinstance(query, list):
             return [super(ImageTextRetrievalPipeline, self).__call__({kind: one}, **kwargs) for one in query]
         return super().__call__({kind: query}, **kwargs)
@@ -250,7 +254,7 @@ class ImageTextRetrievalPipeline(Pipeline):
     def _sanitize_parameters(self, top_k: int | None = None, k: int | None = None) -> tuple[dict, dict, dict]:
         forward = {name: value for name, value in {"top_k": top_k, "k": k}.items() if value is not None}
         if forward.get("top_k", 1) < 1 or forward.get("k", 0) < 0:
-            raise ValueError(f"top_k is {top_k} and k is {k}, but they must be at least 1 and 0.")
+            raise AlbefError(f"top_k is {top_k} and k is {k}, but they must be at least 1 and 0.")
         return {}, forward, {}
 
     def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
@@ -275,24 +279,24 @@ class ImageTextRetrievalPipeline(Pipeline):
     @torch.no_grad()
     def _make_index(self, kind: str, names: list[Any], batch_size: int, faiss: str | None) -> None:
         if not names:
-            raise ValueError(f"There are no {kind}s to index.")
+            raise AlbefError(f"There are no {kind}s to index.")
         batches = [names[start : start + batch_size] for start in range(0, len(names), batch_size)]
         embeds = [self._encode(kind, self._encode_inputs(kind, batch)).pooler_output.cpu() for batch in batches]
         self.index = EmbeddingIndex(kind, names, torch.cat(embeds), faiss)
 
     def _need_index(self) -> EmbeddingIndex:
         if self.index is None:
-            raise ValueError("Nothing is indexed: call index_images, index_texts or load_index first.")
+            raise AlbefError("Nothing is indexed: call index_images, index_texts or load_index first.")
         return self.index
 
     def _forward(self, input_tensors: dict[str, torch.Tensor], top_k: int = 5, k: int = 16) -> dict[str, torch.Tensor]:
         index = self._need_index()
         kind = "image" if "pixel_values" in input_tensors else "text"
         query = self._encode(kind, input_tensors)
-        similarity, places = index.search(query.pooler_output, max(k, top_k))  # (1, k)
-        found = {"similarity": similarity[0], "places": places[0]}
+        similarity, indices = index.search(query.pooler_output, max(k, top_k))  # (1, k)
+        found = {"similarity": similarity[0], "indices": indices[0]}
         if k > 0:
-            inputs = self._encode_inputs(index.kind, [index.names[place] for place in places[0].tolist()])
+            inputs = self._encode_inputs(index.kind, [index.names[row] for row in indices[0].tolist()])
             candidates = self._encode(index.kind, inputs).last_hidden_state
             rows = len(candidates)
             if index.kind == "image":
@@ -307,10 +311,10 @@ class ImageTextRetrievalPipeline(Pipeline):
         return {name: tensor[:top_k] for name, tensor in found.items()}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], **_: Any) -> list[dict[str, Any]]:
-        """Makes places names."""
+        """Return the names that the indices stand for."""
         index = self._need_index()
         lists = {name: tensor.tolist() for name, tensor in model_outputs.items()}
-        names = [{index.kind: index.names[place]} for place in lists.pop("places")]
+        names = [{index.kind: index.names[row]} for row in lists.pop("indices")]
         columns = [name for name in ("score", "probability", "similarity") if name in lists]
         return [{**name, **{column: lists[column][row] for column in columns}} for row, name in enumerate(names)]
 
@@ -320,15 +324,15 @@ def _check_words(processor: Any, inputs: Any, kind: str, text: str) -> None:
     tokenizer = processor.tokenizer
     empty = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
     if empty.issuperset(inputs["input_ids"][0].tolist()):
-        raise ValueError(f"The {kind} {text[:60]!r} has no word that the model knows: give another.")
+        raise AlbefError(f"The {kind} {text[:60]!r} has no word that the model knows: give another.")
 
 
 def _images_below(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(folder)!r}: give one, or a list of images.")
+        raise MissingFolderError(f"There is no folder {str(folder)!r}: give one, or a list of images.")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
-        raise FileNotFoundError(f"The folder {str(folder)!r} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+        raise MissingFolderError(f"The folder {str(folder)!r} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     return found
 
 

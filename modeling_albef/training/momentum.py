@@ -15,7 +15,7 @@ from safetensors.torch import load_model, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..conversion.checkpoint_reading import read_queue
+from .queue_file import read_queue
 from .schedule import SettingError
 
 TEACHER_FOLDER = "teacher"

@@ -21,12 +21,12 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import cached_file, logging
 
 from ...configuration_albef import AlbefConfig
-from ...conversion.checkpoint_reading import read_queue
 from ..arguments import AlbefTrainingArguments
 from ..checkpoints.push import PushError
 from ..evaluation.base import Assessment
 from ..lora import TARGETS, add_lora
 from ..momentum import QUEUE_FILE, TEACHER_FOLDER, FeatureQueue
+from ..queue_file import read_queue
 from ..report.image_log import PictureLogCallback
 from ..report.pages import Thumbnail
 from ..report.run_report import RunReport

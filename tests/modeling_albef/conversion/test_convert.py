@@ -570,7 +570,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "sparse": (changed(temp=torch.ones(1).to_sparse()), r"file\.pth has tensors that are sparse.*: temp\."),
     "queue": (changed(image_queue=torch.ones(3)), r"file\.pth has a queue or embeddings of another shape"),
     "queues": (changed(idx_queue=torch.ones(1, 2, 3)), r"The queue in .*file\.pth has .*, but expected are"),
-    "leftover": (changed(**{"prompt": torch.ones(2)}), r"tensors without a place: prompt: --allow_leftover drops them"),
+    "leftover": (
+        changed(**{"prompt": torch.ones(2)}),
+        r"tensors without a counterpart: prompt: --allow_leftover drops them",
+    ),
 }
 
 
