@@ -65,7 +65,7 @@ class AnswerTree:
 
     @classmethod
     def from_tokens(cls, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> AnswerTree:
-        """Builds the tree.
+        """Build the tree.
 
         Args:
             input_ids: (C, L) `[CLS] a1 .. an [SEP]`.
@@ -124,7 +124,7 @@ class TreeNodes(PaddedRows):
 
     @classmethod
     def from_candidates(cls, tree: AnswerTree, chosen: torch.Tensor, implementation: str) -> TreeNodes:
-        """Finds the nodes that candidates `chosen` (B, k) need."""
+        """Find the nodes that candidates `chosen` (B, k) need."""
         used = torch.zeros(len(chosen), len(tree.tokens) + 1, dtype=torch.bool, device=chosen.device)
         used.scatter_(1, tree.paths[chosen].flatten(1), True)
         used[:, -1] = False
@@ -136,7 +136,7 @@ class TreeNodes(PaddedRows):
         return cls(question, slot, node, rows, width, "eager" if implementation == "eager" else "sdpa")
 
     def visible(self, tree: AnswerTree) -> torch.Tensor:
-        """(B, 1, N, 1 + N) whether a node sees the start token (column 0) and the nodes of its question."""
+        """Return (B, 1, N, 1 + N) whether a node sees the start token (column 0) and the nodes of its question."""
         seen = torch.zeros(len(self.rows), self.width, 2 + self.width, dtype=torch.bool, device=self.slot.device)
         seen[..., 0] = True  # unused slots too: a row of nothing would give NaN
         slots = torch.cat([self.slot + 1, self.slot.new_tensor([1 + self.width])])  # the last column is cut off
@@ -148,12 +148,12 @@ class TreeNodes(PaddedRows):
         return seen[:, None, :, :-1]
 
     def spread(self, states: torch.Tensor, module: AlbefTextSelfAttention) -> torch.Tensor:
-        """(1, S, H) -> (B, heads, N, d), zero in unused slots."""
+        """Return (1, S, H) -> (B, heads, N, d), zero in unused slots."""
         spread = states.new_zeros(len(self.rows), self.width, states.shape[2])
         return module.split_heads(spread.index_put((self.question, self.slot), states[0]))
 
     def gather(self, context: torch.Tensor) -> torch.Tensor:
-        """(B, N, H) -> (1, S, H)."""
+        """Return (B, N, H) -> (1, S, H)."""
         return context[self.question, self.slot][None]
 
     def self_attention(
@@ -164,7 +164,7 @@ class TreeNodes(PaddedRows):
         cache: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Context (1, S, H) of nodes that see what `attention_mask` says; `cache` gives the start tokens' states."""
+        """Return the context (1, S, H) of nodes that see what the mask says; `cache` has the start tokens."""
         query, key, value = (self.spread(linear(states), module) for linear in (module.query, module.key, module.value))
         key, value = cache.update(key, value, module.layer_index)
         context, probabilities = module.attend(query, key, value, attention_mask, self.implementation, **kwargs)
@@ -178,7 +178,7 @@ class TreeNodes(PaddedRows):
         attention_mask: torch.Tensor | None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Context (1, S, H) of nodes that see their question, of which `key_value` has a row each."""
+        """Return context (1, S, H) of nodes that see their question, of which `key_value` has a row each."""
         query = self.spread(module.query(states), module)
         context, probabilities = module.attend(query, *key_value, attention_mask, self.implementation, **kwargs)
         return self.gather(context), probabilities
@@ -192,7 +192,7 @@ class _StartTokens:
     questions: torch.Tensor
 
     def update(self, key: torch.Tensor, value: torch.Tensor, layer_index: int) -> KeyValue:
-        """Keys and values of start tokens and nodes, (B, heads, 1 + N, d)."""
+        """Return keys and values of start tokens and nodes, (B, heads, 1 + N, d)."""
         start: Any = self.cache.layers[layer_index]
         return torch.cat([start.keys[self.questions], key], 2), torch.cat([start.values[self.questions], value], 2)
 
@@ -211,7 +211,7 @@ class AnswerScorer:
         question_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
     ) -> None:
-        """Decodes the start token.
+        """Decode the start token.
 
         Args:
             decoder: In evaluation mode.
@@ -239,7 +239,7 @@ class AnswerScorer:
         self.first_scores = logits.float().log_softmax(dim=-1)[:, tree.first_tokens]
 
     def rank(self, k: int, count_first_token_twice: bool = True, best_only: bool = False) -> RankedAnswers:
-        """Scores the k candidates whose first token is the likeliest.
+        """Score the k candidates whose first token is the likeliest.
 
         Args:
             k: Clipped to C.
@@ -258,7 +258,7 @@ class AnswerScorer:
         return RankedAnswers(ids=chosen.gather(1, order), probabilities=scores.softmax(dim=1))
 
     def _best(self, chosen: torch.Tensor, first_scores: torch.Tensor, first_token_bonus: torch.Tensor) -> torch.Tensor:
-        """(B, 1) of the best; candidates are scored in groups, the likeliest first token first."""
+        """Return (B, 1) of the best; candidates are scored in groups, the likeliest first token first."""
         count, k = chosen.shape
         bounds = first_scores + first_token_bonus
         best, column = bounds.new_full((count,), float("-inf")), torch.zeros_like(chosen[:, 0])
@@ -276,7 +276,7 @@ class AnswerScorer:
         return chosen.gather(1, column[:, None])
 
     def score(self, chosen: torch.Tensor, questions: torch.Tensor | None = None) -> torch.Tensor:
-        """Log-probabilities of candidates.
+        """Return log-probabilities of candidates.
 
         Args:
             chosen: (b, k) indices of candidates.
@@ -315,7 +315,7 @@ class AnswerScorer:
         return total + torch.where(ends < count, end_scores, 0.0)
 
     def _decode(self, nodes: TreeNodes, depth: torch.Tensor, questions: torch.Tensor) -> torch.Tensor:
-        """States (S, H) of nodes after the last layer."""
+        """Return states (S, H) of nodes after the last layer."""
         states = self.decoder.embeddings(self.tree.tokens[nodes.node][None], depth[None])  # (1, S, H)
         mask, cross_mask = _additive(nodes.visible(self.tree), states.dtype), None
         if self.question_mask is not None:
@@ -328,11 +328,11 @@ class AnswerScorer:
 
 
 def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What is added to attention scores: 0 where something is visible, the least number elsewhere."""
+    """Return what is added to attention scores: 0 where something is visible, the least number elsewhere."""
     return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
 
 
 def last_node(paths: torch.Tensor, none: int) -> torch.Tensor:
-    """(.., D) nodes of candidates -> (..) the last of each, `none` where there is none."""
+    """Return (.., D) nodes of candidates -> (..) the last of each, `none` where there is none."""
     count = (paths != none).sum(dim=-1, keepdim=True)
     return paths.gather(-1, (count - 1).clamp(min=0))[..., 0]

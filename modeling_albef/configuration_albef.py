@@ -18,7 +18,7 @@ class AlbefError(ValueError):
 
 
 def check_shapes(known: Mapping[str, int] | None = None, **tensors: tuple[torch.Tensor | None, str]) -> None:
-    """Refuses tensors whose shapes do not fit each other.
+    """Refuse tensors whose shapes do not fit each other.
 
     Only shapes are looked at, no values: nothing waits for a device, and compiled and exported graphs stay whole.
 

@@ -20,7 +20,7 @@ from .configuration_albef import AlbefConfig, AlbefError
 
 
 def check_model_name(name: str | None) -> None:
-    """Makes sure that there is a model, before its parts are asked for one by one.
+    """Make sure that there is a model, before its parts are asked for one by one.
 
     Args:
         name: Folder or Hub name; the Hub is asked for USER/NAME alone, where no folder is called so. None, of a
@@ -103,7 +103,7 @@ class AlbefHubMixin:
     def save_pretrained(
         self, save_directory: str | os.PathLike, *args: Any, save_code: bool | None = None, **kwargs: Any
     ) -> None:
-        """Saves the model.
+        """Save the model.
 
         Args:
             save_directory: Folder; made where it does not exist.
@@ -128,7 +128,7 @@ class AlbefHubMixin:
         config_file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def _code_references(self) -> dict[str, Any]:
-        """Which file has which class, in the library's fields of a configuration."""
+        """Return which file has which class, in the library's fields of a configuration."""
         from .pipelines_albef import PIPELINES  # here: models do not need them, but their code is saved with a model's
 
         pipelines = {
@@ -155,7 +155,7 @@ class AlbefHubMixin:
         create_pr: bool = False,
         **save_kwargs: Any,
     ) -> CommitInfo:
-        """Uploads weights, configuration, code, and a model card where the repository has none, in one commit.
+        """Upload weights, configuration, code, and a model card where the repository has none, in one commit.
 
         Args:
             repo_id: `user/model`, or `model`; made where it does not exist.

@@ -28,7 +28,7 @@ class EmbeddingIndex:
     """
 
     def __init__(self, kind: str, names: list[Any], embeds: torch.Tensor, faiss: str | None = None) -> None:
-        """Makes an index.
+        """Make an index.
 
         Args:
             kind: "image" or "text".
@@ -56,7 +56,7 @@ class EmbeddingIndex:
                 ) from error
 
     def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Finds the closest entries.
+        """Find the closest entries.
 
         Args:
             queries: (Q, E), unit length.
@@ -73,7 +73,7 @@ class EmbeddingIndex:
         return torch.as_tensor(scores), torch.as_tensor(indices)
 
     def save(self, folder: str | Path) -> None:
-        """Writes the index into a folder.
+        """Write the index into a folder.
 
         Raises:
             TypeError: The names are images, not paths.
@@ -87,7 +87,7 @@ class EmbeddingIndex:
 
     @classmethod
     def load(cls, folder: str | Path, width: int, faiss: str | None = None) -> "EmbeddingIndex":
-        """Reads back what `save` wrote.
+        """Read back what `save` wrote.
 
         Args:
             folder: Where it was written.

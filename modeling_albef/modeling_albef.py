@@ -78,7 +78,7 @@ class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc
         image_size: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Loads a model; position embeddings are resampled where the weights are of another resolution.
+        """Load a model; position embeddings are resampled where the weights are of another resolution.
 
         Args:
             pretrained_model_name_or_path: Folder or Hub name.
@@ -126,7 +126,7 @@ class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc
         return super().train(mode)
 
     def check_head(self) -> None:
-        """Refuses a model whose head was started at random, since the checkpoint had none, and was not trained since.
+        """Refuse a model whose head was started at random, since the checkpoint had none, and was not trained since.
 
         Raises:
             AlbefError: So it is; the message says which head.
@@ -143,7 +143,7 @@ _POSITIONS = "vision_model.pos_embed"
 def _stored_image_size(
     name: str | PathLike | None, config: Any, state_dict: dict[str, torch.Tensor] | None, hub_kwargs: dict
 ) -> int | None:
-    """Side of the images that the stored position embeddings are for; None where the weights do not tell."""
+    """Return side of the images that the stored position embeddings are for; None where the weights do not tell."""
     shape = None
     if state_dict is not None:
         shape = next((tensor.shape for key, tensor in state_dict.items() if key.endswith(_POSITIONS)), None)
@@ -169,7 +169,7 @@ class AlbefModel(AlbefPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^itm_head\.", r"^text_decoder\."]  # of the heads
 
     def __init__(self, config: AlbefConfig, add_projections: bool = True) -> None:
-        """Makes a model.
+        """Make a model.
 
         Args:
             config: Its sizes.
@@ -186,18 +186,18 @@ class AlbefModel(AlbefPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings."""
+        """Return the word embeddings."""
         return self.text_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the word embeddings."""
+        """Replace the word embeddings."""
         self.text_model.set_input_embeddings(value)
 
     @can_return_tuple
     def get_image_features(
         self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPooling:
-        """Encodes images.
+        """Encode images.
 
         Args:
             pixel_values: (I, 3, S, S).
@@ -217,7 +217,7 @@ class AlbefModel(AlbefPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Encodes texts by the text layers, without an image.
+        """Encode texts by the text layers, without an image.
 
         Args:
             input_ids: (N, L) `[CLS] w1 .. wn` without `[SEP]`, as the processor makes them.
@@ -243,7 +243,7 @@ class AlbefModel(AlbefPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
     ) -> AlbefOutput:
-        """Compares every image with every text; or encodes images alone or texts alone.
+        """Compare every image with every text; or encode images alone or texts alone.
 
         Args:
             pixel_values: (I, 3, S, S); None = texts alone.

@@ -67,23 +67,23 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings."""
+        """Return the word embeddings."""
         return self.embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the word embeddings."""
+        """Replace the word embeddings."""
         self.embeddings.word_embeddings = cast(nn.Embedding, value)
 
     def get_output_embeddings(self) -> nn.Module:
-        """The output map."""
+        """Return the output map."""
         return self.head.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Replaces the output map."""
+        """Replace the output map."""
         self.head.decoder = cast(nn.Linear, new_embeddings)
 
     def project_questions(self, question_hidden_states: torch.Tensor) -> list[KeyValue]:
-        """Keys and values of questions for each layer, to be computed once a question.
+        """Return keys and values of questions for each layer, to be computed once a question.
 
         Args:
             question_hidden_states: (B, M, H).
@@ -108,7 +108,7 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithCrossAttentions:
-        """Predicts the token after each position.
+        """Predict the token after each position.
 
         Args:
             input_ids: (A, L) `[CLS] a1 ..`.

@@ -59,7 +59,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | PathLike | None, *model_args: Any, **kwargs: Any
     ) -> Any:
-        """Loads a model; where the checkpoint has no decoder, it starts from the pre-trained weights, as published.
+        """Load a model; where the checkpoint has no decoder, it starts from the pre-trained weights, as published.
 
         Its layers are the fusion layers, its embeddings those of the text tower, its head the masked-language head.
 
@@ -83,7 +83,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         return (model, info) if with_info else model
 
     def initialize_decoder(self) -> None:
-        """Copies the fusion layers and the embeddings of the text tower into the decoder.
+        """Copy the fusion layers and the embeddings of the text tower into the decoder.
 
         The maps of image states to keys and values are copied where the widths of the towers agree. The head keeps
         what it has.
@@ -102,7 +102,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         attention_mask: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Runs the vision tower once an image, and all text layers on the questions.
+        """Run the vision tower once an image, and all text layers on the questions.
 
         Args:
             pixel_values: (I, 3, S, S).
@@ -133,7 +133,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         teacher_logits: torch.Tensor | None = None,
         alpha: float | torch.Tensor = 0.0,
     ) -> AlbefQuestionAnsweringOutput:
-        """Encodes questions and, given answers, predicts their tokens and computes the loss.
+        """Encode questions and, given answers, predict their tokens and compute the loss.
 
         Args:
             pixel_values: (I, 3, S, S).
@@ -198,7 +198,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         answers_per_question: torch.Tensor | None,
         teacher_logits: torch.Tensor | None,
     ) -> None:
-        """Refuses answers whose shapes do not fit."""
+        """Refuse answers whose shapes do not fit."""
         check_shapes(
             {"B": num_questions, "V": self.text_decoder.head.decoder.out_features},
             answer_input_ids=(answer_input_ids, "AL"),
@@ -225,7 +225,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         best_only: bool = False,
         image_index: torch.Tensor | None = None,
     ) -> RankedAnswers:
-        """Ranks a list of candidate answers, as published (salesforce/ALBEF `models/model_vqa.py`).
+        """Rank a list of candidate answers, as published (salesforce/ALBEF `models/model_vqa.py`).
 
         The k candidates whose first token is the likeliest are scored by their whole log-probability.
 
@@ -263,7 +263,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         image_index: torch.Tensor | None = None,
         **generate_kwargs: Any,
     ) -> torch.Tensor:
-        """Writes free-form answers with the library's generation.
+        """Write free-form answers with the library's generation.
 
         Args:
             pixel_values: (I, 3, S, S).
@@ -289,7 +289,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
 
 
 def _decoder_like(config: AlbefConfig) -> AlbefTextDecoderConfig:
-    """A decoder with the sizes of the text tower and as many layers as it has fusion layers."""
+    """Return a decoder with the sizes of the text tower and as many layers as it has fusion layers."""
     text = config.text_config
     names = (
         *("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings"),

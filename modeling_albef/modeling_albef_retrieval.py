@@ -92,7 +92,7 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
         image_key_values: list[KeyValue] | None = None,
         image_index: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Matches encoded texts with encoded images, a pair for each text row.
+        """Match encoded texts with encoded images, a pair for each text row.
 
         Args:
             text_hidden_states: (N, L, H), `last_hidden_state` of `get_text_features`.
@@ -114,7 +114,7 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
         return self.itm_head(fused.last_hidden_state[:, 0])
 
     def match_packed(self, states: torch.Tensor, packing: Packing, image_key_values: list[KeyValue]) -> torch.Tensor:
-        """Matches packed texts with one image: the fast form of `match` for many texts.
+        """Match packed texts with one image: the fast form of `match` for many texts.
 
         Args:
             states: (S, H), what `start_fusion` made of the texts, once for all images.
@@ -139,17 +139,17 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
         alpha: float | torch.Tensor = 0.0,
         global_negatives: bool = False,
     ) -> AlbefImageTextRetrievalOutput:
-        """Scores every image against every text or, given `image_ids`, computes the losses of matching pairs.
+        """Score every image against every text or, given `image_ids`, compute the losses of matching pairs.
 
         Args:
             pixel_values: (I, 3, S, S).
             input_ids: (N, L).
             attention_mask: (N, L), 1 = token; None = no padding.
-            image_ids: (B,) the picture that each pair shows; switches to training, where B == I == N.
+            image_ids: (B,) the image that each pair shows; switches to training, where B == I == N.
             image_candidates: (C, E) image embeddings of the teacher: this batch, then the queue. Default: the
                 model's own of this batch, without a teacher.
             text_candidates: (C, E) likewise for texts.
-            candidate_ids: (C,) the picture of each candidate; -100 in slots of the queue not filled yet.
+            candidate_ids: (C,) the image of each candidate; -100 in slots of the queue not filled yet.
             alpha: Weight of the teacher in the targets, 0..1; with 0 the targets are the hard ones.
             global_negatives: Draw negatives from the batches of all processes of `torch.distributed`; published: from
                 this batch.
@@ -217,7 +217,7 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
     def _contrast(
         self, outputs: AlbefOutput, image_ids: torch.Tensor, candidates: Candidates, alpha: float | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The contrastive loss, and the logits (B, C) of images and of texts that it is made of."""
+        """Return the contrastive loss, and the logits (B, C) of images and of texts that it is made of."""
         temperature, batch = self.albef.temperature, len(image_ids)
         logits_per_image = outputs.image_embeds @ candidates.text_embeds.T / temperature
         logits_per_text = outputs.text_embeds @ candidates.image_embeds.T / temperature
@@ -241,7 +241,7 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
         return AlbefImageTextRetrievalOutput(itm_logits=itm_logits.view(images, texts, 2), **outputs)
 
     def _fuse_pairs(self, pool: PairPool, wrong_images: torch.Tensor, wrong_texts: torch.Tensor) -> torch.Tensor:
-        """Fuses each text with its image, each text with a wrong image, and each image with a wrong text."""
+        """Fuse each text with its image, each text with a wrong image, and each image with a wrong text."""
         text_index = torch.cat([pool.own, pool.own, wrong_texts])
         fused = self.albef.text_model(
             attention_mask=None if pool.attention_mask is None else pool.attention_mask[text_index],

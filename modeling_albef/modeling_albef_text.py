@@ -56,7 +56,7 @@ class PaddedRows:
     """
 
     def residual(self, states: torch.Tensor) -> torch.Tensor:
-        """The states of which self-attention is computed."""
+        """Return the states of which self-attention is computed."""
         return states
 
     def self_attention(
@@ -67,7 +67,7 @@ class PaddedRows:
         cache: Cache | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Context of `residual(states)`, in its shape, and probabilities where the implementation gives them."""
+        """Return the context of `residual(states)`, in its shape, and the probabilities where there are any."""
         key, value = module.project(states)
         if cache is not None:
             key, value = cache.update(key, value, module.layer_index)
@@ -81,9 +81,10 @@ class PaddedRows:
         attention_mask: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Context of the states, in their shape; with fewer keys than rows, the rows are equal runs, one for each key.
+        """Return the context of the states, in their shape.
 
-        A run is folded into the query length, so nothing is repeated: (I, heads, T * L, d) against (I, heads, P, d).
+        With fewer keys than rows, the rows are equal runs, one for each key. A run is folded into the query length, so
+        nothing is repeated: (I, heads, T * L, d) against (I, heads, P, d).
         """
         rows, runs = states.shape[0], key_value[0].shape[0]  # len() would be a constant in an exported graph
         if rows % runs:
@@ -116,11 +117,11 @@ class AlbefTextSelfAttention(nn.Module):
         self.value = nn.Linear(key_value_width, config.hidden_size)
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        """(B, tokens, H) -> (B, heads, tokens, d)."""
+        """Return (B, tokens, H) -> (B, heads, tokens, d)."""
         return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def project(self, states: torch.Tensor) -> KeyValue:
-        """Keys and values of states (B, tokens, width)."""
+        """Return keys and values of states (B, tokens, width)."""
         return self.split_heads(self.key(states)), self.split_heads(self.value(states))
 
     def attend(
@@ -132,7 +133,7 @@ class AlbefTextSelfAttention(nn.Module):
         implementation: str | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attention of heads (B, heads, tokens, d) as configured, or as `implementation`; the context is (B, L, H)."""
+        """Return the context (B, L, H) of heads (B, heads, tokens, d), and the probabilities where there are any."""
         name = implementation or self.config._attn_implementation
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
@@ -240,7 +241,7 @@ class AlbefTextLayer(GradientCheckpointingLayer):
         pattern: PaddedRows = PADDED_ROWS,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """What comes after the self-attention: cross-attention where there are keys, and the feed-forward block."""
+        """Do what comes after the self-attention: cross-attention where there are keys, and feed-forward."""
         if cross_key is not None and cross_value is not None:
             cross = (cross_key, cross_value)
             hidden_states = self.crossattention(hidden_states, cross, cross_mask, pattern, **kwargs)
@@ -296,15 +297,15 @@ class AlbefTextModel(PreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings."""
+        """Return the word embeddings."""
         return self.embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the word embeddings."""
+        """Replace the word embeddings."""
         self.embeddings.word_embeddings = cast(nn.Embedding, value)
 
     def project_images(self, image_hidden_states: torch.Tensor) -> list[KeyValue]:
-        """Keys and values of images for each fusion layer, to be computed once an image.
+        """Return keys and values of images for each fusion layer, to be computed once an image.
 
         Args:
             image_hidden_states: (I, P, width of the vision tower).
@@ -325,7 +326,7 @@ class AlbefTextModel(PreTrainedModel):
         image_index: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Runs the text layers, the fusion layers, or both.
+        """Run the text layers, the fusion layers, or both.
 
         Args:
             input_ids: (N, L) token ids; runs the text layers.

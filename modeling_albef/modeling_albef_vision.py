@@ -22,7 +22,7 @@ from .configuration_albef import AlbefVisionConfig, check_shapes
 
 
 def interpolate_position_embeddings(position_embeddings: torch.Tensor, num_patches: int) -> torch.Tensor:
-    """Resamples the position embeddings of a square grid of patches to another square grid.
+    """Resample the position embeddings of a square grid of patches to another square grid.
 
     Bicubic, corners not aligned, no antialiasing; the class position is kept (salesforce/ALBEF `models/vit.py`).
 
@@ -150,11 +150,11 @@ class AlbefVisionModel(PreTrainedModel):
             init.trunc_normal_(self.pos_embed, std=std)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The map of patches to vectors."""
+        """Return the map of patches to vectors."""
         return self.patch_embed
 
     def resize_position_embeddings(self, image_size: int) -> None:
-        """Makes the model take images of another side.
+        """Make the model take images of another side.
 
         Args:
             image_size: New side, pixels; a multiple of the patch size.
@@ -166,7 +166,7 @@ class AlbefVisionModel(PreTrainedModel):
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
-        """Encodes images.
+        """Encode images.
 
         Args:
             pixel_values: (B, 3, S, S) normalised images; S is `config.image_size`.

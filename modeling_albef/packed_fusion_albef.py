@@ -35,7 +35,7 @@ class Packing:
 
     @classmethod
     def from_lengths(cls, lengths: torch.Tensor) -> Packing:
-        """Packs texts.
+        """Pack texts.
 
         Args:
             lengths: (N,) tokens of each text, >= 1, on the CPU.
@@ -45,11 +45,11 @@ class Packing:
         return cls(order, lengths[order], tuple(zip(counts.tolist(), found.tolist(), strict=True)))
 
     def first_tokens(self) -> torch.Tensor:
-        """(N,) row of each text's first token, `[CLS]`, in packed order."""
+        """Return (N,) row of each text's first token, `[CLS]`, in packed order."""
         return self.lengths.cumsum(0) - self.lengths
 
     def tokens(self, starts: torch.Tensor) -> torch.Tensor:
-        """(S,) rows of the packed tokens in a store.
+        """Return (S,) rows of the packed tokens in a store.
 
         Args:
             starts: (N,) row of each text's first token in the store, in the texts' own order.
@@ -62,7 +62,7 @@ class PackedTexts(PaddedRows):
     """Attention pattern of packed texts (1, S, H): each attends to itself, and all to one image."""
 
     def __init__(self, packing: Packing, first_only: bool = False) -> None:
-        """Makes a pattern.
+        """Make a pattern.
 
         Args:
             packing: How the texts stand in the states.
@@ -71,13 +71,13 @@ class PackedTexts(PaddedRows):
         self.packing, self.first_only = packing, first_only
 
     def residual(self, states: torch.Tensor) -> torch.Tensor:
-        """The states of which self-attention is computed."""
+        """Return the states of which self-attention is computed."""
         return states[:, self.packing.first_tokens().to(states.device)] if self.first_only else states
 
     def self_attention(
         self, module: AlbefTextSelfAttention, states: torch.Tensor, *_: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, None]:
-        """Context of `residual(states)`, length by length, so that no padding is needed."""
+        """Return context of `residual(states)`, length by length, so that no padding is needed."""
         query, key, value = module.query(self.residual(states))[0], module.key(states)[0], module.value(states)[0]
         tokens = [count * length for count, length in self.packing.runs]
         rows = [count for count, _ in self.packing.runs] if self.first_only else tokens
@@ -91,7 +91,7 @@ class PackedTexts(PaddedRows):
 
 
 def start_fusion(text_model: AlbefTextModel, states: torch.Tensor, packing: Packing) -> torch.Tensor:
-    """What the fusion layers do before they see an image: the self-attention of the first.
+    """Return what the fusion layers do before they see an image: the self-attention of the first.
 
     Args:
         text_model: The text tower.
@@ -107,7 +107,7 @@ def start_fusion(text_model: AlbefTextModel, states: torch.Tensor, packing: Pack
 def finish_fusion(
     text_model: AlbefTextModel, states: torch.Tensor, packing: Packing, image_key_values: list[KeyValue]
 ) -> torch.Tensor:
-    """Fuses packed texts with one image.
+    """Fuse packed texts with one image.
 
     Args:
         text_model: The text tower.

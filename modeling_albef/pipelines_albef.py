@@ -1,5 +1,5 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Pipelines of the library's kind: answers to questions about pictures, and search in pictures or texts.
+"""Pipelines of the library's kind: answers to questions about images, and search in images or texts.
 
 Shapes: B batch, E projection width, k candidates, L tokens.
 """
@@ -21,7 +21,7 @@ IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 
 
 class AlbefVqaPipeline(Pipeline):
-    """Answers questions about pictures: `pipeline("albef-vqa", model=NAME)`.
+    """Answers questions about images: `pipeline("albef-vqa", model=NAME)`.
 
     Candidate answers are ranked as published; the candidates are those that the model was trained with, kept in its
     configuration, or an `answer_list`. Without candidates the answer is written freely.
@@ -42,7 +42,7 @@ class AlbefVqaPipeline(Pipeline):
     _kept: tuple[tuple[str, ...], AnswerTree] | None = None
 
     def __call__(self, image: Any = None, question: Any = None, **kwargs: Any) -> Any:
-        """Answers.
+        """Return answers.
 
         Args:
             image: Path, URL or Pillow image; a list of them; or, without `question`, a mapping with `image` and
@@ -103,7 +103,7 @@ class AlbefVqaPipeline(Pipeline):
         return {}, {**forward, **answers}, answers
 
     def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
-        """Makes a picture and a question the model's inputs."""
+        """Make an image and a question the model's inputs."""
         inputs = self.processor(
             images=[input_["image"]],
             text=[input_["question"]],
@@ -133,7 +133,7 @@ class AlbefVqaPipeline(Pipeline):
         return {"ids": ranked.ids[:, :top_k], "scores": ranked.probabilities[:, :top_k]}
 
     def _write(self, inputs: dict[str, torch.Tensor], top_k: int, max_new_tokens: int) -> dict[str, torch.Tensor]:
-        """Writes answers by beam search; a length penalty of 0 leaves their log-probabilities as they are."""
+        """Write answers by beam search; a length penalty of 0 leaves their log-probabilities as they are."""
         written = self.model.generate(
             **inputs,
             num_beams=max(2, top_k),
@@ -147,7 +147,7 @@ class AlbefVqaPipeline(Pipeline):
         return {"tokens": written.sequences.unflatten(0, shape), "scores": written.sequences_scores.exp().view(shape)}
 
     def _tree(self, answers: tuple[str, ...]) -> AnswerTree:
-        """The candidates as the model takes them, made once a list."""
+        """Return the candidates as the model takes them, made once a list."""
         if self._kept is None or self._kept[0] != answers:
             encoded = self.processor.encode_answers(list(answers)).to(self.device)
             self._kept = (answers, AnswerTree.from_tokens(encoded["input_ids"], encoded["attention_mask"]))
@@ -170,7 +170,7 @@ class AlbefVqaPipeline(Pipeline):
 
 
 class ImageTextRetrievalPipeline(Pipeline):
-    """Finds pictures by a text, or texts by a picture: `pipeline("image-text-retrieval", model=NAME)`.
+    """Finds images by a text, or texts by an image: `pipeline("image-text-retrieval", model=NAME)`.
 
     In two stages, as published: the index gives the `k` closest by cosine similarity, the matching head ranks them.
 
@@ -191,15 +191,15 @@ class ImageTextRetrievalPipeline(Pipeline):
     index: EmbeddingIndex | None = None
 
     def index_images(self, images: str | Path | Iterable[Any], batch_size: int = 16, faiss: str | None = None) -> None:
-        """Encodes pictures once; a picture's file is read again only where it is ranked.
+        """Encode images once; an image's file is read again only where it is ranked.
 
         Args:
             images: A folder, with all that is below it; or paths, URLs or Pillow images.
-            batch_size: Pictures that are encoded together.
+            batch_size: Images that are encoded together.
             faiss: Factory string of a FAISS index (needs `datasets` and FAISS); None searches exactly.
 
         Raises:
-            MissingFolderError: The folder does not exist or has no pictures.
+            MissingFolderError: The folder does not exist or has no images.
         """
         if isinstance(images, str | Path):
             images = _images_below(Path(images))
@@ -207,28 +207,28 @@ class ImageTextRetrievalPipeline(Pipeline):
         self._make_index("image", names, batch_size, faiss)
 
     def index_texts(self, texts: str | Iterable[str], batch_size: int = 64, faiss: str | None = None) -> None:
-        """Encodes texts once.
+        """Encode texts once.
 
         Args:
-            texts: What is to be found by pictures; a text or many.
+            texts: What is to be found by images; a text or many.
             batch_size: Texts that are encoded together.
             faiss: See `index_images`.
         """
         self._make_index("text", [texts] if isinstance(texts, str) else list(texts), batch_size, faiss)
 
     def save_index(self, folder: str | Path) -> None:
-        """Writes the index; the pictures stay where they are."""
+        """Write the index; the images stay where they are."""
         self._need_index().save(folder)
 
     def load_index(self, folder: str | Path, faiss: str | None = None) -> None:
-        """Reads back what `save_index` wrote; `faiss` as in `index_images`."""
+        """Read back what `save_index` wrote; `faiss` as in `index_images`."""
         self.index = EmbeddingIndex.load(folder, self.model.config.projection_dim, faiss)
 
     def __call__(self, text: str | list[str] | None = None, *, image: Any = None, **kwargs: Any) -> Any:
-        """Searches.
+        """Return searches.
 
         Args:
-            text: Query or queries, where pictures are indexed.
+            text: Query or queries, where images are indexed.
             image: Path, URL or Pillow image, or a list of them, where texts are indexed.
             kwargs: `top_k` results a query (5); `k` candidates that the matching head ranks (16), 0 for none.
 
@@ -258,7 +258,7 @@ class ImageTextRetrievalPipeline(Pipeline):
         return {}, forward, {}
 
     def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
-        """Makes a query the model's inputs."""
+        """Make a query the model's inputs."""
         kind, query = next(iter(input_.items()))
         inputs = self._encode_inputs(kind, [query])
         if kind == "text":
@@ -320,7 +320,7 @@ class ImageTextRetrievalPipeline(Pipeline):
 
 
 def _check_words(processor: Any, inputs: Any, kind: str, text: str) -> None:
-    """Refuses a text of which the model reads no word."""
+    """Refuse a text of which the model reads no word."""
     tokenizer = processor.tokenizer
     empty = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
     if empty.issuperset(inputs["input_ids"][0].tolist()):

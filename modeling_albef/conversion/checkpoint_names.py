@@ -82,7 +82,7 @@ class ConvertedCheckpoint:
 
 
 def find_source(names: Iterable[str]) -> str | None:
-    """Whose names these are; None where they are of no ALBEF."""
+    """Return whose names these are; None where they are of no ALBEF."""
     names = set(names)
     if any(name.startswith("albef.vision_model.") for name in names):
         return OWN
@@ -94,7 +94,7 @@ def find_source(names: Iterable[str]) -> str | None:
 
 
 def convert_name(name: str) -> tuple[str, bool] | None:
-    """Translates the name of a released tensor.
+    """Translate the name of a released tensor.
 
     Args:
         name: As in a file of salesforce/ALBEF, with or without `bert.`.
@@ -130,7 +130,7 @@ def _convert_head_name(name: str, prefix: str) -> str:
 
 
 def torchmultimodal_names(names: Iterable[str]) -> dict[str, str]:
-    """Translates names of torchmultimodal into those of salesforce/ALBEF.
+    """Translate names of torchmultimodal into those of salesforce/ALBEF.
 
     There the fusion layers are a module of their own and count from 0.
 
@@ -152,7 +152,7 @@ def torchmultimodal_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def convert_state_dict(state_dict: dict[str, torch.Tensor], source: str = SALESFORCE) -> ConvertedCheckpoint:
-    """Takes a released state dict apart into student, teacher and queue.
+    """Take a released state dict apart into student, teacher and queue.
 
     Args:
         state_dict: Tensors by the names of the source.
@@ -190,7 +190,7 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], source: str = SALESF
 
 
 def _tied(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A saved model with its output maps, which safetensors leave out where they are the word embeddings."""
+    """Return a saved model with its output maps, which safetensors leave out where they are the word embeddings."""
     maps = {}
     for words, output in OUTPUT_MAPS:
         if words in state_dict and output.replace("decoder.weight", "dense.weight") in state_dict:  # has that head
@@ -205,7 +205,7 @@ def _add_type_embeddings(weights: dict[str, torch.Tensor]) -> None:
 
 
 def restore_state_dict(checkpoint: ConvertedCheckpoint) -> dict[str, torch.Tensor]:
-    """Puts a checkpoint together again in the format of salesforce/ALBEF: the way back of `convert_state_dict`.
+    """Put a checkpoint together again in the format of salesforce/ALBEF: the way back of `convert_state_dict`.
 
     Args:
         checkpoint: Student, teacher and queue.
@@ -213,7 +213,7 @@ def restore_state_dict(checkpoint: ConvertedCheckpoint) -> dict[str, torch.Tenso
     Returns:
         Tensors by the names of salesforce/ALBEF: `bert.` in language models only, which are the decoder and the text
         tower with a masked-language head; position ids, both names of a head's output bias, and the queue with one
-        column a slot, in pre-training without the pictures' ids.
+        column a slot, in pre-training without the images' ids.
     """
     restored = {}
     is_pretrained = "mlm_head.dense.weight" in checkpoint.student
@@ -240,7 +240,7 @@ def restore_state_dict(checkpoint: ConvertedCheckpoint) -> dict[str, torch.Tenso
 
 
 def _restore_name(name: str, twin: str) -> str:
-    """The original's name of a tensor; `twin` is `_m` or empty."""
+    """Return the original's name of a tensor; `twin` is `_m` or empty."""
     if name == "albef.temperature":
         return "temp"
     for theirs, ours in _PREFIXES.items():

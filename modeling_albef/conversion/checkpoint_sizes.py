@@ -21,7 +21,7 @@ HEAD_WIDTH = 64  # of ViT-B and BERT-base
 
 
 def find_model_class(checkpoint: ConvertedCheckpoint) -> type[AlbefPreTrainedModel]:
-    """The model that the weights are of: with an answer decoder, a masked-language head, or the matching head alone.
+    """Return the model class: that with an answer decoder, with a masked-language head, or the matching head alone.
 
     Raises:
         ConversionError: They are of none.
@@ -38,7 +38,7 @@ def find_model_class(checkpoint: ConvertedCheckpoint) -> type[AlbefPreTrainedMod
 def find_config(
     weights: dict[str, torch.Tensor], num_attention_heads: int | None, vision_num_attention_heads: int | None
 ) -> AlbefConfig:
-    """Finds the sizes of a model from the shapes of its weights.
+    """Find the sizes of a model from the shapes of its weights.
 
     Args:
         weights: Of the student, by the names of this package.
@@ -139,7 +139,7 @@ def build_model(
     allow_leftover: bool = False,
     allow_missing: bool = False,
 ) -> tuple[AlbefPreTrainedModel, list[str]]:
-    """Makes a model of weights, without copying them.
+    """Make a model of weights, without copying them.
 
     Args:
         model_class: Its class.

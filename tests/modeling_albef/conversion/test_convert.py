@@ -93,7 +93,7 @@ def step(folder: Path, inputs: dict[str, torch.Tensor]) -> tuple[Any, MomentumTe
 def test_retrieval_reproduces_the_recorded_step(name: str, tmp_path: Path, vocabulary: Path) -> None:
     case = load_file(GOLDEN / f"{name}.io.safetensors")
     folder = convert(GOLDEN / f"{name}.weights.safetensors", tmp_path / "model", vocabulary)
-    case.setdefault("image_ids", torch.arange(len(case["input_ids"])))  # in pre-training every pair is its own picture
+    case.setdefault("image_ids", torch.arange(len(case["input_ids"])))  # in pre-training every pair is its own image
     outputs, teacher, queue = step(folder, pick_inputs(case))
     torch.testing.assert_close(outputs.itc_loss, case["loss_itc"], atol=1e-5, rtol=0)
     torch.testing.assert_close(outputs.itm_loss, case["loss_itm"], atol=1e-5, rtol=0)
