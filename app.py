@@ -38,11 +38,12 @@ try:
 except ImportError as error:
     raise SystemExit("The page needs Gradio: run `pip install -e '.[app]'` in the folder of this file.") from error
 
+make_pipeline: Any = pipeline  # whose overloads know the library's own tasks alone
 DRAWN = 48  # images of shapes where no folder is given
 SIDE = 256  # of these, pixels
 FOUND = 8  # images or captions that are shown
 MAX_UPLOAD = "20mb"
-ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal"}
+ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal"}
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def load_pipeline(part: Part, given: str | None) -> Any:
     if given is None and not Path(part.default, "config.json").is_file():
         return None
     name = given or part.default
-    return pipeline(part.task, model=load_model(part.model_class, name), processor=load_processor(name))
+    return make_pipeline(part.task, model=load_model(part.model_class, name), processor=load_processor(name))
 
 
 def draw_shapes(folder: Path) -> list[Path]:
@@ -172,7 +173,7 @@ def image_field(name: str) -> gr.Image:
 
 def pass_paths_to_functions() -> None:
     """Let images reach the page's functions as paths; of the class, since each visitor gets new fields."""
-    gr.Image.preprocess = lambda self, payload: payload and payload.path  # type: ignore[method-assign]
+    setattr(gr.Image, "preprocess", lambda self, payload: payload and payload.path)  # noqa: B010, its type is another
 
 
 def shown_on_the_page(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -242,7 +243,7 @@ def add_search(search: Any, images: list[Path], examples: list[str]) -> None:
         gr.Markdown(f"There is no model for this: {RETRIEVAL.remedy}.")
         return
     search.index_images(images)
-    by_image = pipeline("image-text-retrieval", model=search.model, processor=search.processor)
+    by_image = make_pipeline("image-text-retrieval", model=search.model, processor=search.processor)
 
     @shown_on_the_page
     def find_images(text: str) -> list[tuple[str, str]]:

@@ -97,10 +97,11 @@ class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc
         config = copy.deepcopy(kwargs.pop("config", None))
         source = config if isinstance(config, str | PathLike) else pretrained_model_name_or_path
         hub_kwargs = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
-        if not isinstance(config, cls.config_class):
+        config_class: Any = cls.config_class
+        if not isinstance(config, config_class):
             dtype: dict[str, Any] = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
             with named_model_errors(source):
-                config, kwargs = cls.config_class.from_pretrained(source, **{**kwargs, "return_unused_kwargs": True})
+                config, kwargs = config_class.from_pretrained(source, **{**kwargs, "return_unused_kwargs": True})
             kwargs = {**kwargs, **hub_kwargs, **dtype}
         wanted = image_size or config.vision_config.image_size
         if wanted % config.vision_config.patch_size:

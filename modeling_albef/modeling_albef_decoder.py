@@ -42,6 +42,7 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
     config: AlbefTextDecoderConfig
     base_model_prefix = "text_decoder"
     main_input_name = "input_ids"
+    _input_embed_layer = "word_embeddings"
     input_modalities = ["text"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
@@ -65,14 +66,6 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
         )
         self.head = AlbefAnswerHead(config)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the word embeddings."""
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the word embeddings."""
-        self.embeddings.word_embeddings = cast(nn.Embedding, value)
 
     def get_output_embeddings(self) -> nn.Module:
         """Return the output map."""
@@ -133,10 +126,12 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
         if length > limit:
             raise ValueError(f"The answer has {length} tokens, but the decoder reads at most {limit}: truncate it.")
         hidden_states = self.embeddings(input_ids, torch.arange(past, length, device=input_ids.device))
-        # by place: the name of the fourth changed in transformers 5.24, as did that of the output's third
+        # by position: the name of the fourth changed in transformers 5.24, as did that of the output's third
         look = not self.training or attention_mask is None  # whether a mask is needed: it would stall a GPU
         mask = create_causal_mask(self.config, hidden_states, attention_mask, cache, allow_is_causal_skip=look)
         if encoder_key_values is None:
+            if encoder_hidden_states is None:
+                raise ValueError("Give encoder_hidden_states or encoder_key_values.")
             encoder_key_values = self.project_questions(encoder_hidden_states)
         questions = encoder_key_values[0][0].transpose(1, 2).flatten(2)  # (B, M, H): sizes for the mask
         cross_mask = create_bidirectional_mask(

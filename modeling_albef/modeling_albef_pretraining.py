@@ -5,7 +5,7 @@ Shapes: B matching pairs, I images, N text rows, P image tokens, L text tokens, 
 """
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -116,7 +116,7 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
             mlm_labels=(mlm_labels, "BL"),
             teacher_mlm_logits=(teacher_mlm_logits, "BLV"),
         )
-        outputs = AlbefPreTrainingOutput(
+        outputs: Any = AlbefPreTrainingOutput(
             **super().forward(
                 pixel_values,
                 input_ids,

@@ -156,14 +156,19 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         question, image = self.encode_questions(pixel_values, input_ids, attention_mask, image_index)
         if answer_input_ids is None:
             return AlbefQuestionAnsweringOutput(question_hidden_states=question, image_hidden_states=image)
-        self._check_answers(
-            question.shape[0],
-            answer_input_ids,
-            answer_attention_mask,
-            answer_weights,
-            answers_per_question,
-            teacher_logits,
+        check_shapes(
+            {"B": question.shape[0], "V": self.text_decoder.head.decoder.out_features},
+            answer_input_ids=(answer_input_ids, "AL"),
+            answer_attention_mask=(answer_attention_mask, "AL"),
+            answer_weights=(answer_weights, "A"),
+            answers_per_question=(answers_per_question, "B"),
+            teacher_logits=(teacher_logits, "ALV"),
         )
+        if answers_per_question is None and answer_input_ids.shape[0] % question.shape[0]:
+            raise ValueError(
+                f"answer_input_ids has the shape {tuple(answer_input_ids.shape)}, whose rows cannot be dealt out to "
+                f"{question.shape[0]} questions: give answers_per_question."
+            )
         encoder_index = None
         if answers_per_question is not None:
             encoder_index = torch.repeat_interleave(answers_per_question, output_size=len(answer_input_ids))
@@ -188,30 +193,6 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
             alpha=alpha,
         )
         return AlbefQuestionAnsweringOutput(loss, logits, question, image)
-
-    def _check_answers(
-        self,
-        num_questions: int,
-        answer_input_ids: torch.Tensor,
-        answer_attention_mask: torch.Tensor | None,
-        answer_weights: torch.Tensor | None,
-        answers_per_question: torch.Tensor | None,
-        teacher_logits: torch.Tensor | None,
-    ) -> None:
-        """Refuse answers whose shapes do not fit."""
-        check_shapes(
-            {"B": num_questions, "V": self.text_decoder.head.decoder.out_features},
-            answer_input_ids=(answer_input_ids, "AL"),
-            answer_attention_mask=(answer_attention_mask, "AL"),
-            answer_weights=(answer_weights, "A"),
-            answers_per_question=(answers_per_question, "B"),
-            teacher_logits=(teacher_logits, "ALV"),
-        )
-        if answers_per_question is None and answer_input_ids.shape[0] % num_questions:
-            raise ValueError(
-                f"answer_input_ids has the shape {tuple(answer_input_ids.shape)}, whose rows cannot be dealt out to "
-                f"{num_questions} questions: give answers_per_question."
-            )
 
     @torch.no_grad()
     def rank_answers(

@@ -215,7 +215,7 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
         )
 
     def _contrast(
-        self, outputs: AlbefOutput, image_ids: torch.Tensor, candidates: Candidates, alpha: float | torch.Tensor
+        self, outputs: Any, image_ids: torch.Tensor, candidates: Candidates, alpha: float | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the contrastive loss, and the logits (B, C) of images and of texts that it is made of."""
         temperature, batch = self.albef.temperature, len(image_ids)
@@ -231,7 +231,7 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
         loss = itc_loss(logits_per_image, logits_per_text, image_targets, text_targets)
         return loss, logits_per_image, logits_per_text
 
-    def _scores(self, outputs: AlbefOutput, attention_mask: torch.Tensor | None) -> AlbefImageTextRetrievalOutput:
+    def _scores(self, outputs: Any, attention_mask: torch.Tensor | None) -> AlbefImageTextRetrievalOutput:
         images, texts = outputs.logits_per_image.shape
         itm_logits = self.match(
             outputs.text_hidden_states.repeat(images, 1, 1),

@@ -5,7 +5,7 @@ A post-norm BERT whose parameters keep BERT's names, so that released weights ma
 text tokens, H width, I images, P image tokens, d width of a head.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -65,7 +65,7 @@ class PaddedRows:
         states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         cache: Cache | None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the context of `residual(states)`, in its shape, and the probabilities where there are any."""
         key, value = module.project(states)
@@ -79,7 +79,7 @@ class PaddedRows:
         states: torch.Tensor,
         key_value: KeyValue,
         attention_mask: torch.Tensor | None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the context of the states, in their shape.
 
@@ -131,7 +131,7 @@ class AlbefTextSelfAttention(nn.Module):
         value: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         implementation: str | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the context (B, L, H) of heads (B, heads, tokens, d), and the probabilities where there are any."""
         name = implementation or self.config._attn_implementation
@@ -150,7 +150,7 @@ class AlbefTextSelfAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         pattern: PaddedRows = PADDED_ROWS,
         cache: Cache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if key_value is None:
             return pattern.self_attention(self, hidden_states, attention_mask, cache, **kwargs)
@@ -187,7 +187,7 @@ class AlbefTextAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         pattern: PaddedRows = PADDED_ROWS,
         cache: Cache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> torch.Tensor:
         context = self.self(hidden_states, key_value, attention_mask, pattern, cache, **kwargs)[0]
         return self.output(context, pattern.residual(hidden_states) if key_value is None else hidden_states)
@@ -227,7 +227,7 @@ class AlbefTextLayer(GradientCheckpointingLayer):
         cross_mask: torch.Tensor | None = None,
         cache: Cache | None = None,
         pattern: PaddedRows = PADDED_ROWS,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> torch.Tensor:
         hidden_states = self.attention(hidden_states, None, attention_mask, pattern, cache, **kwargs)
         return self.finish(hidden_states, cross_key, cross_value, cross_mask, pattern, **kwargs)
@@ -239,7 +239,7 @@ class AlbefTextLayer(GradientCheckpointingLayer):
         cross_value: torch.Tensor | None = None,
         cross_mask: torch.Tensor | None = None,
         pattern: PaddedRows = PADDED_ROWS,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Do what comes after the self-attention: cross-attention where there are keys, and feed-forward."""
         if cross_key is not None and cross_value is not None:
@@ -276,6 +276,7 @@ class AlbefTextModel(PreTrainedModel):
     config: AlbefTextConfig
     base_model_prefix = "text_model"
     main_input_name = "input_ids"
+    _input_embed_layer = "word_embeddings"
     input_modalities = ["text"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
@@ -295,14 +296,6 @@ class AlbefTextModel(PreTrainedModel):
         self.embeddings = AlbefTextEmbeddings(config)
         self.encoder = AlbefTextEncoder(config)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the word embeddings."""
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the word embeddings."""
-        self.embeddings.word_embeddings = cast(nn.Embedding, value)
 
     def project_images(self, image_hidden_states: torch.Tensor) -> list[KeyValue]:
         """Return keys and values of images for each fusion layer, to be computed once an image.

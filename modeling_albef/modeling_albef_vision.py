@@ -118,6 +118,7 @@ class AlbefVisionModel(PreTrainedModel):
     config: AlbefVisionConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
+    _input_embed_layer = "patch_embed"
     input_modalities = ["image"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
@@ -148,10 +149,6 @@ class AlbefVisionModel(PreTrainedModel):
         elif module is self:
             init.trunc_normal_(self.cls_token, std=std)
             init.trunc_normal_(self.pos_embed, std=std)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the map of patches to vectors."""
-        return self.patch_embed
 
     def resize_position_embeddings(self, image_size: int) -> None:
         """Make the model take images of another side.

@@ -77,16 +77,15 @@ class PackedTexts(PaddedRows):
     def self_attention(
         self, module: AlbefTextSelfAttention, states: torch.Tensor, *_: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, None]:
-        """Return context of `residual(states)`, length by length, so that no padding is needed."""
+        """Return the context of `residual(states)`, length by length, so that no padding is needed."""
         query, key, value = module.query(self.residual(states))[0], module.key(states)[0], module.value(states)[0]
-        tokens = [count * length for count, length in self.packing.runs]
-        rows = [count for count, _ in self.packing.runs] if self.first_only else tokens
-        contexts = []
-        for (count, _), *parts in zip(
-            self.packing.runs, query.split(rows), key.split(tokens), value.split(tokens), strict=True
-        ):
-            split = (module.split_heads(part.unflatten(0, (count, -1))) for part in parts)  # (count, heads, L, d)
-            contexts.append(module.attend(*split, **kwargs)[0].flatten(0, 1))
+        sizes = [texts * length for texts, length in self.packing.runs]
+        rows = [texts for texts, _ in self.packing.runs] if self.first_only else sizes
+        contexts: list[torch.Tensor] = []
+        parts = zip(query.split(rows), key.split(sizes), value.split(sizes), strict=True)
+        for run, part in zip(self.packing.runs, parts, strict=True):
+            heads = [module.split_heads(tokens.unflatten(0, (run[0], -1))) for tokens in part]  # (texts, heads, L, d)
+            contexts.append(module.attend(heads[0], heads[1], heads[2], **kwargs)[0].flatten(0, 1))
         return torch.cat(contexts)[None], None
 
 
@@ -122,6 +121,5 @@ def finish_fusion(
     whole, first_only = PackedTexts(packing), PackedTexts(packing, first_only=True)
     states = first[0].finish((whole if others else first_only).residual(states[None]), *first[1])
     for index, (layer, image) in enumerate(others, start=1):
-        pattern = first_only if index == len(others) else whole
-        states = layer(states, None, *image, pattern=pattern)
+        states = layer(states, None, *image, pattern=first_only if index == len(others) else whole)
     return states[0]

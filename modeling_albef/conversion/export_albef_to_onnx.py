@@ -52,11 +52,11 @@ def export_parts(model: AlbefForImageTextRetrieval) -> dict[str, Part]:
     """
 
     def encode_image(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        outputs = model.get_image_features(pixel_values)
+        outputs: Any = model.get_image_features(pixel_values)
         return outputs.pooler_output, outputs.last_hidden_state
 
     def encode_text(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        outputs = model.get_text_features(input_ids, attention_mask)
+        outputs: Any = model.get_text_features(input_ids, attention_mask)
         return outputs.pooler_output, outputs.last_hidden_state
 
     def export(method: Callable[..., Any], inputs: dict[str, torch.Tensor], outputs: list[str]) -> Part:
@@ -97,8 +97,9 @@ def export_onnx(model: AlbefForImageTextRetrieval, folder: str | Path) -> list[P
     written = []
     for name, part in export_parts(model).items():
         written.append(Path(folder) / f"{name}.onnx")
-        names = {"input_names": part.inputs, "output_names": part.outputs}
-        torch.onnx.export(part.program, dynamo=True, f=str(written[-1]), **names)
+        torch.onnx.export(
+            part.program, f=str(written[-1]), input_names=part.inputs, output_names=part.outputs, dynamo=True
+        )
     return written
 
 

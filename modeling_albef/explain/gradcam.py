@@ -7,6 +7,7 @@ pairs, L text tokens, P image tokens, A answer tokens, H width.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 
@@ -107,16 +108,17 @@ def _score(
     """Return the sum over the pairs of the match logit, or of the answer's log-likelihood; `fused` is (B, L, H)."""
     if isinstance(model, AlbefForImageTextRetrieval):
         return model.itm_head(fused[:, 0])[:, 1].sum()
+    answers = cast(torch.Tensor, answer_input_ids)  # checked with the other arguments
     if answer_attention_mask is None:
-        answer_attention_mask = torch.ones_like(answer_input_ids)
+        answer_attention_mask = torch.ones_like(answers)
     logits = model.text_decoder(
-        answer_input_ids,
+        answers,
         answer_attention_mask,
         encoder_hidden_states=fused,
         encoder_attention_mask=attention_mask,
     ).logits
     weights = torch.ones(len(fused), device=fused.device)
-    return -answer_loss(logits, answer_input_ids, answer_attention_mask, weights, num_questions=1)
+    return -answer_loss(logits, answers, answer_attention_mask, weights, num_questions=1)
 
 
 @contextmanager
