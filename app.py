@@ -70,10 +70,7 @@ RETRIEVAL = Part(
     "run `make demo`, or start with `--retrieval_model MODEL`",
 )
 VQA = Part(
-    "albef-vqa",
-    AlbefForQuestionAnswering,
-    "output/demo_vqa",
-    "run `make demo-vqa`, or start with `--vqa_model MODEL`",
+    "albef-vqa", AlbefForQuestionAnswering, "output/demo_vqa", "run `make demo-vqa`, or start with `--vqa_model MODEL`"
 )
 
 

@@ -213,10 +213,7 @@ class AlbefModel(AlbefPreTrainedModel):
 
     @can_return_tuple
     def get_text_features(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPooling:
         """Encode texts by the text layers, without an image.
 

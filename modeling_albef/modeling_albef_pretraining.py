@@ -53,10 +53,7 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
         self.mlm_head.decoder = cast(nn.Linear, new_embeddings)
 
     def predict_masked(
-        self,
-        masked_input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        image_hidden_states: torch.Tensor,
+        self, masked_input_ids: torch.Tensor, attention_mask: torch.Tensor | None, image_hidden_states: torch.Tensor
     ) -> torch.Tensor:
         """Predict masked words from the words around them and the image; of a teacher, its `teacher_mlm_logits`.
 

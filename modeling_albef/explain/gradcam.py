@@ -112,10 +112,7 @@ def _score(
     if answer_attention_mask is None:
         answer_attention_mask = torch.ones_like(answers)
     logits = model.text_decoder(
-        answers,
-        answer_attention_mask,
-        encoder_hidden_states=fused,
-        encoder_attention_mask=attention_mask,
+        answers, answer_attention_mask, encoder_hidden_states=fused, encoder_attention_mask=attention_mask
     ).logits
     weights = torch.ones(len(fused), device=fused.device)
     return -answer_loss(logits, answers, answer_attention_mask, weights, num_questions=1)
