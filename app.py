@@ -13,10 +13,9 @@ import argparse
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import pipeline
 from transformers.utils import logging
@@ -46,16 +45,8 @@ MAX_UPLOAD = "20mb"
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal"}
 
 
-@dataclass(frozen=True)
-class Part:
-    """A model that the page needs.
-
-    Attributes:
-        task: Of its pipeline.
-        model_class: Its class.
-        default: Folder of the demo model.
-        remedy: What to do where it is not there.
-    """
+class Part(NamedTuple):
+    """A model that the page needs: its pipeline, the demo model's folder, and what to do where it is not there."""
 
     task: str
     model_class: Any
@@ -115,11 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def load_pipeline(part: Part, given: str | None) -> Any:
-    """Return the pipeline of a model; None where the demo model is wanted and not there.
-
-    Raises:
-        AlbefError: The model cannot be used.
-    """
+    """Return the pipeline of a model; None where the demo model is wanted and not there."""
     if given is None and not Path(part.default, "config.json").is_file():
         return None
     name = given or part.default
@@ -157,14 +144,7 @@ def readable_images(folder: Path) -> list[Path]:
 
 
 def image_field(name: str) -> gr.Image:
-    """Return an image to upload, passed on as its path: what is wrong with it is said in our own messages.
-
-    Args:
-        name: Of the element on the page.
-
-    Returns:
-        The field.
-    """
+    """Return an image to upload, passed on as its path: what is wrong with it is said in our own messages."""
     return gr.Image(label="Image", height=320, sources=["upload", "clipboard"], elem_id=name)
 
 

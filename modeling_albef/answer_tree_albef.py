@@ -136,7 +136,7 @@ class TreeNodes(PaddedRows):
         return cls(question, slot, node, rows, width, "eager" if implementation == "eager" else "sdpa")
 
     def visible(self, tree: AnswerTree) -> torch.Tensor:
-        """Return (B, 1, N, 1 + N) whether a node sees the start token (column 0) and the nodes of its question."""
+        """Return whether a node sees the start token (column 0) and its question's nodes: (B, 1, N, 1 + N)."""
         seen = torch.zeros(len(self.rows), self.width, 2 + self.width, dtype=torch.bool, device=self.slot.device)
         seen[..., 0] = True  # unused slots too: a row of nothing would give NaN
         slots = torch.cat([self.slot + 1, self.slot.new_tensor([1 + self.width])])  # the last column is cut off
@@ -148,12 +148,12 @@ class TreeNodes(PaddedRows):
         return seen[:, None, :, :-1]
 
     def spread(self, states: torch.Tensor, module: AlbefTextSelfAttention) -> torch.Tensor:
-        """Return (1, S, H) -> (B, heads, N, d), zero in unused slots."""
+        """Turn (1, S, H) into (B, heads, N, d), zero in unused slots."""
         spread = states.new_zeros(len(self.rows), self.width, states.shape[2])
         return module.split_heads(spread.index_put((self.question, self.slot), states[0]))
 
     def gather(self, context: torch.Tensor) -> torch.Tensor:
-        """Return (B, N, H) -> (1, S, H)."""
+        """Turn (B, N, H) into (1, S, H)."""
         return context[self.question, self.slot][None]
 
     def self_attention(
@@ -178,7 +178,7 @@ class TreeNodes(PaddedRows):
         attention_mask: torch.Tensor | None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return context (1, S, H) of nodes that see their question, of which `key_value` has a row each."""
+        """Return the context (1, S, H) of nodes that see their question, of which `key_value` has a row each."""
         query = self.spread(module.query(states), module)
         context, probabilities = module.attend(query, *key_value, attention_mask, self.implementation, **kwargs)
         return self.gather(context), probabilities
@@ -258,7 +258,7 @@ class AnswerScorer:
         return RankedAnswers(ids=chosen.gather(1, order), probabilities=scores.softmax(dim=1))
 
     def _best(self, chosen: torch.Tensor, first_scores: torch.Tensor, first_token_bonus: torch.Tensor) -> torch.Tensor:
-        """Return (B, 1) of the best; candidates are scored in groups, the likeliest first token first."""
+        """Return the index (B, 1) of the best; candidates are scored in groups, the likeliest first token first."""
         count, k = chosen.shape
         bounds = first_scores + first_token_bonus
         best, column = bounds.new_full((count,), float("-inf")), torch.zeros_like(chosen[:, 0])
@@ -276,7 +276,7 @@ class AnswerScorer:
         return chosen.gather(1, column[:, None])
 
     def score(self, chosen: torch.Tensor, questions: torch.Tensor | None = None) -> torch.Tensor:
-        """Return log-probabilities of candidates.
+        """Return the log-probabilities of candidates.
 
         Args:
             chosen: (b, k) indices of candidates.
@@ -333,6 +333,6 @@ def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def last_node(paths: torch.Tensor, none: int) -> torch.Tensor:
-    """Return (.., D) nodes of candidates -> (..) the last of each, `none` where there is none."""
+    """Return the last node (..) of candidates whose nodes are (.., D), `none` where there is none."""
     count = (paths != none).sum(dim=-1, keepdim=True)
     return paths.gather(-1, (count - 1).clamp(min=0))[..., 0]

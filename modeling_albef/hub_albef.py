@@ -49,14 +49,7 @@ def check_model_name(name: str | None) -> None:
 
 @contextmanager
 def named_model_errors(name: Any) -> Iterator[None]:
-    """Raise what the library says of damaged or foreign weights and configurations as an error that names the model.
-
-    Args:
-        name: Folder or Hub name.
-
-    Raises:
-        AlbefError: The configuration or the weights cannot be used.
-    """
+    """Raise what the library says of damaged or foreign weights and configurations as an error that names the model."""
     try:
         yield
     except (SafetensorError, StrictDataclassError, RuntimeError) as error:
@@ -66,14 +59,7 @@ def named_model_errors(name: Any) -> Iterator[None]:
 
 
 def load_model(model_class: Any, name: str) -> Any:
-    """Return a model with its head, which the library would start at random where there is none.
-
-    Args:
-        model_class: A class with a head.
-        name: Folder or Hub name.
-
-    Returns:
-        The model in evaluation mode.
+    """Return the model `name` (folder or Hub name) with its head, which the library would start at random.
 
     Raises:
         AlbefError: There is no such model, or it is of another kind, or damaged.

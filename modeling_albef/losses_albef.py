@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812, the field's own name
 
 
 def contrastive_positives(image_ids: torch.Tensor, candidate_ids: torch.Tensor) -> torch.Tensor:
-    """Return hard targets: the candidates that show the same image share the mass equally.
+    """Return the hard targets: the candidates that show the same image share the mass equally.
 
     Args:
         image_ids: (B,) image of each row.
@@ -26,7 +26,7 @@ def contrastive_positives(image_ids: torch.Tensor, candidate_ids: torch.Tensor) 
 
 
 def distill_targets(positives: torch.Tensor, teacher_logits: torch.Tensor, alpha: float | torch.Tensor) -> torch.Tensor:
-    """Return soft targets: the hard ones mixed with the teacher's distribution (equation 6 of the paper).
+    """Return the soft targets: the hard ones mixed with the teacher's distribution (equation 6 of the paper).
 
     Args:
         positives: (B, C) hard targets.
@@ -40,7 +40,7 @@ def distill_targets(positives: torch.Tensor, teacher_logits: torch.Tensor, alpha
 
 
 def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return cross-entropy against distributions, mean over the rows.
+    """Return the cross-entropy against distributions, mean over the rows.
 
     Args:
         logits: (B, C).

@@ -144,7 +144,7 @@ _POSITIONS = "vision_model.pos_embed"
 def _stored_image_size(
     name: str | PathLike | None, config: Any, state_dict: dict[str, torch.Tensor] | None, hub_kwargs: dict
 ) -> int | None:
-    """Return side of the images that the stored position embeddings are for; None where the weights do not tell."""
+    """Return the side of the images that the stored position embeddings are for; None where the weights do not tell."""
     shape = None
     if state_dict is not None:
         shape = next((tensor.shape for key, tensor in state_dict.items() if key.endswith(_POSITIONS)), None)

@@ -63,7 +63,7 @@ class PaddedRows:
         self,
         module: "AlbefTextSelfAttention",
         states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        mask: torch.Tensor | None,
         cache: Cache | None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -71,7 +71,7 @@ class PaddedRows:
         key, value = module.project(states)
         if cache is not None:
             key, value = cache.update(key, value, module.layer_index)
-        return module.attend(module.split_heads(module.query(states)), key, value, attention_mask, **kwargs)
+        return module.attend(module.split_heads(module.query(states)), key, value, mask, **kwargs)
 
     def cross_attention(
         self,
@@ -117,7 +117,7 @@ class AlbefTextSelfAttention(nn.Module):
         self.value = nn.Linear(key_value_width, config.hidden_size)
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        """Return (B, tokens, H) -> (B, heads, tokens, d)."""
+        """Turn (B, tokens, H) into (B, heads, tokens, d)."""
         return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def project(self, states: torch.Tensor) -> KeyValue:

@@ -45,11 +45,11 @@ class Packing:
         return cls(order, lengths[order], tuple(zip(counts.tolist(), found.tolist(), strict=True)))
 
     def first_tokens(self) -> torch.Tensor:
-        """Return (N,) row of each text's first token, `[CLS]`, in packed order."""
+        """Return the row (N,) of each text's first token, `[CLS]`, in packed order."""
         return self.lengths.cumsum(0) - self.lengths
 
     def tokens(self, starts: torch.Tensor) -> torch.Tensor:
-        """Return (S,) rows of the packed tokens in a store.
+        """Return the rows (S,) of the packed tokens in a store.
 
         Args:
             starts: (N,) row of each text's first token in the store, in the texts' own order.

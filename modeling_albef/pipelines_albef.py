@@ -20,8 +20,20 @@ from .index_albef import EmbeddingIndex, MissingFolderError
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
-class AlbefVqaPipeline(Pipeline):
-    """Answers questions about images: `pipeline("albef-vqa", model=NAME)`.
+class _AlbefPipeline(Pipeline):
+    """What both pipelines load: a model, and a processor that holds the tokenizer and the image processor."""
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    model: Any
+    processor: Any
+
+
+class AlbefVqaPipeline(_AlbefPipeline):
+    """Answers to questions about images: `pipeline("albef-vqa", model=NAME)`.
 
     Candidate answers are ranked as published; the candidates are those that the model was trained with, kept in its
     configuration, or an `answer_list`. Without candidates the answer is written freely.
@@ -32,17 +44,10 @@ class AlbefVqaPipeline(Pipeline):
         [{'answer': 'apple', 'score': 0.71}, {'answer': 'pear', 'score': 0.13}]
     """
 
-    _load_processor = True
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
-
-    model: Any
-    processor: Any
     _kept: tuple[tuple[str, ...], AnswerTree] | None = None
 
     def __call__(self, image: Any = None, question: Any = None, **kwargs: Any) -> Any:
-        """Return answers.
+        """Answer questions.
 
         Args:
             image: Path, URL or Pillow image; a list of them; or, without `question`, a mapping with `image` and
@@ -169,8 +174,8 @@ class AlbefVqaPipeline(Pipeline):
         return [{"answer": answer, "score": score} for answer, score in zip(answers, scores, strict=True)]
 
 
-class ImageTextRetrievalPipeline(Pipeline):
-    """Finds images by a text, or texts by an image: `pipeline("image-text-retrieval", model=NAME)`.
+class ImageTextRetrievalPipeline(_AlbefPipeline):
+    """Search of images by a text, or of texts by an image: `pipeline("image-text-retrieval", model=NAME)`.
 
     In two stages, as published: the index gives the `k` closest by cosine similarity, the matching head ranks them.
 
@@ -181,13 +186,6 @@ class ImageTextRetrievalPipeline(Pipeline):
         [{'image': 'photos/7.jpg', 'score': 3.1, 'probability': 0.98, 'similarity': 0.41}]
     """
 
-    _load_processor = True
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
-
-    model: Any
-    processor: Any
     index: EmbeddingIndex | None = None
 
     def index_images(self, images: str | Path | Iterable[Any], batch_size: int = 16, faiss: str | None = None) -> None:
@@ -225,7 +223,7 @@ class ImageTextRetrievalPipeline(Pipeline):
         self.index = EmbeddingIndex.load(folder, self.model.config.projection_dim, faiss)
 
     def __call__(self, text: str | list[str] | None = None, *, image: Any = None, **kwargs: Any) -> Any:
-        """Return searches.
+        """Search what is indexed.
 
         Args:
             text: Query or queries, where images are indexed.

@@ -82,7 +82,7 @@ class ConvertedCheckpoint:
 
 
 def find_source(names: Iterable[str]) -> str | None:
-    """Return whose names these are; None where they are of no ALBEF."""
+    """Return whose names these are; None where they are not those of an ALBEF."""
     names = set(names)
     if any(name.startswith("albef.vision_model.") for name in names):
         return OWN
