@@ -157,17 +157,12 @@ class TreeNodes(PaddedRows):
         return context[self.question, self.slot][None]
 
     def self_attention(
-        self,
-        module: AlbefTextSelfAttention,
-        states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        cache: Any,
-        **kwargs: Any,
+        self, module: AlbefTextSelfAttention, states: torch.Tensor, mask: torch.Tensor | None, cache: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the context (1, S, H) of nodes that see what the mask says; `cache` has the start tokens."""
         query, key, value = (self.spread(linear(states), module) for linear in (module.query, module.key, module.value))
         key, value = cache.update(key, value, module.layer_index)
-        context, probabilities = module.attend(query, key, value, attention_mask, self.implementation, **kwargs)
+        context, probabilities = module.attend(query, key, value, mask, self.implementation, **kwargs)
         return self.gather(context), probabilities
 
     def cross_attention(
