@@ -3,12 +3,12 @@
     python -m benchmarks.grounding --model output/demo_retrieval
     python -m benchmarks.grounding --model output/demo_vqa
 
-The captions name the objects of drawn scenes in order ("a red circle left of a blue square"); the words are the colour
+The captions name the objects of drawn scenes in order ("a red circle left of a blue square"); the words are the color
 and the kind of each. A model that answers questions is asked of each object "is there a red circle", and the map is
 drawn for the answer "yes", which holds neither word. The mass is that of `gradcam` for the word's token. A map cannot
 be finer than a patch, so a box is rounded outwards to whole patches; chance is the share of all patches that it then
 has. Exact is the mass within the box itself, each patch's mass spread evenly over the patch, and its chance the box's
-share of the picture.
+share of the image.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Grounding:
         on_box: Share of a map's mass on the patches of the object's box.
         chance: Share of all patches that these are.
         exact: Share of the mass within the box itself.
-        exact_chance: The box's share of the picture.
+        exact_chance: The box's share of the image.
         on_others: Share of the mass on the patches of the scene's other objects, where these are not also the object's.
-        by_kind: `on_box` of the words for colours, and of those for kinds, means over all words.
+        by_kind: `on_box` of the words for colors, and of those for kinds, means over all words.
     """
 
     on_box: float
@@ -61,7 +61,7 @@ class Grounding:
 
 
 def coverage(box: Box, rows: int, columns: int) -> np.ndarray:
-    """Share of each patch that a box covers.
+    """Return share of each patch that a box covers.
 
     Args:
         box: Left, top, right, bottom in shares of the image's side.
@@ -81,12 +81,12 @@ def coverage(box: Box, rows: int, columns: int) -> np.ndarray:
 
 
 def share_on(heat: np.ndarray, weights: np.ndarray) -> float:
-    """Share of a map's mass under weights 0..1; 0 where the map is empty."""
+    """Return share of a map's mass under weights 0..1; 0 where the map is empty."""
     return float((heat * weights).sum() / heat.sum()) if heat.any() else 0.0
 
 
 def word_shares(heat: np.ndarray, boxes: Sequence[Box], place: int) -> tuple[float, ...]:
-    """What a word puts where.
+    """Return what a word puts where.
 
     Args:
         heat: (rows, columns), the word's map.
@@ -102,9 +102,9 @@ def word_shares(heat: np.ndarray, boxes: Sequence[Box], place: int) -> tuple[flo
     return share_on(heat, own), own.mean(), share_on(heat, exact), exact.mean(), share_on(heat, others & ~own)
 
 
-def words_of_caption(model: ModelWithHead, processor: Any, picture: Any, scene: Scene, layer: int | None) -> list[Word]:
-    """The words for colour and kind of each object in the scene's first caption, which names them in order."""
-    inputs = processor(images=picture, text=all_captions(scene)[0], return_tensors="pt")
+def words_of_caption(model: ModelWithHead, processor: Any, image: Any, scene: Scene, layer: int | None) -> list[Word]:
+    """Return the words for color and kind of each object in the scene's first caption, which names them in order."""
+    inputs = processor(images=image, text=all_captions(scene)[0], return_tensors="pt")
     tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
     heat = gradcam(model, **inputs, layer=layer)[0].numpy()  # (L, rows, columns)
     words, start = [], 0
@@ -115,16 +115,14 @@ def words_of_caption(model: ModelWithHead, processor: Any, picture: Any, scene: 
     return words
 
 
-def words_of_questions(
-    model: ModelWithHead, processor: Any, picture: Any, scene: Scene, layer: int | None
-) -> list[Word]:
-    """The words for colour and kind of each object in "is there a red star", for the answer "yes".
+def words_of_questions(model: ModelWithHead, processor: Any, image: Any, scene: Scene, layer: int | None) -> list[Word]:
+    """Return the words for color and kind of each object in "is there a red star", for the answer "yes".
 
     Words that hold of two objects of the scene are left out.
     """
     words, answers = [], processor.encode_answers(["yes"])["input_ids"]
     for number, item in enumerate(scene.items):
-        inputs = processor(images=picture, text=f"is there a {item.name()}", text_type="question", return_tensors="pt")
+        inputs = processor(images=image, text=f"is there a {item.name()}", text_type="question", return_tensors="pt")
         tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
         heat = gradcam(model, **inputs, answer_input_ids=answers, layer=layer)[0].numpy()
         for kind in KINDS:
@@ -137,7 +135,7 @@ def words_of_questions(
 def measure(
     model: ModelWithHead, processor: Any, split: str, num_scenes: int = 100, layer: int | None = None
 ) -> Grounding:
-    """Measures on the scenes of a split.
+    """Measure on the scenes of a split.
 
     Args:
         model: A model that was trained on drawn shapes.
@@ -153,8 +151,8 @@ def measure(
     side = model.config.vision_config.image_size
     by_scene, by_kind = [], {kind: [] for kind in KINDS}
     for number, (scene, boxes) in enumerate(scenes_with_boxes(0, split, num_scenes)):
-        picture = draw_picture(scene, side, random_stream(0, split, number, PICTURE))
-        words = find_words(model, processor, picture, scene, layer)
+        image = draw_picture(scene, side, random_stream(0, split, number, PICTURE))
+        words = find_words(model, processor, image, scene, layer)
         shares = [word_shares(heat, boxes, place) for place, _, heat in words]
         for (_, kind, _), (on_box, *_) in zip(words, shares, strict=True):
             by_kind[kind].append(on_box)
@@ -165,7 +163,7 @@ def measure(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the shares of each fusion layer."""
+    """Print the shares of each fusion layer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="output/demo_retrieval", help="folder of a model trained on shapes")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
@@ -181,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         mark = " (default)" if layer == default_layer(text_config) else ""
         print(
             f"layer {layer}{mark}, {options.num_scenes} {options.split} scenes: {found.on_box:.1%} of the mass on the "
-            f"object's patches, which are {found.chance:.1%} of all; colours {found.by_kind['color']:.1%}, kinds "
+            f"object's patches, which are {found.chance:.1%} of all; colors {found.by_kind['color']:.1%}, kinds "
             f"{found.by_kind['shape']:.1%}; on other objects {found.on_others:.1%}; exact box {found.exact:.1%}, "
             f"chance {found.exact_chance:.1%}"
         )

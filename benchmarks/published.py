@@ -22,12 +22,12 @@ MASKED = -10_000.0  # added to the scores of padding, as published
 
 
 def additive_mask(attention_mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(N, L) with 1 = token -> (N, 1, 1, L) to be added to the scores."""
+    """Return (N, L) with 1 = token -> (N, 1, 1, L) to be added to the scores."""
     return (1.0 - attention_mask[:, None, None, :].to(dtype)) * MASKED
 
 
 def attend(attention: AlbefTextAttention, states: torch.Tensor, memory: torch.Tensor, mask: torch.Tensor | None):  # noqa: ANN201
-    """BERT's attention with its output map and residual: (N, L, H) reads `memory` (N, M, width)."""
+    """Return BERT's attention with its output map and residual: (N, L, H) reads `memory` (N, M, width)."""
     module = attention.self
     query, key, value = (
         split(linear(source), module.head_dim)
@@ -42,7 +42,7 @@ def attend(attention: AlbefTextAttention, states: torch.Tensor, memory: torch.Te
 
 
 def split(states: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """(N, tokens, H) -> (N, heads, tokens, d)."""
+    """Return (N, tokens, H) -> (N, heads, tokens, d)."""
     return states.unflatten(-1, (-1, head_dim)).permute(0, 2, 1, 3)
 
 
@@ -53,7 +53,7 @@ def text_layer(
     memory: torch.Tensor | None = None,
     memory_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """A BERT layer, with cross-attention to `memory` (N, M, width) where it is given."""
+    """Return a BERT layer, with cross-attention to `memory` (N, M, width) where it is given."""
     states = attend(layer.attention, states, states, mask)
     if memory is not None:
         states = attend(layer.crossattention, states, memory, memory_mask)
@@ -61,7 +61,7 @@ def text_layer(
 
 
 def encode_images(vision_model: AlbefVisionModel, pixel_values: torch.Tensor) -> torch.Tensor:
-    """(I, 3, S, S) -> (I, P, H), attention in steps."""
+    """Return (I, 3, S, S) -> (I, P, H), attention in steps."""
     patches = vision_model.patch_embed(pixel_values)
     states = torch.cat([vision_model.cls_token.expand(len(patches), -1, -1), patches], dim=1) + vision_model.pos_embed
     for block in vision_model.blocks:
@@ -76,7 +76,7 @@ def encode_images(vision_model: AlbefVisionModel, pixel_values: torch.Tensor) ->
 def encode_texts(
     model: AlbefForImageTextRetrieval, input_ids: torch.Tensor, attention_mask: torch.Tensor
 ) -> torch.Tensor:
-    """(N, L) -> (N, L, H) by the text layers."""
+    """Return (N, L) -> (N, L, H) by the text layers."""
     text_model = model.albef.text_model
     states = text_model.embeddings(input_ids)
     mask = additive_mask(attention_mask, states.dtype)
@@ -88,7 +88,7 @@ def encode_texts(
 def fuse(
     model: AlbefForImageTextRetrieval, states: torch.Tensor, attention_mask: torch.Tensor, images: torch.Tensor
 ) -> torch.Tensor:
-    """Texts (N, L, H) with an image's tokens each (N, P, width) -> (N, L, H)."""
+    """Return texts (N, L, H) with an image's tokens each (N, P, width) -> (N, L, H)."""
     mask = additive_mask(attention_mask, states.dtype)
     image_mask = additive_mask(torch.ones(images.shape[:2], device=images.device), states.dtype)
     for layer in model.albef.text_model.encoder.fusion_layers:
@@ -99,7 +99,7 @@ def fuse(
 def score_texts(
     model: AlbefForImageTextRetrieval, image: torch.Tensor, texts: torch.Tensor, attention_mask: torch.Tensor
 ) -> torch.Tensor:
-    """Matching logits of one image (P, H) with texts (k, L, H): its tokens are repeated for every text."""
+    """Return matching logits of one image (P, H) with texts (k, L, H): its tokens are repeated for every text."""
     fused = fuse(model, texts, attention_mask, image.repeat(len(texts), 1, 1))
     return model.itm_head(fused[:, 0])[:, 1]
 
@@ -107,7 +107,7 @@ def score_texts(
 def score_images(
     model: AlbefForImageTextRetrieval, images: torch.Tensor, text: torch.Tensor, attention_mask: torch.Tensor
 ) -> torch.Tensor:
-    """Matching logits of one text (L, H) with images (k, P, H): it is repeated for every image."""
+    """Return matching logits of one text (L, H) with images (k, P, H): it is repeated for every image."""
     rows = len(images)
     fused = fuse(model, text.repeat(rows, 1, 1), attention_mask.repeat(rows, 1), images)
     return model.itm_head(fused[:, 0])[:, 1]
@@ -121,7 +121,7 @@ def rerank(
     similarity: torch.Tensor,
     k_test: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Dense scores of both directions, -100 where a pair was not scored.
+    """Return dense scores of both directions, -100 where a pair was not scored.
 
     Args:
         model: The model.
@@ -153,7 +153,7 @@ def rank_answers(
     candidate_mask: torch.Tensor,
     k: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ranks candidates: every question has its image encoded, every candidate all tokens of the longest scored.
+    """Rank candidates: every question has its image encoded, every candidate all tokens of the longest scored.
 
     Args:
         model: The model.
@@ -197,7 +197,7 @@ def decode(
     questions: torch.Tensor,
     question_mask: torch.Tensor,
 ) -> torch.Tensor:
-    """Logits (N, L, vocabulary) of answers (N, L), each with its question's states (N, M, H) and additive mask."""
+    """Return logits (N, L, vocabulary) of answers (N, L), with questions' states (N, M, H) and additive masks."""
     states, length = decoder.embeddings(input_ids), input_ids.shape[1]
     causal = torch.ones(length, length, device=states.device).tril()[None, None]
     mask = (1.0 - causal * attention_mask[:, None, None, :].to(states.dtype)) * MASKED
@@ -208,7 +208,7 @@ def decode(
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Parameter by parameter."""
+    """Move the teacher, parameter by parameter."""
     for old, new in zip(teacher.parameters(), student.parameters(), strict=True):
         old.data = old.data * momentum + new.data * (1.0 - momentum)
 
@@ -221,7 +221,7 @@ def retrieval_loss(
     alpha: float,
     momentum: float,
 ) -> torch.Tensor:
-    """Loss of a training step in the published order, from the teacher's update to the queue.
+    """Return loss of a training step in the published order, from the teacher's update to the queue.
 
     Args:
         model: The student.
@@ -267,7 +267,7 @@ def retrieval_loss(
 
 
 def _features(model: AlbefForImageTextRetrieval, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """States of images and texts, and their projections of unit length in float32."""
+    """Return states of images and texts, and their projections of unit length in float32."""
     albef, normalize = model.albef, nn.functional.normalize
     image = encode_images(albef.vision_model, inputs["pixel_values"])
     text = encode_texts(model, inputs["input_ids"], inputs["attention_mask"])
@@ -277,6 +277,6 @@ def _features(model: AlbefForImageTextRetrieval, inputs: dict[str, torch.Tensor]
 
 @torch.no_grad()
 def draw_negatives(logits: torch.Tensor, image_ids: torch.Tensor) -> list[int]:
-    """A wrong row for each row, drawn one by one."""
+    """Return a wrong row for each row, drawn one by one."""
     weights = (logits + 1e-4).softmax(dim=1).masked_fill(image_ids[:, None] == image_ids[None], 0)
     return [int(torch.multinomial(row, 1).item()) for row in weights]

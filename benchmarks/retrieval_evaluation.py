@@ -93,7 +93,7 @@ def one_image(quick: bool, runs: int, dtype: torch.dtype) -> dict[str, float]:
     evaluator = RetrievalEvaluator(model, None)
     with torch.inference_mode():
         texts = published.encode_texts(model, ids, mask)
-    packing, lengths = Packing.of(mask.sum(dim=1)), mask.sum(dim=1)
+    packing, lengths = Packing.from_lengths(mask.sum(dim=1)), mask.sum(dim=1)
     store = torch.cat([text[:length] for text, length in zip(texts, lengths.tolist(), strict=True)])
     with evaluator.inference():
         tokens = store[packing.tokens(lengths.cumsum(0) - lengths)].to(model.dtype)

@@ -68,7 +68,7 @@ def all_probabilities(args: Any) -> dict[str, float]:
         config = AlbefConfig(vision_config={**SMALL, "image_size": 64}, text_config=text)
     model = AlbefForQuestionAnswering(config).eval()
     candidates, k, inputs = candidates_of(args), 16 if args.quick else 128, make_inputs(config, 1 if args.quick else 3)
-    tree = AnswerTree.of(**candidates)
+    tree = AnswerTree.from_tokens(**candidates)
     alone = {name: inputs[name] for name in ("input_ids", "attention_mask")}
 
     def ours() -> Any:
@@ -102,7 +102,7 @@ def confident(args: Any) -> dict[str, float]:
     model = AlbefForQuestionAnswering.from_pretrained(args.model).eval()
     processor = AlbefProcessor.from_pretrained(args.model)
     answers = load_answer_list(args.answer_list)
-    tree = AnswerTree.of(**processor.encode_answers(answers))
+    tree = AnswerTree.from_tokens(**processor.encode_answers(answers))
     data = load_dataset_script("shapes", "vqa", split="test").select(range(40 if args.quick else 200))
     numbers: dict[int, int] = {}
     index = torch.tensor([numbers.setdefault(image_id, len(numbers)) for image_id in data["image_id"]])

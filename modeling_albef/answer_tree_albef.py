@@ -2,9 +2,9 @@
 """Scoring many candidate answers of a question and no token twice.
 
 The candidates form a tree of their tokens, so a beginning that several share is decoded once; the start token is
-decoded once a question, and so are its keys and values. All nodes of all questions go through the decoder together:
-every linear map is one product, and a node sees its question's start token, its ancestors, and itself. The vocabulary
-is scored at the nodes alone.
+decoded once a question, and its keys and values are kept. All nodes of all questions go through the decoder's layers
+together: every linear map is one product, and a node sees its question's start token, its ancestors, and itself. The
+vocabulary is scored at the nodes alone.
 
 Shapes: B questions, M question tokens, C candidates, L tokens of a candidate, k candidates of a question, V nodes of
 the tree, D its depth, N nodes that a question needs, S those of all questions, H width, d width of a head.
@@ -13,15 +13,15 @@ the tree, D its depth, N nodes that a question needs, S those of all questions, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import torch
-from torch.nn import functional as F  # noqa: N812, the field's own name
+from transformers.cache_utils import DynamicCache
 from transformers.utils import ModelOutput
 
+from .configuration_albef import check_shapes
 from .modeling_albef_decoder import AlbefTextDecoder
-from .modeling_albef_text import AlbefTextLayer, AlbefTextSelfAttention
-from .shape_checks_albef import check_shapes
+from .modeling_albef_text import AlbefTextSelfAttention, KeyValue, PaddedRows
 
 NODES_A_BATCH = 1024  # 125 MB of logits with BERT's vocabulary
 MARGIN = 1e-4  # rounding of a sum of log-probabilities, of which none can exceed 0
@@ -32,7 +32,7 @@ class RankedAnswers(ModelOutput):
     """Candidates of each question, best first.
 
     Attributes:
-        ids: (B, k) places in the candidate list.
+        ids: (B, k) indices into the candidate list.
         probabilities: (B, k) softmax over the k candidates; rows sum to 1 and fall. None where only the best candidate
             was looked for.
     """
@@ -47,7 +47,7 @@ class AnswerTree:
 
     Attributes:
         tokens: (V,) token of each node.
-        ancestors: (V + 1, D) nodes on the way to a node, itself included, from the first token on.
+        ancestors: (V + 1, D) path from the root to each node, itself included.
         paths: (C, D) nodes of each candidate, its last token ([SEP]) left out, which has nothing after it.
         first_tokens: (C,) token after `[CLS]`.
         last_tokens: (C,).
@@ -64,8 +64,8 @@ class AnswerTree:
     mean_depth: float
 
     @classmethod
-    def of(cls, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> AnswerTree:
-        """Builds the tree.
+    def from_tokens(cls, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> AnswerTree:
+        """Build the tree.
 
         Args:
             input_ids: (C, L) `[CLS] a1 .. an [SEP]`.
@@ -79,7 +79,7 @@ class AnswerTree:
         """
         check_shapes(input_ids=(input_ids, "CL"), attention_mask=(attention_mask, "CL"))
         rows = [ids[:n] for ids, n in zip(input_ids.tolist(), attention_mask.sum(dim=1).tolist(), strict=True)]
-        short = next((place for place, row in enumerate(rows) if len(row) < 2), None)
+        short = next((index for index, row in enumerate(rows) if len(row) < 2), None)
         if short is not None:
             raise ValueError(f"Candidate {short} is empty: leave it out.")
         node_of: dict[tuple[int, ...], int] = {}
@@ -87,11 +87,13 @@ class AnswerTree:
         for row in rows:
             beginnings = [tuple(row[1:stop]) for stop in range(2, len(row))]
             paths.append([node_of.setdefault(beginning, len(node_of)) for beginning in beginnings])
-        ways = [[node_of[beginning[:stop]] for stop in range(1, len(beginning) + 1)] for beginning in node_of]
+        paths_from_root = [[node_of[start[:stop]] for stop in range(1, len(start) + 1)] for start in node_of] + [[]]
         depth, none, device = max(1, *(len(path) for path in paths)), len(node_of), input_ids.device
         return cls(
             tokens=torch.tensor([beginning[-1] for beginning in node_of], dtype=torch.long, device=device),
-            ancestors=torch.tensor([way + [none] * (depth - len(way)) for way in [*ways, []]], device=device),
+            ancestors=torch.tensor(
+                [path + [none] * (depth - len(path)) for path in [*paths_from_root, []]], device=device
+            ),
             paths=torch.tensor([path + [none] * (depth - len(path)) for path in paths], device=device),
             first_tokens=torch.tensor([row[1] for row in rows], device=device),
             last_tokens=torch.tensor([row[-1] for row in rows], device=device),
@@ -101,15 +103,16 @@ class AnswerTree:
 
 
 @dataclass(frozen=True)
-class _Nodes:
-    """The nodes that some questions need, question after question.
+class TreeNodes(PaddedRows):
+    """Attention pattern of the nodes (1, S, H) that some questions need, question after question.
 
     Attributes:
         question: (S,) of each node; counted among these questions.
-        slot: (S,) its place among the N of its question.
-        node: (S,) its place in the tree.
-        rows: (B, V + 1) the other way round: place among the S of a question's node, S where it has none.
+        slot: (S,) its index among the N of its question.
+        node: (S,) its index in the tree.
+        rows: (B, V + 1) the reverse: index among the S of a question's node, S where it has none.
         width: N of the question that needs most.
+        implementation: Of the attention; it must take a mask of any form.
     """
 
     question: torch.Tensor
@@ -117,10 +120,11 @@ class _Nodes:
     node: torch.Tensor
     rows: torch.Tensor
     width: int
+    implementation: str
 
     @classmethod
-    def of(cls, tree: AnswerTree, chosen: torch.Tensor) -> _Nodes:
-        """What candidates `chosen` (B, k) need."""
+    def from_candidates(cls, tree: AnswerTree, chosen: torch.Tensor, implementation: str) -> TreeNodes:
+        """Find the nodes that candidates `chosen` (B, k) need."""
         used = torch.zeros(len(chosen), len(tree.tokens) + 1, dtype=torch.bool, device=chosen.device)
         used.scatter_(1, tree.paths[chosen].flatten(1), True)
         used[:, -1] = False
@@ -128,10 +132,11 @@ class _Nodes:
         rows = torch.full(used.shape, len(node), device=chosen.device)
         rows[question, node] = torch.arange(len(node), device=chosen.device)
         slot = used.cumsum(dim=1)[question, node] - 1
-        return cls(question, slot, node, rows, int(slot.max()) + 1 if len(slot) else 0)
+        width = int(slot.max()) + 1 if len(slot) else 0
+        return cls(question, slot, node, rows, width, "eager" if implementation == "eager" else "sdpa")
 
     def visible(self, tree: AnswerTree) -> torch.Tensor:
-        """(B, 1, N, 1 + N) whether a node sees the start token (column 0) and the nodes of its question."""
+        """Return whether a node sees the start token (column 0) and its question's nodes: (B, 1, N, 1 + N)."""
         seen = torch.zeros(len(self.rows), self.width, 2 + self.width, dtype=torch.bool, device=self.slot.device)
         seen[..., 0] = True  # unused slots too: a row of nothing would give NaN
         slots = torch.cat([self.slot + 1, self.slot.new_tensor([1 + self.width])])  # the last column is cut off
@@ -143,13 +148,48 @@ class _Nodes:
         return seen[:, None, :, :-1]
 
     def spread(self, states: torch.Tensor, module: AlbefTextSelfAttention) -> torch.Tensor:
-        """(S, H) -> (B, heads, N, d), zero in unused slots."""
-        spread = states.new_zeros(len(self.rows), self.width, states.shape[1])
-        return module.split_heads(spread.index_put((self.question, self.slot), states))
+        """Turn (1, S, H) into (B, heads, N, d), zero in unused slots."""
+        spread = states.new_zeros(len(self.rows), self.width, states.shape[2])
+        return module.split_heads(spread.index_put((self.question, self.slot), states[0]))
 
-    def gather(self, states: torch.Tensor) -> torch.Tensor:
-        """(B, heads, N, d) -> (S, H)."""
-        return states.transpose(1, 2).flatten(2)[self.question, self.slot]
+    def gather(self, context: torch.Tensor) -> torch.Tensor:
+        """Turn (B, N, H) into (1, S, H)."""
+        return context[self.question, self.slot][None]
+
+    def self_attention(
+        self, module: AlbefTextSelfAttention, states: torch.Tensor, mask: torch.Tensor | None, cache: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the context (1, S, H) of nodes that see what the mask says; `cache` has the start tokens."""
+        query, key, value = (self.spread(linear(states), module) for linear in (module.query, module.key, module.value))
+        key, value = cache.update(key, value, module.layer_index)
+        context, probabilities = module.attend(query, key, value, mask, self.implementation, **kwargs)
+        return self.gather(context), probabilities
+
+    def cross_attention(
+        self,
+        module: AlbefTextSelfAttention,
+        states: torch.Tensor,
+        key_value: KeyValue,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the context (1, S, H) of nodes that see their question, of which `key_value` has a row each."""
+        query = self.spread(module.query(states), module)
+        context, probabilities = module.attend(query, *key_value, attention_mask, self.implementation, **kwargs)
+        return self.gather(context), probabilities
+
+
+@dataclass(frozen=True)
+class _StartTokens:
+    """Keys and values of the start tokens of some questions, as a cache that is not changed."""
+
+    cache: DynamicCache
+    questions: torch.Tensor
+
+    def update(self, key: torch.Tensor, value: torch.Tensor, layer_index: int) -> KeyValue:
+        """Return keys and values of start tokens and nodes, (B, heads, 1 + N, d)."""
+        start: Any = self.cache.layers[layer_index]
+        return torch.cat([start.keys[self.questions], key], 2), torch.cat([start.values[self.questions], value], 2)
 
 
 class AnswerScorer:
@@ -166,7 +206,7 @@ class AnswerScorer:
         question_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
     ) -> None:
-        """Decodes the start token.
+        """Decode the start token.
 
         Args:
             decoder: In evaluation mode.
@@ -182,17 +222,19 @@ class AnswerScorer:
             raise ValueError(f"A candidate has {tree.paths.shape[1] + 1} tokens, but the decoder reads {limit}.")
         self.decoder, self.tree = decoder, tree
         self.questions = decoder.project_questions(question_hidden_states)
-        self.question_mask = None if attention_mask is None else attention_mask.bool()[:, None, None]
+        self.question_mask = attention_mask
+        self.start = DynamicCache(config=decoder.config)
         count, device = len(question_hidden_states), question_hidden_states.device
-        each, zero = torch.arange(count, device=device), torch.zeros(count, dtype=torch.long, device=device)
-        start = _Nodes(each, zero, zero, each[:, None], 1)
-        self.start: list[tuple[torch.Tensor, torch.Tensor]] = []  # of each layer: keys, values (B, heads, 1, d)
-        states = self._decode(torch.full_like(each, tree.start_token), zero, start, each, None)
-        log_probabilities = decoder.head(states).float().log_softmax(dim=-1)
-        self.first_scores = log_probabilities[:, tree.first_tokens]
+        logits = decoder(
+            torch.full((count, 1), tree.start_token, device=device),
+            encoder_key_values=self.questions,
+            encoder_attention_mask=attention_mask,
+            cache=self.start,
+        ).logits[:, 0]
+        self.first_scores = logits.float().log_softmax(dim=-1)[:, tree.first_tokens]
 
     def rank(self, k: int, count_first_token_twice: bool = True, best_only: bool = False) -> RankedAnswers:
-        """Scores the k candidates whose first token is the likeliest.
+        """Score the k candidates whose first token is the likeliest.
 
         Args:
             k: Clipped to C.
@@ -204,35 +246,35 @@ class AnswerScorer:
             See `RankedAnswers`; with `best_only` one candidate a question.
         """
         first_scores, chosen = self.first_scores.topk(min(k, self.first_scores.shape[1]), dim=1)  # (B, k)
-        twice = first_scores if count_first_token_twice else torch.zeros_like(first_scores)
+        first_token_bonus = first_scores if count_first_token_twice else torch.zeros_like(first_scores)
         if best_only:
-            return RankedAnswers(ids=self._best(chosen, first_scores, twice))
-        scores, order = (self.score(chosen) + twice).sort(dim=1, descending=True, stable=True)
+            return RankedAnswers(ids=self._best(chosen, first_scores, first_token_bonus))
+        scores, order = (self.score(chosen) + first_token_bonus).sort(dim=1, descending=True, stable=True)
         return RankedAnswers(ids=chosen.gather(1, order), probabilities=scores.softmax(dim=1))
 
-    def _best(self, chosen: torch.Tensor, first_scores: torch.Tensor, twice: torch.Tensor) -> torch.Tensor:
-        """(B, 1) of the best; candidates are scored in groups, the likeliest first token first."""
+    def _best(self, chosen: torch.Tensor, first_scores: torch.Tensor, first_token_bonus: torch.Tensor) -> torch.Tensor:
+        """Return the index (B, 1) of the best; candidates are scored in groups, the likeliest first token first."""
         count, k = chosen.shape
-        bounds = first_scores + twice
-        best, place = bounds.new_full((count,), float("-inf")), torch.zeros_like(chosen[:, 0])
+        bounds = first_scores + first_token_bonus
+        best, column = bounds.new_full((count,), float("-inf")), torch.zeros_like(chosen[:, 0])
         open_rows, start, width = torch.arange(count, device=chosen.device), 0, 2
         while len(open_rows) and start < k:
             group = slice(start, min(start + width, k))
-            scores = self.score(chosen[open_rows, group], open_rows) + twice[open_rows, group]
+            scores = self.score(chosen[open_rows, group], open_rows) + first_token_bonus[open_rows, group]
             found, where = scores.max(dim=1)
             better = found > best[open_rows]
-            place[open_rows] = torch.where(better, where + start, place[open_rows])
+            column[open_rows] = torch.where(better, where + start, column[open_rows])
             best[open_rows] = torch.where(better, found, best[open_rows])
             start, width = group.stop, 2 * width
             if start < k:
                 open_rows = open_rows[bounds[open_rows, start] + MARGIN >= best[open_rows]]
-        return chosen.gather(1, place[:, None])
+        return chosen.gather(1, column[:, None])
 
     def score(self, chosen: torch.Tensor, questions: torch.Tensor | None = None) -> torch.Tensor:
-        """Log-probabilities of candidates.
+        """Return the log-probabilities of candidates.
 
         Args:
-            chosen: (b, k) places of candidates.
+            chosen: (b, k) indices of candidates.
             questions: (b,) whose candidates they are; default: all, b = B.
 
         Returns:
@@ -245,19 +287,21 @@ class AnswerScorer:
         return torch.cat([self._score(part, rows) for part, rows in parts])
 
     def _score(self, chosen: torch.Tensor, questions: torch.Tensor) -> torch.Tensor:
-        tree, nodes = self.tree, _Nodes.of(self.tree, chosen)
+        tree = self.tree
+        nodes = TreeNodes.from_candidates(tree, chosen, self.decoder.config._attn_implementation)
         count, row = len(nodes.node), torch.arange(len(chosen), device=chosen.device)[:, None]
         ends = nodes.rows[row, last_node(tree.paths[chosen], len(tree.tokens))]  # (b, k); S: right after the start
         total = self.first_scores[questions[:, None], chosen]
         if not count:
             return total
-        way = tree.ancestors[nodes.node]  # (S, D)
-        depth = (way != len(tree.tokens)).sum(dim=1)
-        states = self._decode(tree.tokens[nodes.node], depth, nodes, questions, nodes.visible(tree))
+        path_from_root = tree.ancestors[nodes.node]  # (S, D)
+        depth = (path_from_root != len(tree.tokens)).sum(dim=1)
+        states = self._decode(nodes, depth, questions)
         logits = self.decoder.head(states).float()
         normaliser = logits.logsumexp(dim=-1)
         # A node after the first adds its probability after its parent. Row S gathers what is not there.
-        parent = nodes.rows[nodes.question, way.gather(1, (depth - 2).clamp(min=0)[:, None])[:, 0]]
+        parent_node = path_from_root.gather(1, (depth - 2).clamp(min=0)[:, None])[:, 0]
+        parent = nodes.rows[nodes.question, parent_node]
         steps = torch.where(depth > 1, logits[parent, tree.tokens[nodes.node]] - normaliser[parent], 0.0)
         steps = torch.cat([steps, steps.new_zeros(1)])
         total = total + steps[nodes.rows[row[:, :, None], tree.paths[chosen]]].sum(dim=-1)
@@ -265,50 +309,25 @@ class AnswerScorer:
         end_scores = logits[safe, tree.last_tokens[chosen]] - normaliser[safe]
         return total + torch.where(ends < count, end_scores, 0.0)
 
-    def _decode(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        nodes: _Nodes,
-        questions: torch.Tensor,
-        visible: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """States (S, H) of nodes after the last layer; without `visible`, of start tokens, which see themselves."""
-        states = self.decoder.embeddings(tokens[:, None], positions[:, None])[:, 0]
-        mask = None if self.question_mask is None else self.question_mask[questions]
-        layers = cast(list[AlbefTextLayer], list(self.decoder.layer))
-        for index, (layer, question) in enumerate(zip(layers, self.questions, strict=True)):
-            states = self._attend_to_nodes(layer, index, states, nodes, questions, visible)
-            module, output = layer.crossattention.self, layer.crossattention.output
+    def _decode(self, nodes: TreeNodes, depth: torch.Tensor, questions: torch.Tensor) -> torch.Tensor:
+        """Return states (S, H) of nodes after the last layer."""
+        states = self.decoder.embeddings(self.tree.tokens[nodes.node][None], depth[None])  # (1, S, H)
+        mask, cross_mask = _additive(nodes.visible(self.tree), states.dtype), None
+        if self.question_mask is not None:
+            cross_mask = _additive(self.question_mask[questions].bool()[:, None, None], states.dtype)
+        start: Any = _StartTokens(self.start, questions)
+        for layer, question in zip(self.decoder.layer, self.questions, strict=True):
             key, value = (tensor[questions] for tensor in question)
-            query = nodes.spread(module.query(states), module)
-            context = F.scaled_dot_product_attention(query, key.to(query.dtype), value.to(query.dtype), attn_mask=mask)
-            states = output(nodes.gather(context), states)
-            states = layer.output(layer.intermediate(states), states)
-        return states
+            states = layer(states, mask, key, value, cross_mask, cache=start, pattern=nodes)
+        return states[0]
 
-    def _attend_to_nodes(
-        self,
-        layer: AlbefTextLayer,
-        index: int,
-        states: torch.Tensor,
-        nodes: _Nodes,
-        questions: torch.Tensor,
-        visible: torch.Tensor | None,
-    ) -> torch.Tensor:
-        module = layer.attention.self
-        query, key, value = (
-            nodes.spread(linear(states), module) for linear in (module.query, module.key, module.value)
-        )
-        if visible is None:
-            self.start.append((key, value))
-        else:
-            key, value = (torch.cat([s[questions], t], 2) for s, t in zip(self.start[index], (key, value), strict=True))
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
-        return layer.attention.output(nodes.gather(context), states)
+
+def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return what is added to attention scores: 0 where something is visible, the least number elsewhere."""
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
 
 
 def last_node(paths: torch.Tensor, none: int) -> torch.Tensor:
-    """(.., D) nodes of candidates -> (..) the last of each, `none` where there is none."""
+    """Return the last node (..) of candidates whose nodes are (.., D), `none` where there is none."""
     count = (paths != none).sum(dim=-1, keepdim=True)
     return paths.gather(-1, (count - 1).clamp(min=0))[..., 0]

@@ -15,7 +15,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: object,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attends step by step, so that the attention maps can be returned and differentiated.
+    """Attend step by step, so that the attention maps can be returned and differentiated.
 
     Args:
         module: The calling attention; its `training` flag switches dropout.

@@ -1,8 +1,10 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Configurations of ALBEF: vision tower, text tower, and the model that joins them."""
+"""Configurations of ALBEF (vision tower, text tower, decoder, and the model that joins them); checks of arguments."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -13,6 +15,38 @@ BERT_VOCABULARY, BERT_CLS, BERT_SEP = 30522, 101, 102  # of bert-base-uncased
 
 class AlbefError(ValueError):
     """What a user can mend; the message is a sentence about the value and one about the remedy."""
+
+
+def check_shapes(known: Mapping[str, int] | None = None, **tensors: tuple[torch.Tensor | None, str]) -> None:
+    """Refuse tensors whose shapes do not fit each other.
+
+    Only shapes are looked at, no values: nothing waits for a device, and compiled and exported graphs stay whole.
+
+    Args:
+        known: Sizes that are fixed, by letter.
+        tensors: By the name of the argument the tensor, or None, which fits; and its shape, a letter a dimension, as
+            "NL". The first tensor with a letter sets its size for the others; no size may be 0.
+
+    Raises:
+        ValueError: A shape is wrong; the text has the argument, its shape, and the one that is expected.
+    """
+    sizes = dict(known or {})
+    for name, (tensor, letters) in tensors.items():
+        if tensor is None:
+            continue
+        if not hasattr(tensor, "dim"):
+            kind = type(tensor).__name__
+            raise ValueError(f'{name} is a {kind}, but a tensor is expected: give the processor return_tensors="pt".')
+        found, fits = dict(sizes), tensor.dim() == len(letters)
+        for letter, size in zip(letters, tensor.shape, strict=False):
+            fits = fits and size > 0 and size == found.setdefault(letter, size)
+        if not fits:
+            fixed = ", ".join(f"{letter} = {sizes[letter]}" for letter in dict.fromkeys(letters) if letter in sizes)
+            raise ValueError(
+                f"{name} has the shape {tuple(tensor.shape)}, but ({', '.join(letters)}) is expected, no size 0"
+                + (f", with {fixed}." if fixed else ".")
+            )
+        sizes = found
 
 
 @strict
@@ -103,7 +137,7 @@ class AlbefTextConfig(PreTrainedConfig):
         )
         _check_divides(self.num_attention_heads, self.hidden_size, "num_attention_heads", "hidden_size")
         if not 0 <= self.num_fusion_layers <= self.num_hidden_layers:
-            raise ValueError(
+            raise AlbefError(
                 f"num_fusion_layers is {self.num_fusion_layers}, but must lie between 0 and num_hidden_layers "
                 f"({self.num_hidden_layers}): the fusion layers are the last of these layers."
             )
@@ -192,22 +226,24 @@ class AlbefConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
 
-def _as_config(value: dict | PreTrainedConfig | None, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
+def _as_config(value: Any, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
     if isinstance(value, PreTrainedConfig):
         return value
+    if not isinstance(value or {}, Mapping):
+        raise AlbefError(f"{config_class.base_config_key} is {value!r:.100}, but must be a mapping of its fields.")
     return config_class(**(value or {}))
 
 
 def _check_ranges(config: PreTrainedConfig, **ranges: tuple[float, float]) -> None:
     for name, (least, most) in ranges.items():
         if not least <= getattr(config, name) <= most:
-            raise ValueError(f"{name} is {getattr(config, name)}, but must lie between {least} and {most}.")
+            raise AlbefError(f"{name} is {getattr(config, name)}, but must lie between {least} and {most}.")
     if getattr(config, "hidden_act", "gelu") not in ACT2FN:
-        raise ValueError(f"hidden_act is {config.hidden_act!r}, but must be one of {', '.join(ACT2FN)}.")
+        raise AlbefError(f"hidden_act is {config.hidden_act!r}, but must be one of {', '.join(ACT2FN)}.")
 
 
 def _check_divides(divisor: int, number: int, divisor_name: str, number_name: str) -> None:
     if divisor < 1 or number < 1:
-        raise ValueError(f"{number_name} is {number} and {divisor_name} {divisor}, but both must be at least 1.")
+        raise AlbefError(f"{number_name} is {number} and {divisor_name} {divisor}, but both must be at least 1.")
     if number % divisor:
-        raise ValueError(f"{number_name} is {number}, but must be a multiple of {divisor_name} ({divisor}).")
+        raise AlbefError(f"{number_name} is {number}, but must be a multiple of {divisor_name} ({divisor}).")

@@ -1,46 +1,79 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Finding a model, saving it with its code, pushing both to the Hub, so that machines without this package load it."""
+"""Finding a model, saving it with its code, and pushing both to the Hub with a card, so that others can load them."""
 
 import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
-from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub import CommitInfo, EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import CONFIG_NAME, cached_file
 
-from .model_card_albef import make_model_card
-from .pipelines_albef import PIPELINES
+from .configuration_albef import AlbefConfig, AlbefError
 
 
 def check_model_name(name: str | None) -> None:
-    """Makes sure that there is a model, before its parts are asked for one by one.
+    """Make sure that there is a model, before its parts are asked for one by one.
 
     Args:
         name: Folder or Hub name; the Hub is asked for USER/NAME alone, where no folder is called so. None, of a
             run that starts from scratch, passes.
 
     Raises:
-        ValueError: There is none; the message says what was looked for, and how to get one.
+        AlbefError: There is none; the message says what was looked for, and how to get one.
     """
     if name is None:
         return
     path = Path(name)
     if path.is_dir():
         if not (path / CONFIG_NAME).is_file():  # the library would take the published sizes
-            raise ValueError(f"The folder {name} has no {CONFIG_NAME}: give a folder that a model was saved to.")
+            raise AlbefError(f"The folder {name} has no {CONFIG_NAME}: give a folder that a model was saved to.")
         return
     found = f"There is no model at {name!r}: there is no such folder here ({path.absolute()})"
     remedy = "Give a folder that a model was saved to (`make demo` makes one, docs/checkpoints.md converts one)"
     if path.is_absolute() or name.startswith(".") or len(path.parts) != 2:
-        raise ValueError(f"{found}. {remedy}, or USER/NAME of the Hub.")
+        raise AlbefError(f"{found}. {remedy}, or USER/NAME of the Hub.")
     try:
         cached_file(name, CONFIG_NAME)
     except OSError as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(f"{found}, and the Hub does not give it ({reason}). {remedy}, or another name.") from error
+        raise AlbefError(f"{found}, and the Hub does not give it ({reason}). {remedy}, or another name.") from error
+
+
+@contextmanager
+def named_model_errors(name: Any) -> Iterator[None]:
+    """Raise what the library says of damaged or foreign weights and configurations as an error that names the model."""
+    try:
+        yield
+    except (SafetensorError, StrictDataclassError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise AlbefError(f"The model in {name} cannot be used: {' '.join(str(error).split()):.500}") from error
+
+
+def load_model(model_class: Any, name: str) -> Any:
+    """Return the model `name` (folder or Hub name) with its head, which the library would start at random.
+
+    Raises:
+        AlbefError: There is no such model, or it is of another kind, or damaged.
+    """
+    check_model_name(name)
+    try:
+        kind = AlbefConfig.get_config_dict(name)[0].get("model_type")
+        if kind != "albef":
+            raise AlbefError(f"The model {name!r} is of the type {kind!r}, not 'albef': give another.")
+        model = model_class.from_pretrained(name)
+    except OSError as error:  # a file is missing, or is not what its name says
+        raise AlbefError(f"The model in {name} cannot be used: {' '.join(str(error).split()):.500}") from error
+    model.check_head()
+    return model
 
 
 class AlbefHubMixin:
@@ -56,7 +89,7 @@ class AlbefHubMixin:
     def save_pretrained(
         self, save_directory: str | os.PathLike, *args: Any, save_code: bool | None = None, **kwargs: Any
     ) -> None:
-        """Saves the model.
+        """Save the model.
 
         Args:
             save_directory: Folder; made where it does not exist.
@@ -81,7 +114,9 @@ class AlbefHubMixin:
         config_file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def _code_references(self) -> dict[str, Any]:
-        """Which file has which class, in the library's fields of a configuration."""
+        """Return which file has which class, in the library's fields of a configuration."""
+        from .pipelines_albef import PIPELINES  # here: models do not need them, but their code is saved with a model's
+
         pipelines = {
             task: {"impl": f"pipelines_albef.{class_.__name__}", "pt": [auto_class], "type": "multimodal"}
             for task, (class_, auto_class) in PIPELINES.items()
@@ -106,7 +141,7 @@ class AlbefHubMixin:
         create_pr: bool = False,
         **save_kwargs: Any,
     ) -> CommitInfo:
-        """Uploads weights, configuration, code, and a model card where the repository has none, in one commit.
+        """Upload weights, configuration, code, and a model card where the repository has none, in one commit.
 
         Args:
             repo_id: `user/model`, or `model`; made where it does not exist.
@@ -141,3 +176,159 @@ class AlbefHubMixin:
                 revision=revision,
                 create_pr=create_pr,
             )
+
+
+class _Task(NamedTuple):
+    """What a card says of a task: the Hub's name, what the model does, Python that uses it, what it cannot do."""
+
+    pipeline_tag: str
+    about: str
+    usage: str
+    limits: str
+
+
+_RETRIEVAL = _Task(
+    "zero-shot-image-classification",
+    "finds the images that a sentence describes and the sentences that describe an image",
+    """\
+from transformers import AutoModelForZeroShotImageClassification, AutoProcessor
+
+model = AutoModelForZeroShotImageClassification.from_pretrained("NAME", trust_remote_code=True)
+processor = AutoProcessor.from_pretrained("NAME", trust_remote_code=True)
+captions = ["a red circle", "a blue square"]
+inputs = processor(images="photo.jpg", text=captions, padding=True, return_tensors="pt")
+print(model(**inputs).itm_logits.softmax(-1)[0, :, 1])  # probability of a match, one a caption
+""",
+    "The matching probabilities of different images are no measure of how common a thing is, and captions that "
+    "differ in number, order or negation are easily confused.",
+)
+_ANSWERS = _Task(
+    "visual-question-answering",
+    "answers questions about images in a few words",
+    """\
+from transformers import pipeline
+
+answer = pipeline("albef-vqa", model="NAME", trust_remote_code=True)
+print(answer(image="photo.jpg", question="what color is the shape?", top_k=3))
+""",
+    "It always answers, even where the image does not show what was asked, and prefers the frequent training answers.",
+)
+_FEATURES = _Task(
+    "feature-extraction",
+    "maps images and sentences into one space, in which those that belong together are close",
+    """\
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained("NAME", trust_remote_code=True)
+processor = AutoProcessor.from_pretrained("NAME", trust_remote_code=True)
+inputs = processor(images="photo.jpg", text=["a red circle", "a blue square"], padding=True, return_tensors="pt")
+print(model(**inputs).logits_per_image)  # cosine similarity / temperature
+""",
+    "Similarities are a quick first stage; the matching head of the retrieval model ranks better.",
+)
+_TASKS = {
+    "AlbefForImageTextRetrieval": _RETRIEVAL,
+    "AlbefForPreTraining": _RETRIEVAL,
+    "AlbefForQuestionAnswering": _ANSWERS,
+}
+
+_CARD = """\
+---
+{metadata}
+---
+
+# {title}
+
+An [ALBEF](https://arxiv.org/abs/2107.07651) (`{architecture}`) that {about}.
+
+## How to use
+
+Where the package of these models is installed, import `modeling_albef` and `processing`, and leave the flag
+`trust_remote_code` out. Elsewhere it runs the Python files of this repository: read them, and pin a `revision`.
+
+```python
+{usage}```
+{results}{training}
+## Limits
+
+{limits} The model knows the kind of images and sentences it was trained on, with their biases; on others it is worse.
+It reads English text, cleaned up and cut as the original does, and squares of {side} x {side} pixels.
+"""
+
+
+@dataclass
+class RunFacts:
+    """What a card says of how a model was made.
+
+    Attributes:
+        datasets: Names of the training and evaluation data, without paths.
+        results: Metrics by the split that they were measured on.
+        arguments: Training arguments.
+        base_model: Name on the Hub of the model that training started from.
+        license: Its identifier on the Hub, where the author chose one.
+    """
+
+    datasets: tuple[str, ...] = ()
+    results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    base_model: str | None = None
+    license: str | None = None
+
+
+def make_model_card(config: Any, architecture: str, name: str, facts: RunFacts | None = None) -> ModelCard:
+    """Write a card.
+
+    Args:
+        config: Configuration of the model.
+        architecture: Name of its class.
+        name: What it is loaded by, `user/model`.
+        facts: How it was made, where that is known.
+
+    Returns:
+        The card; its metadata have the task, the data sets and the results as `model-index`.
+    """
+    facts, task = facts or RunFacts(), _TASKS.get(architecture, _FEATURES)
+    dataset, title = ", ".join(facts.datasets) or "its data set", name.split("/")[-1]
+    metrics = [(split, name, float(value)) for split, found in facts.results.items() for name, value in found.items()]
+    results = [
+        EvalResult(
+            task_type=task.pipeline_tag,
+            dataset_type=dataset.lower().replace(", ", "-").replace(" ", "-"),
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type=metric,
+            metric_value=round(value, 4),
+        )
+        for split, metric, value in metrics
+    ]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=task.pipeline_tag,
+        tags=["albef", "vision-language"],
+        model_name=title,
+        eval_results=results or None,
+        base_model=facts.base_model,
+        license=facts.license,
+        language="en",
+    )
+    table, training = "", ""
+    if metrics:
+        rows = "".join(f"| {split} | {metric} | {value:.2f} |\n" for split, metric, value in metrics)
+        table = f"\n## Results\n\nOn {dataset}, in per cent:\n\n| split | metric | value |\n|---|---|---|\n{rows}"
+    if facts.arguments:
+        start = f"`{facts.base_model}`" if facts.base_model else "weights that have no name on the Hub"
+        said = f"Trained from {start} on {', '.join(facts.datasets) or 'unnamed data'}, with these arguments:\n\n"
+        lines = "".join(f"- `{name}`: {value}\n" for name, value in facts.arguments.items())
+        training = f"\n## Training\n\n{said}{lines}"
+    text = _CARD.format(
+        metadata=data.to_yaml(),
+        title=title,
+        architecture=architecture,
+        about=task.about,
+        usage=task.usage.replace("NAME", name),
+        results=table,
+        training=training,
+        limits=task.limits,
+        side=config.vision_config.image_size,
+    )
+    return ModelCard(text)

@@ -6,9 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from .configuration_albef import AlbefError
+
 _EMBEDDINGS, _NAMES = "index.safetensors", "index.json"
+
+
+class MissingFolderError(AlbefError, FileNotFoundError):
+    """A folder that does not exist, or does not hold what is looked for."""
 
 
 class EmbeddingIndex:
@@ -21,17 +28,17 @@ class EmbeddingIndex:
     """
 
     def __init__(self, kind: str, names: list[Any], embeds: torch.Tensor, faiss: str | None = None) -> None:
-        """Makes an index.
+        """Make an index.
 
         Args:
             kind: "image" or "text".
-            names: N paths, pictures or texts.
+            names: N paths, images or texts.
             embeds: (N, E), unit length.
             faiss: Factory string of a FAISS index, "Flat" or "IVF256,Flat" for example; None searches exactly.
 
         Raises:
             ImportError: `faiss` is given, but `datasets` or FAISS is not installed.
-            ValueError: FAISS does not know the string, or has too few entries for it.
+            AlbefError: FAISS does not know the string, or has too few entries for it.
         """
         self.kind, self.names, self.embeds, self.faiss = kind, names, embeds.float().cpu(), faiss
         if faiss is not None:
@@ -43,36 +50,36 @@ class EmbeddingIndex:
             except ImportError as error:
                 raise ImportError("A FAISS index needs `pip install datasets faiss-cpu`.") from error
             except RuntimeError as error:
-                raise ValueError(
+                raise AlbefError(
                     f"FAISS makes no index {faiss!r} of {len(names)} entries ({str(error).splitlines()[-1]:.200}): "
                     "'IVF256,Flat' needs 256 at least, 'Flat' takes any number, and None searches without FAISS."
                 ) from error
 
     def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Finds the closest entries.
+        """Find the closest entries.
 
         Args:
             queries: (Q, E), unit length.
             k: Entries a query; clipped to N.
 
         Returns:
-            (Q, k) cosine similarities, falling, and (Q, k) places.
+            (Q, k) cosine similarities, falling, and (Q, k) indices of the entries.
         """
         k, queries = min(k, len(self.names)), queries.float().cpu()
         if self.faiss is None:
             found = (queries @ self.embeds.T).topk(k, dim=1)
             return found.values, found.indices
-        scores, places = self._dataset.search_batch("embeds", queries.numpy(), k=k)
-        return torch.as_tensor(scores), torch.as_tensor(places)
+        scores, indices = self._dataset.search_batch("embeds", queries.numpy(), k=k)
+        return torch.as_tensor(scores), torch.as_tensor(indices)
 
     def save(self, folder: str | Path) -> None:
-        """Writes the index into a folder.
+        """Write the index into a folder.
 
         Raises:
-            TypeError: The names are pictures, not paths.
+            TypeError: The names are images, not paths.
         """
         if not all(isinstance(name, str) for name in self.names):
-            raise TypeError("Pictures in memory have no path to be found by again: index files to save the index.")
+            raise TypeError("Images in memory have no path to be found by again: index files to save the index.")
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_file({"embeds": self.embeds}, Path(folder) / _EMBEDDINGS)
         text = json.dumps({"kind": self.kind, "names": self.names}, ensure_ascii=False, indent=1)
@@ -80,7 +87,7 @@ class EmbeddingIndex:
 
     @classmethod
     def load(cls, folder: str | Path, width: int, faiss: str | None = None) -> "EmbeddingIndex":
-        """Reads back what `save` wrote.
+        """Read back what `save` wrote.
 
         Args:
             folder: Where it was written.
@@ -88,15 +95,18 @@ class EmbeddingIndex:
             faiss: See `__init__`.
 
         Raises:
-            FileNotFoundError: The folder holds no index.
-            ValueError: The index is of a model of another width, or its files do not belong together.
+            MissingFolderError: The folder holds no index.
+            AlbefError: The index is of a model of another width, or its files do not belong together.
         """
         if not (Path(folder) / _NAMES).is_file():
-            raise FileNotFoundError(f"The folder {str(folder)!r} holds no index: make one and save it there.")
-        stored = json.loads((Path(folder) / _NAMES).read_text(encoding="utf-8"))
-        embeds = load_file(Path(folder) / _EMBEDDINGS)["embeds"]
+            raise MissingFolderError(f"The folder {str(folder)!r} holds no index: make one and save it there.")
+        try:
+            stored = json.loads((Path(folder) / _NAMES).read_text(encoding="utf-8"))
+            embeds = load_file(Path(folder) / _EMBEDDINGS)["embeds"]
+        except (json.JSONDecodeError, SafetensorError) as error:
+            raise AlbefError(f"The index in {str(folder)!r} is damaged ({error}): make it again.") from error
         if tuple(embeds.shape) != (len(stored["names"]), width):
-            raise ValueError(
+            raise AlbefError(
                 f"The index in {str(folder)!r} has embeddings of shape {tuple(embeds.shape)} for "
                 f"{len(stored['names'])} names, but the model compares in {width} dimensions: index again with it."
             )

@@ -4,16 +4,19 @@
 Shapes: B batch, C candidates (the teacher's batch, then the queue).
 """
 
+from typing import NamedTuple
+
 import torch
+from torch import distributed
 from torch.nn import functional as F  # noqa: N812, the field's own name
 
 
 def contrastive_positives(image_ids: torch.Tensor, candidate_ids: torch.Tensor) -> torch.Tensor:
-    """Hard targets: the candidates that show the same picture share the mass equally.
+    """Return the hard targets: the candidates that show the same image share the mass equally.
 
     Args:
-        image_ids: (B,) picture of each row.
-        candidate_ids: (C,) picture of each candidate; a row's own id must be among them.
+        image_ids: (B,) image of each row.
+        candidate_ids: (C,) image of each candidate; a row's own id must be among them.
 
     Returns:
         (B, C) float32; rows sum to 1.
@@ -23,7 +26,7 @@ def contrastive_positives(image_ids: torch.Tensor, candidate_ids: torch.Tensor) 
 
 
 def distill_targets(positives: torch.Tensor, teacher_logits: torch.Tensor, alpha: float | torch.Tensor) -> torch.Tensor:
-    """Soft targets: the hard ones mixed with the teacher's distribution (equation 6 of the paper).
+    """Return the soft targets: the hard ones mixed with the teacher's distribution (equation 6 of the paper).
 
     Args:
         positives: (B, C) hard targets.
@@ -37,7 +40,7 @@ def distill_targets(positives: torch.Tensor, teacher_logits: torch.Tensor, alpha
 
 
 def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy against distributions, mean over the rows.
+    """Return the cross-entropy against distributions, mean over the rows.
 
     Args:
         logits: (B, C).
@@ -55,7 +58,7 @@ def itc_loss(
     image_targets: torch.Tensor,
     text_targets: torch.Tensor,
 ) -> torch.Tensor:
-    """Image-text contrastive loss: the mean of both directions (equation 2 of the paper).
+    """Return the image-text contrastive loss: the mean of both directions (equation 2 of the paper).
 
     Args:
         logits_per_image: (B, C) similarity of each image to the text candidates, divided by the temperature.
@@ -75,15 +78,15 @@ def itc_loss(
 def sample_hard_negatives(
     logits: torch.Tensor, image_ids: torch.Tensor, pool_ids: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Draws a negative for each row, the more similar the likelier, never one of the same picture.
+    """Draw a negative for each row, the more similar the likelier, never one of the same image.
 
     Args:
         logits: (B, N) similarity of each row to the pool, divided by the temperature.
-        image_ids: (B,) picture of each row.
-        pool_ids: (N,) picture of each row of the pool. Default: the pool is the batch.
+        image_ids: (B,) image of each row.
+        pool_ids: (N,) image of each row of the pool. Default: the pool is the batch.
 
     Returns:
-        (B,) index into the pool. Where it all shows one picture there is no negative: any index is returned, and
+        (B,) index into the pool. Where it all shows one image there is no negative: any index is returned, and
         `itm_loss` leaves these rows out.
     """
     same = image_ids[:, None] == (image_ids if pool_ids is None else pool_ids)[None, :]
@@ -103,7 +106,7 @@ def answer_loss(
     teacher_logits: torch.Tensor | None = None,
     alpha: float | torch.Tensor = 0.0,
 ) -> torch.Tensor:
-    """Weighted language-modelling loss of answers, distilled (section 3.4 of the paper; salesforce/ALBEF `xbert.py`).
+    """Return the weighted, distilled loss of answers' tokens (section 3.4 of the paper; salesforce/ALBEF `xbert.py`).
 
     Args:
         logits: (A, L, vocabulary) predictions of the token after each position.
@@ -129,7 +132,7 @@ def mlm_loss(
     teacher_logits: torch.Tensor | None = None,
     alpha: float | torch.Tensor = 0.0,
 ) -> torch.Tensor:
-    """Masked-language loss, distilled: the mean over the masked tokens (equations 3 and 7 of the paper).
+    """Return the masked-language loss, distilled: the mean over the masked tokens (equations 3 and 7 of the paper).
 
     Args:
         logits: (B, L, vocabulary) predictions of the token at each position.
@@ -149,7 +152,7 @@ def mlm_loss(
 def _token_losses(
     logits: torch.Tensor, targets: torch.Tensor, teacher_logits: torch.Tensor | None, alpha: float | torch.Tensor
 ) -> torch.Tensor:
-    """Cross-entropy of each token (rows, tokens), mixed by `alpha` with that against the teacher's distribution."""
+    """Return the cross-entropy of each token (rows, tokens), mixed by `alpha` with that against the teacher."""
     log_probabilities = logits.float().log_softmax(dim=-1)
     losses = -log_probabilities.gather(2, targets[..., None]).squeeze(2)
     if teacher_logits is not None:
@@ -159,11 +162,11 @@ def _token_losses(
 
 
 def itm_loss(itm_logits: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
-    """Image-text matching loss: mean cross-entropy of B matching pairs and 2B negatives (equation 4 of the paper).
+    """Return the matching loss: mean cross-entropy of B matching pairs and 2B negatives (equation 4 of the paper).
 
     Args:
         itm_logits: (3B, 2), index 1 = match: first the matching pairs, then the two kinds of negatives.
-        image_ids: (N,) pictures that negatives were drawn from. Where all are equal the negatives are left out.
+        image_ids: (N,) images that negatives were drawn from. Where all are equal the negatives are left out.
 
     Returns:
         Scalar >= 0.
@@ -172,7 +175,63 @@ def itm_loss(itm_logits: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
     labels = torch.zeros(3 * batch, dtype=torch.long, device=itm_logits.device)
     labels[:batch] = 1
     losses = F.cross_entropy(itm_logits.float(), labels, reduction="none")
-    # Differs from ALBEF, which stops with an error: a batch of one picture trains on its matching pairs alone.
+    # Differs from ALBEF, which stops with an error: a batch of one image trains on its matching pairs alone.
     has_negatives = (image_ids != image_ids[0]).any().float()
     kept = torch.where(labels == 1, 1.0, has_negatives)
     return (losses * kept).sum() / kept.sum()
+
+
+class PairPool(NamedTuple):
+    """Pairs that negatives are drawn from.
+
+    Attributes:
+        image_hidden_states: (N, P, H).
+        text_hidden_states: (N, L, H).
+        attention_mask: (N, L) or None.
+        image_embeds: (N, E), without gradients.
+        text_embeds: (N, E), without gradients.
+        image_ids: (N,).
+        own: (B,) the rows of this process.
+    """
+
+    image_hidden_states: torch.Tensor
+    text_hidden_states: torch.Tensor
+    attention_mask: torch.Tensor | None
+    image_embeds: torch.Tensor
+    text_embeds: torch.Tensor
+    image_ids: torch.Tensor
+    own: torch.Tensor
+
+
+def gather_pairs(pool: PairPool) -> PairPool:
+    """Return the pairs of all processes, in the order of their ranks; on one process, or outside of a run, the same.
+
+    Args:
+        pool: This process's pairs, of which all processes have as many. Texts may differ in length.
+
+    Returns:
+        All pairs. The gradients of the states flow back to the process that they come from, summed.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return pool
+    from torch.distributed.nn.functional import all_gather
+
+    length = torch.tensor(pool.text_hidden_states.shape[1], device=pool.image_ids.device)
+    distributed.all_reduce(length, distributed.ReduceOp.MAX)
+    missing = int(length) - pool.text_hidden_states.shape[1]
+    mask = pool.attention_mask
+    if mask is None:
+        mask = torch.ones(pool.text_hidden_states.shape[:2], dtype=torch.long, device=pool.image_ids.device)
+    text = F.pad(pool.text_hidden_states, (0, 0, 0, missing)).contiguous()
+    with torch.no_grad():
+        plain = [F.pad(mask, (0, missing)), pool.image_embeds, pool.text_embeds, pool.image_ids]
+        mask, image_embeds, text_embeds, image_ids = (torch.cat(all_gather(rows.contiguous())) for rows in plain)
+    return PairPool(
+        image_hidden_states=torch.cat(all_gather(pool.image_hidden_states.contiguous())),
+        text_hidden_states=torch.cat(all_gather(text)),
+        attention_mask=mask,
+        image_embeds=image_embeds,
+        text_embeds=text_embeds,
+        image_ids=image_ids,
+        own=pool.own + distributed.get_rank() * len(pool.own),
+    )

@@ -1,8 +1,7 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""ALBEF: two towers, their projections, and the heads built on them.
+"""ALBEF: what its models share, and the two towers with their projections, on which the heads are built.
 
-Shapes: B batch, I images, N text rows, P image tokens, L text tokens, H width, E projection width, C candidates (the
-teacher's batch, then the queue).
+Shapes: I images, N text rows, P image tokens, L text tokens, H width, E projection width.
 """
 
 import copy
@@ -22,13 +21,10 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, cached_file
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_albef import AlbefConfig
-from .gather_albef import PairPool, gather_pairs
-from .hub_albef import AlbefHubMixin
-from .losses_albef import contrastive_positives, distill_targets, itc_loss, itm_loss, sample_hard_negatives
-from .modeling_albef_text import AlbefTextModel, KeyValue
+from .configuration_albef import AlbefConfig, AlbefError
+from .hub_albef import AlbefHubMixin, named_model_errors
+from .modeling_albef_text import AlbefTextModel
 from .modeling_albef_vision import AlbefVisionModel
-from .shape_checks_albef import check_shapes
 
 
 @dataclass
@@ -50,27 +46,6 @@ class AlbefOutput(ModelOutput):
     text_embeds: torch.Tensor | None = None
     image_hidden_states: torch.Tensor | None = None
     text_hidden_states: torch.Tensor | None = None
-
-
-@dataclass
-class AlbefImageTextRetrievalOutput(AlbefOutput):
-    """Scores of images and texts or, in training, the losses of B matching pairs.
-
-    Attributes:
-        loss: `itc_loss` + `itm_loss`.
-        itc_loss: Image-text contrastive loss.
-        itm_loss: Image-text matching loss.
-        itm_logits: Scoring: (I, N, 2), every image with every text. Training: (3B, 2), the matching pairs, each text
-            with a wrong image, each image with a wrong text. Index 1 = match.
-        multimodal_hidden_states: Training only: (3B, L, H) after the fusion layers.
-        logits_per_image: In training (B, C), against the candidates; so is `logits_per_text`.
-    """
-
-    loss: torch.Tensor | None = None
-    itc_loss: torch.Tensor | None = None
-    itm_loss: torch.Tensor | None = None
-    itm_logits: torch.Tensor | None = None
-    multimodal_hidden_states: torch.Tensor | None = None
 
 
 class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc]  # more arguments to push_to_hub
@@ -103,7 +78,7 @@ class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc
         image_size: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Loads a model; position embeddings are resampled where the weights are of another resolution.
+        """Load a model; position embeddings are resampled where the weights are of another resolution.
 
         Args:
             pretrained_model_name_or_path: Folder or Hub name.
@@ -114,23 +89,30 @@ class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc
 
         Returns:
             The model in evaluation mode.
+
+        Raises:
+            AlbefError: Weights or configuration are damaged, or do not belong together; or the image size is wrong.
         """
         with_info = kwargs.pop("output_loading_info", False)
         config = copy.deepcopy(kwargs.pop("config", None))
         source = config if isinstance(config, str | PathLike) else pretrained_model_name_or_path
         hub_kwargs = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
-        if not isinstance(config, cls.config_class):
+        config_class: Any = cls.config_class
+        if not isinstance(config, config_class):
             dtype: dict[str, Any] = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
-            config, kwargs = cls.config_class.from_pretrained(source, **{**kwargs, "return_unused_kwargs": True})
+            with named_model_errors(source):
+                config, kwargs = config_class.from_pretrained(source, **{**kwargs, "return_unused_kwargs": True})
             kwargs = {**kwargs, **hub_kwargs, **dtype}
         wanted = image_size or config.vision_config.image_size
         if wanted % config.vision_config.patch_size:
             patch_size = config.vision_config.patch_size
-            raise ValueError(f"image_size is {wanted}, but must be a multiple of the patch size ({patch_size}).")
-        stored = _stored_image_size(pretrained_model_name_or_path, config, kwargs.get("state_dict"), hub_kwargs)
+            raise AlbefError(f"image_size is {wanted}, but must be a multiple of the patch size ({patch_size}).")
+        with named_model_errors(pretrained_model_name_or_path):
+            stored = _stored_image_size(pretrained_model_name_or_path, config, kwargs.get("state_dict"), hub_kwargs)
         config.vision_config.image_size = stored or config.vision_config.image_size
         kwargs["output_loading_info"] = True
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        with named_model_errors(pretrained_model_name_or_path):
+            loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
         model, info = loaded
         if cls._head is not None:
             model._lacks_head = any(key.startswith(cls._head[0]) for key in info["missing_keys"])
@@ -145,14 +127,14 @@ class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc
         return super().train(mode)
 
     def check_head(self) -> None:
-        """Refuses a model whose head was started at random, since the checkpoint had none, and was not trained since.
+        """Refuse a model whose head was started at random, since the checkpoint had none, and was not trained since.
 
         Raises:
-            ValueError: So it is; the message says which head.
+            AlbefError: So it is; the message says which head.
         """
         if self._lacks_head and self._head is not None:
             name = self.config._name_or_path
-            raise ValueError(f"The model {name!r} has no {self._head[1]}: give one that was trained for this.")
+            raise AlbefError(f"The model {name!r} has no {self._head[1]}: give one that was trained for this.")
 
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -162,7 +144,7 @@ _POSITIONS = "vision_model.pos_embed"
 def _stored_image_size(
     name: str | PathLike | None, config: Any, state_dict: dict[str, torch.Tensor] | None, hub_kwargs: dict
 ) -> int | None:
-    """Side of the images that the stored position embeddings are for; None where the weights do not tell."""
+    """Return the side of the images that the stored position embeddings are for; None where the weights do not tell."""
     shape = None
     if state_dict is not None:
         shape = next((tensor.shape for key, tensor in state_dict.items() if key.endswith(_POSITIONS)), None)
@@ -188,7 +170,7 @@ class AlbefModel(AlbefPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^itm_head\.", r"^text_decoder\."]  # of the heads
 
     def __init__(self, config: AlbefConfig, add_projections: bool = True) -> None:
-        """Makes a model.
+        """Make a model.
 
         Args:
             config: Its sizes.
@@ -205,18 +187,18 @@ class AlbefModel(AlbefPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings."""
+        """Return the word embeddings."""
         return self.text_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the word embeddings."""
+        """Replace the word embeddings."""
         self.text_model.set_input_embeddings(value)
 
     @can_return_tuple
     def get_image_features(
         self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPooling:
-        """Encodes images.
+        """Encode images.
 
         Args:
             pixel_values: (I, 3, S, S).
@@ -231,12 +213,9 @@ class AlbefModel(AlbefPreTrainedModel):
 
     @can_return_tuple
     def get_text_features(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPooling:
-        """Encodes texts by the text layers, without an image.
+        """Encode texts by the text layers, without an image.
 
         Args:
             input_ids: (N, L) `[CLS] w1 .. wn` without `[SEP]`, as the processor makes them.
@@ -262,7 +241,7 @@ class AlbefModel(AlbefPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
     ) -> AlbefOutput:
-        """Compares every image with every text; or encodes images alone or texts alone.
+        """Compare every image with every text; or encode images alone or texts alone.
 
         Args:
             pixel_values: (I, 3, S, S); None = texts alone.
@@ -275,195 +254,16 @@ class AlbefModel(AlbefPreTrainedModel):
         Raises:
             ValueError: There are neither images nor texts.
         """
-        if pixel_values is None or input_ids is None:
-            return self._encode_one_kind(pixel_values, input_ids, attention_mask)
-        image = self.get_image_features(pixel_values)
-        text = self.get_text_features(input_ids, attention_mask)
-        logits_per_image = image.pooler_output @ text.pooler_output.T / self.temperature
-        return AlbefOutput(
-            logits_per_image=logits_per_image,
-            logits_per_text=logits_per_image.T,
-            image_embeds=image.pooler_output,
-            text_embeds=text.pooler_output,
-            image_hidden_states=image.last_hidden_state,
-            text_hidden_states=text.last_hidden_state,
-        )
-
-    def _encode_one_kind(
-        self, pixel_values: torch.Tensor | None, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
-    ) -> AlbefOutput:
-        """Embeddings and states without similarities: what the feature pipelines ask for."""
+        fields: dict[str, torch.Tensor] = {}
         if pixel_values is not None:
             image = self.get_image_features(pixel_values)
-            return AlbefOutput(image_embeds=image.pooler_output, image_hidden_states=image.last_hidden_state)
-        if input_ids is None:
+            fields |= {"image_embeds": image.pooler_output, "image_hidden_states": image.last_hidden_state}
+        if input_ids is not None:
+            text = self.get_text_features(input_ids, attention_mask)
+            fields |= {"text_embeds": text.pooler_output, "text_hidden_states": text.last_hidden_state}
+        if not fields:
             raise ValueError("Give pixel_values, input_ids or both.")
-        text = self.get_text_features(input_ids, attention_mask)
-        return AlbefOutput(text_embeds=text.pooler_output, text_hidden_states=text.last_hidden_state)
-
-
-class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
-    """ALBEF with the matching head: scores images against texts, by similarity and by matching."""
-
-    auto_class = "AutoModelForZeroShotImageClassification"
-    _head = ("itm_head.", "matching head")
-    _keys_to_ignore_on_load_unexpected = [r"^mlm_head\."]  # of a pre-trained model
-
-    def __init__(self, config: AlbefConfig) -> None:
-        super().__init__(config)
-        self.albef = AlbefModel(config)
-        self.itm_head = nn.Linear(config.text_config.hidden_size, 2)
-        self.post_init()
-
-    def get_image_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """See `AlbefModel.get_image_features`."""
-        return self.albef.get_image_features(*args, **kwargs)
-
-    def get_text_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """See `AlbefModel.get_text_features`."""
-        return self.albef.get_text_features(*args, **kwargs)
-
-    def match(
-        self,
-        text_hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        image_hidden_states: torch.Tensor | None = None,
-        image_key_values: list[KeyValue] | None = None,
-        image_index: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Matches encoded texts with encoded images, a pair for each text row.
-
-        Args:
-            text_hidden_states: (N, L, H), `last_hidden_state` of `get_text_features`.
-            attention_mask: (N, L); None = no padding.
-            image_hidden_states: (I, P, H), `last_hidden_state` of `get_image_features`.
-            image_key_values: In its place, what `text_model.project_images` made of it.
-            image_index: (N,) the image of each row; see `AlbefTextModel.forward`.
-
-        Returns:
-            (N, 2) `itm_logits`; index 1 = match, and its plain value is the published score.
-        """
-        fused = self.albef.text_model(
-            attention_mask=attention_mask,
-            text_hidden_states=text_hidden_states,
-            image_hidden_states=image_hidden_states,
-            image_key_values=image_key_values,
-            image_index=image_index,
-        )
-        return self.itm_head(fused.last_hidden_state[:, 0])
-
-    @can_return_tuple
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        image_ids: torch.Tensor | None = None,
-        image_candidates: torch.Tensor | None = None,
-        text_candidates: torch.Tensor | None = None,
-        candidate_ids: torch.Tensor | None = None,
-        alpha: float | torch.Tensor = 0.0,
-        global_negatives: bool = False,
-    ) -> AlbefImageTextRetrievalOutput:
-        """Scores every image against every text or, given `image_ids`, computes the losses of matching pairs.
-
-        Args:
-            pixel_values: (I, 3, S, S).
-            input_ids: (N, L).
-            attention_mask: (N, L), 1 = token; None = no padding.
-            image_ids: (B,) the picture that each pair shows; switches to training, where B == I == N.
-            image_candidates: (C, E) image embeddings of the teacher: this batch, then the queue. Default: the
-                model's own of this batch, without a teacher.
-            text_candidates: (C, E) likewise for texts.
-            candidate_ids: (C,) the picture of each candidate; -100 in slots of the queue not filled yet.
-            alpha: Weight of the teacher in the targets, 0..1; with 0 the targets are the hard ones.
-            global_negatives: Draw negatives from the batches of all processes of `torch.distributed`; published: from
-                this batch.
-
-        Returns:
-            See `AlbefImageTextRetrievalOutput`.
-
-        Raises:
-            ValueError: A shape is wrong, or some of the three kinds of candidates are given, but not all.
-        """
-        outputs = self.albef(pixel_values, input_ids, attention_mask, return_dict=True)
-        if image_ids is None:
-            return self._scores(outputs, attention_mask)
-        candidates = (image_candidates, text_candidates, candidate_ids)
-        if all(part is None for part in candidates):
-            image_candidates, text_candidates = outputs.image_embeds, outputs.text_embeds
-            candidate_ids = image_ids
-        elif any(part is None for part in candidates):
-            raise ValueError("Give image_candidates, text_candidates and candidate_ids together, or none of them.")
-        temperature, batch = self.albef.temperature, outputs.image_embeds.shape[0]
-        check_shapes(
-            {"B": batch, "E": outputs.image_embeds.shape[1]},
-            input_ids=(input_ids, "BL"),
-            image_ids=(image_ids, "B"),
-            image_candidates=(image_candidates, "CE"),
-            text_candidates=(text_candidates, "CE"),
-            candidate_ids=(candidate_ids, "C"),
-        )
-        if candidate_ids.shape[0] < batch:
-            raise ValueError(
-                f"candidate_ids has the shape {tuple(candidate_ids.shape)}, but the first {batch} candidates must be "
-                "those of this batch."
-            )
-        logits_per_image = outputs.image_embeds @ text_candidates.T / temperature  # (B, C)
-        logits_per_text = outputs.text_embeds @ image_candidates.T / temperature  # (B, C)
-        image_targets = text_targets = contrastive_positives(image_ids, candidate_ids)
-        if isinstance(alpha, torch.Tensor) or alpha:
-            with torch.no_grad():  # the teacher's own embeddings of this batch are the first candidates
-                teacher_per_image = image_candidates[:batch] @ text_candidates.T / temperature
-                teacher_per_text = text_candidates[:batch] @ image_candidates.T / temperature
-                image_targets = distill_targets(image_targets, teacher_per_image, alpha)
-                text_targets = distill_targets(text_targets, teacher_per_text, alpha)
-        itc = itc_loss(logits_per_image, logits_per_text, image_targets, text_targets)
-        pool = PairPool(
-            outputs.image_hidden_states,
-            outputs.text_hidden_states,
-            attention_mask,
-            outputs.image_embeds.detach(),
-            outputs.text_embeds.detach(),
-            image_ids,
-            torch.arange(batch, device=image_ids.device),
-        )
-        if global_negatives:
-            pool = gather_pairs(pool)
-            negatives_per_image = outputs.image_embeds.detach() @ pool.text_embeds.T / temperature  # (B, N)
-            negatives_per_text = outputs.text_embeds.detach() @ pool.image_embeds.T / temperature  # (B, N)
-        else:
-            negatives_per_image, negatives_per_text = logits_per_image[:, :batch], logits_per_text[:, :batch]
-        wrong_images = sample_hard_negatives(negatives_per_text, image_ids, pool.image_ids)
-        wrong_texts = sample_hard_negatives(negatives_per_image, image_ids, pool.image_ids)
-        fused = self._fuse_pairs(pool, wrong_images, wrong_texts)  # (3B, L, H)
-        itm_logits = self.itm_head(fused[:, 0])
-        itm = itm_loss(itm_logits, pool.image_ids)
-        return AlbefImageTextRetrievalOutput(
-            loss=itc + itm,
-            itc_loss=itc,
-            itm_loss=itm,
-            itm_logits=itm_logits,
-            multimodal_hidden_states=fused,
-            **{**outputs, "logits_per_image": logits_per_image, "logits_per_text": logits_per_text},
-        )
-
-    def _scores(self, outputs: AlbefOutput, attention_mask: torch.Tensor | None) -> AlbefImageTextRetrievalOutput:
-        images, texts = outputs.logits_per_image.shape
-        itm_logits = self.match(
-            outputs.text_hidden_states.repeat(images, 1, 1),
-            None if attention_mask is None else attention_mask.repeat(images, 1),
-            outputs.image_hidden_states,
-        )
-        return AlbefImageTextRetrievalOutput(itm_logits=itm_logits.view(images, texts, 2), **outputs)
-
-    def _fuse_pairs(self, pool: PairPool, wrong_images: torch.Tensor, wrong_texts: torch.Tensor) -> torch.Tensor:
-        """Fuses each text with its image, each text with a wrong image, and each image with a wrong text."""
-        text_index = torch.cat([pool.own, pool.own, wrong_texts])
-        fused = self.albef.text_model(
-            attention_mask=None if pool.attention_mask is None else pool.attention_mask[text_index],
-            text_hidden_states=pool.text_hidden_states.index_select(0, text_index),
-            image_hidden_states=pool.image_hidden_states,
-            image_index=torch.cat([pool.own, wrong_images, pool.own]),
-        )
-        return fused.last_hidden_state
+        if pixel_values is not None and input_ids is not None:
+            logits_per_image = fields["image_embeds"] @ fields["text_embeds"].T / self.temperature
+            fields |= {"logits_per_image": logits_per_image, "logits_per_text": logits_per_image.T}
+        return AlbefOutput(**fields)

@@ -42,6 +42,7 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
     config: AlbefTextDecoderConfig
     base_model_prefix = "text_decoder"
     main_input_name = "input_ids"
+    _input_embed_layer = "word_embeddings"
     input_modalities = ["text"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
@@ -66,24 +67,16 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
         self.head = AlbefAnswerHead(config)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings."""
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the word embeddings."""
-        self.embeddings.word_embeddings = cast(nn.Embedding, value)
-
     def get_output_embeddings(self) -> nn.Module:
-        """The output map."""
+        """Return the output map."""
         return self.head.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Replaces the output map."""
+        """Replace the output map."""
         self.head.decoder = cast(nn.Linear, new_embeddings)
 
     def project_questions(self, question_hidden_states: torch.Tensor) -> list[KeyValue]:
-        """Keys and values of questions for each layer, to be computed once a question.
+        """Return keys and values of questions for each layer, to be computed once a question.
 
         Args:
             question_hidden_states: (B, M, H).
@@ -108,7 +101,7 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithCrossAttentions:
-        """Predicts the token after each position.
+        """Predict the token after each position.
 
         Args:
             input_ids: (A, L) `[CLS] a1 ..`.
@@ -133,10 +126,12 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
         if length > limit:
             raise ValueError(f"The answer has {length} tokens, but the decoder reads at most {limit}: truncate it.")
         hidden_states = self.embeddings(input_ids, torch.arange(past, length, device=input_ids.device))
-        # by place: the name of the fourth changed in transformers 5.24, as did that of the output's third
+        # by position: the name of the fourth changed in transformers 5.24, as did that of the output's third
         look = not self.training or attention_mask is None  # whether a mask is needed: it would stall a GPU
         mask = create_causal_mask(self.config, hidden_states, attention_mask, cache, allow_is_causal_skip=look)
         if encoder_key_values is None:
+            if encoder_hidden_states is None:
+                raise ValueError("Give encoder_hidden_states or encoder_key_values.")
             encoder_key_values = self.project_questions(encoder_hidden_states)
         questions = encoder_key_values[0][0].transpose(1, 2).flatten(2)  # (B, M, H): sizes for the mask
         cross_mask = create_bidirectional_mask(

@@ -5,17 +5,17 @@ Shapes: B matching pairs, I images, N text rows, P image tokens, L text tokens, 
 """
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_albef import AlbefConfig
+from .configuration_albef import AlbefConfig, check_shapes
 from .losses_albef import mlm_loss
-from .modeling_albef import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput, AlbefModel, AlbefPreTrainedModel
+from .modeling_albef import AlbefModel, AlbefPreTrainedModel
 from .modeling_albef_decoder import AlbefAnswerHead
-from .shape_checks_albef import check_shapes
+from .modeling_albef_retrieval import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
 
 
 @dataclass
@@ -45,20 +45,17 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
-        """The output map of the masked-language head."""
+        """Return the output map of the masked-language head."""
         return self.mlm_head.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Replaces the output map of the masked-language head."""
+        """Replace the output map of the masked-language head."""
         self.mlm_head.decoder = cast(nn.Linear, new_embeddings)
 
     def predict_masked(
-        self,
-        masked_input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        image_hidden_states: torch.Tensor,
+        self, masked_input_ids: torch.Tensor, attention_mask: torch.Tensor | None, image_hidden_states: torch.Tensor
     ) -> torch.Tensor:
-        """Predicts masked words from the words around them and the image; of a teacher, its `teacher_mlm_logits`.
+        """Predict masked words from the words around them and the image; of a teacher, its `teacher_mlm_logits`.
 
         Args:
             masked_input_ids: (N, L) texts with masked tokens.
@@ -87,14 +84,14 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
         mlm_labels: torch.Tensor | None = None,
         teacher_mlm_logits: torch.Tensor | None = None,
     ) -> AlbefPreTrainingOutput:
-        """Does what the retrieval model does, and predicts masked words.
+        """Do what the retrieval model does, and predict masked words.
 
         Args:
             pixel_values: See `AlbefForImageTextRetrieval.forward`, as for all up to `alpha`.
             input_ids: (B, L) whole texts.
             attention_mask: (B, L), of the masked texts too.
             image_ids: (B,); without them the contrastive and the matching loss are left out. As published, each pair
-                is a picture of its own: 0..B-1, and -100 in the queue.
+                is an image of its own: 0..B-1, and -100 in the queue.
             image_candidates: (C, E).
             text_candidates: (C, E).
             candidate_ids: (C,).
@@ -116,7 +113,7 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
             mlm_labels=(mlm_labels, "BL"),
             teacher_mlm_logits=(teacher_mlm_logits, "BLV"),
         )
-        outputs = AlbefPreTrainingOutput(
+        outputs: Any = AlbefPreTrainingOutput(
             **super().forward(
                 pixel_values,
                 input_ids,

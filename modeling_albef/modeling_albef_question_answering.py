@@ -15,11 +15,10 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .answer_tree_albef import AnswerScorer, AnswerTree, RankedAnswers
-from .configuration_albef import AlbefConfig, AlbefTextDecoderConfig
+from .configuration_albef import AlbefConfig, AlbefTextDecoderConfig, check_shapes
 from .losses_albef import answer_loss
 from .modeling_albef import AlbefModel, AlbefPreTrainedModel
 from .modeling_albef_decoder import AlbefTextDecoder
-from .shape_checks_albef import check_shapes
 
 
 @dataclass
@@ -60,7 +59,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | PathLike | None, *model_args: Any, **kwargs: Any
     ) -> Any:
-        """Loads a model; where the checkpoint has no decoder, it starts from the pre-trained weights, as published.
+        """Load a model; where the checkpoint has no decoder, it starts from the pre-trained weights, as published.
 
         Its layers are the fusion layers, its embeddings those of the text tower, its head the masked-language head.
 
@@ -84,7 +83,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         return (model, info) if with_info else model
 
     def initialize_decoder(self) -> None:
-        """Copies the fusion layers and the embeddings of the text tower into the decoder.
+        """Copy the fusion layers and the embeddings of the text tower into the decoder.
 
         The maps of image states to keys and values are copied where the widths of the towers agree. The head keeps
         what it has.
@@ -103,7 +102,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         attention_mask: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Runs the vision tower once an image, and all text layers on the questions.
+        """Run the vision tower once an image, and all text layers on the questions.
 
         Args:
             pixel_values: (I, 3, S, S).
@@ -134,7 +133,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         teacher_logits: torch.Tensor | None = None,
         alpha: float | torch.Tensor = 0.0,
     ) -> AlbefQuestionAnsweringOutput:
-        """Encodes questions and, given answers, predicts their tokens and computes the loss.
+        """Encode questions and, given answers, predict their tokens and compute the loss.
 
         Args:
             pixel_values: (I, 3, S, S).
@@ -157,14 +156,19 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         question, image = self.encode_questions(pixel_values, input_ids, attention_mask, image_index)
         if answer_input_ids is None:
             return AlbefQuestionAnsweringOutput(question_hidden_states=question, image_hidden_states=image)
-        self._check_answers(
-            question.shape[0],
-            answer_input_ids,
-            answer_attention_mask,
-            answer_weights,
-            answers_per_question,
-            teacher_logits,
+        check_shapes(
+            {"B": question.shape[0], "V": self.text_decoder.head.decoder.out_features},
+            answer_input_ids=(answer_input_ids, "AL"),
+            answer_attention_mask=(answer_attention_mask, "AL"),
+            answer_weights=(answer_weights, "A"),
+            answers_per_question=(answers_per_question, "B"),
+            teacher_logits=(teacher_logits, "ALV"),
         )
+        if answers_per_question is None and answer_input_ids.shape[0] % question.shape[0]:
+            raise ValueError(
+                f"answer_input_ids has the shape {tuple(answer_input_ids.shape)}, whose rows cannot be dealt out to "
+                f"{question.shape[0]} questions: give answers_per_question."
+            )
         encoder_index = None
         if answers_per_question is not None:
             encoder_index = torch.repeat_interleave(answers_per_question, output_size=len(answer_input_ids))
@@ -190,30 +194,6 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         )
         return AlbefQuestionAnsweringOutput(loss, logits, question, image)
 
-    def _check_answers(
-        self,
-        num_questions: int,
-        answer_input_ids: torch.Tensor,
-        answer_attention_mask: torch.Tensor | None,
-        answer_weights: torch.Tensor | None,
-        answers_per_question: torch.Tensor | None,
-        teacher_logits: torch.Tensor | None,
-    ) -> None:
-        """Refuses answers whose shapes do not fit."""
-        check_shapes(
-            {"B": num_questions, "V": self.text_decoder.head.decoder.out_features},
-            answer_input_ids=(answer_input_ids, "AL"),
-            answer_attention_mask=(answer_attention_mask, "AL"),
-            answer_weights=(answer_weights, "A"),
-            answers_per_question=(answers_per_question, "B"),
-            teacher_logits=(teacher_logits, "ALV"),
-        )
-        if answers_per_question is None and answer_input_ids.shape[0] % num_questions:
-            raise ValueError(
-                f"answer_input_ids has the shape {tuple(answer_input_ids.shape)}, whose rows cannot be dealt out to "
-                f"{num_questions} questions: give answers_per_question."
-            )
-
     @torch.no_grad()
     def rank_answers(
         self,
@@ -226,7 +206,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         best_only: bool = False,
         image_index: torch.Tensor | None = None,
     ) -> RankedAnswers:
-        """Ranks a list of candidate answers, as published (salesforce/ALBEF `models/model_vqa.py`).
+        """Rank a list of candidate answers, as published (salesforce/ALBEF `models/model_vqa.py`).
 
         The k candidates whose first token is the likeliest are scored by their whole log-probability.
 
@@ -234,8 +214,8 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
             pixel_values: (I, 3, S, S).
             input_ids: (B, M) questions.
             attention_mask: (B, M), 1 = token; None = no padding.
-            candidates: `AnswerTree.of(...)`, to be built once a list, or what the processor's `encode_answers` gives:
-                `input_ids` (C, L) `[CLS] a1 .. an [SEP]` and `attention_mask` (C, L).
+            candidates: `AnswerTree.from_tokens(...)`, to be built once a list, or what the processor's
+                `encode_answers` gives: `input_ids` (C, L) `[CLS] a1 .. an [SEP]` and `attention_mask` (C, L).
             k: Candidates a question that are scored whole; clipped to C.
             count_first_token_twice: Adds the log-probability of the first token once more, as the published score does.
             best_only: Finds the same best candidate without scoring those that cannot win; no probabilities.
@@ -250,7 +230,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         if k < 1:
             raise ValueError(f"k is {k}, but at least one candidate must be scored.")
         if not isinstance(candidates, AnswerTree):
-            candidates = AnswerTree.of(candidates["input_ids"], candidates["attention_mask"])
+            candidates = AnswerTree.from_tokens(candidates["input_ids"], candidates["attention_mask"])
         question, _ = self.encode_questions(pixel_values, input_ids, attention_mask, image_index)
         scorer = AnswerScorer(self.text_decoder, candidates, question, attention_mask)
         return scorer.rank(k, count_first_token_twice, best_only)
@@ -264,7 +244,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         image_index: torch.Tensor | None = None,
         **generate_kwargs: Any,
     ) -> torch.Tensor:
-        """Writes free-form answers with the library's generation.
+        """Write free-form answers with the library's generation.
 
         Args:
             pixel_values: (I, 3, S, S).
@@ -290,7 +270,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
 
 
 def _decoder_like(config: AlbefConfig) -> AlbefTextDecoderConfig:
-    """A decoder with the sizes of the text tower and as many layers as it has fusion layers."""
+    """Return a decoder with the sizes of the text tower and as many layers as it has fusion layers."""
     text = config.text_config
     names = (
         *("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings"),

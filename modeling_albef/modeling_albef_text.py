@@ -5,7 +5,7 @@ A post-norm BERT whose parameters keep BERT's names, so that released weights ma
 text tokens, H width, I images, P image tokens, d width of a head.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -21,8 +21,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_albef import eager_attention_forward
-from .configuration_albef import AlbefTextConfig
-from .shape_checks_albef import check_shapes
+from .configuration_albef import AlbefTextConfig, check_shapes
 
 KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, heads, tokens, d)
 
@@ -49,24 +48,80 @@ class AlbefTextEmbeddings(nn.Module):
         return self.dropout(self.LayerNorm(embeddings + self.position_embeddings(position_ids)))  # (N, L, H)
 
 
-class AlbefTextSelfAttention(nn.Module):
-    """Attention of text rows to themselves or to other states: query, key and value maps."""
+class PaddedRows:
+    """Attention pattern of states (N, L, H): a row attends to itself, and to the other states that belong to the row.
 
-    def __init__(self, config: AlbefTextConfig, key_value_width: int, is_causal: bool = False) -> None:
+    A pattern says which states attend to which; `AlbefTextSelfAttention.attend` computes it. There are two more:
+    `PackedTexts` and `TreeNodes`.
+    """
+
+    def residual(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the states of which self-attention is computed."""
+        return states
+
+    def self_attention(
+        self,
+        module: "AlbefTextSelfAttention",
+        states: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: Cache | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the context of `residual(states)`, in its shape, and the probabilities where there are any."""
+        key, value = module.project(states)
+        if cache is not None:
+            key, value = cache.update(key, value, module.layer_index)
+        return module.attend(module.split_heads(module.query(states)), key, value, mask, **kwargs)
+
+    def cross_attention(
+        self,
+        module: "AlbefTextSelfAttention",
+        states: torch.Tensor,
+        key_value: KeyValue,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the context of the states, in their shape.
+
+        With fewer keys than rows, the rows are equal runs, one for each key. A run is folded into the query length, so
+        nothing is repeated: (I, heads, T * L, d) against (I, heads, P, d).
+        """
+        rows, runs = states.shape[0], key_value[0].shape[0]  # len() would be a constant in an exported graph
+        if rows % runs:
+            raise ValueError(f"{rows} text rows cannot be dealt out to {runs} images: give `image_index`.")
+        query = module.split_heads(module.query(states))  # (N, heads, L, d)
+        if rows != runs:
+            query = query.unflatten(0, (runs, -1)).transpose(1, 2).flatten(2, 3)  # (I, heads, T * L, d)
+        context, probabilities = module.attend(query, *key_value, attention_mask, **kwargs)
+        if rows != runs and probabilities is not None:
+            probabilities = probabilities.unflatten(2, (rows // runs, -1)).transpose(1, 2).flatten(0, 1)
+        return context.reshape(states.shape), probabilities
+
+
+PADDED_ROWS = PaddedRows()
+
+
+class AlbefTextSelfAttention(nn.Module):
+    """Attention of texts to themselves or to other states, all of it: query, key and value maps, and what they give."""
+
+    def __init__(
+        self, config: AlbefTextConfig, layer_index: int, key_value_width: int, is_causal: bool = False
+    ) -> None:
         super().__init__()
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
+        self.layer_index = layer_index
         self.is_causal = is_causal  # sdpa takes a module without this flag for causal
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(key_value_width, config.hidden_size)
         self.value = nn.Linear(key_value_width, config.hidden_size)
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        """(B, tokens, H) -> (B, heads, tokens, d)."""
+        """Turn (B, tokens, H) into (B, heads, tokens, d)."""
         return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def project(self, states: torch.Tensor) -> KeyValue:
-        """Keys and values of states (B, tokens, width)."""
+        """Return keys and values of states (B, tokens, width)."""
         return self.split_heads(self.key(states)), self.split_heads(self.value(states))
 
     def attend(
@@ -75,36 +130,31 @@ class AlbefTextSelfAttention(nn.Module):
         key: torch.Tensor,
         value: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        implementation: str | None = None,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attention of heads (B, heads, tokens, d) as configured; the context is (B, L, heads, d)."""
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        """Return the context (B, L, H) of heads (B, heads, tokens, d), and the probabilities where there are any."""
+        name = implementation or self.config._attn_implementation
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         scaling = self.head_dim**-0.5
-        return attend(self, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+        context, probabilities = attend(
+            self, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+        )
+        return context.flatten(2), probabilities
 
     def forward(
         self,
         hidden_states: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
+        key_value: KeyValue | None = None,
         attention_mask: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        pattern: PaddedRows = PADDED_ROWS,
+        cache: Cache | None = None,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attends; with fewer keys than rows, the rows are equal runs, a run for each of the keys.
-
-        A run is folded into the query length, so nothing is repeated: (I, heads, T * L, d) against (I, heads, P, d).
-        """
-        rows, runs = hidden_states.shape[0], key.shape[0]  # len() would be a constant in an exported graph
-        if rows % runs:
-            raise ValueError(f"{rows} text rows cannot be dealt out to {runs} images: give `image_index`.")
-        query = self.split_heads(self.query(hidden_states))  # (N, heads, L, d)
-        if rows != runs:
-            query = query.unflatten(0, (runs, -1)).transpose(1, 2).flatten(2, 3)  # (I, heads, T * L, d)
-        context, probabilities = self.attend(query, key, value, attention_mask, **kwargs)
-        if rows != runs and probabilities is not None:
-            probabilities = probabilities.unflatten(2, (rows // runs, -1)).transpose(1, 2).flatten(0, 1)
-        return context.reshape(hidden_states.shape), probabilities
+        if key_value is None:
+            return pattern.self_attention(self, hidden_states, attention_mask, cache, **kwargs)
+        return pattern.cross_attention(self, hidden_states, key_value, attention_mask, **kwargs)
 
 
 class AlbefTextOutput(nn.Module):
@@ -123,19 +173,24 @@ class AlbefTextOutput(nn.Module):
 class AlbefTextAttention(nn.Module):
     """Attention with its output map; `self` and `output` are BERT's names."""
 
-    def __init__(self, config: AlbefTextConfig, key_value_width: int, is_causal: bool = False) -> None:
+    def __init__(
+        self, config: AlbefTextConfig, layer_index: int, key_value_width: int, is_causal: bool = False
+    ) -> None:
         super().__init__()
-        self.self = AlbefTextSelfAttention(config, key_value_width, is_causal)
+        self.self = AlbefTextSelfAttention(config, layer_index, key_value_width, is_causal)
         self.output = AlbefTextOutput(config, config.hidden_size)
 
     def forward(
         self,
         hidden_states: torch.Tensor,
-        key_value: KeyValue,
+        key_value: KeyValue | None = None,
         attention_mask: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        pattern: PaddedRows = PADDED_ROWS,
+        cache: Cache | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
-        return self.output(self.self(hidden_states, *key_value, attention_mask, **kwargs)[0], hidden_states)
+        context = self.self(hidden_states, key_value, attention_mask, pattern, cache, **kwargs)[0]
+        return self.output(context, pattern.residual(hidden_states) if key_value is None else hidden_states)
 
 
 class AlbefTextIntermediate(nn.Module):
@@ -157,10 +212,9 @@ class AlbefTextLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: AlbefTextConfig, index: int, has_cross_attention: bool, is_causal: bool = False) -> None:
         super().__init__()
-        self.index = index
-        self.attention = AlbefTextAttention(config, config.hidden_size, is_causal)
+        self.attention = AlbefTextAttention(config, index, config.hidden_size, is_causal)
         if has_cross_attention:
-            self.crossattention = AlbefTextAttention(config, config.encoder_hidden_size)
+            self.crossattention = AlbefTextAttention(config, index, config.encoder_hidden_size)
         self.intermediate = AlbefTextIntermediate(config)
         self.output = AlbefTextOutput(config, config.intermediate_size)
 
@@ -172,14 +226,25 @@ class AlbefTextLayer(GradientCheckpointingLayer):
         cross_value: torch.Tensor | None = None,
         cross_mask: torch.Tensor | None = None,
         cache: Cache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        pattern: PaddedRows = PADDED_ROWS,
+        **kwargs: Any,
     ) -> torch.Tensor:
-        own_key_value = self.attention.self.project(hidden_states)
-        if cache is not None:
-            own_key_value = cache.update(*own_key_value, self.index)
-        hidden_states = self.attention(hidden_states, own_key_value, attention_mask, **kwargs)
-        if cross_key is not None:
-            hidden_states = self.crossattention(hidden_states, (cross_key, cross_value), cross_mask, **kwargs)
+        hidden_states = self.attention(hidden_states, None, attention_mask, pattern, cache, **kwargs)
+        return self.finish(hidden_states, cross_key, cross_value, cross_mask, pattern, **kwargs)
+
+    def finish(
+        self,
+        hidden_states: torch.Tensor,
+        cross_key: torch.Tensor | None = None,
+        cross_value: torch.Tensor | None = None,
+        cross_mask: torch.Tensor | None = None,
+        pattern: PaddedRows = PADDED_ROWS,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Do what comes after the self-attention: cross-attention where there are keys, and feed-forward."""
+        if cross_key is not None and cross_value is not None:
+            cross = (cross_key, cross_value)
+            hidden_states = self.crossattention(hidden_states, cross, cross_mask, pattern, **kwargs)
         return self.output(self.intermediate(hidden_states), hidden_states)
 
 
@@ -211,6 +276,7 @@ class AlbefTextModel(PreTrainedModel):
     config: AlbefTextConfig
     base_model_prefix = "text_model"
     main_input_name = "input_ids"
+    _input_embed_layer = "word_embeddings"
     input_modalities = ["text"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
@@ -231,16 +297,8 @@ class AlbefTextModel(PreTrainedModel):
         self.encoder = AlbefTextEncoder(config)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings."""
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the word embeddings."""
-        self.embeddings.word_embeddings = cast(nn.Embedding, value)
-
     def project_images(self, image_hidden_states: torch.Tensor) -> list[KeyValue]:
-        """Keys and values of images for each fusion layer, to be computed once an image.
+        """Return keys and values of images for each fusion layer, to be computed once an image.
 
         Args:
             image_hidden_states: (I, P, width of the vision tower).
@@ -261,7 +319,7 @@ class AlbefTextModel(PreTrainedModel):
         image_index: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Runs the text layers, the fusion layers, or both.
+        """Run the text layers, the fusion layers, or both.
 
         Args:
             input_ids: (N, L) token ids; runs the text layers.

@@ -18,12 +18,11 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_albef import eager_attention_forward
-from .configuration_albef import AlbefVisionConfig
-from .shape_checks_albef import check_shapes
+from .configuration_albef import AlbefVisionConfig, check_shapes
 
 
 def interpolate_position_embeddings(position_embeddings: torch.Tensor, num_patches: int) -> torch.Tensor:
-    """Resamples the position embeddings of a square grid of patches to another square grid.
+    """Resample the position embeddings of a square grid of patches to another square grid.
 
     Bicubic, corners not aligned, no antialiasing; the class position is kept (salesforce/ALBEF `models/vit.py`).
 
@@ -119,6 +118,7 @@ class AlbefVisionModel(PreTrainedModel):
     config: AlbefVisionConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
+    _input_embed_layer = "patch_embed"
     input_modalities = ["image"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
@@ -150,12 +150,8 @@ class AlbefVisionModel(PreTrainedModel):
             init.trunc_normal_(self.cls_token, std=std)
             init.trunc_normal_(self.pos_embed, std=std)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The map of patches to vectors."""
-        return self.patch_embed
-
     def resize_position_embeddings(self, image_size: int) -> None:
-        """Makes the model take images of another side.
+        """Make the model take images of another side.
 
         Args:
             image_size: New side, pixels; a multiple of the patch size.
@@ -167,7 +163,7 @@ class AlbefVisionModel(PreTrainedModel):
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
-        """Encodes images.
+        """Encode images.
 
         Args:
             pixel_values: (B, 3, S, S) normalised images; S is `config.image_size`.

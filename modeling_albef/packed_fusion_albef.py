@@ -12,11 +12,11 @@ Shapes: N texts, S tokens of all of them, H width, P image tokens, d width of a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import torch
 
-from .modeling_albef_text import AlbefTextLayer, AlbefTextModel, KeyValue
+from .modeling_albef_text import AlbefTextModel, AlbefTextSelfAttention, KeyValue, PaddedRows
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Packing:
     runs: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, lengths: torch.Tensor) -> Packing:
-        """Packs texts.
+    def from_lengths(cls, lengths: torch.Tensor) -> Packing:
+        """Pack texts.
 
         Args:
             lengths: (N,) tokens of each text, >= 1, on the CPU.
@@ -45,62 +45,52 @@ class Packing:
         return cls(order, lengths[order], tuple(zip(counts.tolist(), found.tolist(), strict=True)))
 
     def first_tokens(self) -> torch.Tensor:
-        """(N,) place of each text's first token, `[CLS]`, in packed order."""
+        """Return the row (N,) of each text's first token, `[CLS]`, in packed order."""
         return self.lengths.cumsum(0) - self.lengths
 
     def tokens(self, starts: torch.Tensor) -> torch.Tensor:
-        """(S,) places of the packed tokens in a store.
+        """Return the rows (S,) of the packed tokens in a store.
 
         Args:
-            starts: (N,) place of each text's first token in the store, in the texts' own order.
+            starts: (N,) row of each text's first token in the store, in the texts' own order.
         """
         first = (starts[self.order] - self.first_tokens()).repeat_interleave(self.lengths)
         return first + torch.arange(len(first))
 
 
-def read_text(layer: AlbefTextLayer, states: torch.Tensor, packing: Packing, first_only: bool = False) -> torch.Tensor:
-    """Self-attention of a layer over packed texts.
+class PackedTexts(PaddedRows):
+    """Attention pattern of packed texts (1, S, H): each attends to itself, and all to one image."""
 
-    Args:
-        layer: A text or fusion layer.
-        states: (S, H).
-        packing: How the texts stand in them.
-        first_only: Whether to compute the rows of the first tokens alone.
+    def __init__(self, packing: Packing, first_only: bool = False) -> None:
+        """Make a pattern.
 
-    Returns:
-        (S, H), or (N, H) with `first_only`.
-    """
-    attention = layer.attention.self
-    key, value = attention.key(states), attention.value(states)  # (S, H)
-    residual = states[packing.first_tokens().to(states.device)] if first_only else states
-    query = attention.query(residual)
-    contexts, start, row = [], 0, 0
-    for count, length in packing.runs:
-        stop, rows = start + count * length, count * (1 if first_only else length)
-        parts = (query[row : row + rows], key[start:stop], value[start:stop])
-        split = (attention.split_heads(part.unflatten(0, (count, -1))) for part in parts)  # (count, heads, L, d)
-        contexts.append(attention.attend(*split)[0].flatten(0, 1).flatten(1))  # (rows, H)
-        start, row = stop, row + rows
-    return layer.attention.output(torch.cat(contexts), residual)
+        Args:
+            packing: How the texts stand in the states.
+            first_only: Whether to compute the rows of the first tokens alone, (1, N, H).
+        """
+        self.packing, self.first_only = packing, first_only
 
+    def residual(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the states of which self-attention is computed."""
+        return states[:, self.packing.first_tokens().to(states.device)] if self.first_only else states
 
-def look_at_image(layer: AlbefTextLayer, states: torch.Tensor, image: KeyValue) -> torch.Tensor:
-    """Cross-attention and feed-forward block of a fusion layer.
-
-    Args:
-        layer: A fusion layer.
-        states: (S, H), after its self-attention.
-        image: Keys and values of the one image, each (1, heads, P, d).
-
-    Returns:
-        (S, H).
-    """
-    states = layer.crossattention(states[None], image)[0]
-    return layer.output(layer.intermediate(states), states)
+    def self_attention(
+        self, module: AlbefTextSelfAttention, states: torch.Tensor, *_: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, None]:
+        """Return the context of `residual(states)`, length by length, so that no padding is needed."""
+        query, key, value = module.query(self.residual(states))[0], module.key(states)[0], module.value(states)[0]
+        sizes = [texts * length for texts, length in self.packing.runs]
+        rows = [texts for texts, _ in self.packing.runs] if self.first_only else sizes
+        contexts: list[torch.Tensor] = []
+        parts = zip(query.split(rows), key.split(sizes), value.split(sizes), strict=True)
+        for run, part in zip(self.packing.runs, parts, strict=True):
+            heads = [module.split_heads(tokens.unflatten(0, (run[0], -1))) for tokens in part]  # (texts, heads, L, d)
+            contexts.append(module.attend(heads[0], heads[1], heads[2], **kwargs)[0].flatten(0, 1))
+        return torch.cat(contexts)[None], None
 
 
 def start_fusion(text_model: AlbefTextModel, states: torch.Tensor, packing: Packing) -> torch.Tensor:
-    """What the fusion layers do before they see an image: the self-attention of the first.
+    """Return what the fusion layers do before they see an image: the self-attention of the first.
 
     Args:
         text_model: The text tower.
@@ -110,13 +100,13 @@ def start_fusion(text_model: AlbefTextModel, states: torch.Tensor, packing: Pack
     Returns:
         (S, H).
     """
-    return read_text(text_model.encoder.fusion_layers[0], states, packing)
+    return text_model.encoder.fusion_layers[0].attention(states[None], pattern=PackedTexts(packing))[0]
 
 
 def finish_fusion(
     text_model: AlbefTextModel, states: torch.Tensor, packing: Packing, image_key_values: list[KeyValue]
 ) -> torch.Tensor:
-    """Fuses packed texts with one image.
+    """Fuse packed texts with one image.
 
     Args:
         text_model: The text tower.
@@ -127,11 +117,9 @@ def finish_fusion(
     Returns:
         (N, H) states of the `[CLS]` tokens after the last layer, in packed order.
     """
-    layers = cast(list[AlbefTextLayer], text_model.encoder.fusion_layers)
-    if len(layers) == 1:
-        states = states[packing.first_tokens().to(states.device)]
-    for place, (layer, image) in enumerate(zip(layers, image_key_values, strict=True)):
-        if place:
-            states = read_text(layer, states, packing, first_only=place == len(layers) - 1)
-        states = look_at_image(layer, states, image)
-    return states
+    first, *others = zip(text_model.encoder.fusion_layers, image_key_values, strict=True)
+    whole, first_only = PackedTexts(packing), PackedTexts(packing, first_only=True)
+    states = first[0].finish((whole if others else first_only).residual(states[None]), *first[1])
+    for index, (layer, image) in enumerate(others, start=1):
+        states = layer(states, None, *image, pattern=first_only if index == len(others) else whole)
+    return states[0]

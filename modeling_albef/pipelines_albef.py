@@ -1,5 +1,5 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Pipelines of the library's kind: answers to questions about pictures, and search in pictures or texts.
+"""Pipelines of the library's kind: answers to questions about images, and search in images or texts.
 
 Shapes: B batch, E projection width, k candidates, L tokens.
 """
@@ -14,13 +14,26 @@ from PIL.Image import Image
 from transformers import Pipeline
 
 from .answer_tree_albef import AnswerTree
-from .index_albef import EmbeddingIndex
+from .configuration_albef import AlbefError
+from .index_albef import EmbeddingIndex, MissingFolderError
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
-class AlbefVqaPipeline(Pipeline):
-    """Answers questions about pictures: `pipeline("albef-vqa", model=NAME)`.
+class _AlbefPipeline(Pipeline):
+    """What both pipelines load: a model, and a processor that holds the tokenizer and the image processor."""
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    model: Any
+    processor: Any
+
+
+class AlbefVqaPipeline(_AlbefPipeline):
+    """Answers to questions about images: `pipeline("albef-vqa", model=NAME)`.
 
     Candidate answers are ranked as published; the candidates are those that the model was trained with, kept in its
     configuration, or an `answer_list`. Without candidates the answer is written freely.
@@ -31,17 +44,10 @@ class AlbefVqaPipeline(Pipeline):
         [{'answer': 'apple', 'score': 0.71}, {'answer': 'pear', 'score': 0.13}]
     """
 
-    _load_processor = True
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
-
-    model: Any
-    processor: Any
     _kept: tuple[tuple[str, ...], AnswerTree] | None = None
 
     def __call__(self, image: Any = None, question: Any = None, **kwargs: Any) -> Any:
-        """Answers.
+        """Answer questions.
 
         Args:
             image: Path, URL or Pillow image; a list of them; or, without `question`, a mapping with `image` and
@@ -56,19 +62,19 @@ class AlbefVqaPipeline(Pipeline):
             of a candidate is its share among the `k_test` ones; that of a free answer its probability.
 
         Raises:
-            ValueError: There is no question, or none that the model can read; an answer of the list is empty or stands
+            AlbefError: There is no question, or none that the model can read; an answer of the list is empty or stands
                 there twice; the model has no answer decoder.
         """
         self.model.check_head()
         if question is None:
             if isinstance(image, str | Path | Image):
-                raise ValueError("There is no question: give one beside the image.")
+                raise AlbefError("There is no question: give one beside the image.")
             return super().__call__(image, **kwargs)
         if isinstance(image, list) or isinstance(question, list):
             images = image if isinstance(image, list) else [image] * len(question)
             questions = question if isinstance(question, list) else [question] * len(images)
             if len(images) != len(questions):
-                raise ValueError(f"{len(images)} images do not go with {len(questions)} questions: give one of them.")
+                raise AlbefError(f"{len(images)} images do not go with {len(questions)} questions: give one of them.")
             pairs = zip(images, questions, strict=True)
             return super().__call__([{"image": one, "question": text} for one, text in pairs], **kwargs)
         return super().__call__({"image": image, "question": question}, **kwargs)
@@ -83,23 +89,26 @@ class AlbefVqaPipeline(Pipeline):
     ) -> tuple[dict, dict, dict]:
         if isinstance(answer_list, str | Path):
             if not Path(answer_list).is_file():
-                raise ValueError(f"answer_list is {str(answer_list)!r}, but must be a list, or a JSON file of one.")
-            answer_list = list(json.loads(Path(answer_list).read_text(encoding="utf-8")))
+                raise AlbefError(f"answer_list is {str(answer_list)!r}, but must be a list, or a JSON file of one.")
+            try:
+                answer_list = list(json.loads(Path(answer_list).read_text(encoding="utf-8")))
+            except json.JSONDecodeError as error:
+                raise AlbefError(f"answer_list {str(answer_list)!r} is no JSON file ({error}): mend it.") from error
         if answer_list is not None:
             if not answer_list:
-                raise ValueError("The answer list is empty: there is nothing to choose from.")
+                raise AlbefError("The answer list is empty: there is nothing to choose from.")
             different = {answer.strip() for answer in answer_list}
             if "" in different or len(different) != len(answer_list):
-                raise ValueError("The answer list has an empty answer, or one twice: leave it out.")
+                raise AlbefError("The answer list has an empty answer, or one twice: leave it out.")
         if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k is {top_k}, but must be at least 1.")
+            raise AlbefError(f"top_k is {top_k}, but must be at least 1.")
         forward = {"top_k": top_k, "k_test": k_test, "free_form": free_form, "max_new_tokens": max_new_tokens}
         forward = {name: value for name, value in forward.items() if value is not None}
         answers = {} if answer_list is None else {"answer_list": tuple(answer_list)}
         return {}, {**forward, **answers}, answers
 
     def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
-        """Makes a picture and a question the model's inputs."""
+        """Make an image and a question the model's inputs."""
         inputs = self.processor(
             images=[input_["image"]],
             text=[input_["question"]],
@@ -129,7 +138,7 @@ class AlbefVqaPipeline(Pipeline):
         return {"ids": ranked.ids[:, :top_k], "scores": ranked.probabilities[:, :top_k]}
 
     def _write(self, inputs: dict[str, torch.Tensor], top_k: int, max_new_tokens: int) -> dict[str, torch.Tensor]:
-        """Writes answers by beam search; a length penalty of 0 leaves their log-probabilities as they are."""
+        """Write answers by beam search; a length penalty of 0 leaves their log-probabilities as they are."""
         written = self.model.generate(
             **inputs,
             num_beams=max(2, top_k),
@@ -143,10 +152,10 @@ class AlbefVqaPipeline(Pipeline):
         return {"tokens": written.sequences.unflatten(0, shape), "scores": written.sequences_scores.exp().view(shape)}
 
     def _tree(self, answers: tuple[str, ...]) -> AnswerTree:
-        """The candidates as the model takes them, made once a list."""
+        """Return the candidates as the model takes them, made once a list."""
         if self._kept is None or self._kept[0] != answers:
             encoded = self.processor.encode_answers(list(answers)).to(self.device)
-            self._kept = (answers, AnswerTree.of(encoded["input_ids"], encoded["attention_mask"]))
+            self._kept = (answers, AnswerTree.from_tokens(encoded["input_ids"], encoded["attention_mask"]))
         return self._kept[1]
 
     def _own_answers(self) -> tuple[str, ...]:
@@ -155,18 +164,18 @@ class AlbefVqaPipeline(Pipeline):
     def postprocess(
         self, model_outputs: dict[str, torch.Tensor], answer_list: tuple[str, ...] | None = None
     ) -> list[dict[str, Any]]:
-        """Makes places or tokens texts."""
+        """Return the answers that the indices or tokens stand for."""
         if "tokens" in model_outputs:
             answers = self.processor.batch_decode(model_outputs["tokens"][0], skip_special_tokens=True)
         else:
             names = answer_list or self._own_answers()
-            answers = [names[place] for place in model_outputs["ids"][0].tolist()]
+            answers = [names[index] for index in model_outputs["ids"][0].tolist()]
         scores = model_outputs["scores"][0].tolist()
         return [{"answer": answer, "score": score} for answer, score in zip(answers, scores, strict=True)]
 
 
-class ImageTextRetrievalPipeline(Pipeline):
-    """Finds pictures by a text, or texts by a picture: `pipeline("image-text-retrieval", model=NAME)`.
+class ImageTextRetrievalPipeline(_AlbefPipeline):
+    """Search of images by a text, or of texts by an image: `pipeline("image-text-retrieval", model=NAME)`.
 
     In two stages, as published: the index gives the `k` closest by cosine similarity, the matching head ranks them.
 
@@ -177,25 +186,18 @@ class ImageTextRetrievalPipeline(Pipeline):
         [{'image': 'photos/7.jpg', 'score': 3.1, 'probability': 0.98, 'similarity': 0.41}]
     """
 
-    _load_processor = True
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
-
-    model: Any
-    processor: Any
     index: EmbeddingIndex | None = None
 
     def index_images(self, images: str | Path | Iterable[Any], batch_size: int = 16, faiss: str | None = None) -> None:
-        """Encodes pictures once; a picture's file is read again only where it is ranked.
+        """Encode images once; an image's file is read again only where it is ranked.
 
         Args:
             images: A folder, with all that is below it; or paths, URLs or Pillow images.
-            batch_size: Pictures that are encoded together.
+            batch_size: Images that are encoded together.
             faiss: Factory string of a FAISS index (needs `datasets` and FAISS); None searches exactly.
 
         Raises:
-            FileNotFoundError: The folder does not exist or has no pictures.
+            MissingFolderError: The folder does not exist or has no images.
         """
         if isinstance(images, str | Path):
             images = _images_below(Path(images))
@@ -203,28 +205,28 @@ class ImageTextRetrievalPipeline(Pipeline):
         self._make_index("image", names, batch_size, faiss)
 
     def index_texts(self, texts: str | Iterable[str], batch_size: int = 64, faiss: str | None = None) -> None:
-        """Encodes texts once.
+        """Encode texts once.
 
         Args:
-            texts: What is to be found by pictures; a text or many.
+            texts: What is to be found by images; a text or many.
             batch_size: Texts that are encoded together.
             faiss: See `index_images`.
         """
         self._make_index("text", [texts] if isinstance(texts, str) else list(texts), batch_size, faiss)
 
     def save_index(self, folder: str | Path) -> None:
-        """Writes the index; the pictures stay where they are."""
+        """Write the index; the images stay where they are."""
         self._need_index().save(folder)
 
     def load_index(self, folder: str | Path, faiss: str | None = None) -> None:
-        """Reads back what `save_index` wrote; `faiss` as in `index_images`."""
+        """Read back what `save_index` wrote; `faiss` as in `index_images`."""
         self.index = EmbeddingIndex.load(folder, self.model.config.projection_dim, faiss)
 
     def __call__(self, text: str | list[str] | None = None, *, image: Any = None, **kwargs: Any) -> Any:
-        """Searches.
+        """Search what is indexed.
 
         Args:
-            text: Query or queries, where pictures are indexed.
+            text: Query or queries, where images are indexed.
             image: Path, URL or Pillow image, or a list of them, where texts are indexed.
             kwargs: `top_k` results a query (5); `k` candidates that the matching head ranks (16), 0 for none.
 
@@ -233,16 +235,16 @@ class ImageTextRetrievalPipeline(Pipeline):
             published one, a logit) and `probability` of a match; a list of such lists for several queries.
 
         Raises:
-            ValueError: Nothing is indexed, or what is indexed is of the query's own kind; the query has no word that
+            AlbefError: Nothing is indexed, or what is indexed is of the query's own kind; the query has no word that
                 the model can read; the model has no matching head.
         """
         self.model.check_head()
         if (text is None) == (image is None):
-            raise ValueError("Give either text or image as the query.")
+            raise AlbefError("Give either text or image as the query.")
         kind, query = ("text", text) if image is None else ("image", image)
         if self._need_index().kind == kind:
             other = "texts" if kind == "image" else "images"
-            raise ValueError(f"What is indexed is {kind}s, the query's own kind: index {other} with index_{other}.")
+            raise AlbefError(f"What is indexed is {kind}s, the query's own kind: index {other} with index_{other}.")
         if isinstance(query, list):
             return [super(ImageTextRetrievalPipeline, self).__call__({kind: one}, **kwargs) for one in query]
         return super().__call__({kind: query}, **kwargs)
@@ -250,11 +252,11 @@ class ImageTextRetrievalPipeline(Pipeline):
     def _sanitize_parameters(self, top_k: int | None = None, k: int | None = None) -> tuple[dict, dict, dict]:
         forward = {name: value for name, value in {"top_k": top_k, "k": k}.items() if value is not None}
         if forward.get("top_k", 1) < 1 or forward.get("k", 0) < 0:
-            raise ValueError(f"top_k is {top_k} and k is {k}, but they must be at least 1 and 0.")
+            raise AlbefError(f"top_k is {top_k} and k is {k}, but they must be at least 1 and 0.")
         return {}, forward, {}
 
     def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
-        """Makes a query the model's inputs."""
+        """Make a query the model's inputs."""
         kind, query = next(iter(input_.items()))
         inputs = self._encode_inputs(kind, [query])
         if kind == "text":
@@ -275,24 +277,24 @@ class ImageTextRetrievalPipeline(Pipeline):
     @torch.no_grad()
     def _make_index(self, kind: str, names: list[Any], batch_size: int, faiss: str | None) -> None:
         if not names:
-            raise ValueError(f"There are no {kind}s to index.")
+            raise AlbefError(f"There are no {kind}s to index.")
         batches = [names[start : start + batch_size] for start in range(0, len(names), batch_size)]
         embeds = [self._encode(kind, self._encode_inputs(kind, batch)).pooler_output.cpu() for batch in batches]
         self.index = EmbeddingIndex(kind, names, torch.cat(embeds), faiss)
 
     def _need_index(self) -> EmbeddingIndex:
         if self.index is None:
-            raise ValueError("Nothing is indexed: call index_images, index_texts or load_index first.")
+            raise AlbefError("Nothing is indexed: call index_images, index_texts or load_index first.")
         return self.index
 
     def _forward(self, input_tensors: dict[str, torch.Tensor], top_k: int = 5, k: int = 16) -> dict[str, torch.Tensor]:
         index = self._need_index()
         kind = "image" if "pixel_values" in input_tensors else "text"
         query = self._encode(kind, input_tensors)
-        similarity, places = index.search(query.pooler_output, max(k, top_k))  # (1, k)
-        found = {"similarity": similarity[0], "places": places[0]}
+        similarity, indices = index.search(query.pooler_output, max(k, top_k))  # (1, k)
+        found = {"similarity": similarity[0], "indices": indices[0]}
         if k > 0:
-            inputs = self._encode_inputs(index.kind, [index.names[place] for place in places[0].tolist()])
+            inputs = self._encode_inputs(index.kind, [index.names[row] for row in indices[0].tolist()])
             candidates = self._encode(index.kind, inputs).last_hidden_state
             rows = len(candidates)
             if index.kind == "image":
@@ -307,28 +309,28 @@ class ImageTextRetrievalPipeline(Pipeline):
         return {name: tensor[:top_k] for name, tensor in found.items()}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], **_: Any) -> list[dict[str, Any]]:
-        """Makes places names."""
+        """Return the names that the indices stand for."""
         index = self._need_index()
         lists = {name: tensor.tolist() for name, tensor in model_outputs.items()}
-        names = [{index.kind: index.names[place]} for place in lists.pop("places")]
+        names = [{index.kind: index.names[row]} for row in lists.pop("indices")]
         columns = [name for name in ("score", "probability", "similarity") if name in lists]
         return [{**name, **{column: lists[column][row] for column in columns}} for row, name in enumerate(names)]
 
 
 def _check_words(processor: Any, inputs: Any, kind: str, text: str) -> None:
-    """Refuses a text of which the model reads no word."""
+    """Refuse a text of which the model reads no word."""
     tokenizer = processor.tokenizer
     empty = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
     if empty.issuperset(inputs["input_ids"][0].tolist()):
-        raise ValueError(f"The {kind} {text[:60]!r} has no word that the model knows: give another.")
+        raise AlbefError(f"The {kind} {text[:60]!r} has no word that the model knows: give another.")
 
 
 def _images_below(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(folder)!r}: give one, or a list of images.")
+        raise MissingFolderError(f"There is no folder {str(folder)!r}: give one, or a list of images.")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
-        raise FileNotFoundError(f"The folder {str(folder)!r} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+        raise MissingFolderError(f"The folder {str(folder)!r} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     return found
 
 

@@ -11,7 +11,7 @@ from golden_cases import tiny_config
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer
 
-WORDS = ["what colour is the circle?", "what is left of a red square", "a blue circle", "a green star above it"]
+WORDS = ["what color is the circle?", "what is left of a red square", "a blue circle", "a green star above it"]
 ANSWERS = ["red", "blue", "green", "star", "square"]
 
 

@@ -42,7 +42,7 @@ CAPTIONS = ["a blue circle", "a green star above it", "a red square"]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models, pictures to search, and files to upload."""
+    """Models, images to search, and files to upload."""
     folder = tmp_path_factory.mktemp("app")
     save_retrieval(folder / "retrieval")
     save_vqa(folder / "vqa")
@@ -51,8 +51,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(9):
         pixels = noise.integers(0, 256, (4, 5, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((100, 80)).save(folder / f"photos/{number}.png")
-    (folder / "photos/broken.png").write_bytes(b"no picture")
-    (folder / "text.png").write_text("no picture")
+    (folder / "photos/broken.png").write_bytes(b"no image")
+    (folder / "text.png").write_text("no image")
     shutil.copy(folder / "photos/3.png", folder / "good.png")
     whole = (folder / "photos/4.png").read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
@@ -112,7 +112,7 @@ def open_tab(page: Any, name: str) -> None:
 
 
 def upload(page: Any, element: str, path: Path) -> None:
-    """Puts a file into a picture field, in place of the one that is there."""
+    """Puts a file into an image field, in place of the one that is there."""
     remove = page.locator(f"#{element} button[aria-label='Clear']")
     if remove.count():
         remove.first.click()
@@ -133,7 +133,7 @@ def message(page: Any) -> str:
 
 
 def shot(page: Any, name: str) -> None:
-    """A picture of the whole page, where SCREENSHOTS names a folder for it."""
+    """An image of the whole page, where SCREENSHOTS names a folder for it."""
     if folder := os.environ.get("SCREENSHOTS"):
         page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
@@ -149,7 +149,7 @@ def bars(page: Any, element: str) -> dict[str, float]:
 
 @needs_browser
 @pytest.mark.slow
-def test_pictures_by_a_text(browser_page: Any, place: Path) -> None:
+def test_images_by_a_text(browser_page: Any, place: Path) -> None:
     open_tab(browser_page, "Search")
     browser_page.locator("#search_text textarea").fill("a blue circle")
     browser_page.locator("#search_start").click()
@@ -166,9 +166,9 @@ def test_pictures_by_a_text(browser_page: Any, place: Path) -> None:
 
 @needs_browser
 @pytest.mark.slow
-def test_captions_by_a_picture(browser_page: Any, place: Path) -> None:
+def test_captions_by_an_image(browser_page: Any, place: Path) -> None:
     open_tab(browser_page, "Search")
-    upload(browser_page, "caption_picture", place / "good.png")
+    upload(browser_page, "caption_image", place / "good.png")
     browser_page.locator("#captions textarea").fill("\n".join([*CAPTIONS, ""]))
     browser_page.locator("#caption_start").click()
     shown = bars(browser_page, "caption_found")
@@ -184,12 +184,12 @@ def test_captions_by_a_picture(browser_page: Any, place: Path) -> None:
 @pytest.mark.slow
 def test_answers(browser_page: Any, place: Path) -> None:
     open_tab(browser_page, "Ask")
-    upload(browser_page, "ask_picture", place / "good.png")
-    browser_page.locator("#ask_question textarea").fill("what colour is the circle?")
+    upload(browser_page, "ask_image", place / "good.png")
+    browser_page.locator("#ask_question textarea").fill("what color is the circle?")
     browser_page.locator("#ask_start").click()
     shown = bars(browser_page, "ask_found")
     answer = pipeline("albef-vqa", model=str(place / "vqa"))
-    found = answer(image=str(place / "good.png"), question="what colour is the circle?", top_k=5)
+    found = answer(image=str(place / "good.png"), question="what color is the circle?", top_k=5)
     assert shown == pytest.approx({one["answer"]: 100 * one["score"] for one in found}, abs=0.6)
     shot(browser_page, "ask")
 
@@ -199,7 +199,7 @@ def test_answers(browser_page: Any, place: Path) -> None:
 @pytest.mark.parametrize(("kind", "text", "panels"), [("caption", "a blue circle", 4), ("question", "what is left", 4)])
 def test_heat_maps(browser_page: Any, place: Path, kind: str, text: str, panels: int) -> None:
     open_tab(browser_page, "Where it looks")
-    upload(browser_page, "look_picture", place / "good.png")
+    upload(browser_page, "look_image", place / "good.png")
     browser_page.locator("#look_kind").get_by_label(kind).check()
     browser_page.locator("#look_text textarea").fill(text)
     old = browser_page.locator("#look_sheet img").all()
@@ -219,19 +219,19 @@ def test_heat_maps(browser_page: Any, place: Path, kind: str, text: str, panels:
     [("text.png", "is no image that Pillow knows"), ("cut.png", "damaged or cut short"), ("huge.png", "has more than")],
 )
 def test_bad_uploads(browser_page: Any, place: Path, server: tuple[str, Path], file: str, text: str) -> None:
-    browser_page.reload()  # no field has a picture
+    browser_page.reload()  # no field has an image
     browser_page.get_by_role("tab", name="Search").wait_for()
     for tab, element, start in (
-        ("Search", "caption_picture", "caption_start"),
-        ("Ask", "ask_picture", "ask_start"),
-        ("Where it looks", "look_picture", "look_start"),
+        ("Search", "caption_image", "caption_start"),
+        ("Ask", "ask_image", "ask_start"),
+        ("Where it looks", "look_image", "look_start"),
     ):
         open_tab(browser_page, tab)
-        if element == "ask_picture":
+        if element == "ask_image":
             browser_page.locator("#ask_question textarea").fill("what is it")
-        if element == "look_picture":
+        if element == "look_image":
             browser_page.locator("#look_text textarea").fill("a circle")
-        examples = element.replace("picture", "examples")
+        examples = element.replace("image", "examples")
         browser_page.locator(f"#{examples} img").first.click()  # Gradio then makes the field anew
         browser_page.locator(f"#{element} img").wait_for(state="attached")
         upload(browser_page, element, place / file)
@@ -249,7 +249,7 @@ def test_what_is_missing_is_said(browser_page: Any, place: Path, server: tuple[s
     browser_page.locator("#search_start").click()
     assert "There is no text yet" in message(browser_page)
     open_tab(browser_page, "Where it looks")
-    upload(browser_page, "look_picture", place / "good.png")
+    upload(browser_page, "look_image", place / "good.png")
     browser_page.locator("#look_kind").get_by_label("caption").check()
     browser_page.locator("#look_text textarea").fill("?!")
     browser_page.locator("#look_start").click()
@@ -271,10 +271,10 @@ def test_a_start_with_wrong_options(place: Path, tmp_path: Path, monkeypatch: py
     assert "There is no folder 'none'" in refused(main, ["--retrieval_model", "retrieval", "--images", "none"])
     (tmp_path / "empty").mkdir()
     words = ["--retrieval_model", "retrieval", "--images", str(tmp_path / "empty")]
-    assert "has no pictures that can be read" in refused(main, words)
+    assert "has no images that can be read" in refused(main, words)
 
 
-def test_drawn_pictures_show_what_their_names_say(tmp_path: Path) -> None:
+def test_drawn_images_show_what_their_names_say(tmp_path: Path) -> None:
     paths = draw_shapes(tmp_path)
     assert len({path.name for path in paths}) == len(paths) == 48
     first = load_dataset_script("shapes", split="test", cache_dir=tmp_path / "cache", num_train=1, num_validation=1)[0]

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("modeling_albef", "processing", "dataset_scripts")
 # run, never imported: they may use all that they serve
 COMMANDS = {
+    ROOT / "modeling_albef/conversion/commands.py",
     ROOT / "modeling_albef/conversion/convert_albef_to_hf.py",
     ROOT / "modeling_albef/explain/visualize.py",
 }

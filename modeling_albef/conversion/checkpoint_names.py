@@ -1,5 +1,5 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Names of the released ALBEF checkpoints and their place in these models, both ways. The one place that knows them.
+"""Names of tensors in released ALBEF checkpoints and in these models, both ways.
 
 Three schemes are read: that of salesforce/ALBEF (`models/model_pretrain.py`, `models/model_retrieval.py`,
 `models/model_vqa.py`), which LAVIS shares but for the token-type embeddings; that of torchmultimodal
@@ -70,7 +70,7 @@ class ConvertedCheckpoint:
         teacher: Weights of its momentum twin; empty where the file has none. The head and the temperature, which have
             no twin, are the student's.
         queue: State of a `FeatureQueue`; empty where the file has none.
-        leftover: Names in the file that have no place here.
+        leftover: Names in the file that have no counterpart here.
         source: Whose names the file has.
     """
 
@@ -82,7 +82,7 @@ class ConvertedCheckpoint:
 
 
 def find_source(names: Iterable[str]) -> str | None:
-    """Whose names these are; None where they are of no ALBEF."""
+    """Return whose names these are; None where they are not those of an ALBEF."""
     names = set(names)
     if any(name.startswith("albef.vision_model.") for name in names):
         return OWN
@@ -94,13 +94,13 @@ def find_source(names: Iterable[str]) -> str | None:
 
 
 def convert_name(name: str) -> tuple[str, bool] | None:
-    """Translates the name of a released tensor.
+    """Translate the name of a released tensor.
 
     Args:
         name: As in a file of salesforce/ALBEF, with or without `bert.`.
 
     Returns:
-        The name here, and whether it belongs to the momentum twin; None where there is no place for it.
+        The name here, and whether it belongs to the momentum twin; None where it has no counterpart.
     """
     if name == "temp":
         return "albef.temperature", False
@@ -120,17 +120,17 @@ def _convert_decoder_name(name: str) -> tuple[str, bool] | None:
     match = re.fullmatch(r"text_decoder(_m)?\.(?:bert\.)?(.+)", name)
     if match is None or match[2].endswith(_DERIVED):
         return None
-    place = _convert_head_name(match[2].removeprefix("encoder."), "head.")
-    return f"text_decoder.{place}", match[1] is not None
+    renamed = _convert_head_name(match[2].removeprefix("encoder."), "head.")
+    return f"text_decoder.{renamed}", match[1] is not None
 
 
-def _convert_head_name(name: str, place: str) -> str:
-    """The place of a tensor of a language head; other names stay."""
-    return re.sub(rf"^{re.escape(_LANGUAGE_HEAD)}(transform\.)?", place, name)
+def _convert_head_name(name: str, prefix: str) -> str:
+    """Return the name here of a tensor of a language head; other names stay."""
+    return re.sub(rf"^{re.escape(_LANGUAGE_HEAD)}(transform\.)?", prefix, name)
 
 
 def torchmultimodal_names(names: Iterable[str]) -> dict[str, str]:
-    """Translates names of torchmultimodal into those of salesforce/ALBEF.
+    """Translate names of torchmultimodal into those of salesforce/ALBEF.
 
     There the fusion layers are a module of their own and count from 0.
 
@@ -144,15 +144,15 @@ def torchmultimodal_names(names: Iterable[str]) -> dict[str, str]:
     text_layers = {m[1] for m in (re.search(r"(?:^|\.)text_encoder\.encoder\.layer\.(\d+)\.", n) for n in names) if m}
     translated = {}
     for name in names:
-        place = name
+        renamed = name
         for pattern, replacement in _TORCHMULTIMODAL:
-            place = re.sub(pattern, replacement, place)
-        translated[name] = re.sub(r"(\d+)\+T", lambda match: str(int(match[1]) + len(text_layers)), place)
+            renamed = re.sub(pattern, replacement, renamed)
+        translated[name] = re.sub(r"(\d+)\+T", lambda match: str(int(match[1]) + len(text_layers)), renamed)
     return translated
 
 
 def convert_state_dict(state_dict: dict[str, torch.Tensor], source: str = SALESFORCE) -> ConvertedCheckpoint:
-    """Takes a released state dict apart into student, teacher and queue.
+    """Take a released state dict apart into student, teacher and queue.
 
     Args:
         state_dict: Tensors by the names of the source.
@@ -166,9 +166,9 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], source: str = SALESF
     converted = ConvertedCheckpoint(source=source)
     names = torchmultimodal_names(state_dict) if source == TORCHMULTIMODAL else {name: name for name in state_dict}
     for original, name in names.items():
-        place = convert_name(name)
-        if place is not None:
-            (converted.teacher if place[1] else converted.student)[place[0]] = state_dict[original]
+        renamed = convert_name(name)
+        if renamed is not None:
+            (converted.teacher if renamed[1] else converted.student)[renamed[0]] = state_dict[original]
         elif name not in _QUEUE and not name.endswith(_DERIVED):
             converted.leftover.append(original)
     if source == LAVIS:
@@ -190,7 +190,7 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], source: str = SALESF
 
 
 def _tied(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A saved model with its output maps, which safetensors leave out where they are the word embeddings."""
+    """Return a saved model with its output maps, which safetensors leave out where they are the word embeddings."""
     maps = {}
     for words, output in OUTPUT_MAPS:
         if words in state_dict and output.replace("decoder.weight", "dense.weight") in state_dict:  # has that head
@@ -205,7 +205,7 @@ def _add_type_embeddings(weights: dict[str, torch.Tensor]) -> None:
 
 
 def restore_state_dict(checkpoint: ConvertedCheckpoint) -> dict[str, torch.Tensor]:
-    """Puts a checkpoint together again in the format of salesforce/ALBEF: the way back of `convert_state_dict`.
+    """Put a checkpoint together again in the format of salesforce/ALBEF: the way back of `convert_state_dict`.
 
     Args:
         checkpoint: Student, teacher and queue.
@@ -213,7 +213,7 @@ def restore_state_dict(checkpoint: ConvertedCheckpoint) -> dict[str, torch.Tenso
     Returns:
         Tensors by the names of salesforce/ALBEF: `bert.` in language models only, which are the decoder and the text
         tower with a masked-language head; position ids, both names of a head's output bias, and the queue with one
-        column a slot, in pre-training without the pictures' ids.
+        column a slot, in pre-training without the images' ids.
     """
     restored = {}
     is_pretrained = "mlm_head.dense.weight" in checkpoint.student
@@ -221,15 +221,15 @@ def restore_state_dict(checkpoint: ConvertedCheckpoint) -> dict[str, torch.Tenso
         for name, tensor in weights.items():
             if twin and name in _UNTWINNED:
                 continue
-            place = _restore_name(name, twin)
+            renamed = _restore_name(name, twin)
             if is_pretrained:
-                place = re.sub(r"^(text_encoder\w*\.)(?=embeddings|encoder)", r"\1bert.", place)
-            restored[place] = tensor
-            if place.endswith("cls.predictions.decoder.bias"):
-                restored[place.replace("decoder.bias", "bias")] = tensor
-            elif place.endswith("embeddings.position_embeddings.weight"):
+                renamed = re.sub(r"^(text_encoder\w*\.)(?=embeddings|encoder)", r"\1bert.", renamed)
+            restored[renamed] = tensor
+            if renamed.endswith("cls.predictions.decoder.bias"):
+                restored[renamed.replace("decoder.bias", "bias")] = tensor
+            elif renamed.endswith("embeddings.position_embeddings.weight"):
                 positions = torch.arange(len(tensor))[None]  # (1, positions)
-                restored[place.replace("position_embeddings.weight", "position_ids")] = positions
+                restored[renamed.replace("position_embeddings.weight", "position_ids")] = positions
     if checkpoint.queue:
         restored["image_queue"] = checkpoint.queue["image_embeds"].T.contiguous()  # (E, Q)
         restored["text_queue"] = checkpoint.queue["text_embeds"].T.contiguous()
@@ -240,15 +240,15 @@ def restore_state_dict(checkpoint: ConvertedCheckpoint) -> dict[str, torch.Tenso
 
 
 def _restore_name(name: str, twin: str) -> str:
-    """The original's name of a tensor; `twin` is `_m` or empty."""
+    """Return the original's name of a tensor; `twin` is `_m` or empty."""
     if name == "albef.temperature":
         return "temp"
     for theirs, ours in _PREFIXES.items():
         if name.startswith(f"{ours}."):
             return f"{theirs}{twin}{name.removeprefix(ours)}"
     part = "text_encoder" if name.startswith("mlm_head.") else "text_decoder"
-    place = re.sub(r"^(text_decoder\.|mlm_)", "", name)
-    place = re.sub(r"^head\.decoder\.", f"{_LANGUAGE_HEAD}decoder.", place)
-    place = re.sub(r"^head\.", f"{_LANGUAGE_HEAD}transform.", place)
-    place = re.sub(r"^layer\.", "bert.encoder.layer.", place)
-    return f"{part}{twin}.{re.sub(r'^embeddings', 'bert.embeddings', place)}"
+    renamed = re.sub(r"^(text_decoder\.|mlm_)", "", name)
+    renamed = re.sub(r"^head\.decoder\.", f"{_LANGUAGE_HEAD}decoder.", renamed)
+    renamed = re.sub(r"^head\.", f"{_LANGUAGE_HEAD}transform.", renamed)
+    renamed = re.sub(r"^layer\.", "bert.encoder.layer.", renamed)
+    return f"{part}{twin}.{re.sub(r'^embeddings', 'bert.embeddings', renamed)}"

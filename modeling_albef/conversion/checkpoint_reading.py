@@ -1,5 +1,5 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Opens a checkpoint of any source, without running code from it, and takes it apart."""
+"""Reading a checkpoint of any source, without running code from it."""
 
 import pickle
 import re
@@ -12,108 +12,62 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ..configuration_albef import AlbefError
+from ..training.queue_file import check_queue, read_queue
 from .checkpoint_names import OWN, ConvertedCheckpoint, convert_state_dict, find_source
 
 _WRAPPERS = ("model", "state_dict")
 _DEEPEST = 5  # wrappers within each other
 _SHOWN = 5
-QUEUE_SHAPES = {"image_embeds": 2, "text_embeds": 2, "image_ids": 1, "pointer": 0}  # tensors of a queue: dimensions
 
 
-class CheckpointError(ValueError):
+class ConversionError(AlbefError):
     """A checkpoint that is refused; the message says which, why, and what helps."""
 
 
 def read_checkpoint(path: Path) -> ConvertedCheckpoint:
-    """Reads a checkpoint of any source.
+    """Return the parts of a checkpoint of any source.
 
     Args:
         path: A file of PyTorch or of safetensors, or a folder with a `model.safetensors` of this package.
 
     Returns:
-        Its parts; tensors of a file of PyTorch are mapped, not copied.
+        The parts; tensors of a file of PyTorch are mapped, not copied.
 
     Raises:
-        CheckpointError: The file is missing, damaged, would run code, or is of another model.
+        ConversionError: The file is missing, damaged, would run code, or is of another model.
     """
     if path.is_dir():
         return _read_folder(path)
     tensors = _read_tensors(path)
     source = find_source(tensors)
     if source is None:
-        raise CheckpointError(
+        raise ConversionError(
             f"{path} is no ALBEF: its tensors, {shorten(tensors)}, have the names of neither salesforce/ALBEF, LAVIS, "
             "torchmultimodal nor this package."
         )
     heads = sorted({name.split(".")[0] for name in tensors if name.startswith(("cls_head", "ta_head"))})
     if heads:
-        raise CheckpointError(
+        raise ConversionError(
             f"{path} is a classifier ({', '.join(heads)}), for visual reasoning or entailment: there is no model class "
             "for it here; retrieval and question answering can be converted."
         )
     try:
         checkpoint = convert_state_dict(tensors, source)
     except (IndexError, RuntimeError) as error:  # dimensions that are not there
-        raise CheckpointError(
+        raise ConversionError(
             f"{path} has a queue or embeddings of another shape ({error}): download it again."
         ) from error
-    return _with_checked_queue(checkpoint, path)
-
-
-def _with_checked_queue(checkpoint: ConvertedCheckpoint, path: Path) -> ConvertedCheckpoint:
-    """The checkpoint, if its queue is one or it has none."""
     if checkpoint.queue:
         check_queue(checkpoint.queue, path)
     return checkpoint
 
 
-def read_queue(path: str | Path, width: int | None = None) -> dict[str, torch.Tensor]:
-    """Reads the queue that training or the converter wrote.
-
-    Args:
-        path: A file of safetensors.
-        width: Width E that its features must have; None takes any.
-
-    Returns:
-        State of a `FeatureQueue`.
-
-    Raises:
-        CheckpointError: The file is missing, damaged, or holds something else.
-    """
-    queue = _read_tensors(Path(path))
-    check_queue(queue, Path(path), width)
-    return queue
-
-
-def check_queue(queue: dict[str, torch.Tensor], path: Path, width: int | None = None) -> None:
-    """Refuses tensors that are no queue.
-
-    Args:
-        queue: Tensors by name.
-        path: Where they are from, for the message.
-        width: Width E of the features; None takes any.
-
-    Raises:
-        CheckpointError: Names, shapes or types are wrong.
-    """
-    shapes = {name: tuple(tensor.shape) for name, tensor in queue.items()}
-    whole_numbers = {name: tensor.dtype == torch.int64 for name, tensor in queue.items()}
-    fits = {name: len(shape) for name, shape in shapes.items()} == QUEUE_SHAPES
-    fits = fits and shapes["image_embeds"] == shapes["text_embeds"] and shapes["image_ids"] == shapes["text_embeds"][:1]
-    fits = fits and whole_numbers == {name: dimensions < 2 for name, dimensions in QUEUE_SHAPES.items()}
-    if not fits or (width is not None and shapes["image_embeds"][1] != width):
-        raise CheckpointError(
-            f"The queue in {path} has {shorten(f'{name} {shape}' for name, shape in shapes.items())}, but expected are "
-            f"image_embeds and text_embeds (slots, {width or 'width'}), image_ids (slots,) and pointer (), "
-            "the last two of whole numbers: leave it out."
-        )
-
-
 def _read_folder(folder: Path) -> ConvertedCheckpoint:
-    """A model that this package saved; its teacher and queue, too, where they are beside it."""
+    """Return a model that this package saved, and its teacher and queue where they are beside it."""
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise CheckpointError(f"The folder {folder} has no model.safetensors: give a folder that a model was saved to.")
+        raise ConversionError(f"The folder {folder} has no model.safetensors: give a folder that a model was saved to.")
     checkpoint = convert_state_dict(_read_tensors(weights), OWN)
     teacher, queue = folder / "teacher" / "model.safetensors", folder / "teacher" / "queue.safetensors"
     if teacher.is_file():
@@ -125,14 +79,14 @@ def _read_folder(folder: Path) -> ConvertedCheckpoint:
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
-        raise CheckpointError(
+        raise ConversionError(
             f"There is no checkpoint {path}: download one, or check the path; see docs/checkpoints.md."
         )
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise CheckpointError(f"{path} is damaged or cut short ({error!s:.300}): download it again.") from error
+            raise ConversionError(f"{path} is damaged or cut short ({error!s:.300}): download it again.") from error
     content: Any = _load_safely(path)
     for _ in range(_DEEPEST):  # not for ever: a dictionary may hold itself
         if isinstance(content, dict):
@@ -141,11 +95,11 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if isinstance(content, dict):
         tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
-        raise CheckpointError(f"{path} holds no tensors by name: a checkpoint is a state dict, alone or under `model`.")
+        raise ConversionError(f"{path} holds no tensors by name: a checkpoint is a state dict, alone or under `model`.")
     if all(name.startswith("module.") for name in tensors):  # saved from within a data-parallel wrapper
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     if odd := [name for name, tensor in tensors.items() if not _is_plain(tensor)]:
-        raise CheckpointError(f"{path} has tensors that are sparse, quantised or empty shells: {shorten(odd)}.")
+        raise ConversionError(f"{path} has tensors that are sparse, quantized or empty shells: {shorten(odd)}.")
     return tensors
 
 
@@ -154,29 +108,29 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 
 
 def _load_safely(path: Path) -> Any:
-    """Loads a file of PyTorch; one that needs more than tensors and plain containers is refused, never run."""
+    """Return what a file of PyTorch holds; if that is more than tensors and plain containers it is refused, not run."""
     is_zip = zipfile.is_zipfile(path)  # PyTorch's format since 1.6; older files cannot be mapped
     with path.open("rb") as file:
         starts_like_zip = file.read(4) == b"PK\x03\x04"
     damaged = f"{path} is damaged or cut short, or no checkpoint of PyTorch: download it again."
     if starts_like_zip and not is_zip:
-        raise CheckpointError(damaged)
+        raise ConversionError(damaged)
     try:
         return torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
     except pickle.UnpicklingError as error:
         needed = re.search(r"GLOBAL ([\w.]+)", str(error))
         if needed is None:
-            raise CheckpointError(damaged) from error
-        raise CheckpointError(
+            raise ConversionError(damaged) from error
+        raise ConversionError(
             f"{path} needs {needed[1]} to be unpickled, which could run code, and is not read: save its state dict "
             "alone, with torch.save or as safetensors, on a machine where you trust it."
         ) from error
     except Exception as error:  # bytes at random make the unpickler raise nearly anything
-        raise CheckpointError(damaged) from error
+        raise ConversionError(damaged) from error
 
 
 def shorten(names: Iterable[str]) -> str:
-    """The first names of many, for a message."""
+    """Return the first names of many, for a message."""
     names = list(names)
     rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + rest

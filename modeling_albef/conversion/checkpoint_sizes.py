@@ -10,20 +10,21 @@ import re
 import torch
 
 from ..configuration_albef import AlbefConfig
-from ..modeling_albef import AlbefForImageTextRetrieval, AlbefPreTrainedModel
+from ..modeling_albef import AlbefPreTrainedModel
 from ..modeling_albef_pretraining import AlbefForPreTraining
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
+from ..modeling_albef_retrieval import AlbefForImageTextRetrieval
 from .checkpoint_names import ConvertedCheckpoint
-from .checkpoint_reading import CheckpointError, shorten
+from .checkpoint_reading import ConversionError, shorten
 
 HEAD_WIDTH = 64  # of ViT-B and BERT-base
 
 
 def find_model_class(checkpoint: ConvertedCheckpoint) -> type[AlbefPreTrainedModel]:
-    """The model that the weights are of: with an answer decoder, a masked-language head, or the matching head alone.
+    """Return the model class: that with an answer decoder, with a masked-language head, or the matching head alone.
 
     Raises:
-        CheckpointError: They are of none.
+        ConversionError: They are of none.
     """
     if any(name.startswith("text_decoder.") for name in checkpoint.student):
         return AlbefForQuestionAnswering
@@ -31,13 +32,13 @@ def find_model_class(checkpoint: ConvertedCheckpoint) -> type[AlbefPreTrainedMod
         return AlbefForPreTraining
     if "itm_head.weight" in checkpoint.student:
         return AlbefForImageTextRetrieval
-    raise CheckpointError("The checkpoint has neither an answer decoder nor a matching head: its task is not known.")
+    raise ConversionError("The checkpoint has neither an answer decoder nor a matching head: its task is not known.")
 
 
 def find_config(
     weights: dict[str, torch.Tensor], num_attention_heads: int | None, vision_num_attention_heads: int | None
 ) -> AlbefConfig:
-    """Finds the sizes of a model from the shapes of its weights.
+    """Find the sizes of a model from the shapes of its weights.
 
     Args:
         weights: Of the student, by the names of this package.
@@ -48,7 +49,7 @@ def find_config(
         Its configuration; what leaves no trace in the weights, such as dropout, is as published.
 
     Raises:
-        CheckpointError: A tensor that tells a size is missing, or the sizes are not those of an ALBEF.
+        ConversionError: A tensor that tells a size is missing, or the sizes are not those of an ALBEF.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     vision, text, decoder = "albef.vision_model.", "albef.text_model.", "text_decoder."
@@ -56,11 +57,11 @@ def find_config(
     _, channels, patch_size, _ = _shape(shapes, f"{vision}patch_embed.proj.weight", 4)
     side = math.isqrt(max(tokens - 1, 0))
     if side**2 != tokens - 1 or not side:
-        raise CheckpointError(f"The image has {tokens} positions, which are not a class token and a square of patches.")
+        raise ConversionError(f"The image has {tokens} positions, which are not a class token and a square of patches.")
     layers = _count_layers(shapes, f"{text}encoder.layer.")
     fusing = sorted(_numbers(shapes, rf"{re.escape(text)}encoder\.layer\.(\d+)\.crossattention\."))
     if not 0 < len(fusing) < layers or fusing != list(range(layers - len(fusing), layers)):
-        raise CheckpointError(
+        raise ConversionError(
             f"Of {layers} text layers those with attention to the image are {fusing or 'none'}; in ALBEF they are the "
             "upper ones, the lower ones read text alone: this is another model."
         )
@@ -106,7 +107,7 @@ def _shape(shapes: dict[str, tuple], name: str, dimensions: int) -> tuple:
     shape = shapes.get(name)
     if shape is None or len(shape) != dimensions:
         found = "is missing" if shape is None else f"has the shape {shape}"
-        raise CheckpointError(f"The sizes cannot be told: {name} {found}.")
+        raise ConversionError(f"The sizes cannot be told: {name} {found}.")
     return shape
 
 
@@ -118,7 +119,7 @@ def _count_layers(shapes: dict[str, tuple], prefix: str) -> int:
     numbers = _numbers(shapes, rf"{re.escape(prefix)}(\d+)\.")
     if numbers != set(range(len(numbers))):
         odd = min(numbers - set(range(len(numbers))))
-        raise CheckpointError(
+        raise ConversionError(
             f"Of {len(numbers)} layers {prefix}* one has the number {odd}: a layer before it is missing."
         )
     return len(numbers)
@@ -126,7 +127,7 @@ def _count_layers(shapes: dict[str, tuple], prefix: str) -> int:
 
 def _default_heads(width: int, option: str) -> int:
     if width % HEAD_WIDTH:
-        raise CheckpointError(f"The width {width} is no multiple of {HEAD_WIDTH}: say how many heads with {option}.")
+        raise ConversionError(f"The width {width} is no multiple of {HEAD_WIDTH}: say how many heads with {option}.")
     return width // HEAD_WIDTH
 
 
@@ -138,7 +139,7 @@ def build_model(
     allow_leftover: bool = False,
     allow_missing: bool = False,
 ) -> tuple[AlbefPreTrainedModel, list[str]]:
-    """Makes a model of weights, without copying them.
+    """Make a model of weights, without copying them.
 
     Args:
         model_class: Its class.
@@ -152,14 +153,19 @@ def build_model(
         The model, and sentences that list what was left out or started at random.
 
     Raises:
-        CheckpointError: Tensors have another shape, or, unless allowed, have no place or are missing.
+        ConversionError: Tensors have another shape, or, unless allowed, have no place or are missing.
     """
-    with torch.device("meta"):
-        model = model_class(config)
+    try:
+        with torch.device("meta"):
+            model = model_class(config)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ConversionError(
+            f"{what} has a configuration of no model ({' '.join(str(error).split()):.300})."
+        ) from error
     expected, notes = model.state_dict(), []
     if unknown := [name for name in weights if name not in expected]:
         if not allow_leftover:
-            raise CheckpointError(f"{what} has no place for {shorten(unknown)}: --allow_leftover leaves them out.")
+            raise ConversionError(f"{what} has no place for {shorten(unknown)}: --allow_leftover leaves them out.")
         notes.append(f"{what}: left out: {', '.join(unknown)}")
     wrong = [
         f"{name} has {tuple(weights[name].shape)} in place of {tuple(tensor.shape)}"
@@ -167,12 +173,12 @@ def build_model(
         if name in weights and weights[name].shape != tensor.shape
     ]
     if wrong:
-        raise CheckpointError(f"{what} is of mixed sizes: {shorten(wrong)}.")
+        raise ConversionError(f"{what} is of mixed sizes: {shorten(wrong)}.")
     if odd := [name for name in expected if name in weights and not weights[name].is_floating_point()]:
-        raise CheckpointError(f"{what} has {shorten(odd)} of {weights[odd[0]].dtype}: weights must be floats.")
+        raise ConversionError(f"{what} has {shorten(odd)} of {weights[odd[0]].dtype}: weights must be floats.")
     if missing := [name for name in expected if name not in weights]:
         if not allow_missing:
-            raise CheckpointError(f"{what} lacks {shorten(missing)}: --allow_missing starts them at random.")
+            raise ConversionError(f"{what} lacks {shorten(missing)}: --allow_missing starts them at random.")
         notes.append(f"{what}: started at random: {', '.join(missing)}")
         model = model_class(config)
     known = {name: tensor for name, tensor in weights.items() if name in expected}

@@ -1,10 +1,10 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Turns a released ALBEF checkpoint into a model folder, or a model folder back into the original's format.
+"""Turn a released ALBEF checkpoint into a model folder, or a model folder back into the original's format.
 
     python -m modeling_albef.convert_albef_to_hf mscoco.pth --output_dir albef-coco --tokenizer bert-base-uncased
     python -m modeling_albef.convert_albef_to_hf albef-coco --output_dir back --to salesforce
 
-Reads files of salesforce/ALBEF, torchmultimodal and LAVIS, and models of this package. A command: nothing imports it.
+Reads files of salesforce/ALBEF, torchmultimodal and LAVIS, and models of this package.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi
@@ -23,27 +24,21 @@ from safetensors.torch import save_file
 
 from processing import AlbefImageProcessor, AlbefProcessor, load_tokenizer
 
-from ..configuration_albef import AlbefConfig
+from ..configuration_albef import AlbefConfig, AlbefError
 from ..modeling_albef import AlbefPreTrainedModel
 from ..training.momentum import QUEUE_FILE, TEACHER_FOLDER
 from .checkpoint_card import CardFacts, write_card
 from .checkpoint_names import LAVIS, OUTPUT_MAPS, ConvertedCheckpoint, restore_state_dict
-from .checkpoint_reading import CheckpointError, read_checkpoint
+from .checkpoint_reading import ConversionError, read_checkpoint
 from .checkpoint_sizes import build_model, find_config, find_model_class
+from .commands import exit_without_traceback
 
 BERT = "bert-base-uncased"
 ORIGINAL_FILE = "albef.pth"
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line.
-
-    Args:
-        argv: Its words; default: those of this process.
-
-    Returns:
-        The options.
-    """
+    """Return the options of the command line, by default that of this process."""
     parser = argparse.ArgumentParser("python -m modeling_albef.convert_albef_to_hf", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("checkpoint", type=Path, help="file of PyTorch or safetensors, or folder of a model")
@@ -56,87 +51,98 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tokenizer", help=f"folder with vocab.txt, or Hub name; default: the folder's, or {BERT}")
     parser.add_argument("--push_to_hub", metavar="NAME", help="upload the folder to this Hub repository, too")
     parser.add_argument("--private", action="store_true", help="make the Hub repository private")
-    parser.add_argument("--allow_leftover", action="store_true", help="leave tensors out that have no place")
+    parser.add_argument("--allow_leftover", action="store_true", help="leave out tensors that have no counterpart")
     parser.add_argument("--allow_missing", action="store_true", help="start missing tensors at random")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command; a refusal is one sentence and exit status 1."""
-    args = parse(argv)
-    try:
-        convert(args)
-    except (ValueError, OSError, SafetensorError) as error:  # the last: also a full disk
-        raise SystemExit(f"{error}") from error
+    """Run the command."""
+    with exit_without_traceback():
+        convert(parse(argv))
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Converts what the options say.
+    """Convert what the options say.
 
     Args:
         args: See `parse`.
 
     Raises:
-        CheckpointError: The checkpoint is refused.
-        OSError: A file cannot be read or written.
+        ConversionError: The checkpoint is refused, or a file cannot be read or written.
     """
     if args.output_dir.exists() and (not args.output_dir.is_dir() or any(args.output_dir.iterdir())):
-        raise CheckpointError(f"{args.output_dir} is not empty: name a new folder, so that nothing is overwritten.")
+        raise ConversionError(f"{args.output_dir} is not empty: name a new folder, so that nothing is overwritten.")
     checkpoint = read_checkpoint(args.checkpoint)
     if checkpoint.leftover and not args.allow_leftover:
         names = ", ".join(checkpoint.leftover)
-        raise CheckpointError(f"{args.checkpoint} has tensors without a place: {names}: --allow_leftover drops them.")
+        raise ConversionError(
+            f"{args.checkpoint} has tensors without a counterpart: {names}: --allow_leftover drops them."
+        )
     with _naming(args.checkpoint):
         config = choose_config(args, checkpoint)
         student, teacher, notes = build_models(args, checkpoint, config)
-    if args.to == "salesforce":
-        with _naming(args.checkpoint), _moved_into_place(args.output_dir) as folder:
-            write_original(folder, checkpoint)
-    else:
+    processor = None
+    if args.to == "transformers":
         processor = make_processor(args, config, end_texts=checkpoint.source == LAVIS)
-        with_code = args.push_to_hub is not None  # it must load where this package is not
-        repository = args.push_to_hub or args.output_dir.name
-        facts = CardFacts(args.checkpoint.name, digest(args.checkpoint), type(student).__name__, repository, notes)
-        with _naming(args.checkpoint), _moved_into_place(args.output_dir) as folder:
-            student.save_pretrained(folder, save_code=with_code)
+    with _naming(args.checkpoint), _moved_into_place(args.output_dir) as folder:
+        if processor is None:
+            write_original(folder, checkpoint)
+        else:
+            with_code = args.push_to_hub is not None  # it must load where this package is not
+            _save(student, folder, save_code=with_code)
             write_teacher(folder / TEACHER_FOLDER, teacher, checkpoint.queue)
             processor.save_pretrained(folder, save_code=with_code)
+            repository = args.push_to_hub or args.output_dir.name
+            facts = CardFacts(args.checkpoint.name, digest(args.checkpoint), type(student).__name__, repository, notes)
             (folder / "README.md").write_text(write_card(facts, checkpoint, config), encoding="utf-8")
-    for note in notes:
-        print(note)
     files = ", ".join(sorted(path.name for path in args.output_dir.iterdir()))
-    print(f"{checkpoint.source}: {type(student).__name__} written to {args.output_dir}: {files}")
+    print(*notes, f"{checkpoint.source}: {type(student).__name__} written to {args.output_dir}: {files}", sep="\n")
     if args.push_to_hub:
         upload(args.output_dir, args.push_to_hub, args.private)
 
 
 @contextmanager
 def _naming(checkpoint: Path) -> Iterator[None]:
-    """Puts the file's name before what is wrong with its content, where that does not have it."""
+    """Put the checkpoint's name before what is wrong with its content, where that does not have it."""
     try:
         yield
-    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, StrictDataclassError) as error:
+    except AlbefError as error:
         if str(checkpoint) in str(error):
             raise
-        raise CheckpointError(f"{checkpoint}: {' '.join(str(error).split()):.500}") from error
+        raise ConversionError(f"{checkpoint}: {error}") from error
 
 
 @contextmanager
 def _moved_into_place(output: Path) -> Iterator[Path]:
-    """A folder beside `output` to write into, which takes its place at the end, or disappears after an error."""
+    """Give a folder beside `output` to write into, which takes its place at the end, or disappears after an error."""
     output = output.absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f"{output.name}.incomplete-", dir=output.parent) as beside:
-        folder = Path(beside) / output.name
-        folder.mkdir()
-        yield folder
-        folder.replace(output)  # an empty folder may be there
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f"{output.name}.incomplete-", dir=output.parent) as beside:
+            folder = Path(beside) / output.name
+            folder.mkdir()
+            yield folder
+            folder.replace(output)  # an empty folder may be there
+    except (OSError, SafetensorError) as error:  # the second: a full disk, too
+        raise ConversionError(f"{output} cannot be written ({error}): make room, or name another folder.") from error
+
+
+def _save(model: AlbefPreTrainedModel, folder: Path, **options: Any) -> None:
+    try:
+        model.save_pretrained(folder, **options)
+    except RuntimeError as error:  # two names of one tensor
+        raise ConversionError(f"{' '.join(str(error).split()):.500}") from error
 
 
 def choose_config(args: argparse.Namespace, checkpoint: ConvertedCheckpoint) -> AlbefConfig:
-    """The configuration in the folder, or one found from the shapes of the weights."""
+    """Return the configuration in the folder, or one found from the shapes of the weights."""
     if (args.checkpoint / "config.json").is_file():
-        return AlbefConfig.from_pretrained(args.checkpoint)
+        try:
+            return AlbefConfig.from_pretrained(args.checkpoint)
+        except (StrictDataclassError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise ConversionError(f"{args.checkpoint / 'config.json'} cannot be used: {reason:.500}") from error
     heads, vision_heads = args.num_attention_heads, args.vision_num_attention_heads
     if args.to == "salesforce":  # the format has no place for them
         heads, vision_heads = 1, 1
@@ -148,7 +154,7 @@ def choose_config(args: argparse.Namespace, checkpoint: ConvertedCheckpoint) -> 
 
 
 def is_tied(checkpoint: ConvertedCheckpoint, words: str, output: str) -> bool:
-    """Whether an output map is the word embeddings, in student and teacher; so it is where there is none."""
+    """Return whether an output map is the word embeddings in student and teacher, or is missing."""
     parts = [part for part in (checkpoint.student, checkpoint.teacher) if words in part and output in part]
     return all(part[words].dtype == part[output].dtype and torch.equal(part[words], part[output]) for part in parts)
 
@@ -156,7 +162,7 @@ def is_tied(checkpoint: ConvertedCheckpoint, words: str, output: str) -> bool:
 def build_models(
     args: argparse.Namespace, checkpoint: ConvertedCheckpoint, config: AlbefConfig
 ) -> tuple[AlbefPreTrainedModel, AlbefPreTrainedModel | None, list[str]]:
-    """Student, teacher where there is one, and what was left out or started at random."""
+    """Return the student, the teacher where there is one, and what was left out or started at random."""
     notes = []
     if checkpoint.leftover:
         notes.append(f"left out: {', '.join(checkpoint.leftover)}")
@@ -172,7 +178,7 @@ def build_models(
 
 
 def make_processor(args: argparse.Namespace, config: AlbefConfig, end_texts: bool) -> AlbefProcessor:
-    """The processor for the model; tells the decoder which tokens open and close an answer.
+    """Return the processor for the model; the decoder's configuration takes the tokens of an answer from it.
 
     Args:
         args: See `parse`.
@@ -183,20 +189,24 @@ def make_processor(args: argparse.Namespace, config: AlbefConfig, end_texts: boo
         The processor.
 
     Raises:
-        CheckpointError: The vocabulary is not there or is of another size.
+        ConversionError: The vocabulary is not there or is of another size.
     """
     name = args.tokenizer or BERT
     if args.tokenizer is None and (args.checkpoint / "processor_config.json").is_file():
-        return AlbefProcessor.from_pretrained(args.checkpoint)
+        try:
+            return AlbefProcessor.from_pretrained(args.checkpoint)
+        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise ConversionError(f"The processor in {args.checkpoint} cannot be used: {reason:.500}") from error
     try:
         tokenizer = load_tokenizer(name)
     except OSError as error:
-        raise CheckpointError(
+        raise ConversionError(
             f"The vocabulary {name!r} is no folder with a vocab.txt and cannot be had from the Hub: give --tokenizer "
             "FOLDER with the vocab.txt of bert-base-uncased."
         ) from error
     if len(tokenizer) != config.text_config.vocab_size:
-        raise CheckpointError(
+        raise ConversionError(
             f"The tokenizer {name!r} knows {len(tokenizer)} tokens, the checkpoint {config.text_config.vocab_size}: "
             "give --tokenizer the vocabulary that it was trained with."
         )
@@ -210,34 +220,36 @@ def make_processor(args: argparse.Namespace, config: AlbefConfig, end_texts: boo
 
 
 def write_teacher(folder: Path, teacher: AlbefPreTrainedModel | None, queue: dict[str, torch.Tensor]) -> None:
-    """Writes the momentum model and the queue where the trainers look for them."""
+    """Write the momentum model and the queue where the trainers look for them."""
     if teacher is not None:
-        teacher.save_pretrained(folder)
+        _save(teacher, folder)
     if queue:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(queue, folder / QUEUE_FILE)
 
 
 def write_original(folder: Path, checkpoint: ConvertedCheckpoint) -> None:
-    """Writes a file that salesforce/ALBEF loads.
+    """Write a file that salesforce/ALBEF loads.
 
     Raises:
-        CheckpointError: The output map of a language head is a tensor of its own, which that code has no place for.
+        ConversionError: The output map of a language head is a tensor of its own, which that code cannot hold.
     """
     if not all(is_tied(checkpoint, *names) for names in OUTPUT_MAPS):
-        raise CheckpointError(
+        raise ConversionError(
             "The output map of this language head differs from its word embeddings, but in salesforce/ALBEF the two "
             "are one tensor: the model cannot be written in that format."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": restore_state_dict(checkpoint)}, folder / ORIGINAL_FILE)
+    try:
+        torch.save({"model": restore_state_dict(checkpoint)}, folder / ORIGINAL_FILE)
+    except RuntimeError as error:  # a full disk
+        raise ConversionError(f"{ORIGINAL_FILE} cannot be written ({error!s:.300}): make room.") from error
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file; empty for a folder."""
+    """Return the SHA-256 of a file; empty for a folder."""
+    sha256 = hashlib.sha256()
     if path.is_dir():
         return ""
-    sha256 = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**24):
             sha256.update(block)
@@ -245,10 +257,10 @@ def digest(path: Path) -> str:
 
 
 def upload(folder: Path, name: str, private: bool) -> None:
-    """Uploads the folder, which holds nothing but what this command wrote.
+    """Upload the folder, which holds nothing but what this command wrote.
 
     Raises:
-        CheckpointError: The upload failed; the folder is as it was.
+        ConversionError: The upload failed; the folder is as it was.
     """
     api = HfApi()
     try:
@@ -256,7 +268,7 @@ def upload(folder: Path, name: str, private: bool) -> None:
         print(f"uploaded: {api.upload_folder(folder_path=folder, repo_id=name)}")
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
+        raise ConversionError(
             f"{folder} is complete, but was not uploaded to {name} ({reason}): try `hf upload {name} {folder}`."
         ) from error
 

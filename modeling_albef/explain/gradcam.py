@@ -1,5 +1,5 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Grad-CAM on the cross-attention: where in the picture a word finds what speaks for the match, or for the answer.
+"""Grad-CAM on the cross-attention: where in the image a word finds what speaks for the match, or for the answer.
 
 Selvaraju et al., 2017, on attention maps as in section 6.4 of the paper (salesforce/ALBEF `Grounding.py`). Shapes: B
 pairs, L text tokens, P image tokens, A answer tokens, H width.
@@ -7,19 +7,20 @@ pairs, L text tokens, P image tokens, A answer tokens, H width.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 
-from ..configuration_albef import AlbefTextConfig
+from ..configuration_albef import AlbefError, AlbefTextConfig
 from ..losses_albef import answer_loss
-from ..modeling_albef import AlbefForImageTextRetrieval
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
+from ..modeling_albef_retrieval import AlbefForImageTextRetrieval
 
 ModelWithHead = AlbefForImageTextRetrieval | AlbefForQuestionAnswering
 
 
 def default_layer(config: AlbefTextConfig) -> int:
-    """The layer that the original looks at, 8 of 12 (the third of six fusion layers), or its like in other sizes.
+    """Return the layer that the original looks at: 8 of 12, the third of six fusion layers; in other sizes its equal.
 
     Args:
         config: Sizes of the text tower.
@@ -40,14 +41,14 @@ def gradcam(
     layer: int | None = None,
     average_tokens: bool = False,
 ) -> torch.Tensor:
-    """Draws heat maps: cross-attention to the patches, times its gradient where that is positive, mean over the heads.
+    """Return heat maps: cross-attention to the patches times its positive gradient, the mean over the heads.
 
     The gradient is that of the match logit or, in a model that answers questions, of the answer's log-likelihood. The
     model is left as it was: weights, their `.grad` and `requires_grad`, modes, attention implementation.
 
     Args:
         model: Its parameters may all be frozen.
-        pixel_values: (B, 3, S, S), or (1, 3, S, S) for one picture with all texts.
+        pixel_values: (B, 3, S, S), or (1, 3, S, S) for one image with all texts.
         input_ids: (B, L) captions or questions.
         attention_mask: (B, L), 1 = token; None = no padding.
         answer_input_ids: (B, A) `[CLS] a1 .. an [SEP]`, an answer for each question; not for captions.
@@ -62,7 +63,7 @@ def gradcam(
 
     Raises:
         TypeError: The model has neither head.
-        ValueError: The layer is no fusion layer, answers are missing or out of place, or pictures and texts do not
+        ValueError: The layer is no fusion layer, answers are missing or not wanted, or images and texts do not
             pair.
     """
     _check_arguments(model, pixel_values, input_ids, answer_input_ids)
@@ -104,24 +105,22 @@ def _score(
     answer_input_ids: torch.Tensor | None,
     answer_attention_mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Sum over the pairs of the match logit, or of the answer's log-likelihood; `fused` is (B, L, H)."""
+    """Return the sum over the pairs of the match logit, or of the answer's log-likelihood; `fused` is (B, L, H)."""
     if isinstance(model, AlbefForImageTextRetrieval):
         return model.itm_head(fused[:, 0])[:, 1].sum()
+    answers = cast(torch.Tensor, answer_input_ids)  # checked with the other arguments
     if answer_attention_mask is None:
-        answer_attention_mask = torch.ones_like(answer_input_ids)
+        answer_attention_mask = torch.ones_like(answers)
     logits = model.text_decoder(
-        answer_input_ids,
-        answer_attention_mask,
-        encoder_hidden_states=fused,
-        encoder_attention_mask=attention_mask,
+        answers, answer_attention_mask, encoder_hidden_states=fused, encoder_attention_mask=attention_mask
     ).logits
     weights = torch.ones(len(fused), device=fused.device)
-    return -answer_loss(logits, answer_input_ids, answer_attention_mask, weights, num_questions=1)
+    return -answer_loss(logits, answers, answer_attention_mask, weights, num_questions=1)
 
 
 @contextmanager
 def _plain_attention(model: ModelWithHead) -> Iterator[None]:
-    """Evaluation mode, and attention that returns its probabilities; puts both back."""
+    """Give evaluation mode and attention that returns its probabilities, and put both back."""
     text_model = model.albef.text_model
     implementation = text_model.config._attn_implementation
     in_training = [module for module in model.modules() if module.training]
@@ -137,10 +136,10 @@ def _plain_attention(model: ModelWithHead) -> Iterator[None]:
 
 def _checked_layer(config: AlbefTextConfig, layer: int | None) -> int:
     if not config.num_fusion_layers:
-        raise ValueError("The model has no fusion layers: there is no attention to the image.")
+        raise AlbefError("The model has no fusion layers: there is no attention to the image.")
     layer = default_layer(config) if layer is None else layer
     if not config.num_text_layers <= layer < config.num_hidden_layers:
-        raise ValueError(
+        raise AlbefError(
             f"layer is {layer}, but must be a fusion layer, {config.num_text_layers}..{config.num_hidden_layers - 1}."
         )
     return layer
@@ -159,6 +158,4 @@ def _check_arguments(
     if not answers_wanted and answer_input_ids is not None:
         raise ValueError("answer_input_ids are for AlbefForQuestionAnswering: leave them out.")
     if len(pixel_values) not in (1, len(input_ids)):
-        raise ValueError(
-            f"{len(pixel_values)} pictures and {len(input_ids)} texts do not pair: give one for each text."
-        )
+        raise ValueError(f"{len(pixel_values)} images and {len(input_ids)} texts do not pair: give one for each text.")

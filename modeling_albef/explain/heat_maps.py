@@ -1,5 +1,5 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Heat maps of words, computed by Grad-CAM and drawn over the picture on one sheet.
+"""Heat maps of words, computed by Grad-CAM and drawn over the image on one sheet.
 
 Shapes: W words, L text tokens.
 """
@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from ..modeling_albef import AlbefForImageTextRetrieval
+from ..configuration_albef import AlbefError
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
+from ..modeling_albef_retrieval import AlbefForImageTextRetrieval
 from ..pipelines_albef import AlbefVqaPipeline
 from .gradcam import ModelWithHead, gradcam
 
@@ -40,7 +41,7 @@ class HeatMaps:
     answer: str | None = None
 
     def title(self) -> str:
-        """What the sheet says above the pictures."""
+        """Return the line above the images."""
         what = "match" if self.answer is None else f"answer: {self.answer}"
         return f"{what}, probability {self.probability:.2f}"
 
@@ -48,7 +49,7 @@ class HeatMaps:
 def explain_match(
     model: AlbefForImageTextRetrieval, processor: Any, image: Any, caption: str, layer: int | None = None
 ) -> HeatMaps:
-    """Finds what in a picture speaks for a caption.
+    """Find what in an image speaks for a caption.
 
     Args:
         model: A model with a matching head.
@@ -61,7 +62,7 @@ def explain_match(
         Heat maps and the probability of a match.
 
     Raises:
-        ValueError: The caption has no words or too many, no word looks at the picture in this layer, or the image
+        AlbefError: The caption has no words or too many, no word looks at the image in this layer, or the image
             cannot be read.
     """
     inputs = _encode(processor, image, caption, "caption", processor.max_words).to(model.device)
@@ -79,7 +80,7 @@ def explain_answer(
     answer: str | None = None,
     layer: int | None = None,
 ) -> HeatMaps:
-    """Finds what in a picture speaks for an answer.
+    """Find what in an image speaks for an answer.
 
     Args:
         model: A model that answers questions.
@@ -93,14 +94,14 @@ def explain_answer(
         Heat maps and the probability of the answer among all texts.
 
     Raises:
-        ValueError: As `explain_match`; or the answer is empty.
+        AlbefError: As `explain_match`; or the answer is empty.
     """
     inputs = _encode(processor, image, question, "question", QUESTION_WORDS).to(model.device)
     if answer is None:
         pipeline = AlbefVqaPipeline(model, processor=processor, device=model.device)
         answer = pipeline(image=image, question=question, top_k=1)[0]["answer"]
     if not answer.strip():
-        raise ValueError("The answer is empty: there is nothing to explain.")
+        raise AlbefError("The answer is empty: there is nothing to explain.")
     encoded = processor.encode_answers([answer]).to(model.device)
     answers = {f"answer_{name}": encoded[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
@@ -110,92 +111,92 @@ def explain_answer(
 
 
 def draw_heat_maps(image: Image.Image, heat: HeatMaps) -> Image.Image:
-    """Draws the picture, then it once a word with the word's heat map over it.
+    """Draw the image, then once a word the image with the word's heat map over it.
 
     Args:
-        image: RGB picture of any size.
+        image: RGB, of any size.
         heat: What `explain_match` or `explain_answer` found.
 
     Returns:
-        RGB sheet. Each map is stretched to its own range, so colours tell places, not strength.
+        RGB sheet. Each map is stretched to its own range, so colors tell where, not how strongly.
     """
     width, height = (max(1, round(side * PANEL / max(image.size))) for side in image.size)
-    picture = image.resize((width, height), Image.Resampling.BICUBIC)
-    panels = [(picture, "picture")]
-    panels += [(_overlay(picture, values), word) for word, values in zip(heat.words, heat.maps.numpy(), strict=True)]
+    small = image.resize((width, height), Image.Resampling.BICUBIC)
+    panels = [(small, "image")]
+    panels += [(_overlay(small, values), word) for word, values in zip(heat.words, heat.maps.numpy(), strict=True)]
     columns = min(COLUMNS, len(panels))
     font = ImageFont.load_default(16)
     line = 28  # height of a line of text
-    width, height = PANEL + GAP, picture.height + line + GAP
+    width, height = PANEL + GAP, small.height + line + GAP
     sheet = Image.new("RGB", (columns * width + GAP, math.ceil(len(panels) / columns) * height + line + GAP), "white")
     pen = ImageDraw.Draw(sheet)
     _write(pen, (sheet.width // 2, GAP // 2), heat.title(), sheet.width - 2 * GAP, font)
-    for place, (panel, word) in enumerate(panels):
-        left, top = GAP + place % columns * width, line + GAP + place // columns * height
+    for index, (panel, word) in enumerate(panels):
+        left, top = GAP + index % columns * width, line + GAP + index // columns * height
         sheet.paste(panel, (left + (PANEL - panel.width) // 2, top))
         _write(pen, (left + PANEL // 2, top + panel.height + 3), word, PANEL, font)
     return sheet
 
 
 def _encode(processor: Any, image: Any, text: str, text_type: str, max_words: int) -> Any:
-    """Inputs of the model; a text of which nothing or not all would be read is refused."""
+    """Return the model's inputs; a text of which nothing or not all would be read is refused."""
     options = {"text_type": text_type, "return_tensors": "pt"}
     inputs = processor(images=[image], text=[text], max_words=max_words, **options)
     if not _pieces(processor.tokenizer, inputs["input_ids"][0].tolist()):
-        raise ValueError(f"The {text_type} {text!r} has no words: give some.")
+        raise AlbefError(f"The {text_type} {text!r} has no words: give some.")
     whole = processor(text=[text], max_words=len(text) + 1, **options)["input_ids"]
     if whole.shape != inputs["input_ids"].shape:
-        raise ValueError(f"The {text_type} has more than the {max_words} words that the model reads: shorten it.")
+        raise AlbefError(f"The {text_type} has more than the {max_words} words that the model reads: shorten it.")
     return inputs
 
 
 def _pieces(tokenizer: Any, ids: list[int]) -> list[tuple[str, list[int]]]:
-    """Words and the places of their pieces; tokens without a word of the text are left out."""
+    """Return words and the positions of their pieces; tokens without a word of the text are left out."""
     own = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id}
     words: list[tuple[str, list[int]]] = []
-    for place, (number, token) in enumerate(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)):
+    for position, (number, token) in enumerate(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)):
         if number in own:
             continue
         if token.startswith("##") and words:
-            word, places = words[-1]
-            words[-1] = (word + token[2:], [*places, place])
+            word, positions = words[-1]
+            words[-1] = (word + token[2:], [*positions, position])
         else:
-            words.append((token, [place]))
+            words.append((token, [position]))
     return words
 
 
 def _word_maps(
     model: ModelWithHead, processor: Any, inputs: Any, layer: int | None, **answers: Any
 ) -> tuple[list[str], torch.Tensor]:
-    """Words and their maps (W, rows, columns)."""
+    """Return words and their maps (W, rows, columns)."""
     maps = gradcam(model, **inputs, **answers, layer=layer)[0].cpu()  # (L, rows, columns)
     words = _pieces(processor.tokenizer, inputs["input_ids"][0].tolist())
-    heat = torch.stack([maps[places].mean(dim=0) for _, places in words])
+    heat = torch.stack([maps[positions].mean(dim=0) for _, positions in words])
     if not heat.any():
-        raise ValueError("No word's attention in this layer speaks for it: choose an earlier fusion layer.")
+        raise AlbefError("No word's attention in this layer speaks for it: choose an earlier fusion layer.")
     return [word for word, _ in words], heat
 
 
-def _overlay(picture: Image.Image, values: np.ndarray) -> Image.Image:
-    """The picture under a heat map (rows, columns): blue to red, and the hotter the denser."""
+def _overlay(image: Image.Image, values: np.ndarray) -> Image.Image:
+    """Return the image under a heat map (rows, columns): blue to red, and the hotter the denser."""
     blocks = Image.fromarray((255 * _stretch(values)).round().astype(np.uint8))
-    smooth = blocks.resize(picture.size, Image.Resampling.BICUBIC)
-    smooth = smooth.filter(ImageFilter.GaussianBlur(BLUR * max(picture.size)))
+    smooth = blocks.resize(image.size, Image.Resampling.BICUBIC)
+    smooth = smooth.filter(ImageFilter.GaussianBlur(BLUR * max(image.size)))
     heat = _stretch(np.asarray(smooth, dtype=np.float32))[..., None]  # (height, width, 1)
     colors = np.clip(1.5 - np.abs(4 * heat - np.array([3.0, 2.0, 1.0])), 0, 1) * 255  # MATLAB's "jet"
     opacity = heat**OPACITY_EXPONENT
-    mixed = (1 - opacity) * np.asarray(picture, dtype=np.float32) + opacity * colors
+    mixed = (1 - opacity) * np.asarray(image, dtype=np.float32) + opacity * colors
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
 def _stretch(values: np.ndarray) -> np.ndarray:
-    """Values brought to 0..1; all 0 where they are equal."""
+    """Return values brought to 0..1; all 0 where they are equal."""
     low, high = float(values.min()), float(values.max())
     return (values - low) / (high - low) if high > low else np.zeros_like(values)
 
 
-def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, width: int, font: Any) -> None:
-    """Writes a centred line at a place, (middle, top); what does not fit is cut and ends in dots."""
+def _write(pen: ImageDraw.ImageDraw, top_middle: tuple[int, int], text: str, width: int, font: Any) -> None:
+    """Write a centered line; what does not fit is cut and ends in dots."""
     while len(text) > 1 and pen.textlength(text, font) > width:
         text = text.removesuffix("...")[:-1] + "..." if len(text) > 4 else text[:-1]
-    pen.text((place[0], place[1]), text, fill="black", font=font, anchor="ma")
+    pen.text(top_middle, text, fill="black", font=font, anchor="ma")

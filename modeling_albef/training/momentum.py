@@ -15,8 +15,8 @@ from safetensors.torch import load_model, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..conversion.checkpoint_reading import read_queue
 from .errors import SettingError
+from .queue_file import read_queue
 
 TEACHER_FOLDER = "teacher"
 QUEUE_FILE = "queue.safetensors"

@@ -36,6 +36,14 @@ def questions() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(3, 5, 16), torch.tensor([[1] * 5, [1] * 3 + [0] * 2, [1] * 4 + [0]])
 
 
+def rounding(scores: torch.Tensor) -> float:
+    """What float32 leaves uncertain: the log-softmax of few logits has the error of some of its additions.
+
+    In float64 the scores of equal first tokens are equal; in float32 they differ by up to 3 units in the last place.
+    """
+    return 8 * torch.finfo(torch.float32).eps * scores.abs().max().item()
+
+
 def alone(model: Any, question: torch.Tensor, answer: list[int]) -> tuple[float, float]:
     """Whole and first log-probability of an answer, decoded by itself."""
     tokens = torch.tensor([[CLS, *answer, SEP]])
@@ -46,7 +54,7 @@ def alone(model: Any, question: torch.Tensor, answer: list[int]) -> tuple[float,
 
 
 def test_tree_in_closed_form() -> None:
-    tree = AnswerTree.of(**encode(ANSWERS))
+    tree = AnswerTree.from_tokens(**encode(ANSWERS))
     beginnings = {tuple(answer[:stop]) for answer in ANSWERS for stop in range(1, len(answer) + 1)}
     assert len(tree.tokens) == len(beginnings) == 18
     assert tree.paths[2].tolist() == [0, 1, 2, 18, 18, 18]  # 7, then 8, then 9
@@ -54,24 +62,30 @@ def test_tree_in_closed_form() -> None:
     assert tree.ancestors[2].tolist() == [0, 1, 2, 18, 18, 18]
     assert tree.first_tokens.tolist() == [answer[0] if answer else SEP for answer in ANSWERS]
     with pytest.raises(ValueError, match="Candidate 1 is empty"):
-        AnswerTree.of(torch.tensor([[CLS, SEP], [CLS, 0]]), torch.tensor([[1, 1], [1, 0]]))
+        AnswerTree.from_tokens(torch.tensor([[CLS, SEP], [CLS, 0]]), torch.tensor([[1, 1], [1, 0]]))
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("twice", [True, False])
 @pytest.mark.parametrize("k", [11, 4])
-def test_every_candidate_has_the_score_it_has_alone(model: Any, questions: Any, k: int, twice: bool) -> None:
+def test_every_candidate_has_the_score_it_has_alone(
+    model: Any, questions: Any, k: int, twice: bool, attention: str
+) -> None:
+    model.set_attn_implementation(attention)
     states, mask = questions
-    scorer = AnswerScorer(model.text_decoder, AnswerTree.of(**encode(ANSWERS)), states, mask)
+    scorer = AnswerScorer(model.text_decoder, AnswerTree.from_tokens(**encode(ANSWERS)), states, mask)
     with torch.no_grad():
         ranked = scorer.rank(k, count_first_token_twice=twice)
         best = scorer.rank(k, count_first_token_twice=twice, best_only=True)
     for row in range(3):
         parts = [alone(model, states[row : row + 1, : int(mask[row].sum())], answer) for answer in ANSWERS]
         wholes, firsts = (torch.tensor(column) for column in zip(*parts, strict=True))
-        assert firsts[ranked.ids[row]].min() >= firsts.topk(k).values.min() - 1e-6  # the right ones were chosen
+        assert firsts[ranked.ids[row]].min() >= firsts.topk(k).values.min() - rounding(
+            firsts
+        )  # the right ones were chosen
         scores = (wholes + firsts if twice else wholes)[ranked.ids[row]]
         torch.testing.assert_close(ranked.probabilities[row], scores.softmax(0), atol=1e-6, rtol=0)
-        assert (scores.diff() <= 1e-6).all()
+        assert (scores.diff() <= rounding(scores)).all()
     assert best.probabilities is None
     assert torch.equal(best.ids, ranked.ids[:, :1])
 
@@ -82,7 +96,7 @@ def test_the_best_is_found_without_scoring_the_rest(model: Any, questions: Any) 
     with torch.no_grad():
         model.text_decoder.head.decoder.bias[SEP] += 30
     answers = [[first, *rest] for first in range(5, 60) for rest in ([], [7])]
-    scorer = AnswerScorer(model.text_decoder, AnswerTree.of(**encode(answers)), states, mask)
+    scorer = AnswerScorer(model.text_decoder, AnswerTree.from_tokens(**encode(answers)), states, mask)
     rows: list[int] = []
     model.text_decoder.head.register_forward_hook(lambda _, __, logits: rows.append(len(logits)))
     with torch.no_grad():
@@ -94,6 +108,6 @@ def test_the_best_is_found_without_scoring_the_rest(model: Any, questions: Any) 
 
 
 def test_too_long_a_candidate_is_named(model: Any, questions: Any) -> None:
-    tree = AnswerTree.of(**encode([[7] * 45]))
+    tree = AnswerTree.from_tokens(**encode([[7] * 45]))
     with pytest.raises(ValueError, match="46 tokens, but the decoder reads 40"):
         AnswerScorer(model.text_decoder, tree, questions[0])

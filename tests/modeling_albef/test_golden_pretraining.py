@@ -23,7 +23,7 @@ from modeling_albef import AlbefConfig, AlbefForImageTextRetrieval, AlbefForPreT
 
 
 def recorded_inputs(case: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    case = {**case, "image_ids": torch.arange(len(case["input_ids"]))}  # every pair is a picture of its own
+    case = {**case, "image_ids": torch.arange(len(case["input_ids"]))}  # every pair is an image of its own
     return {**pick_inputs(case), "masked_input_ids": case["masked_input_ids"], "mlm_labels": case["labels"]}
 
 

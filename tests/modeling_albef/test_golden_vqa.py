@@ -76,7 +76,7 @@ def test_counting_the_first_token_once_ranks_by_the_whole_probability() -> None:
         torch.testing.assert_close(ranked.probabilities[row], probabilities[ranked.ids[row]], atol=1e-5, rtol=0)
 
 
-def test_questions_of_one_picture_share_it() -> None:
+def test_questions_of_one_image_share_it() -> None:
     case, checkpoint = load_case("vqa_plain")
     model = build(checkpoint).eval()
     index = torch.tensor([0, 0, 1])

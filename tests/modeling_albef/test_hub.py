@@ -33,7 +33,7 @@ class Blocker:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Blocker())
 """
-TEXTS = ["a red circle", "a blue square", "what colour is the shape?"]
+TEXTS = ["a red circle", "a blue square", "what color is the shape?"]
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def elsewhere(code: str, hub: HubServer, folder: Path, *words: str) -> str:
 
 
 def usage(card: str) -> str:
-    """The code block of a card, with a picture that is there."""
+    """The code block of a card, with an image that is there."""
     block = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     assert block is not None
     return block[1].replace("photo.jpg", str(GOLDEN / "image.png"))

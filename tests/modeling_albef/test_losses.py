@@ -18,7 +18,7 @@ from modeling_albef.losses_albef import (
 )
 
 
-def test_captions_of_one_picture_share_the_mass() -> None:
+def test_captions_of_one_image_share_the_mass() -> None:
     positives = contrastive_positives(torch.tensor([7, 7, 3]), torch.tensor([7, 7, 3, -100, 7]))
     third = 1 / 3
     expected = [[third, third, 0, 0, third], [third, third, 0, 0, third], [0, 0, 1, 0, 0]]
@@ -56,7 +56,7 @@ def test_negatives_follow_the_published_distribution() -> None:
     assert set(draws.tolist()) == {2, 3}
 
 
-def test_negatives_survive_underflow_and_a_single_picture() -> None:
+def test_negatives_survive_underflow_and_a_single_image() -> None:
     ids = torch.tensor([0, 1])
     extreme = torch.tensor([[1e4, -1e4], [-1e4, 1e4]])  # after a plain softmax nothing is left off the diagonal
     assert sample_hard_negatives(extreme, ids).tolist() == [1, 0]

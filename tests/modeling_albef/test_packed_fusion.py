@@ -12,7 +12,7 @@ from modeling_albef.packed_fusion_albef import Packing, finish_fusion, start_fus
 
 
 def test_packing_in_closed_form() -> None:
-    packing = Packing.of(torch.tensor([3, 1, 3, 2]))
+    packing = Packing.from_lengths(torch.tensor([3, 1, 3, 2]))
     assert packing.order.tolist() == [1, 3, 0, 2]
     assert packing.runs == ((1, 1), (1, 2), (2, 3))
     assert packing.first_tokens().tolist() == [0, 1, 3, 6]
@@ -33,7 +33,7 @@ def test_scores_equal_the_published_ones(fusion_layers: int, attention: str) -> 
     with torch.no_grad():
         padded = published.encode_texts(model, ids, mask)
         expected = published.score_texts(model, image[0], padded, mask)
-        packing, starts = Packing.of(lengths), lengths.cumsum(0) - lengths
+        packing, starts = Packing.from_lengths(lengths), lengths.cumsum(0) - lengths
         store = torch.cat([row[:length] for row, length in zip(padded, lengths.tolist(), strict=True)])
         text_model = model.albef.text_model
         read = start_fusion(text_model, store[packing.tokens(starts)], packing)

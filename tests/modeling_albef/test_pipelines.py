@@ -20,17 +20,17 @@ QUESTION = "what color is the circle?"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with both models, pictures, and a picture beside them."""
+    """A folder with both models, images, and an image beside them."""
     folder = tmp_path_factory.mktemp("pipelines")
     save_retrieval(folder / "output/demo_retrieval")
     save_vqa(folder / "output/demo_vqa")
     (folder / "photos/more").mkdir(parents=True)
     for number in range(7):
-        colour = (40 * number, 250 - 30 * number, 20 * number % 90)
+        color = (40 * number, 250 - 30 * number, 20 * number % 90)
         path = folder / "photos" / ("more" if number % 2 else "") / f"{number}.png"
         Image.effect_mandelbrot((40, 30), (-2 + number / 4, -1, 1, 1), 20 + number).convert("RGB").save(path)
-        Image.blend(Image.open(path), Image.new("RGB", (40, 30), colour), 0.6).save(path)
-    (folder / "photos/notes.txt").write_text("no picture")
+        Image.blend(Image.open(path), Image.new("RGB", (40, 30), color), 0.6).save(path)
+    (folder / "photos/notes.txt").write_text("no image")
     Image.open(folder / "photos/2.png").save(folder / "photo.jpg")
     return folder
 

@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from transformers.utils import cached_file, logging
 
 from ...configuration_albef import AlbefConfig, AlbefError
-from ...conversion.checkpoint_reading import read_queue
 from ..lora import add_lora
 from ..momentum import QUEUE_FILE, TEACHER_FOLDER, FeatureQueue
+from ..queue_file import read_queue
 from .parsing import check_known, shown
 from .settings import ModelArguments
 

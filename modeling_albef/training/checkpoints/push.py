@@ -19,7 +19,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
-from ...model_card_albef import RunFacts, make_model_card
+from ...hub_albef import RunFacts, make_model_card
 from ..arguments import AlbefTrainingArguments
 from ..errors import PushError
 from ..lora import merged_state_dict

@@ -131,7 +131,7 @@ class RetrievalEvaluator(Evaluator):
                 input_ids = torch.tensor([ids[text] for text in batch.tolist()], device=self.model.device)
                 features = self.model.get_text_features(input_ids)
                 embeds[batch] = features.pooler_output.float().cpu()
-                packing = Packing.of(lengths[batch])
+                packing = Packing.from_lengths(lengths[batch])
                 read = start_fusion(self.model.albef.text_model, features.last_hidden_state.flatten(0, 1), packing)
                 if states is None:
                     states = read.new_empty(int(lengths.sum()), read.shape[1])
@@ -187,7 +187,7 @@ class RetrievalEvaluator(Evaluator):
         tokens = texts.lengths[chosen[by_length]].cumsum(0)
         sizes = ((tokens - 1) // (64 * self.batch_size)).unique_consecutive(return_counts=True)[1]
         for part in by_length.split(sizes.tolist()):
-            packing = Packing.of(texts.lengths[chosen[part]])
+            packing = Packing.from_lengths(texts.lengths[chosen[part]])
             states = texts.states[packing.tokens(texts.starts[chosen[part]]).to(texts.states.device)]
             fused = finish_fusion(text_model, states, packing, key_values)
             scores[part[packing.order]] = self.model.itm_head(fused)[:, 1].float().cpu()

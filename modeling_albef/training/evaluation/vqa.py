@@ -99,7 +99,7 @@ class VQAEvaluator(Evaluator):
         own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
         device = self.model.device
         candidates = self.processor.encode_answers(self.answer_list).to(device)
-        tree = AnswerTree.of(candidates["input_ids"], candidates["attention_mask"])
+        tree = AnswerTree.from_tokens(candidates["input_ids"], candidates["attention_mask"])
         options = {"k": self.k_test, "count_first_token_twice": self.count_first_token_twice}
         options["best_only"] = self.best_answer_only
         best, probabilities = torch.zeros(len(dataset), dtype=torch.int64), torch.zeros(len(dataset))

@@ -93,7 +93,7 @@ def step(folder: Path, inputs: dict[str, torch.Tensor]) -> tuple[Any, MomentumTe
 def test_retrieval_reproduces_the_recorded_step(name: str, tmp_path: Path, vocabulary: Path) -> None:
     case = load_file(GOLDEN / f"{name}.io.safetensors")
     folder = convert(GOLDEN / f"{name}.weights.safetensors", tmp_path / "model", vocabulary)
-    case.setdefault("image_ids", torch.arange(len(case["input_ids"])))  # in pre-training every pair is its own picture
+    case.setdefault("image_ids", torch.arange(len(case["input_ids"])))  # in pre-training every pair is its own image
     outputs, teacher, queue = step(folder, pick_inputs(case))
     torch.testing.assert_close(outputs.itc_loss, case["loss_itc"], atol=1e-5, rtol=0)
     torch.testing.assert_close(outputs.itm_loss, case["loss_itm"], atol=1e-5, rtol=0)
@@ -570,7 +570,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "sparse": (changed(temp=torch.ones(1).to_sparse()), r"file\.pth has tensors that are sparse.*: temp\."),
     "queue": (changed(image_queue=torch.ones(3)), r"file\.pth has a queue or embeddings of another shape"),
     "queues": (changed(idx_queue=torch.ones(1, 2, 3)), r"The queue in .*file\.pth has .*, but expected are"),
-    "leftover": (changed(**{"prompt": torch.ones(2)}), r"tensors without a place: prompt: --allow_leftover drops them"),
+    "leftover": (
+        changed(**{"prompt": torch.ones(2)}),
+        r"tensors without a counterpart: prompt: --allow_leftover drops them",
+    ),
 }
 
 

@@ -199,9 +199,9 @@ def test_a_batch_is_its_rows(matcher: AlbefForImageTextRetrieval, inputs: dict[s
     alone = gradcam(matcher, inputs["pixel_values"][1:], inputs["input_ids"][1:, :3])
     torch.testing.assert_close(together[1:, :3], alone)
     assert not together[1, 3:].any()
-    one_picture = gradcam(matcher, inputs["pixel_values"][:1], inputs["input_ids"], inputs["attention_mask"])
-    torch.testing.assert_close(one_picture[0], together[0])
-    assert not torch.allclose(one_picture[1], together[1])
+    one_image = gradcam(matcher, inputs["pixel_values"][:1], inputs["input_ids"], inputs["attention_mask"])
+    torch.testing.assert_close(one_image[0], together[0])
+    assert not torch.allclose(one_image[1], together[1])
 
 
 def test_the_default_is_the_published_layer() -> None:
@@ -223,7 +223,7 @@ def test_what_is_refused(
         gradcam(answerer, **inputs)
     with pytest.raises(ValueError, match="answer_input_ids are for AlbefForQuestionAnswering"):
         gradcam(matcher, **inputs, **answers)
-    with pytest.raises(ValueError, match="3 pictures and 2 texts do not pair"):
+    with pytest.raises(ValueError, match="3 images and 2 texts do not pair"):
         gradcam(matcher, torch.zeros(3, 3, 32, 32, dtype=torch.float64), inputs["input_ids"])
     with pytest.raises(TypeError, match="not AlbefModel"):
         gradcam(AlbefModel(tiny_config()), **inputs)

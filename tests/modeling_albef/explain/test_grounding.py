@@ -46,11 +46,11 @@ def test_words_have_their_own_maps(save: Any, tmp_path: Path) -> None:
     processor = AlbefProcessor.from_pretrained(tmp_path)
     names = [("green", "star"), ("green", "square"), ("blue", "star")]
     scene = Scene("row", tuple(Item("small", *name) for name in names))
-    picture = Image.new("RGB", (32, 32), (200, 30, 90))
+    image = Image.new("RGB", (32, 32), (200, 30, 90))
     if save is save_retrieval:
-        words = words_of_caption(model, processor, picture, scene, None)
+        words = words_of_caption(model, processor, image, scene, None)
         text = "a green star left of a green square left of a blue star"
-        inputs = processor(images=picture, text=text, return_tensors="pt")
+        inputs = processor(images=image, text=text, return_tensors="pt")
         maps = gradcam(model, **inputs)[0]
         tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
         places = [place for place, token in enumerate(tokens) if token in ("green", "blue", "star", "square")]
@@ -58,13 +58,13 @@ def test_words_have_their_own_maps(save: Any, tmp_path: Path) -> None:
         for (_, _, heat), place in zip(words, places, strict=True):
             np.testing.assert_array_equal(heat, maps[place])
         return
-    words = words_of_questions(model, processor, picture, scene, None)
+    words = words_of_questions(model, processor, image, scene, None)
     assert [(number, kind) for number, kind, _ in words] == [(1, "shape"), (2, "color")]  # the others come twice
     answer = processor.encode_answers(["yes"])["input_ids"]
     for text, word, (_, _, heat) in zip(
         ("is there a green square", "is there a blue star"), ("square", "blue"), words, strict=True
     ):
-        inputs = processor(images=picture, text=text, return_tensors="pt")
+        inputs = processor(images=image, text=text, return_tensors="pt")
         token = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist()).index(word)
         np.testing.assert_array_equal(heat, gradcam(model, **inputs, answer_input_ids=answer)[0, token])
 

@@ -20,7 +20,7 @@ from modeling_albef.explain.heat_maps import HeatMaps, draw_heat_maps, explain_a
 from modeling_albef.explain.visualize import main
 from processing import AlbefProcessor
 
-QUESTION = "What colour is the circle?"
+QUESTION = "What color is the circle?"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_retrieval(folder / "retrieval")
     save_vqa(folder / "vqa")
     Image.effect_mandelbrot((60, 40), (-2, -1, 1, 1), 30).convert("RGB").save(folder / "photo.png")
-    (folder / "notes.png").write_text("no picture")
+    (folder / "notes.png").write_text("no image")
     (folder / "bert").mkdir()
     (folder / "bert/config.json").write_text('{"model_type": "bert"}')
     return folder
@@ -55,7 +55,7 @@ def test_a_question_is_explained_by_its_best_answer_or_the_given_one(place: Path
     processor = AlbefProcessor.from_pretrained(place / "vqa")
     best = pipeline("albef-vqa", model=model, processor=processor)(image=str(place / "photo.png"), question=QUESTION)
     heat = explain_answer(model, processor, place / "photo.png", QUESTION)
-    assert heat.answer == best[0]["answer"] and heat.words == ["what", "colour", "is", "the", "circle"]
+    assert heat.answer == best[0]["answer"] and heat.words == ["what", "color", "is", "the", "circle"]
     given = next(answer for answer in ANSWERS if answer != heat.answer)
     other = explain_answer(model, processor, place / "photo.png", QUESTION, given)
     assert other.answer == given and not torch.allclose(other.maps, heat.maps)
@@ -70,13 +70,13 @@ def test_a_question_is_explained_by_its_best_answer_or_the_given_one(place: Path
 def test_heat_is_where_the_map_is_hot() -> None:
     maps = torch.zeros(6, 4, 4)
     maps[0, 3, 0] = 5.0  # bottom left
-    picture = Image.new("RGB", (448, 224), (90, 90, 90))
+    image = Image.new("RGB", (448, 224), (90, 90, 90))
     words = ["hot", "cold", *"wxyz"]
-    sheet = draw_heat_maps(picture, HeatMaps(words, maps, 0.5))
-    alone = draw_heat_maps(picture, HeatMaps(["hot"], maps[:1], 0.5))
+    sheet = draw_heat_maps(image, HeatMaps(words, maps, 0.5))
+    alone = draw_heat_maps(image, HeatMaps(["hot"], maps[:1], 0.5))
     assert alone.width < sheet.width and alone.height < sheet.height  # seven panels are two rows
     pixels = np.asarray(sheet).astype(int)
-    panels = [pixels[40:152, left : left + 224] for left in (12, 248, 484)]  # picture, hot, cold
+    panels = [pixels[40:152, left : left + 224] for left in (12, 248, 484)]  # image, hot, cold
     assert (panels[0] == 90).all() and (panels[2] == 90).all()
     red, green, blue = panels[1][95, 20]
     assert red > 100 and blue < 60 and green < red / 2
@@ -91,7 +91,7 @@ def test_the_command_writes_a_sheet(
     main([str(place / "photo.png"), "a blue circle", "--model", str(place / "retrieval")])
     assert capsys.readouterr().out.startswith("match, probability 0.")
     with Image.open("photo_heat_maps.png") as sheet:
-        assert sheet.format == "PNG" and sheet.width == 4 * 236 + 12  # the picture and three words
+        assert sheet.format == "PNG" and sheet.width == 4 * 236 + 12  # the image and three words
     words = ["--question", QUESTION, "--model", str(place / "vqa")]
     main([str(place / "photo.png"), *words])
     assert capsys.readouterr().out.endswith(": photo_question_heat_maps.png\n")
