@@ -3,12 +3,12 @@
     python -m benchmarks.grounding --model output/demo_retrieval
     python -m benchmarks.grounding --model output/demo_vqa
 
-The captions name the objects of drawn scenes in order ("a red circle left of a blue square"); the words are the colour
+The captions name the objects of drawn scenes in order ("a red circle left of a blue square"); the words are the color
 and the kind of each. A model that answers questions is asked of each object "is there a red circle", and the map is
 drawn for the answer "yes", which holds neither word. The mass is that of `gradcam` for the word's token. A map cannot
 be finer than a patch, so a box is rounded outwards to whole patches; chance is the share of all patches that it then
 has. Exact is the mass within the box itself, each patch's mass spread evenly over the patch, and its chance the box's
-share of the picture.
+share of the image.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Grounding:
         on_box: Share of a map's mass on the patches of the object's box.
         chance: Share of all patches that these are.
         exact: Share of the mass within the box itself.
-        exact_chance: The box's share of the picture.
+        exact_chance: The box's share of the image.
         on_others: Share of the mass on the patches of the scene's other objects, where these are not also the object's.
-        by_kind: `on_box` of the words for colours, and of those for kinds, means over all words.
+        by_kind: `on_box` of the words for colors, and of those for kinds, means over all words.
     """
 
     on_box: float
@@ -85,25 +85,25 @@ def share_on(heat: np.ndarray, weights: np.ndarray) -> float:
     return float((heat * weights).sum() / heat.sum()) if heat.any() else 0.0
 
 
-def word_shares(heat: np.ndarray, boxes: Sequence[Box], place: int) -> tuple[float, ...]:
-    """What a word puts where.
+def word_shares(heat: np.ndarray, boxes: Sequence[Box], index: int) -> tuple[float, ...]:
+    """Return where the mass of a word's map lies.
 
     Args:
         heat: (rows, columns), the word's map.
         boxes: Of the scene's objects.
-        place: Number of the object that the word names.
+        index: Number of the object that the word names.
 
     Returns:
         On the box's patches, their share of all, exact, its chance, on other objects' patches.
     """
     covered = np.stack([coverage(box, *heat.shape) for box in boxes])
-    own, others = covered[place] > 0, (np.delete(covered, place, axis=0) > 0).any(axis=0)
-    exact = covered[place]
+    own, others = covered[index] > 0, (np.delete(covered, index, axis=0) > 0).any(axis=0)
+    exact = covered[index]
     return share_on(heat, own), own.mean(), share_on(heat, exact), exact.mean(), share_on(heat, others & ~own)
 
 
 def words_of_caption(model: ModelWithHead, processor: Any, picture: Any, scene: Scene, layer: int | None) -> list[Word]:
-    """The words for colour and kind of each object in the scene's first caption, which names them in order."""
+    """The words for color and kind of each object in the scene's first caption, which names them in order."""
     inputs = processor(images=picture, text=all_captions(scene)[0], return_tensors="pt")
     tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
     heat = gradcam(model, **inputs, layer=layer)[0].numpy()  # (L, rows, columns)
@@ -118,7 +118,7 @@ def words_of_caption(model: ModelWithHead, processor: Any, picture: Any, scene: 
 def words_of_questions(
     model: ModelWithHead, processor: Any, picture: Any, scene: Scene, layer: int | None
 ) -> list[Word]:
-    """The words for colour and kind of each object in "is there a red star", for the answer "yes".
+    """The words for color and kind of each object in "is there a red star", for the answer "yes".
 
     Words that hold of two objects of the scene are left out.
     """
@@ -151,17 +151,19 @@ def measure(
     """
     find_words = words_of_caption if isinstance(model, AlbefForImageTextRetrieval) else words_of_questions
     side = model.config.vision_config.image_size
-    by_scene, by_kind = [], {kind: [] for kind in KINDS}
+    by_scene: list[np.ndarray] = []
+    by_kind: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for number, (scene, boxes) in enumerate(scenes_with_boxes(0, split, num_scenes)):
         picture = draw_picture(scene, side, random_stream(0, split, number, PICTURE))
         words = find_words(model, processor, picture, scene, layer)
-        shares = [word_shares(heat, boxes, place) for place, _, heat in words]
+        shares = [word_shares(heat, boxes, index) for index, _, heat in words]
         for (_, kind, _), (on_box, *_) in zip(words, shares, strict=True):
             by_kind[kind].append(on_box)
         if shares:
             by_scene.append(np.mean(shares, axis=0))
     kinds = {kind: float(np.mean(values)) for kind, values in by_kind.items()}
-    return Grounding(*np.mean(by_scene, axis=0).tolist(), by_kind=kinds)
+    on_box, chance, exact, exact_chance, on_others = np.mean(by_scene, axis=0).tolist()
+    return Grounding(on_box, chance, exact, exact_chance, on_others, kinds)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -181,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         mark = " (default)" if layer == default_layer(text_config) else ""
         print(
             f"layer {layer}{mark}, {options.num_scenes} {options.split} scenes: {found.on_box:.1%} of the mass on the "
-            f"object's patches, which are {found.chance:.1%} of all; colours {found.by_kind['color']:.1%}, kinds "
+            f"object's patches, which are {found.chance:.1%} of all; colors {found.by_kind['color']:.1%}, kinds "
             f"{found.by_kind['shape']:.1%}; on other objects {found.on_others:.1%}; exact box {found.exact:.1%}, "
             f"chance {found.exact_chance:.1%}"
         )

@@ -111,8 +111,8 @@ def run_whole(task: str, config: Path, output: Path, processes: int) -> dict[str
     times = [sample[0] for sample in steady]
     figures: dict[str, Any] = {"seconds": seconds}
     if len(steady) > 2:
-        for place, name in ((1, "megabytes"), (2, "open files")):
-            values = [sample[place] for sample in steady]
+        for column, name in ((1, "megabytes"), (2, "open files")):
+            values = [sample[column] for sample in steady]
             slope = statistics.linear_regression(times, values).slope * seconds
             figures |= {f"{name}, median": statistics.median(values), f"{name}, slope over the run": slope}
     return figures
