@@ -61,7 +61,7 @@ class Grounding:
 
 
 def coverage(box: Box, rows: int, columns: int) -> np.ndarray:
-    """Share of each patch that a box covers.
+    """Return the share of each patch that a box covers.
 
     Args:
         box: Left, top, right, bottom in shares of the image's side.
@@ -81,7 +81,7 @@ def coverage(box: Box, rows: int, columns: int) -> np.ndarray:
 
 
 def share_on(heat: np.ndarray, weights: np.ndarray) -> float:
-    """Share of a map's mass under weights 0..1; 0 where the map is empty."""
+    """Return the share of a map's mass under weights 0..1; 0 where the map is empty."""
     return float((heat * weights).sum() / heat.sum()) if heat.any() else 0.0
 
 
@@ -102,9 +102,9 @@ def word_shares(heat: np.ndarray, boxes: Sequence[Box], index: int) -> tuple[flo
     return share_on(heat, own), own.mean(), share_on(heat, exact), exact.mean(), share_on(heat, others & ~own)
 
 
-def words_of_caption(model: ModelWithHead, processor: Any, picture: Any, scene: Scene, layer: int | None) -> list[Word]:
-    """The words for color and kind of each object in the scene's first caption, which names them in order."""
-    inputs = processor(images=picture, text=all_captions(scene)[0], return_tensors="pt")
+def words_of_caption(model: ModelWithHead, processor: Any, image: Any, scene: Scene, layer: int | None) -> list[Word]:
+    """Return the words for color and kind of each object in the scene's first caption, which names them in order."""
+    inputs = processor(images=image, text=all_captions(scene)[0], return_tensors="pt")
     tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
     heat = gradcam(model, **inputs, layer=layer)[0].numpy()  # (L, rows, columns)
     words, start = [], 0
@@ -115,16 +115,14 @@ def words_of_caption(model: ModelWithHead, processor: Any, picture: Any, scene: 
     return words
 
 
-def words_of_questions(
-    model: ModelWithHead, processor: Any, picture: Any, scene: Scene, layer: int | None
-) -> list[Word]:
-    """The words for color and kind of each object in "is there a red star", for the answer "yes".
+def words_of_questions(model: ModelWithHead, processor: Any, image: Any, scene: Scene, layer: int | None) -> list[Word]:
+    """Return the words for color and kind of each object in "is there a red star", for the answer "yes".
 
     Words that hold of two objects of the scene are left out.
     """
     words, answers = [], processor.encode_answers(["yes"])["input_ids"]
     for number, item in enumerate(scene.items):
-        inputs = processor(images=picture, text=f"is there a {item.name()}", text_type="question", return_tensors="pt")
+        inputs = processor(images=image, text=f"is there a {item.name()}", text_type="question", return_tensors="pt")
         tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
         heat = gradcam(model, **inputs, answer_input_ids=answers, layer=layer)[0].numpy()
         for kind in KINDS:
@@ -137,7 +135,7 @@ def words_of_questions(
 def measure(
     model: ModelWithHead, processor: Any, split: str, num_scenes: int = 100, layer: int | None = None
 ) -> Grounding:
-    """Measures on the scenes of a split.
+    """Measure on the scenes of a split.
 
     Args:
         model: A model that was trained on drawn shapes.
@@ -154,8 +152,8 @@ def measure(
     by_scene: list[np.ndarray] = []
     by_kind: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for number, (scene, boxes) in enumerate(scenes_with_boxes(0, split, num_scenes)):
-        picture = draw_picture(scene, side, random_stream(0, split, number, PICTURE))
-        words = find_words(model, processor, picture, scene, layer)
+        image = draw_picture(scene, side, random_stream(0, split, number, PICTURE))
+        words = find_words(model, processor, image, scene, layer)
         shares = [word_shares(heat, boxes, index) for index, _, heat in words]
         for (_, kind, _), (on_box, *_) in zip(words, shares, strict=True):
             by_kind[kind].append(on_box)
@@ -167,7 +165,7 @@ def measure(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the shares of each fusion layer."""
+    """Print the shares of each fusion layer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="output/demo_retrieval", help="folder of a model trained on shapes")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
