@@ -32,7 +32,7 @@ QUICK = 100  # divides all sizes
 
 
 def make_images(folder: Path, count: int) -> list[str]:
-    """Write a few images and links to them; return the links' paths from the folder."""
+    """Write a few images and links to them; gives the links' paths from the folder."""
     (folder / "images").mkdir()
     for number in range(REAL_FILES):
         Image.new("RGB", (64, 48), (20 * number, 90, 120)).save(folder / f"real_{number}.jpg")

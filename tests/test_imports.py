@@ -23,7 +23,7 @@ FILES_IN_A_FOLDER = 16  # beside __init__.py
 MODELS, TRAINING, CONVERSION = "modeling_albef", "modeling_albef.training", "modeling_albef.conversion"
 ALLOWED: dict[str, tuple[str, ...]] = {
     MODELS: (),
-    CONVERSION: (MODELS,),
+    CONVERSION: (MODELS, TRAINING),
     f"{CONVERSION}.commands": (MODELS, CONVERSION, "processing"),
     f"{CONVERSION}.convert_albef_to_hf": (MODELS, CONVERSION, f"{CONVERSION}.commands", TRAINING, "processing"),
     f"{CONVERSION}.export_albef_to_onnx": (MODELS, CONVERSION, f"{CONVERSION}.commands"),
@@ -32,8 +32,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "modeling_albef.explain": (MODELS,),
     "modeling_albef.explain.visualize": (MODELS, f"{CONVERSION}.commands", "modeling_albef.explain", "processing"),
     "modeling_albef.visualize": ("modeling_albef.explain.visualize",),
-    TRAINING: (MODELS, CONVERSION),
-    f"{TRAINING}.application": (MODELS, CONVERSION, TRAINING, "processing", "dataset_scripts"),
+    TRAINING: (MODELS,),
+    f"{TRAINING}.application": (MODELS, TRAINING, "processing", "dataset_scripts"),
     "processing": (),
     "dataset_scripts": ("processing",),
 }
