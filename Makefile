@@ -1,11 +1,12 @@
 # Each target makes its own virtual environment when there is none, and reuses it afterwards.
 PYTHON ?= python3
 VENV ?= .venv
+FLOOR_VENV ?= .venv-floor
 TORCH ?= torch==2.13.0
 LAUNCH = $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	--num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo demo-vqa easy-vqa test slow lint docs clean
+.PHONY: demo demo-vqa easy-vqa test test-floor slow lint docs clean
 
 demo: $(VENV)/ready
 	$(LAUNCH) run_retrieval.py configs/demo_retrieval.yaml --use_cpu --overwrite_output_dir
@@ -19,6 +20,11 @@ easy-vqa: $(VENV)/ready
 # a process a core, a thread a process: most of the time goes into starting scripts
 test: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(shell getconf _NPROCESSORS_ONLN) --dist loadfile
+
+# golden, modelling, trainer, Hub, pipeline and processing tests with the oldest libraries that setup.cfg allows
+test-floor: $(FLOOR_VENV)/ready-floor
+	OMP_NUM_THREADS=1 $(FLOOR_VENV)/bin/python -m pytest -n $(shell getconf _NPROCESSORS_ONLN) --dist loadfile \
+		tests/test_floors.py tests/modeling_albef/test_*.py tests/modeling_albef/training tests/processing
 
 slow: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -m slow
@@ -40,9 +46,16 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
+$(FLOOR_VENV)/ready-floor: setup.cfg pyproject.toml tests/floor_constraints.txt
+	test -x $(FLOOR_VENV)/bin/python || $(PYTHON) -m venv $(FLOOR_VENV)
+	$(FLOOR_VENV)/bin/python -m pip install --quiet $(TORCH)
+	$(FLOOR_VENV)/bin/python -m pip install --quiet --constraint tests/floor_constraints.txt --editable '.[lora,search]' \
+		pytest hypothesis pytest-xdist tensorboard
+	touch $@
+
 $(VENV)/ready-dev: $(VENV)/ready
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) output build *.egg-info
+	rm -rf $(VENV) $(FLOOR_VENV) output build *.egg-info

@@ -61,7 +61,7 @@ class Grounding:
 
 
 def coverage(box: Box, rows: int, columns: int) -> np.ndarray:
-    """Return share of each patch that a box covers.
+    """Return the share of each patch that a box covers.
 
     Args:
         box: Left, top, right, bottom in shares of the image's side.
@@ -81,24 +81,24 @@ def coverage(box: Box, rows: int, columns: int) -> np.ndarray:
 
 
 def share_on(heat: np.ndarray, weights: np.ndarray) -> float:
-    """Return share of a map's mass under weights 0..1; 0 where the map is empty."""
+    """Return the share of a map's mass under weights 0..1; 0 where the map is empty."""
     return float((heat * weights).sum() / heat.sum()) if heat.any() else 0.0
 
 
-def word_shares(heat: np.ndarray, boxes: Sequence[Box], place: int) -> tuple[float, ...]:
-    """Return what a word puts where.
+def word_shares(heat: np.ndarray, boxes: Sequence[Box], index: int) -> tuple[float, ...]:
+    """Return where the mass of a word's map lies.
 
     Args:
         heat: (rows, columns), the word's map.
         boxes: Of the scene's objects.
-        place: Number of the object that the word names.
+        index: Number of the object that the word names.
 
     Returns:
         On the box's patches, their share of all, exact, its chance, on other objects' patches.
     """
     covered = np.stack([coverage(box, *heat.shape) for box in boxes])
-    own, others = covered[place] > 0, (np.delete(covered, place, axis=0) > 0).any(axis=0)
-    exact = covered[place]
+    own, others = covered[index] > 0, (np.delete(covered, index, axis=0) > 0).any(axis=0)
+    exact = covered[index]
     return share_on(heat, own), own.mean(), share_on(heat, exact), exact.mean(), share_on(heat, others & ~own)
 
 
@@ -149,17 +149,19 @@ def measure(
     """
     find_words = words_of_caption if isinstance(model, AlbefForImageTextRetrieval) else words_of_questions
     side = model.config.vision_config.image_size
-    by_scene, by_kind = [], {kind: [] for kind in KINDS}
+    by_scene: list[np.ndarray] = []
+    by_kind: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for number, (scene, boxes) in enumerate(scenes_with_boxes(0, split, num_scenes)):
         image = draw_picture(scene, side, random_stream(0, split, number, PICTURE))
         words = find_words(model, processor, image, scene, layer)
-        shares = [word_shares(heat, boxes, place) for place, _, heat in words]
+        shares = [word_shares(heat, boxes, index) for index, _, heat in words]
         for (_, kind, _), (on_box, *_) in zip(words, shares, strict=True):
             by_kind[kind].append(on_box)
         if shares:
             by_scene.append(np.mean(shares, axis=0))
     kinds = {kind: float(np.mean(values)) for kind, values in by_kind.items()}
-    return Grounding(*np.mean(by_scene, axis=0).tolist(), by_kind=kinds)
+    on_box, chance, exact, exact_chance, on_others = np.mean(by_scene, axis=0).tolist()
+    return Grounding(on_box, chance, exact, exact_chance, on_others, kinds)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -56,8 +56,8 @@ def synthesise_photos(folder: Path, count: int, width: int, height: int) -> list
     paths = []
     for number in range(count):
         noise = np.fft.rfft2(rng.standard_normal((4, height, width))) / np.maximum(frequency, 1)
-        grey, *colours = np.fft.irfft2(noise, (height, width))
-        pixels = np.stack([grey / grey.std() + 0.4 * colour / colour.std() for colour in colours], -1) * 45 + 120
+        grey, *colors = np.fft.irfft2(noise, (height, width))
+        pixels = np.stack([grey / grey.std() + 0.4 * color / color.std() for color in colors], -1) * 45 + 120
         for _ in range(12):
             left, top = rng.integers(width), rng.integers(height)
             pixels[top : top + rng.integers(20, height // 2), left : left + rng.integers(20, width // 2)] += (
@@ -151,8 +151,8 @@ def scaled_decoding_differences(paths: list[Path], augmentation: TrainingAugment
         cut = int(share * math.sqrt(small.width * small.height))
         left, top = (small.width - cut) // 2, (small.height - cut) // 2
         box = (left, top, left + cut, top + cut)
-        crops = [full.crop(tuple(factor * side for side in box)), small.crop(box)]
-        crops.append(Image.open(again).crop(tuple(factor * side for side in box)))
+        full_box = (factor * left, factor * top, factor * (left + cut), factor * (top + cut))
+        crops = [full.crop(full_box), small.crop(box), Image.open(again).crop(full_box)]
         size = (augmentation.image_size, augmentation.image_size)
         exact, scaled, saved = (np.asarray(crop.resize(size, Image.Resampling.BICUBIC), dtype=int) for crop in crops)
         found.append([abs(scaled - exact).mean(), abs(scaled - exact).max(), abs(saved - exact).mean()])

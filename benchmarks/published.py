@@ -9,6 +9,7 @@ Shapes: N rows, L text tokens, P image tokens, H width.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -64,6 +65,7 @@ def encode_images(vision_model: AlbefVisionModel, pixel_values: torch.Tensor) ->
     """Return (I, 3, S, S) -> (I, P, H), attention in steps."""
     patches = vision_model.patch_embed(pixel_values)
     states = torch.cat([vision_model.cls_token.expand(len(patches), -1, -1), patches], dim=1) + vision_model.pos_embed
+    block: Any
     for block in vision_model.blocks:
         normed, attention = block.norm1(states), block.attn
         query, key, value = attention.qkv(normed).unflatten(-1, (3, -1, attention.head_dim)).permute(2, 0, 3, 1, 4)
@@ -165,7 +167,7 @@ def rank_answers(
         k: Candidates whose first token is the likeliest.
 
     Returns:
-        (B, k) places of the candidates, best first, and their probabilities.
+        (B, k) indices of the candidates, best first, and their probabilities.
     """
     images, text_model = encode_images(model.albef.vision_model, pixel_values), model.albef.text_model
     states, mask = text_model.embeddings(input_ids), additive_mask(attention_mask, images.dtype)
@@ -201,6 +203,7 @@ def decode(
     states, length = decoder.embeddings(input_ids), input_ids.shape[1]
     causal = torch.ones(length, length, device=states.device).tril()[None, None]
     mask = (1.0 - causal * attention_mask[:, None, None, :].to(states.dtype)) * MASKED
+    layer: Any
     for layer in decoder.layer:
         states = text_layer(layer, states, mask, questions, question_mask)
     return decoder.head(states).float()

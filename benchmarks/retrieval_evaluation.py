@@ -71,7 +71,7 @@ class Gallery:
 
 
 class DrawnTexts:
-    """In place of a processor: captions are numbers of drawn texts, pixels are scaled to -1 .. 1."""
+    """Replaces a processor: captions are numbers of drawn texts, pixels are scaled to -1 .. 1."""
 
     def __init__(self, count: int) -> None:
         self.ids, self.mask = draw_texts(count)
@@ -86,7 +86,8 @@ class DrawnTexts:
 
 def one_image(quick: bool, runs: int, dtype: torch.dtype) -> dict[str, float]:
     """64 texts of one image."""
-    model = make_model(quick).to(dtype)
+    model = make_model(quick)
+    torch.nn.Module.to(model, dtype)  # the library's own declaration takes no type alone
     vision, text_model = model.config.vision_config, model.albef.text_model
     ids, mask = draw_texts(64)
     image = torch.randn(1, 1 + vision.num_patches, vision.hidden_size).to(dtype)

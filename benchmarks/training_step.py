@@ -76,8 +76,9 @@ class Step:
             self.teacher.update(self.model)
         with self.own_autocast:
             with self.stage("teacher's features"), torch.no_grad():
-                text = self.teacher.model.get_text_features(self.inputs["input_ids"], self.inputs["attention_mask"])
-                image = self.teacher.model.get_image_features(self.inputs["pixel_values"])
+                teacher: Any = self.teacher.model
+                text = teacher.get_text_features(self.inputs["input_ids"], self.inputs["attention_mask"])
+                image = teacher.get_image_features(self.inputs["pixel_values"])
                 features = {
                     "image_embeds": image.pooler_output.float(),
                     "text_embeds": text.pooler_output.float(),

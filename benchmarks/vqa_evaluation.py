@@ -31,9 +31,9 @@ def draw_answers(count: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     lengths = torch.multinomial(torch.tensor([0.62, 0.24, 0.14]), count, replacement=True, generator=generator) + 1
     ids = torch.randint(1000, 3200, (count, 5), generator=generator)
-    places = torch.arange(5)
-    ids = ids.masked_fill(places == 0, CLS).masked_fill(places == lengths[:, None] + 1, SEP)
-    mask = (places <= lengths[:, None] + 1).long()
+    positions = torch.arange(5)
+    ids = ids.masked_fill(positions == 0, CLS).masked_fill(positions == lengths[:, None] + 1, SEP)
+    mask = (positions <= lengths[:, None] + 1).long()
     return {"input_ids": ids * mask, "attention_mask": mask}
 
 
@@ -104,9 +104,9 @@ def confident(args: Any) -> dict[str, float]:
     answers = load_answer_list(args.answer_list)
     tree = AnswerTree.from_tokens(**processor.encode_answers(answers))
     data = load_dataset_script("shapes", "vqa", split="test").select(range(40 if args.quick else 200))
-    numbers: dict[int, int] = {}
-    index = torch.tensor([numbers.setdefault(image_id, len(numbers)) for image_id in data["image_id"]])
-    first = [index.tolist().index(number) for number in range(len(numbers))]
+    row_of: dict[int, int] = {}
+    index = torch.tensor([row_of.setdefault(image_id, len(row_of)) for image_id in data["image_id"]])
+    first = [index.tolist().index(number) for number in range(len(row_of))]
     inputs = processor(
         images=[data[row]["image"] for row in first], text=list(data["question"]), text_type="question",
         padding=True, return_tensors="pt",
@@ -121,9 +121,7 @@ def confident(args: Any) -> dict[str, float]:
 
     rank(True)
     figures = compare(lambda: rank(True), lambda: rank(False), difference, args.runs)
-    right = [
-        answers[index] == given[0] for index, given in zip(rank(True)[:, 0].tolist(), data["answers"], strict=True)
-    ]
+    right = [answers[best] == given[0] for best, given in zip(rank(True)[:, 0].tolist(), data["answers"], strict=True)]
     return {**figures, "questions": len(data), "other_answers": figures["max_score_difference"], "right": sum(right)}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,7 +46,7 @@ STYLE = """
 
 
 def box(x: int, y: int, width: int, title: str, *lines: str, kind: str = "box") -> str:
-    """A box with a title and further lines; 32 units high and 18 more a line."""
+    """Return a box with a title and further lines; 32 units high and 18 more a line."""
     middle = f"{x + width / 2:g}"
     parts = [f'<rect class="{kind}" x="{x}" y="{y}" width="{width}" height="{32 + 18 * len(lines)}" rx="7"/>']
     parts.append(f'<text class="title" x="{middle}" y="{y + 21}">{escape(title)}</text>')
@@ -55,20 +56,21 @@ def box(x: int, y: int, width: int, title: str, *lines: str, kind: str = "box") 
 
 
 def arrow(path: str, note: str = "", x: int = 0, y: int = 0, dashed: bool = False) -> str:
-    """A line with a head, and a note beside it."""
+    """Return a line with a head, and a note beside it."""
     dashes = ' stroke-dasharray="6 4"' if dashed else ""
     line = f'<path class="line" d="{path}" marker-end="url(#head)"{dashes}/>'
     return line + (f'\n<text class="note" x="{x}" y="{y}">{escape(note)}</text>' if note else "")
 
 
 def millions(*modules: nn.Module) -> str:
-    """How many parameters modules have together."""
+    """Return how many parameters modules have together."""
     return f"{sum(p.numel() for module in modules for p in module.parameters()) / 1e6:.1f} million parameters"
 
 
 def draw_towers(model: AlbefForPreTraining) -> list[str]:
-    """From images and texts to their similarities."""
-    vision, text, find = model.config.vision_config, model.config.text_config, model.get_submodule
+    """Return the part from images and texts to their similarities."""
+    vision, text = model.config.vision_config, model.config.text_config
+    find: Any = model.get_submodule
     text_layers = find("albef.text_model.encoder").text_layers
     states = f"{vision.num_hidden_layers} layers, {vision.num_patches + 1} states of {vision.hidden_size}"
     maps = [
@@ -96,9 +98,9 @@ def draw_towers(model: AlbefForPreTraining) -> list[str]:
 
 
 def draw_fusion(model: AlbefForPreTraining, answering: AlbefForQuestionAnswering) -> list[str]:
-    """The upper text layers, which look at the image, and the heads on them."""
-    text, decoder = model.config.text_config, answering.get_submodule("text_decoder")
-    fusion_layers = model.get_submodule("albef.text_model.encoder").fusion_layers
+    """Return the text layers with cross-attention to the image, and the heads on them."""
+    text, decoder = model.config.text_config, answering.text_decoder
+    fusion_layers: Any = model.get_submodule("albef.text_model.encoder").fusion_layers
     layers = f"albef.text_model, layers {text.num_text_layers} to {text.num_hidden_layers - 1}: fusion"
     heads = {name: type(model.get_submodule(name)).__name__ for name in ("itm_head", "mlm_head")}
     outcome = f"{answering.rank_answers.__name__}, {answering.generate.__name__}"
@@ -130,7 +132,7 @@ def draw_fusion(model: AlbefForPreTraining, answering: AlbefForQuestionAnswering
 
 
 def draw_training() -> list[str]:
-    """What stands beside the model while it is trained."""
+    """Return the part that only training needs."""
     recipe = RetrievalTrainingArguments
     follow = f"{recipe.momentum:g} teacher + {1 - recipe.momentum:g} student"
     targets = f"targets: {recipe.alpha:g} teacher + {1 - recipe.alpha:g} pairs"
@@ -146,7 +148,7 @@ def draw_training() -> list[str]:
 
 
 def draw() -> str:
-    """The drawing of the published sizes."""
+    """Return the drawing of the published sizes."""
     with torch.device("meta"):  # shapes without memory
         model, answering = AlbefForPreTraining(AlbefConfig()), AlbefForQuestionAnswering(AlbefConfig())
     head = '<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'

@@ -22,18 +22,18 @@ SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Example")
 HEAD = """# API reference
 
 Every public name of the four packages, written by `python docs/make_api.py` from the docstrings. Shape letters are
-those of the module that a name is defined in. What a class inherits from `transformers`, `datasets` or `torch` is told
-there.
+those of the module that a name is defined in. Their own pages document what a class inherits from `transformers`,
+`datasets` or `torch`.
 """
 
 
 def public_names(package: str) -> list[str]:
-    """The names in a package's `__all__`, without its version."""
+    """Return the names in a package's `__all__`, without its version."""
     return [name for name in importlib.import_module(package).__all__ if not name.startswith("__")]
 
 
 def make_api() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [HEAD]
     for package in PACKAGES:
         names = public_names(package)
@@ -45,22 +45,22 @@ def make_api() -> str:
 
 
 def describe(name: str, thing: Any) -> str:
-    """A name's heading, kind, signature and docstring."""
+    """Return a name's heading, kind, signature and docstring."""
     if isinstance(thing, dict):
         entries = ", ".join(f"`{key}`: `{value.__name__}`" for key, value in thing.items())
         return f"### {name}\n\nA mapping: {entries}.\n"
     node: Any = ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0]
-    place = Path(inspect.getsourcefile(inspect.unwrap(thing)) or "").relative_to(ROOT).as_posix()
+    path = Path(inspect.getsourcefile(inspect.unwrap(thing)) or "").relative_to(ROOT).as_posix()
     if isinstance(node, ast.ClassDef):
         bases = ", ".join(f"`{ast.unparse(base)}`" for base in node.bases)
-        kind = f"Class in `{place}`" + (f", derived from {bases}" if bases else "")
+        kind = f"Class in `{path}`" + (f", derived from {bases}" if bases else "")
         return f"### {name}\n\n{kind}.\n\n{describe_class(name, node)}"
-    return f"### {name}\n\nFunction in `{place}`.\n\n{signature(name, node)}\n{markdown(ast.get_docstring(node))}"
+    return f"### {name}\n\nFunction in `{path}`.\n\n{signature(name, node)}\n{markdown(ast.get_docstring(node))}"
 
 
 def describe_class(name: str, node: ast.ClassDef) -> str:
-    """A class's docstring, its table of fields, and its public methods."""
-    fields = {item.target.id: item for item in node.body if is_field(item)}
+    """Return a class's docstring, its table of fields, and its public methods."""
+    fields = dict(filter(None, map(field, node.body)))
     parts = [markdown(ast.get_docstring(node), fields)]
     for method in (item for item in node.body if isinstance(item, ast.FunctionDef)):
         decorators = [ast.unparse(decorator) for decorator in method.decorator_list]
@@ -75,15 +75,16 @@ def describe_class(name: str, node: ast.ClassDef) -> str:
     return "\n".join(filter(None, parts))
 
 
-def is_field(item: Any) -> bool:
-    """Whether a line of a class body declares a public field of its instances."""
+def field(item: ast.stmt) -> tuple[str, ast.AnnAssign] | None:
+    """Return name and declaration of a public field, or None for any other line of a class body."""
     if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
-        return False
-    return not item.target.id.startswith("_") and not ast.unparse(item.annotation).startswith("ClassVar")
+        return None
+    is_public = not item.target.id.startswith("_") and not ast.unparse(item.annotation).startswith("ClassVar")
+    return (item.target.id, item) if is_public else None
 
 
 def signature(name: str, node: ast.FunctionDef) -> str:
-    """A call as it is written in the source, as an indented block; a long one has a line for each parameter."""
+    """Return a call as it is written in the source, as an indented block; a long one has a line for each parameter."""
     found = parameters(node.args)
     returns = f" -> {ast.unparse(node.returns)}" if node.returns and node.name != "__init__" else ""
     line = f"{name}({', '.join(found)}){returns}"
@@ -93,7 +94,7 @@ def signature(name: str, node: ast.FunctionDef) -> str:
 
 
 def parameters(arguments: ast.arguments) -> list[str]:
-    """The parameters of a function, with types and defaults, without `self`."""
+    """Return the parameters of a function, with types and defaults, without `self`."""
     plain, further = [*arguments.posonlyargs, *arguments.args], arguments.kwonlyargs
     defaults = [None] * (len(plain) - len(arguments.defaults)) + arguments.defaults
     found = [with_default(one, value) for one, value in zip(plain, defaults, strict=True)]
@@ -105,13 +106,13 @@ def parameters(arguments: ast.arguments) -> list[str]:
 
 
 def with_default(argument: ast.arg, value: ast.expr | None) -> str:
-    """A parameter and its default."""
+    """Return a parameter and its default."""
     equals = " = " if argument.annotation else "="
     return ast.unparse(argument) + (f"{equals}{ast.unparse(value)}" if value else "")
 
 
 def markdown(text: str | None, fields: dict[str, ast.AnnAssign] | None = None) -> str:
-    """A Google-style docstring as Markdown; attributes that are fields become a table."""
+    """Return a Google-style docstring as Markdown; attributes that are fields become a table."""
     known = "|".join(SECTIONS)
     parts = re.split(rf"^({known}):\n", text or "", flags=re.MULTILINE)
     out = [parts[0].strip() + "\n"] if parts[0].strip() else []
@@ -133,18 +134,18 @@ def markdown(text: str | None, fields: dict[str, ast.AnnAssign] | None = None) -
 
 
 def items(body: str) -> dict[str, str]:
-    """`name: meaning` entries, whose further lines are indented."""
+    """Return `name: meaning` entries, whose further lines are indented."""
     entries = re.findall(r"^(\S[^:\n]*):\s(.*(?:\n(?:[ ].*)?)*)", body, flags=re.MULTILINE)
     return {name: " ".join(meaning.split()) for name, meaning in entries}
 
 
 def listed(entries: dict[str, str]) -> str:
-    """A list of names and meanings."""
+    """Return a list of names and meanings."""
     return "".join(f"- `{name}`: {meaning}\n" for name, meaning in entries.items())
 
 
 def table(fields: dict[str, ast.AnnAssign], meanings: dict[str, str]) -> str:
-    """A row a field: name, type, default, and what it means, from `Attributes` or the field's own help."""
+    """Return a table with a row for each field: name, type, default and meaning."""
     rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
     for name, item in fields.items():
         default, meaning = "" if item.value is None else ast.unparse(item.value), meanings.get(name, "")

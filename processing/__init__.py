@@ -2,15 +2,16 @@
 
 from transformers import AutoImageProcessor, AutoProcessor, PreTrainedConfig
 
-from .augmentation import AugmentedDataset, RandomAugment, TrainingAugmentation, random_resized_crop
-from .collators import ImageCollator, RetrievalCollator, VQACollator
+from .augmentation import RandomAugment, TrainingAugmentation, random_resized_crop
+from .augmented_rows import AugmentedDataset, AugmentedStream
+from .collators import RetrievalCollator, VQACollator
 from .image_processing_albef import AlbefImageProcessor, ProcessingError, UnreadableImageError, open_image
-from .processing_albef import AlbefProcessor, build_tokenizer, clean_caption, clean_question, load_tokenizer
-from .streaming import AugmentedStream
+from .processing_albef import AlbefProcessor, clean_caption, clean_question
+from .tokenizer import build_tokenizer, load_tokenizer
 
 
 class _RegistrationKey(PreTrainedConfig):
-    """Stands where the Auto classes want a configuration class.
+    """A placeholder for the configuration class that the Auto classes use as a key.
 
     They find a saved processor by the class name in its own file and never look at the key, so the model's package need
     not be imported.
@@ -27,7 +28,6 @@ __all__ = [
     "AlbefProcessor",
     "AugmentedDataset",
     "AugmentedStream",
-    "ImageCollator",
     "ProcessingError",
     "RandomAugment",
     "RetrievalCollator",

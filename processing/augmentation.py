@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
-import torch
 from PIL import Image, ImageEnhance, ImageOps
-from torch.utils.data import Dataset
 
-from .image_processing_albef import UnreadableImageError, open_image
+from .image_processing_albef import ProcessingError
 
 FILL = (128, 128, 128)
 RATIO = (3 / 4, 4 / 3)  # least and greatest width over height of a crop
-REDUCING_GAP = 2.0  # of scaled decoding; at 2 a picture changes about as by saving it as JPEG once more, at 1 twice so
+REDUCING_GAP = 2.0  # of scaled decoding; at 2 an image changes about as much as by saving it as JPEG once more
 MAX_MAGNITUDE = 10
 FLIP_PROBABILITY = 0.5
 OPERATION_PROBABILITY = 0.5
-BAD_IMAGES = ("stop", "replace")
-MAX_REPLACEMENTS = 20
 
 
 def random_resized_crop(
@@ -35,15 +28,15 @@ def random_resized_crop(
     """Cut a random rectangle out and resize it to a square, as torchvision documents `RandomResizedCrop`.
 
     Args:
-        image: Picture of any size.
+        image: Of any size.
         size: Side of the result, pixels.
         rng: Source of the draws.
         scale: Least and greatest share of the area, 0..1, uniform.
         ratio: Least and greatest width over height, uniform in the logarithm.
 
     Returns:
-        (size, size) picture, bicubic. Where ten draws do not fit into the picture: its central part, cut to the nearer
-        of the two ratios.
+        (size, size) image, bicubic. Where ten draws do not fit into the image: its central part, cut to the nearer of
+        the two ratios.
     """
     box = _draw_box(image.width, image.height, rng, scale, ratio)
     # Cut first: with `resize(box=...)` the filter would read pixels outside the box.
@@ -54,7 +47,7 @@ class RandomAugment:
     """ALBEF's random augmentation (salesforce/ALBEF `dataset/randaugment.py`).
 
     Draws `num_ops` of ten operations with replacement; each is applied with probability 1/2. Those with a direction go
-    either way with probability 1/2. Unlike RandAugment (Cubuk et al., 2020, arXiv 1909.13719) none changes colours.
+    either way with probability 1/2. Unlike RandAugment (Cubuk et al., 2020, arXiv 1909.13719) none changes colors.
 
     Attributes:
         num_ops: Operations that are drawn, at least 0.
@@ -64,14 +57,14 @@ class RandomAugment:
 
     def __init__(self, num_ops: int = 2, magnitude: float = 7) -> None:
         if num_ops < 0 or not 0 <= magnitude <= MAX_MAGNITUDE:
-            raise ValueError(
+            raise ProcessingError(
                 f"num_ops is {num_ops} and magnitude {magnitude}, "
                 f"but they must be at least 0 and between 0 and {MAX_MAGNITUDE}."
             )
         self.num_ops, self.magnitude = num_ops, magnitude
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """Apply the operations that are drawn to an RGB picture; the result has the same size."""
+        """Apply the drawn operations to an RGB image; the result has the same size."""
         level = self.magnitude / MAX_MAGNITUDE
         for name in rng.choice(list(OPERATIONS), size=self.num_ops):
             if rng.random() < OPERATION_PROBABILITY:
@@ -83,18 +76,18 @@ class RandomAugment:
 class TrainingAugmentation:
     """Crop, flip and `RandomAugment`, in this order (salesforce/ALBEF `dataset/__init__.py`, fine-tuning).
 
-    Flips happen whatever the caption says of left and right, as published.
+    An image is flipped even if its caption says left or right, as published.
 
     Attributes:
         image_size: Side of the result, pixels.
-        scale: Least and greatest share of the picture that is kept, 0..1; published: 0.5 fine-tuning, 0.2 pre-training.
+        scale: Least and greatest share of the image that is kept, 0..1; published: 0.5 fine-tuning, 0.2 pre-training.
         scaled_decoding: Whether `AugmentedDataset` decodes large JPEG files to a half, a fourth or an eighth, where
-            any crop then still has twice the side of the result. At the published sizes no picture is so large.
+            any crop then still has twice the side of the result. At the published sizes no image is so large.
     """
 
     def __init__(self, image_size: int, scale: tuple[float, float] = (0.5, 1.0), scaled_decoding: bool = True) -> None:
         if image_size < 1 or not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(
+            raise ProcessingError(
                 f"image_size is {image_size} and scale {scale}: "
                 "give at least 1, and two rising shares of the area above 0 and up to 1."
             )
@@ -102,114 +95,23 @@ class TrainingAugmentation:
         self.random_augment = RandomAugment()
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """Augment an RGB picture of any size to (image_size, image_size)."""
+        """Augment an RGB image of any size to (image_size, image_size)."""
         image = random_resized_crop(image, self.image_size, rng, self.scale)
         if rng.random() < FLIP_PROBABILITY:
             image = ImageOps.mirror(image)
         return self.random_augment(image, rng)
 
     def least_size(self, width: int, height: int) -> tuple[int, int]:
-        """Size that a picture of this size may be decoded to, for `open_image`."""
+        """Return the least size to which an image of this size may be decoded, for `open_image`."""
         narrowest = min(width, height, math.sqrt(width * height * self.scale[0] * RATIO[0]))  # side of any crop
         share = min(1.0, REDUCING_GAP * self.image_size / narrowest) if self.scaled_decoding else 1.0
         return math.ceil(width * share), math.ceil(height * share)
 
 
-class AugmentedDataset(Dataset):
-    """Rows of a data set with their image opened and augmented.
-
-    The draws of a row depend on seed, epoch and row number alone, so a run is the same with any number of workers and
-    processes, and after a resume.
-    """
-
-    def __init__(
-        self,
-        dataset: Any,
-        augmentation: Callable[[Image.Image, np.random.Generator], Image.Image] | None = None,
-        seed: int = 0,
-        bad_images: str = "stop",
-    ) -> None:
-        """Wrap a data set.
-
-        Args:
-            dataset: Map-style, of rows with an `image` that `open_image` reads. A data set of the `datasets` library
-                that decodes its images is told not to, so that all go through `open_image`.
-            augmentation: Such as `TrainingAugmentation`; its method `least_size`, if it has one, says how small JPEG
-                files may be decoded. None only opens the images.
-            seed: Of the draws, at least 0.
-            bad_images: What happens to a row whose image cannot be read: "stop" raises, "replace" takes the next row
-                that can be read in its place.
-
-        Raises:
-            ValueError: `bad_images` is something else.
-        """
-        if bad_images not in BAD_IMAGES:
-            raise ValueError(f"bad_images is {bad_images!r}, but must be {' or '.join(BAD_IMAGES)}.")
-        feature = (getattr(dataset, "features", None) or {}).get("image")
-        if getattr(feature, "decode", False) is True:
-            dataset = dataset.cast_column("image", type(feature)(decode=False))
-        self.dataset, self.augmentation, self.seed, self.bad_images = dataset, augmentation, seed, bad_images
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that live on, too
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, at least 0, that the draws depend on."""
-        self._epoch.fill_(epoch)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int | str) -> Any:
-        """Give a row with `image` as an RGB picture, augmented; of a name the column, as the data set has it.
-
-        The row also has `image_name`, its file or its place in the data set and, where it took the place of another
-        whose image cannot be read, that one's in `replaced_image`.
-
-        Raises:
-            IndexError: There is no such row.
-            UnreadableImageError: The image cannot be read; names row and file. With `bad_images` "replace": nor can
-                those of the next rows.
-        """
-        if isinstance(index, str):
-            return self.dataset[index]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"There is no row {index}: the data set has {len(self)}.")
-        index = int(index) % len(self)
-        try:
-            return self._open(index)
-        except UnreadableImageError:
-            if self.bad_images == "stop":
-                raise
-        replaced = name_image(self.dataset[index], index)
-        for other in range(index + 1, index + 1 + MAX_REPLACEMENTS):
-            with contextlib.suppress(UnreadableImageError):
-                return {**self._open(other % len(self)), "replaced_image": replaced}
-        raise UnreadableImageError(
-            f"Row {index}: image {replaced} cannot be read, nor can those of the next {MAX_REPLACEMENTS} rows: check "
-            "the disk that they are on."
-        )
-
-    def _open(self, index: int) -> dict[str, Any]:
-        row: Mapping[str, Any] = self.dataset[index]
-        try:
-            image = open_image(row["image"], getattr(self.augmentation, "least_size", None))
-        except UnreadableImageError as error:
-            raise UnreadableImageError(f"Row {index}: {error}") from error
-        if self.augmentation is not None:
-            image = self.augmentation(image, np.random.default_rng((self.seed, int(self._epoch), index)))
-        return {**row, "image": image, "image_name": name_image(row, index)}
-
-
-def name_image(row: Mapping[str, Any], index: int) -> str:
-    """What a message calls the image of a row."""
-    image = row["image"]
-    path = image.get("path") if isinstance(image, Mapping) else image if isinstance(image, (str, os.PathLike)) else None
-    return repr(str(path)) if path else f"row {index}"
-
-
 def _draw_box(
     width: int, height: int, rng: np.random.Generator, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a crop."""
+    """Return left, top, right and bottom of a crop."""
     for _ in range(10):
         area = width * height * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -224,68 +126,23 @@ def _draw_box(
     return left, top, left + crop_width, top + crop_height
 
 
-def _identity(image: Image.Image, level: float) -> Image.Image:
-    return image
-
-
-def _auto_contrast(image: Image.Image, level: float) -> Image.Image:
-    # Differs from ALBEF: there the offset is computed in uint8 and wraps, so any channel whose least value is above 0
-    # turns white. This is the stretch to 0..255 that was meant.
-    return ImageOps.autocontrast(image)
-
-
-def _equalize(image: Image.Image, level: float) -> Image.Image:
-    return ImageOps.equalize(image)
-
-
-def _brightness(image: Image.Image, level: float) -> Image.Image:
-    return ImageEnhance.Brightness(image).enhance(1.8 * level + 0.1)
-
-
-def _sharpness(image: Image.Image, level: float) -> Image.Image:
-    # Differs from ALBEF: there values beyond 0..255 wrap round (bright edges turn black). Here they are clipped.
-    return ImageEnhance.Sharpness(image).enhance(1.8 * level + 0.1)
-
-
-def _shear_x(image: Image.Image, level: float) -> Image.Image:
-    return _warp(image, [[1, 0.3 * level, 0], [0, 1, 0]])
-
-
-def _shear_y(image: Image.Image, level: float) -> Image.Image:
-    return _warp(image, [[1, 0, 0], [0.3 * level, 1, 0]])
-
-
-def _translate_x(image: Image.Image, level: float) -> Image.Image:
-    return _warp(image, [[1, 0, -10 * level], [0, 1, 0]])
-
-
-def _translate_y(image: Image.Image, level: float) -> Image.Image:
-    return _warp(image, [[1, 0, 0], [0, 1, -10 * level]])
-
-
-def _rotate(image: Image.Image, level: float) -> Image.Image:
-    angle, x, y = math.radians(30 * level), image.width / 2, image.height / 2
-    cos, sin = math.cos(angle), math.sin(angle)
-    return _warp(image, [[cos, sin, (1 - cos) * x - sin * y], [-sin, cos, sin * x + (1 - cos) * y]])
-
-
 def _warp(image: Image.Image, matrix: list[list[float]]) -> Image.Image:
-    """Move pixels by a map of coordinates, bilinear, grey where nothing comes from.
+    """Move pixels by a map of coordinates, bilinear; pixels without a source are gray.
 
     Args:
-        image: RGB picture.
-        matrix: (2, 3), maps (x, y, 1) of the picture to (x, y) of the result; pixel centres have whole coordinates, as
+        image: RGB image.
+        matrix: (2, 3), maps (x, y, 1) of the image to (x, y) of the result; pixel centers have whole coordinates, as
             in OpenCV's `warpAffine`.
 
     Returns:
-        A picture of the same size.
+        An image of the same size.
     """
     (a, b, c), (d, e, f) = matrix
     if (a, b, d, e) == (1, 0, 0, 1) and c == int(c) and f == int(f):  # whole pixels: nothing to interpolate
         moved = Image.new(image.mode, image.size, FILL)
         moved.paste(image, (int(c), int(f)))
         return moved
-    border = 1  # a frame of the fill colour, so that edges blend into it as in OpenCV; Pillow would repeat the edge
+    border = 1  # a frame of the fill color, so that edges blend into it as in OpenCV; Pillow would repeat the edge
     framed = ImageOps.expand(image, border, FILL)
     (a, b, c), (d, e, f) = np.linalg.inv(np.array([*matrix, [0, 0, 1]]))[:2].tolist()
     # Pillow samples at the map of (x + 0.5, y + 0.5), minus 0.5.
@@ -294,16 +151,25 @@ def _warp(image: Image.Image, matrix: list[list[float]]) -> Image.Image:
     return framed.transform(image.size, method, (a, b, c, d, e, f), filter_, fillcolor=FILL)
 
 
+def _rotate(image: Image.Image, level: float) -> Image.Image:
+    angle, x, y = math.radians(30 * level), image.width / 2, image.height / 2
+    cos, sin = math.cos(angle), math.sin(angle)
+    return _warp(image, [[cos, sin, (1 - cos) * x - sin * y], [-sin, cos, sin * x + (1 - cos) * y]])
+
+
 OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
-    "identity": _identity,
-    "auto_contrast": _auto_contrast,
-    "equalize": _equalize,
-    "brightness": _brightness,
-    "sharpness": _sharpness,
-    "shear_x": _shear_x,
-    "shear_y": _shear_y,
-    "translate_x": _translate_x,
-    "translate_y": _translate_y,
+    "identity": lambda image, level: image,
+    # Differs from ALBEF: there the offset is computed in uint8 and wraps, so any channel whose least value is above 0
+    # turns white. This is the stretch to 0..255 that was meant.
+    "auto_contrast": lambda image, level: ImageOps.autocontrast(image),
+    "equalize": lambda image, level: ImageOps.equalize(image),
+    "brightness": lambda image, level: ImageEnhance.Brightness(image).enhance(1.8 * level + 0.1),
+    # Differs from ALBEF: there values beyond 0..255 wrap round (bright edges turn black). Here they are clipped.
+    "sharpness": lambda image, level: ImageEnhance.Sharpness(image).enhance(1.8 * level + 0.1),
+    "shear_x": lambda image, level: _warp(image, [[1, 0.3 * level, 0], [0, 1, 0]]),
+    "shear_y": lambda image, level: _warp(image, [[1, 0, 0], [0.3 * level, 1, 0]]),
+    "translate_x": lambda image, level: _warp(image, [[1, 0, -10 * level], [0, 1, 0]]),
+    "translate_y": lambda image, level: _warp(image, [[1, 0, 0], [0, 1, -10 * level]]),
     "rotate": _rotate,
 }
 DIRECTED = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")

@@ -1,11 +1,9 @@
-"""Images for ALBEF: any image source to an RGB picture, and RGB pictures to the model's pixel values."""
+"""Images for ALBEF: any image source to an RGB image, and RGB images to the model's pixel values."""
 
 import errno
 import io
 import os
-import struct
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,20 +20,6 @@ from transformers.image_utils import (
     infer_channel_dimension_format,
 )
 
-# What Pillow raises on damaged EXIF data.
-_EXIF_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    OverflowError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
-
 RETRY_WAITS = (0.1, 1.0, 5.0)  # seconds
 TRANSIENT_ERRORS = frozenset(
     getattr(errno, name)
@@ -45,33 +29,32 @@ TRANSIENT_ERRORS = frozenset(
 
 
 class ProcessingError(ValueError):
-    """What a user can mend in images or texts; the message is a sentence about the value and one about the remedy."""
+    """A fault in images, texts or their settings that a user can mend; the message names the value and the remedy."""
 
 
 class UnreadableImageError(ProcessingError):
-    """An image source that gives no picture; the message names the source and the remedy."""
+    """An image source that cannot be read; the message names the source and the remedy."""
 
 
 def open_image(
     source: str | os.PathLike[str] | Mapping[str, Any] | Image.Image | np.ndarray,
     least_size: Callable[[int, int], tuple[int, int]] | None = None,
 ) -> Image.Image:
-    """Make an RGB picture of an image source.
+    """Return the RGB image of an image source.
 
-    Colours become RGB as in salesforce/ALBEF `dataset/caption_dataset.py`, by Pillow's `convert("RGB")`: transparency
+    Colors become RGB as in salesforce/ALBEF `dataset/caption_dataset.py`, by Pillow's `convert("RGB")`: transparency
     is dropped, not blended with a background. Of an animation the first frame counts. Values of more than eight bits
-    are scaled to 0..255, where Pillow alone would clip them to white.
+    are scaled to 0..255; Pillow alone would clip them to white.
 
     Args:
         source: Path of a file; mapping with `path` and `bytes`, as `datasets.Image(decode=False)` gives it (`bytes`
             wins where both are there); Pillow image of any mode; or uint8 array of shape (height, width),
             (height, width, 1), (height, width, 3) or (height, width, 4).
-        least_size: Width and height of a file's picture -> those that it must have at least. A JPEG decoder leaves
-            high frequencies out where a half, a fourth or an eighth of the size is enough, which takes less time. None
-            decodes to full size.
+        least_size: Maps width and height of a file's image to the least ones that it may be decoded to. A JPEG decoder
+            saves time where a half, a fourth or an eighth of the size is enough. None decodes to full size.
 
     Returns:
-        A picture of mode "RGB", fully loaded, upright, of its own; no file stays open.
+        An image of mode "RGB", fully loaded, upright, a copy; no file stays open.
 
     Raises:
         UnreadableImageError: The file is missing, empty, cut short, a folder, no image, or too large.
@@ -84,10 +67,11 @@ def open_image(
         return _image_of_array(source)
     if isinstance(source, Mapping):
         data, path = source.get("bytes"), source.get("path")
-        if data is None and not path:
+        if data is not None:
+            return _image_of_bytes(data, repr(str(path)) if path else "given as bytes", least_size)
+        if not path:
             raise UnreadableImageError("An image has neither bytes nor a path: leave its row out.")
-        name = repr(str(path)) if path else "given as bytes"
-        return _image_of_bytes(_read(Path(path)) if data is None else data, name, least_size)
+        source = path
     if isinstance(source, (str, os.PathLike)):
         return _image_of_bytes(_read(Path(source)), repr(str(source)), least_size)
     raise TypeError(
@@ -104,8 +88,8 @@ class AlbefImageProcessor(PilBackend):
     mappings with `path` and `bytes`, alone or in lists.
 
     Attributes:
-        size: `height` and `width` of the result, pixels; the published models take 384 for retrieval and questions and
-            256 for pre-training.
+        size: `height` and `width` of the result, pixels; the published models take 384 for retrieval and VQA and 256
+            for pre-training.
 
     Example:
         >>> pixel_values = AlbefImageProcessor()(images="photo.jpg", return_tensors="pt")["pixel_values"]
@@ -123,16 +107,16 @@ class AlbefImageProcessor(PilBackend):
     do_convert_rgb = True
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Open paths, mappings and URLs; leave pictures and arrays as they are.
+        """Open paths, mappings and URLs; leave images and arrays as they are.
 
         Args:
             image_url_or_urls: One image source, or nested lists of them.
 
         Returns:
-            The same structure with Pillow images in place of what had to be opened.
+            The same structure, with every source that had to be opened replaced by its Pillow image.
 
         Raises:
-            UnreadableImageError: A source gives no picture.
+            UnreadableImageError: A source cannot be read.
         """
         source = image_url_or_urls
         is_url = isinstance(source, str) and source.startswith(("http://", "https://", "data:image/"))
@@ -149,12 +133,12 @@ class AlbefImageProcessor(PilBackend):
         input_data_format: str | ChannelDimension | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Make a channels-first array; colours as ALBEF has them, where the library blends transparency with white.
+        """Make a channels-first array; transparency is dropped, where the library blends it with white.
 
         Args:
             image: Pillow image; or array or tensor with 1, 3 or 4 channels, first or last.
             do_convert_rgb: Whether the result has three channels, whatever the image has.
-            input_data_format: Place of the channels of an array or tensor; None finds it out.
+            input_data_format: Position of the channels of an array or tensor; None infers it.
             kwargs: Those of `PilBackend.process_image`.
 
         Returns:
@@ -180,16 +164,16 @@ class AlbefImageProcessor(PilBackend):
         reducing_gap: int | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Resize a (3, height, width) array as the library does; one that already has the size is returned as it is."""
+        """Resize a (3, height, width) array as the library does; return one of the right size unchanged."""
         if image.shape[-2:] == (size.height, size.width):
             return image
         return super().resize(image, size, resample, reducing_gap, **kwargs)
 
     def _preprocess(self, images: list[np.ndarray], **options: Any) -> BatchFeature:  # type: ignore[override]
-        """The library's steps; eight-bit pictures of one size are scaled and normalised by a table of its results.
+        """Run the library's steps; look the values of eight-bit images of one size up in a table of its results.
 
-        The values are the library's to the bit. A table takes one pass, straight into the batch, where the library goes
-        through double precision.
+        The values are bit-identical to the library's. The table takes one pass, straight into the batch, where the
+        library goes through double precision.
         """
         pointwise = {"do_rescale": options["do_rescale"], "do_normalize": options["do_normalize"]}
         if not any(pointwise.values()) or options["do_pad"]:
@@ -203,8 +187,8 @@ class AlbefImageProcessor(PilBackend):
         table = super()._preprocess([every_value], **options | {"return_tensors": None})["pixel_values"][0][:, 0]
         batch = np.empty((len(images), *images[0].shape), table.dtype)
         for image, result in zip(images, batch, strict=True):
-            for values, channel, place in zip(table, image, result, strict=True):
-                values.take(channel, out=place, mode="clip")  # without a mode, `out` would be buffered
+            for values, channel, out in zip(table, image, result, strict=True):
+                values.take(channel, out=out, mode="clip")  # without a mode, `out` would be buffered
         tensor_type = options["return_tensors"]
         return BatchFeature({"pixel_values": batch if tensor_type else list(batch)}, tensor_type=tensor_type)
 
@@ -223,7 +207,7 @@ def _read(path: Path) -> bytes:
 
 
 def _read_patiently(path: Path) -> bytes:
-    """The content of a file; what a network file system fails to give at first is asked for again, a few times."""
+    """Return a file's content; repeat a few times where a network file system fails at first."""
     for wait in RETRY_WAITS:
         try:
             return path.read_bytes()
@@ -251,7 +235,7 @@ def _image_of_bytes(data: bytes, name: str, least_size: Callable[[int, int], tup
 
 
 def _decode_pillow(image: Image.Image) -> Image.Image:
-    """An RGB picture of a Pillow image; the image itself if it is one."""
+    """Return a Pillow image as RGB: the image itself if it is RGB and upright."""
     return _decode(image, repr(getattr(image, "filename", "") or "a Pillow image"))
 
 
@@ -271,19 +255,19 @@ def _decode(
 
 def _upright(image: Image.Image) -> Image.Image:
     # Differs from ALBEF: it ignores the EXIF orientation, so that photographs taken upright on a phone lie on their
-    # side. Viewers, other libraries and whoever wrote the captions turn them.
+    # side. Viewers and other libraries turn them, so annotators saw them upright.
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         return image if orientation == 1 else ImageOps.exif_transpose(image)  # which copies, whatever there is to do
-    except _EXIF_ERRORS:  # a sound picture with broken EXIF data
+    except Exception:  # noqa: BLE001, Pillow raises nearly anything on damaged EXIF data; the image itself is sound
         return image
 
 
 def _image_of_array(array: np.ndarray) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
-    if array.dtype != np.uint8 or not is_picture or not array.size:
+    is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not is_image or not array.size:
         raise UnreadableImageError(
             f"An image array has shape {array.shape} and type {array.dtype}: "
             "give uint8 of shape (height, width) or (height, width, 1, 3 or 4)."
@@ -295,15 +279,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         image = Image.fromarray(_to_eight_bits(np.asarray(image), is_16_bit=image.mode.startswith("I;16")))
     elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")  # same colours, without Pillow's warning
+        image = image.convert("RGBA")  # same colors, without Pillow's warning
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_eight_bits(values: np.ndarray, is_16_bit: bool) -> np.ndarray:
-    """Scale grey values to 0..255.
+    """Scale gray values to 0..255.
 
-    Pillow does not say which range 32-bit and float pictures use, so it is taken as the smallest of the usual ones that
-    holds all values: 0..1, 0..255, 0..65535, else from the least to the greatest value.
+    Pillow does not say which range 32-bit and float images use. It is taken as the smallest of 0..1, 0..255 and
+    0..65535 that holds all values, else as the range from the least to the greatest value.
     """
     values = np.where(np.isfinite(values), values, 0).astype(np.float64)
     low, high = float(values.min()), float(values.max())
@@ -323,5 +307,11 @@ def _too_large(name: str) -> UnreadableImageError:
 
 
 def _damaged(name: str, error: Exception) -> UnreadableImageError:
-    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return UnreadableImageError(f"Image {name} is damaged or cut short ({reason}): fetch it again or leave it out.")
+    return UnreadableImageError(
+        f"Image {name} is damaged or cut short ({one_line(error)}): fetch it again or leave it out."
+    )
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's message on one line without its full stop, or its type where it has no message."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -87,7 +87,7 @@ BLOCKS = {page: blocks_of(page) for page in PAGES}
 def marks_of_other_tests() -> set[str]:
     """The words by which other tests take Python blocks out of the pages, to run them."""
     marks = set()
-    for path in (ROOT / "tests").glob("test_*.py"):
+    for path in (ROOT / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args
             if is_call and node.func.id in ("readme_block", "run_block") and isinstance(node.args[0], ast.Constant):

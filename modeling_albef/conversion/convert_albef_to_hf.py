@@ -22,7 +22,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from processing import AlbefImageProcessor, AlbefProcessor, load_tokenizer
+from processing import AlbefImageProcessor, AlbefProcessor, ProcessingError, load_tokenizer
 
 from ..configuration_albef import AlbefConfig, AlbefError
 from ..modeling_albef import AlbefPreTrainedModel
@@ -200,7 +200,7 @@ def make_processor(args: argparse.Namespace, config: AlbefConfig, end_texts: boo
             raise ConversionError(f"The processor in {args.checkpoint} cannot be used: {reason:.500}") from error
     try:
         tokenizer = load_tokenizer(name)
-    except OSError as error:
+    except ProcessingError as error:
         raise ConversionError(
             f"The vocabulary {name!r} is no folder with a vocab.txt and cannot be had from the Hub: give --tokenizer "
             "FOLDER with the vocab.txt of bert-base-uncased."

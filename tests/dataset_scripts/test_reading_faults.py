@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from dataset_scripts import load_dataset_script
 from processing import AugmentedDataset, AugmentedStream, UnreadableImageError, open_image
-from processing.augmentation import MAX_REPLACEMENTS
+from processing.augmented_rows import MAX_REPLACEMENTS
 from run_retrieval import main
 
 

@@ -74,7 +74,7 @@ def test_moves(image: Image.Image, sign: int) -> None:
         assert np.abs(found - warped(image, np.array(matrix, dtype=np.float64))).max() < 1.0 + 1e-6, name
 
 
-def test_a_translation_moves_whole_pixels_and_fills_with_grey() -> None:
+def test_a_translation_moves_whole_pixels_and_fills_with_gray() -> None:
     before, after = np.asarray(NOISE), np.asarray(module.OPERATIONS["translate_x"](NOISE, LEVEL))
     assert np.array_equal(after[:, :-7], before[:, 7:])
     assert (after[:, -7:] == 128).all()
@@ -260,7 +260,7 @@ def test_workers_change_nothing(persistent: bool) -> None:
         assert loaded == content(dataset)
 
 
-def test_rows_of_one_picture_differ_in_all_workers_and_epochs() -> None:
+def test_rows_of_one_image_differ_in_all_workers_and_epochs() -> None:
     """Workers that start from one seed would give the same crops in each of them."""
     dataset = AugmentedDataset([{"image": PHOTO}] * 16, TrainingAugmentation(24), seed=5)
     loader = DataLoader(dataset, batch_size=2, num_workers=2, collate_fn=list)
@@ -304,7 +304,7 @@ def test_every_crop_keeps_twice_the_side() -> None:
         assert not shrunk or min(right - left, bottom - top) >= 2 * 32 - 1
 
 
-def test_a_smaller_picture_gets_the_same_crop() -> None:
+def test_a_smaller_image_gets_the_same_crop() -> None:
     """To a pixel of the smaller one: left, top, width and height. Rarely rounding lets a draw fit into one alone."""
     same = 0
     for seed in range(200):

@@ -14,7 +14,7 @@ from transformers import BertTokenizer
 from processing import (
     AlbefImageProcessor,
     AlbefProcessor,
-    ImageCollator,
+    ProcessingError,
     RetrievalCollator,
     UnreadableImageError,
     VQACollator,
@@ -82,30 +82,24 @@ def test_warns_once_without_negatives(processor: AlbefProcessor, caplog: pytest.
         collator(rows(4, 4))
     assert [record.getMessage() for record in caplog.records] == [
         "All 3 rows of a batch show image 4, so the matching loss has no negatives: shuffle the data, or check that "
-        "image_id differs from picture to picture. Said once."
+        "image_id differs from image to image. This warning is not repeated."
     ]
-
-
-def test_images_alone(processor: AlbefProcessor, tmp_path: Path) -> None:
-    Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
-    given = [{"image": {"path": str(tmp_path / "a.png"), "bytes": None}, "caption": ["a"]}, *rows(1)]
-    for one in (processor, processor.image_processor):
-        batch = ImageCollator(one)(given)
-        assert list(batch) == ["pixel_values"] and batch["pixel_values"].shape == (2, 3, 8, 8)
-        assert torch.equal(batch["pixel_values"][0], batch["pixel_values"][1])
 
 
 def test_bad_rows(processor: AlbefProcessor, tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="lacks 'caption'; it has image, image_id"):
         RetrievalCollator(processor)([{"image": IMAGES[0], "image_id": 1}])
     with pytest.raises(UnreadableImageError, match=r"no\.png' does not exist"):
-        ImageCollator(processor)([{"image": tmp_path / "no.png"}])
+        RetrievalCollator(processor)([{**rows(1)[0], "image": tmp_path / "no.png"}])
+    without = {**rows(1)[0], "question": "what?", "answers": []}
+    with pytest.raises(ProcessingError, match=r"The question 'what\?' has no answer: training needs"):
+        VQACollator(processor)([without])
 
 
-def test_questions_share_their_picture(processor: AlbefProcessor) -> None:
+def test_questions_share_their_image(processor: AlbefProcessor) -> None:
     given = [
         {**row, "question": row["caption"], "answers": ["red"]} for row in [*rows(7, 9), *rows(7)]
-    ]  # the third is about the first's picture
+    ]  # the third is about the first's image
     given[2]["question"] = "balls"
     apart, shared = VQACollator(processor)(given), VQACollator(processor, share_images=True)(given)
     assert "image_index" not in apart

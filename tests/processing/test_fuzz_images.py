@@ -1,4 +1,4 @@
-"""Any bytes give an RGB picture of the right size, or an error that says what is wrong with the image."""
+"""Any bytes give an RGB image of the right size, or an error that says what is wrong with the image."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ TIFF_COMPRESSIONS = (None, "tiff_lzw", "tiff_deflate", "packbits", "jpeg")
 
 
 @cache
-def picture(mode: str, size: tuple[int, int]) -> Image.Image:
-    """A picture of a mode with values all over its range."""
+def drawn_image(mode: str, size: tuple[int, int]) -> Image.Image:
+    """An image of a mode with values all over its range."""
     values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
     if mode.startswith("I;16"):
         return Image.frombytes(mode, size, values[..., :2].tobytes())
@@ -66,15 +66,15 @@ def encoded(kind: str, mode: str, size: tuple[int, int], variant: int) -> bytes:
     if kind == "JPEG":
         options["progressive"] = bool(variant % 2)
     if kind in ("GIF", "WEBP", "TIFF", "PNG") and variant == 3:
-        options |= {"save_all": True, "append_images": [picture(mode, size).transpose(Image.Transpose.ROTATE_180)]}
+        options |= {"save_all": True, "append_images": [drawn_image(mode, size).transpose(Image.Transpose.ROTATE_180)]}
     stream = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            picture(mode, size).save(stream, kind, **options)
+            drawn_image(mode, size).save(stream, kind, **options)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError):  # a variant that this format has not
             stream = io.BytesIO()
-            picture("RGB", size).save(stream, "PNG")
+            drawn_image("RGB", size).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -90,8 +90,8 @@ def claims(draw: st.DrawFn) -> bytes:
     width, height = draw(sides), draw(sides)
     kind = draw(st.sampled_from(["PNG", "GIF", "BMP"]))
     if kind == "PNG":
-        depth, colour = draw(st.sampled_from([1, 2, 4, 8, 16, 3])), draw(st.sampled_from([0, 2, 3, 4, 6, 1]))
-        header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, draw(st.integers(0, 1)))
+        depth, color = draw(st.sampled_from([1, 2, 4, 8, 16, 3])), draw(st.sampled_from([0, 2, 3, 4, 6, 1]))
+        header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, draw(st.integers(0, 1)))
         body = zlib.compress(bytes(draw(st.sampled_from([0, 100, 100_000]))))
         parts = [chunk(b"IHDR", header), *draw(st.lists(st.just(chunk(b"PLTE", bytes(9))), max_size=1))]
         extra = chunk(
@@ -109,7 +109,7 @@ def claims(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def with_exif(draw: st.DrawFn) -> bytes:
-    """A picture with an EXIF block that may be anything."""
+    """An image with an EXIF block that may be anything."""
     exif = Image.Exif()
     exif[0x0112] = draw(st.one_of(st.integers(0, 9), st.sampled_from([65_535, "6", b"\0"])))
     try:
@@ -118,7 +118,7 @@ def with_exif(draw: st.DrawFn) -> bytes:
         block = b"Exif\0\0"
     stream = io.BytesIO()
     block = draw(st.one_of(damaged(block), st.binary(max_size=30).map(lambda data: b"Exif\0\0" + data)))
-    picture("RGB", (8, 6)).save(stream, draw(st.sampled_from(["JPEG", "PNG", "WEBP"])), exif=block)
+    drawn_image("RGB", (8, 6)).save(stream, draw(st.sampled_from(["JPEG", "PNG", "WEBP"])), exif=block)
     return stream.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Images of every kind become the right RGB pictures, and the recorded pixel values."""
+"""Images of every kind become the right RGB images, and the recorded pixel values."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_values_are_those_of_the_library_to_the_bit(options: dict[str, object], 
     assert isinstance(as_list, list) and all(np.array_equal(a, b) for a, b in zip(as_list, expected, strict=True))
 
 
-def test_pictures_of_different_sizes_stay_so() -> None:
+def test_images_of_different_sizes_stay_so() -> None:
     images = [Image.fromarray(COLORS), Image.fromarray(COLORS[:3])]
     found = AlbefImageProcessor(do_resize=False)(images=images)["pixel_values"]
     assert [image.shape for image in found] == [(3, 5, 7), (3, 3, 7)]
@@ -310,7 +310,7 @@ def test_sources_that_are_no_files(tmp_path: Path) -> None:
         open_image(3)
 
 
-def test_a_lazily_opened_picture_that_is_cut_short(tmp_path: Path) -> None:
+def test_a_lazily_opened_image_that_is_cut_short(tmp_path: Path) -> None:
     whole = encoded(Image.open(PHOTO), "JPEG")
     lazy = Image.open(write(tmp_path / "cut.jpg", whole[: len(whole) // 2]))
     with lazy, pytest.raises(UnreadableImageError, match=r"cut\.jpg' is damaged"):
@@ -324,7 +324,7 @@ def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         open_image(path)
 
 
-def test_any_cut_gives_a_picture_or_the_one_error() -> None:
+def test_any_cut_gives_an_image_or_the_one_error() -> None:
     """Whatever the decoder says of damaged data, callers see one class of error."""
     small = Image.open(PHOTO).convert("RGB").resize((24, 20))
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA"):
@@ -341,7 +341,7 @@ def test_any_cut_gives_a_picture_or_the_one_error() -> None:
 
 
 @pytest.mark.filterwarnings("error::ResourceWarning")
-def test_the_picture_is_not_the_one_that_was_given() -> None:
+def test_the_image_is_not_the_one_that_was_given() -> None:
     given = Image.fromarray(COLORS)
     open_image(given).paste((0, 0, 0), (0, 0, 7, 5))
     assert np.array_equal(np.asarray(given), COLORS)

@@ -15,6 +15,7 @@ from transformers import AutoProcessor, BertTokenizer
 from processing import (
     AlbefImageProcessor,
     AlbefProcessor,
+    ProcessingError,
     build_tokenizer,
     clean_caption,
     clean_question,
@@ -254,10 +255,32 @@ def test_load_tokenizer(tmp_path: Path) -> None:
 
 
 def test_load_tokenizer_from_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no tokenizer: put a vocab\.txt into it"):
+    with pytest.raises(ProcessingError, match=r"holds no tokenizer: put a vocab\.txt into it"):
         load_tokenizer(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"There is no tokenizer at .*nowhere': give a folder or a name"):
+    with pytest.raises(ProcessingError, match=r"There is no tokenizer at .*nowhere': give a folder or a name"):
         load_tokenizer(tmp_path / "nowhere")
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\na\n")
-    with pytest.raises(ValueError, match=r"vocab\.txt' lacks \[CLS\], \[SEP\], \[MASK\]"):
+    with pytest.raises(ProcessingError, match=r"vocab\.txt' lacks \[CLS\], \[SEP\], \[MASK\]"):
         load_tokenizer(tmp_path)
+    (tmp_path / "vocab.txt").write_bytes(b"[PAD]\xff")
+    with pytest.raises(ProcessingError, match=r"vocab\.txt' cannot be read: .*\. Give the vocab\.txt of a BERT\."):
+        load_tokenizer(tmp_path)
+    with pytest.raises(
+        ProcessingError, match="'user/none' is no folder here, and the Hub does not give it: We couldn't"
+    ):
+        load_tokenizer("user/none")
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    for damaged in ("{", '{"model": {"type": "nonsense"}}'):
+        (tmp_path / "tokenizer.json").write_text(damaged)
+        with pytest.raises(
+            ProcessingError, match=r"cannot be loaded: .*\. Give a folder with the vocab\.txt of a BERT"
+        ):
+            load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "user/none", "empty"])
+def test_a_missing_processor_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ProcessingError, match=rf"'{name}' gives no processor: .*with a processor_config\.json"):
+        AlbefProcessor.from_pretrained(name)

@@ -21,8 +21,8 @@ from run_retrieval import main
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Twelve pictures, each of a colour and size of its own, with two captions each, in ALBEF's layout."""
+def images(tmp_path: Path) -> Path:
+    """Twelve images, each of a color and size of its own, with two captions each, in ALBEF's layout."""
     rows = []
     for number in range(12):
         Image.new("RGB", (50 + number, 40), (20 * number, 0, 90)).save(tmp_path / f"{number}.png")
@@ -48,36 +48,36 @@ ALL = sorted(f"{number} {word}" for number in range(12) for word in "ab")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_processes_and_workers_share_the_rows(pictures: Path, workers: int) -> None:
+def test_processes_and_workers_share_the_rows(images: Path, workers: int) -> None:
     """Two processes together see every caption once a pass."""
     shares = []
     for index in range(2):
         args = SimpleNamespace(seed=0, process_index=index, world_size=2)
-        share = process_share(streamed(pictures, 2 * max(1, workers)), args, buffer_size=10)
+        share = process_share(streamed(images, 2 * max(1, workers)), args, buffer_size=10)
         shares.append(first_rows(AugmentedStream(share, process_index=index), 12, workers))
     assert sorted(shares[0] + shares[1]) == ALL
 
 
-def test_every_pass_has_its_own_order_and_draws(pictures: Path) -> None:
+def test_every_pass_has_its_own_order_and_draws(images: Path) -> None:
     args = SimpleNamespace(seed=3, process_index=0, world_size=1)
 
     def draw(image: Image.Image, rng: np.random.Generator) -> tuple[int, float]:
         assert image.mode == "RGB"
         return image.width, rng.random()
 
-    rows = iter(AugmentedStream(process_share(streamed(pictures, 1), args, 10), draw, seed=3))
+    rows = iter(AugmentedStream(process_share(streamed(images, 1), args, 10), draw, seed=3))
     passes = [[next(rows) for _ in range(24)] for _ in range(2)]
     orders = [[row["caption"] for row in one] for one in passes]
     assert sorted(orders[0]) == sorted(orders[1]) == ALL and orders[0] != orders[1]
     assert len({row["image"][1] for one in passes for row in one}) == 48
     assert all(row["image"][0] == 50 + int(row["caption"].split()[0]) for row in passes[0])
-    again = iter(AugmentedStream(process_share(streamed(pictures, 1), args, 10), draw, seed=3))
+    again = iter(AugmentedStream(process_share(streamed(images, 1), args, 10), draw, seed=3))
     assert [next(again)["image"] for _ in range(24)] == [row["image"] for row in passes[0]]
 
 
-def test_a_bad_image_is_named_and_an_empty_share_ends(pictures: Path) -> None:
-    stream = streamed(pictures, 1)
-    (pictures / "0.png").write_text("no image")
+def test_a_bad_image_is_named_and_an_empty_share_ends(images: Path) -> None:
+    stream = streamed(images, 1)
+    (images / "0.png").write_text("no image")
     with pytest.raises(UnreadableImageError, match=r"Row 0 of the stream: .*0\.png"):
         next(iter(AugmentedStream(stream)))
     assert list(AugmentedStream(stream.take(0))) == []
@@ -109,11 +109,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_a_run_on_a_stream_in_two_processes(pictures: Path, model: str) -> None:
+def test_a_run_on_a_stream_in_two_processes(images: Path, model: str) -> None:
     """The steps are spread over the epochs: the teacher's weight rises in the first, the rate falls in the second."""
     changes = {"model_config": None, "model_name_or_path": model, "max_steps": 6, "num_train_epochs": 2, "alpha": 0.4}
-    run("run_retrieval.py", [write_stream(pictures, dataloader_num_workers=1, **changes)], two_processes())
-    out = pictures / "out"
+    run("run_retrieval.py", [write_stream(images, dataloader_num_workers=1, **changes)], two_processes())
+    out = images / "out"
     history = [line for line in json.loads((out / "trainer_state.json").read_text())["log_history"] if "alpha" in line]
     assert [line["alpha"] for line in history] == pytest.approx([0, 0.4 / 3, 0.8 / 3, 0.4, 0.4, 0.4])
     rates = [line["learning_rate"] for line in history]
@@ -130,8 +130,8 @@ def test_a_run_on_a_stream_in_two_processes(pictures: Path, model: str) -> None:
         ({"data_dir": "x"}, "data_dir belongs to a dataset"),
     ],
 )
-def test_starts_that_are_refused(pictures: Path, changes: dict[str, Any], message: str) -> None:
-    assert message in refused(main, [write_stream(pictures, **changes)])
+def test_starts_that_are_refused(images: Path, changes: dict[str, Any], message: str) -> None:
+    assert message in refused(main, [write_stream(images, **changes)])
 
 
 def test_answers_of_a_stream_are_not_known(tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_answers_of_a_stream_are_not_known(tmp_path: Path) -> None:
     assert "give --answer_list, or training data, not streamed" in refused(run_vqa.main, [config])
 
 
-def test_streams_are_checked_first(pictures: Path, model: str) -> None:
-    rows = json.loads((pictures / "train.json").read_text())
-    (pictures / "train.json").write_text(json.dumps([*rows, rows[0] | {"caption": "?"}]))
+def test_streams_are_checked_first(images: Path, model: str) -> None:
+    rows = json.loads((images / "train.json").read_text())
+    (images / "train.json").write_text(json.dumps([*rows, rows[0] | {"caption": "?"}]))
     changes = {"model_config": None, "model_name_or_path": model, "max_steps": 2}
-    assert "train.json, row 24: caption '?' holds no letter" in refused(main, [write_stream(pictures, **changes)])
+    assert "train.json, row 24: caption '?' holds no letter" in refused(main, [write_stream(images, **changes)])

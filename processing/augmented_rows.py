@@ -1,0 +1,179 @@
+"""Training rows with their image opened and augmented, from a data set or from a stream without an end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from .image_processing_albef import ProcessingError, UnreadableImageError, open_image
+
+BAD_IMAGES = ("stop", "replace")
+MAX_REPLACEMENTS = 20
+
+Augmentation = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+class AugmentedDataset(Dataset):
+    """Rows of a data set with their image opened and augmented.
+
+    The draws of a row depend on seed, epoch and row index alone, so a run is the same with any number of workers and
+    processes, and after a resume.
+    """
+
+    def __init__(
+        self, dataset: Any, augmentation: Augmentation | None = None, seed: int = 0, bad_images: str = "stop"
+    ) -> None:
+        """Wrap a data set.
+
+        Args:
+            dataset: Map-style, of rows with an `image` that `open_image` reads. Decoding is turned off in a data set of
+                the `datasets` library, so that `open_image` reads every image.
+            augmentation: Such as `TrainingAugmentation`; its method `least_size`, if it has one, says how small JPEG
+                files may be decoded. None only opens the images.
+            seed: Of the draws, at least 0.
+            bad_images: What happens to a row whose image cannot be read: "stop" raises, "replace" takes the next
+                readable row instead.
+
+        Raises:
+            ProcessingError: `bad_images` is something else.
+        """
+        _check_bad_images(bad_images)
+        feature = (getattr(dataset, "features", None) or {}).get("image")
+        if feature is not None and getattr(feature, "decode", False) is True:
+            dataset = dataset.cast_column("image", type(feature)(decode=False))
+        self.dataset, self.augmentation, self.seed, self.bad_images = dataset, augmentation, seed, bad_images
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it, too
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, at least 0, that the draws depend on."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int | str) -> Any:
+        """Return a row with `image` as an augmented RGB image; for a name, the data set's column.
+
+        The row also has `image_name`, its file or its index. If it replaces another row, whose image cannot be read,
+        `replaced_image` has that one's name.
+
+        Raises:
+            IndexError: There is no such row.
+            UnreadableImageError: The image cannot be read, and with `bad_images` "replace" neither can those of the
+                next rows. The message names row and file.
+        """
+        if isinstance(index, str):
+            return self.dataset[index]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There is no row {index}: the data set has {len(self)}.")
+        index = int(index) % len(self)
+        try:
+            return self._open(index)
+        except UnreadableImageError:
+            if self.bad_images == "stop":
+                raise
+        replaced = _image_name(self.dataset[index], index)
+        for other in range(index + 1, index + 1 + MAX_REPLACEMENTS):
+            with contextlib.suppress(UnreadableImageError):
+                return {**self._open(other % len(self)), "replaced_image": replaced}
+        raise UnreadableImageError(
+            f"Row {index}: image {replaced} cannot be read, nor can those of the next {MAX_REPLACEMENTS} rows: check "
+            "the disk that they are on."
+        )
+
+    def _open(self, index: int) -> dict[str, Any]:
+        rng = np.random.default_rng((self.seed, int(self._epoch), index))
+        return _augmented_row(self.dataset[index], index, f"Row {index}", self.augmentation, rng)
+
+
+class AugmentedStream(IterableDataset):
+    """Rows of a stream with their image opened and augmented, pass after pass without an end.
+
+    Each pass has its own order. The draws of a row depend on seed, pass, process, worker and the row's position in what
+    the worker reads, so a run can be repeated with the same number of processes and workers.
+    """
+
+    def __init__(
+        self,
+        stream: Any,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        process_index: int = 0,
+        bad_images: str = "stop",
+    ) -> None:
+        """Wrap a stream.
+
+        Args:
+            stream: A `datasets.IterableDataset` with this process's share of the rows, each with an `image` that
+                `open_image` reads; it shares its rows among workers by itself.
+            augmentation: As in `AugmentedDataset`.
+            seed: Of the draws, at least 0.
+            process_index: Rank of this process.
+            bad_images: As in `AugmentedDataset`; at most a few rows in sequence are replaced.
+
+        Raises:
+            ProcessingError: `bad_images` is neither "stop" nor "replace".
+        """
+        _check_bad_images(bad_images)
+        super().__init__()
+        self.stream, self.augmentation = stream, augmentation
+        self.seed, self.process_index, self.bad_images = seed, process_index, bad_images
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield rows as `AugmentedDataset` returns them; none where a worker has no share.
+
+        Raises:
+            UnreadableImageError: The image cannot be read. The message names the row's position and the file.
+        """
+        worker = get_worker_info()
+        worker_index, position, passes = 0 if worker is None else worker.id, 0, 0
+        replaced: list[str] = []
+        while True:
+            self.stream.set_epoch(passes)
+            is_empty = True
+            for row in self.stream:
+                is_empty = False
+                rng = np.random.default_rng((self.seed, passes, self.process_index, worker_index, position))
+                try:
+                    augmented = _augmented_row(row, position, f"Row {position} of the stream", self.augmentation, rng)
+                except UnreadableImageError:
+                    replaced.append(_image_name(row, position))
+                    if self.bad_images == "stop" or len(replaced) > MAX_REPLACEMENTS:
+                        raise
+                else:
+                    yield augmented | ({"replaced_image": replaced[0]} if replaced else {})
+                    replaced.clear()
+                position += 1
+            if is_empty:
+                return
+            passes += 1
+
+
+def _check_bad_images(bad_images: str) -> None:
+    if bad_images not in BAD_IMAGES:
+        raise ProcessingError(f"bad_images is {bad_images!r}, but must be {' or '.join(BAD_IMAGES)}.")
+
+
+def _augmented_row(
+    row: Mapping[str, Any], index: int, description: str, augmentation: Augmentation | None, rng: np.random.Generator
+) -> dict[str, Any]:
+    try:
+        image = open_image(row["image"], getattr(augmentation, "least_size", None))
+    except UnreadableImageError as error:
+        raise UnreadableImageError(f"{description}: {error}") from error
+    if augmentation is not None:
+        image = augmentation(image, rng)
+    return {**row, "image": image, "image_name": _image_name(row, index)}
+
+
+def _image_name(row: Mapping[str, Any], index: int) -> str:
+    image = row["image"]
+    path = image.get("path") if isinstance(image, Mapping) else image if isinstance(image, (str, os.PathLike)) else None
+    return repr(str(path)) if path else f"row {index}"
