@@ -21,7 +21,8 @@ from typing import Any
 from transformers import pipeline
 from transformers.utils import logging
 
-from dataset_scripts.shapes import PICTURE, all_captions, draw_picture, draw_scenes, random_stream
+from dataset_scripts.scene_texts import all_captions
+from dataset_scripts.scenes import IMAGE, draw_image, draw_scenes, random_stream
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from modeling_albef.explain.heat_maps import draw_heat_maps, explain_answer, explain_match
 from modeling_albef.explain.visualize import load_model, load_processor
@@ -140,7 +141,7 @@ def draw_shapes(folder: Path) -> list[Path]:
     paths = []
     for number, scene in enumerate(draw_scenes(0, "test", DRAWN)):
         paths.append(folder / f"{all_captions(scene)[0]}.png")
-        draw_picture(scene, SIDE, random_stream(0, "test", number, PICTURE)).save(paths[-1])
+        draw_image(scene, SIDE, random_stream(0, "test", number, IMAGE)).save(paths[-1])
     return paths
 
 

@@ -21,7 +21,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from dataset_scripts import CaptionRows, good_images, load_dataset_script, process_share, stream_captions
-from dataset_scripts.thumbnails import thumbnail
+from dataset_scripts.commands.thumbnails import thumbnail
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.hub_albef import check_model_name
 from modeling_albef.training import RetrievalResult, RetrievalTrainer, RetrievalTrainingArguments

@@ -20,7 +20,7 @@ from datasets import Dataset, Image
 from transformers import set_seed
 
 from dataset_scripts import good_images, load_answer_list, load_dataset_script, process_share
-from dataset_scripts.thumbnails import thumbnail
+from dataset_scripts.commands.thumbnails import thumbnail
 from modeling_albef import AlbefConfig, AlbefForQuestionAnswering
 from modeling_albef.hub_albef import check_model_name
 from modeling_albef.training import VQAResult, VQATrainer, VQATrainingArguments, question_only_accuracy

@@ -184,10 +184,9 @@ def _prepare(builder: datasets.GeneratorBasedBuilder, num_proc: int | None) -> N
 
 def _source_hash(builder_class: type[datasets.GeneratorBasedBuilder]) -> str:
     """Hash of the files that define a builder: data made by an older text of it is not taken from the cache."""
-    sources = [sys.modules[builder_class.__module__].__file__]
-    if issubclass(builder_class, FileBuilder):
-        folder = Path(__file__).parent
-        sources += [str(path) for path in sorted([*folder.glob("*.py"), *folder.glob("reading/*.py")])]
+    folder = Path(__file__).parent
+    sources = [sys.modules[builder_class.__module__].__file__, *sorted(folder.glob("*.py"))]
+    sources += sorted(folder.glob("reading/*.py"))
     return Hasher.hash([Path(source).read_bytes() for source in sources if source] or builder_class.__qualname__)
 
 

@@ -70,7 +70,7 @@ class EasyVQAConfig(datasets.BuilderConfig):
         Raises:
             MissingPackageError: The package easy-vqa is not installed.
         """
-        folder = os.path.dirname(os.path.abspath(_package().__file__))
+        folder = os.path.dirname(os.path.abspath(str(_package().__file__)))
         return super().create_config_id(config_kwargs | {"package": folder}, custom_features)
 
 

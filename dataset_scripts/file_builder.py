@@ -42,8 +42,8 @@ class FilesConfig(datasets.BuilderConfig):
     any of them prepares anew.
 
     Attributes:
-        train_files: Annotation files, in any layout of `reading/layouts.py`; relative paths start from the working folder
-            or, if there is no such file, from `data_dir`. If no split names any: those with the usual names below
+        train_files: Annotation files, in any layout of `reading/layouts.py`; relative paths start from the working
+            folder or, if there is no such file, from `data_dir`. If no split names any: those with the usual names below
             `data_dir`.
         validation_files: As `train_files`.
         test_files: As `train_files`; questions may lack answers there.

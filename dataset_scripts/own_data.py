@@ -7,7 +7,7 @@ columns; annotation files of all layouts of `reading/layouts.py`; a folder saved
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,9 +64,8 @@ class OwnDataConfig(QuestionFilesConfig):
             return {split: [splits[split]] for split in SPLITS if split in splits and self.wants(split)}
         if self.data_dir is None or self.train_files or self.validation_files or self.test_files:
             return super().files()
-        stems = {split: [stem for name in names for stem in (name, f"{name}/metadata")] for split, names in NAMES.items()}
-        found = {split: self._tables_below(paths) for split, paths in stems.items()}
-        found["train"] += self._tables_below(["metadata"]) if found["train"] or not any(found.values()) else []
+        found = {split: self._tables_below(names) for split, names in NAMES.items()}
+        found["train"] += self._tables_below([""]) if found["train"] or not any(found.values()) else []
         for split, files in found.items():
             if len(files) > 1 and self.wants(split):
                 names = ", ".join(os.path.relpath(file, absolute(self.data_dir)) for file in files)
@@ -76,10 +75,11 @@ class OwnDataConfig(QuestionFilesConfig):
                 )
         return {split: files for split, files in found.items() if files and self.wants(split)}
 
-    def _tables_below(self, names: list[str]) -> list[str]:
-        """Return the tables below `data_dir` with one of these names."""
+    def _tables_below(self, names: Sequence[str]) -> list[str]:
+        """Return the tables below `data_dir` with one of these names, or `metadata` in a folder of such a name."""
         root = absolute(self.data_dir or ".")
-        paths = (os.path.join(root, f"{name}.{kind}") for name in names for kind in TABLES)
+        stems = [stem for name in names for stem in (name, os.path.join(name, "metadata")) if stem]
+        paths = (os.path.join(root, f"{stem}.{kind}") for stem in stems for kind in TABLES)
         return [path for path in paths if os.path.isfile(path)]
 
     def _named_splits(self) -> dict[str, str]:

@@ -50,7 +50,7 @@ SCRIPTS: dict[str, tuple[Any, ...]] = {
     "run_vqa.py": (ModelArguments, run_vqa.DataArguments, VQATrainingArguments),
 }
 MODULES = (  # that are run with `python -m`, beside `dataset_scripts`
-    *("dataset_scripts.answer_list", "modeling_albef.convert_albef_to_hf", "modeling_albef.export_albef_to_onnx"),
+    *("modeling_albef.convert_albef_to_hf", "modeling_albef.export_albef_to_onnx"),
     *("modeling_albef.visualize", "app"),
     *(f"benchmarks.{path.stem}" for path in ROOT.glob("benchmarks/*.py") if "\ndef main(" in path.read_text()),
 )
@@ -234,8 +234,7 @@ def all_options(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         parser = argparse.ArgumentParser()
         command.add_arguments(parser)
         parsers.append(parser)
-    needed = {"dataset_scripts.answer_list": ["a.json", "--output", "b.json"]}
-    needed |= {"modeling_albef.convert_albef_to_hf": ["a.pth", "--output_dir", "b"]}
+    needed = {"modeling_albef.convert_albef_to_hf": ["a.pth", "--output_dir", "b"]}
     needed |= {"modeling_albef.export_albef_to_onnx": ["model", "folder"], "benchmarks.grounding": ["--model", "m"]}
     needed |= {"modeling_albef.visualize": ["photo.png", "text", "--model", "m"]}
     parsers += [parse_only(importlib.import_module(name), needed.get(name, []), monkeypatch) for name in MODULES]

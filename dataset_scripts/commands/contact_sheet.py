@@ -51,7 +51,9 @@ def run(options: argparse.Namespace) -> int:
         unfinished.write_text(page, encoding="utf-8")
         unfinished.replace(out)
     except OSError as error:
-        raise DataError(f"--out {out} cannot be written ({error.strerror}): check path, permissions and space.") from error
+        raise DataError(
+            f"--out {out} cannot be written ({error.strerror}): check path, permissions and space."
+        ) from error
     print(f"Wrote {out}: open it in a browser.")
     return 0
 

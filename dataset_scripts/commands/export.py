@@ -70,7 +70,9 @@ def run(options: argparse.Namespace) -> int:
         else:
             export_to_folder(splits, options.name, options.to, options.output, max_bytes)
     except NETWORK_ERRORS as error:
-        raise DataError(f"The data set cannot be exported to {getattr(options, needed)} ({one_line(error)}).") from error
+        raise DataError(
+            f"The data set cannot be exported to {getattr(options, needed)} ({one_line(error)})."
+        ) from error
     target = options.repo_id or os.path.abspath(options.output)
     rows = ", ".join(f"{len(dataset)} rows of {split}" for split, dataset in splits.items())
     print(f"Wrote {rows}. Load them with datasets.load_dataset({str(target)!r}).")

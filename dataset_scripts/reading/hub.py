@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import datasets
@@ -69,7 +70,8 @@ def load_rows(name: str, config_name: str | None, split: str, streaming: bool) -
     """
     is_saved = any(os.path.isfile(os.path.join(name, file)) for file in ("dataset_dict.json", "state.json"))
     try:
-        found = datasets.load_from_disk(name) if is_saved else datasets.load_dataset(name, config_name, streaming=streaming)
+        load = partial(datasets.load_dataset, name=config_name, streaming=streaming)
+        found = datasets.load_from_disk(name) if is_saved else load(name)
     except HUB_ERRORS as error:
         raise AnnotationError(f"hub_dataset {name!r} cannot be loaded ({one_line(error)}).") from error
     rows: Any = found[split] if isinstance(found, dict) else found

@@ -232,9 +232,7 @@ def _read_answers(json_file: JsonFile, answers: dict[Any, Any]) -> None:
                 raise UnusableFileError(text) from error
 
 
-def _question_rows(
-    answers: dict[Any, Any], image_name: str, subset: str, number: int, item: Any
-) -> NumberedRows:
+def _question_rows(answers: dict[Any, Any], image_name: str, subset: str, number: int, item: Any) -> NumberedRows:
     """Return the row of a question of VQA v2 with its answers; something else if it is none."""
     try:
         image = image_name.format(subset=subset, image_id=item["image_id"])

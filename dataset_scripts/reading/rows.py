@@ -48,22 +48,22 @@ class Part(NamedTuple):
 
     Attributes:
         shards: Their indices, from 0.
-        count: Number of shards of the split, >= 1.
+        num_shards: Number of shards of the split, >= 1.
         check_all: Whether rows of other shards are checked, too, since they may be dropped.
     """
 
     shards: frozenset[int] = frozenset({0})
-    count: int = 1
+    num_shards: int = 1
     check_all: bool = True
 
     def holds(self, share: float) -> bool:
         """Return whether what lies at a share of the whole, 0..1, belongs to the part."""
-        return int(share * self.count) in self.shards
+        return int(share * self.num_shards) in self.shards
 
     @property
     def end(self) -> float:
         """Share at which the last of its shards ends."""
-        return (max(self.shards) + 1) / self.count
+        return (max(self.shards) + 1) / self.num_shards
 
 
 WHOLE = Part()

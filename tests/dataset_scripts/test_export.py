@@ -17,7 +17,7 @@ from PIL import Image
 
 from dataset_scripts import load_dataset_script
 from dataset_scripts.__main__ import main
-from dataset_scripts.export import export_to_folder
+from dataset_scripts.commands.export import export_to_folder
 
 NOISE = np.random.default_rng(0)
 
@@ -119,7 +119,7 @@ def test_answers_that_are_missing_in_a_split_keep_their_type(tmp_path: Path, cac
 
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
 def test_files_are_split_by_size(kind: str, tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataset_scripts.export.ROWS_A_GROUP", 2)
+    monkeypatch.setattr("dataset_scripts.commands.export.ROWS_A_GROUP", 2)
     images = [{"bytes": photo(64), "path": None} for _ in range(9)]
     size = len(images[0]["bytes"])
     rows = datasets.Dataset.from_dict({"image": images, "n": range(9)}).cast_column("image", datasets.Image())

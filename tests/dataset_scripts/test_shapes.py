@@ -12,17 +12,8 @@ import numpy as np
 import pytest
 
 from dataset_scripts import load_dataset_script
-from dataset_scripts.shapes import (
-    ANSWERS,
-    COLORS,
-    QUESTION_TYPES,
-    SHAPES,
-    Item,
-    Scene,
-    all_captions,
-    draw_scenes,
-    scenes_with_boxes,
-)
+from dataset_scripts.scene_texts import ANSWERS, QUESTION_TYPES, all_captions
+from dataset_scripts.scenes import COLORS, SHAPES, Item, Scene, draw_scenes, scenes_with_boxes
 
 SPLITS = ("train", "validation", "test")
 COUNTS = {"num_train": 300, "num_validation": 60, "num_test": 60}
@@ -282,7 +273,7 @@ def test_single_objects_where_they_are_allowed(cache: Path) -> None:
 
 
 def test_captions_of_single_objects_are_for_training_alone(cache: Path, retrieval: datasets.DatasetDict) -> None:
-    """Outside of it a caption tells its image, and the pictures are those without single objects."""
+    """Outside of it a caption tells its image, and the images are those without single objects."""
     splits = load_dataset_script("shapes", cache_dir=cache, min_objects=1, captions_per_image=5, **COUNTS)
     scenes = list(draw_scenes(0, "train", COUNTS["num_train"], 1))
     single = 0
@@ -346,7 +337,7 @@ def test_wrong_configuration(wrong: dict[str, Any], message: str, tmp_path: Path
 
 
 def test_more_images_than_can_be_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataset_scripts.shapes.MAX_ATTEMPTS", 20)
+    monkeypatch.setattr("dataset_scripts.scenes.MAX_ATTEMPTS", 20)
     with pytest.raises(ValueError, match=r"Found no scene for image .* of 'test' unlike the others: ask for fewer"):
         list(draw_scenes(0, "test", 3000))
 
