@@ -9,6 +9,7 @@ import codecs
 import json
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NoReturn
 
@@ -19,6 +20,7 @@ from .problems import UnusableFileError, json_type, short
 CHUNK = 1 << 16  # bytes that are parsed at a time, at most
 PARTS = 256  # of a smaller file: `share` is as exact as that
 MAX_LOCATED = 1 << 26  # bytes of a file whose errors are located by line and column
+MAX_DEPTH = 1_000  # of lists within lists: the parser's memory grows with its square
 EMPTY = "is empty: download or write it again"
 _HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _ESCAPE = re.compile(rb"\\\\|" + _HIGH + _LOW + rb"|" + _HIGH + rb"|" + _LOW)
@@ -64,7 +66,7 @@ class JsonFile:
         self._stream = open_file(file)
         self._size = max(1, os.fstat(self._stream.fileno()).st_size)
         self._values: Iterator[Any] = iter(())
-        self._count = self._bytes = 0
+        self._what, self._count, self._bytes, self._depth = "item", 0, 0, 0.0
 
     def __enter__(self) -> JsonFile:
         return self
@@ -82,8 +84,8 @@ class JsonFile:
         return min(1.0, self._bytes / self._size)
 
     def items(self, prefix: str) -> JsonFile:
-        """Start at the beginning and iterate over values, such as "item" or "images.item"; numbers are not rounded."""
-        return self._start(lambda **sizes: ijson.items(self, prefix, **sizes))
+        """Start at the beginning and iterate over the values at "item", "images.item" and the like."""
+        return self._start("item", lambda **sizes: ijson.items(self, prefix, use_float=True, **sizes))
 
     def first_item(self, lists: tuple[str, ...] | None = None) -> tuple[str | None, list[str]]:
         """Find the first item of the file's lists.
@@ -98,7 +100,7 @@ class JsonFile:
             UnusableFileError: The file is no JSON, or there is no such item.
         """
         key, depth, depth_of_items, is_list = None, 0, 1, True
-        for event, value in self._start(lambda **sizes: ijson.basic_parse(self, **sizes)):
+        for event, value in self._start("token", lambda **sizes: ijson.basic_parse(self, use_float=True, **sizes)):
             opens, closes = event.startswith("start"), event.startswith("end")
             if depth == 0 and not closes:
                 if not opens:
@@ -138,14 +140,16 @@ class JsonFile:
             value = next(self._values)
         except OSError as error:
             raise unreadable(error) from error
-        except (ijson.JSONError, ValueError) as error:  # ValueError: text, or a number of thousands of digits
+        except UnusableFileError:
+            raise
+        except (ijson.JSONError, ValueError) as error:  # ValueError: bytes that are no text
             raise self._problem(error) from error
         self._count += 1
         return value
 
-    def _start(self, parse: Callable[..., Iterator[Any]]) -> JsonFile:
+    def _start(self, what: str, parse: Callable[..., Iterator[Any]]) -> JsonFile:
         """Go to the beginning of the file, behind a byte order mark."""
-        self._count = self._bytes = 0
+        self._what, self._count, self._bytes, self._depth = what, 0, 0, 0.0
         self._stream.seek(0)
         if self._stream.read(3) != codecs.BOM_UTF8:
             self._stream.seek(0)
@@ -158,6 +162,10 @@ class JsonFile:
         while b"\\" in data[-12:] and (more := self._stream.read(1)):  # no escape is cut
             data += more
         self._bytes += len(data)
+        nested = data.count(b"[") + data.count(b"{") - data.count(b"]") - data.count(b"}")
+        self._depth = max(0.0, self._depth + nested - len(data) / 20)  # less what brackets in texts may add
+        if self._depth > MAX_DEPTH:
+            raise UnusableFileError(f"is not an annotation file (it nests lists more than {MAX_DEPTH} deep)")
         if b"\\ud" in data or b"\\uD" in data:
             return _ESCAPE.sub(lambda found: rb"\uffff" if len(found[0]) == 6 else found[0], data)
         return data
@@ -176,13 +184,25 @@ class JsonFile:
                 return UnusableFileError(f"is not UTF-8 (byte {found.start}): save it as UTF-8")
             except json.JSONDecodeError as found:
                 where = f"line {found.lineno}, column {found.colno}: {found.msg}"
-            except (ValueError, RecursionError):  # it is more permissive, or less
-                pass
+            except (ValueError, RecursionError):
+                error = _error_of(data) or error
+            else:
+                error = _error_of(data) or error
         if not where:
             reason, excerpt, *_ = [*re.split(r"\\n|\n", str(error).removeprefix("b'")), ""]
             near = f", near {short(excerpt.strip())}" if excerpt.strip() else ""
-            where = f"item {self._count}: {reason.rstrip('.')}{near}"
+            where = f"{self._what} {self._count}: {reason.rstrip('.')}{near}"
+            return UnusableFileError(f"cannot be parsed ({where}): one {self._expected} is expected")
         return UnusableFileError(f"is not JSON ({where}): one {self._expected} is expected")
+
+
+def _error_of(data: bytes) -> Exception | None:
+    """Return the parser's error about a file that Python's parser takes, with more of the text than in small parts."""
+    try:
+        deque(ijson.basic_parse(data, use_float=True), maxlen=0)
+    except (ijson.JSONError, ValueError) as error:
+        return error
+    return None
 
 
 def read_list(file: str, expected: str = "list of objects") -> list[Any]:

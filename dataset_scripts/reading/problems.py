@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import reprlib
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 MAX_PROBLEMS = 10
@@ -81,16 +80,6 @@ class Problems:
             raise AnnotationError(self.describe(subject))
 
 
-class _Short(reprlib.Repr):
-    """Shortens values; numbers of JSON files, which are not rounded, look as they do there."""
-
-    def repr_Decimal(self, value: Decimal, level: int) -> str:  # noqa: N802, the library's name for a type's method
-        return str(value)
-
-
-_SHORT = _Short()
-
-
 def json_type(value: Any) -> str:
     """Return the JSON word for a parsed value's type."""
     if value is None or isinstance(value, bool):
@@ -102,7 +91,7 @@ def json_type(value: Any) -> str:
 def short(value: Any) -> str:
     """Return a value for a message, at most sixty characters long."""
     if not isinstance(value, str):
-        text = _SHORT.repr(value)  # which does not follow lists within lists to their end
+        text = reprlib.repr(value)  # which does not follow lists within lists to their end
     else:
         text = repr(value) if encodes(value) else ascii(value)
     return text if len(text) <= 60 else text[:57] + "..."

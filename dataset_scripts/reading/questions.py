@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 import datasets
@@ -126,7 +125,7 @@ class QuestionRowBuilder:
             "question_id": NO_QUESTION_ID if question_id is None else question_id,
             "image_id": index,
             "answers": [answers] if isinstance(answers, str) else answers,
-            "answer_weight": float(row.get("answer_weight", self.vg_weight if name == "vg" else VQA_WEIGHT)),
+            "answer_weight": row.get("answer_weight", self.vg_weight if name == "vg" else VQA_WEIGHT),
             "question_type": row.get("question_type"),
             "answer_type": row.get("answer_type"),
         }
@@ -180,7 +179,7 @@ def question_problem(row: Any, need_answers: bool, roots: dict[str, ImageRoot]) 
 def _extra_problem(row: dict[str, Any]) -> str | None:
     """Return what is wrong with what a row may have beside question and answer, or None."""
     weight = row.get("answer_weight", VQA_WEIGHT)
-    if type(weight) not in (int, float, Decimal) or not 0 <= weight <= MAX_WEIGHT:
+    if type(weight) not in (int, float) or not 0 <= weight <= MAX_WEIGHT:
         return f"'answer_weight' is {short(weight)}: a number from 0 to {MAX_WEIGHT:g} is expected"
     for name in ("question_type", "answer_type"):
         text = row.get(name)
