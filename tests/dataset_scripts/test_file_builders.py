@@ -30,6 +30,9 @@ from data_cases import (
 )
 
 from dataset_scripts import BUILDERS, AnnotationError, FileBuilder, load_dataset_script, make_builder
+from dataset_scripts.reading import captions, questions
+from dataset_scripts.reading.problems import Problems
+from dataset_scripts.reading.rows import Part
 
 FILE_BUILDERS = sorted(name for name, builder in BUILDERS.items() if issubclass(builder, FileBuilder))
 
@@ -89,8 +92,8 @@ def test_the_layout_with_most_splits_is_taken(tmp_path: Path) -> None:
 def test_flickr(tmp_path: Path, images: str) -> None:
     names = ["1000092795.jpg", "10002456.jpg", "1000268201.jpg"]
     root = tmp_path / "flickr"
-    for place, name in enumerate(names):
-        write_image(root / images / name, place)
+    for index, name in enumerate(names):
+        write_image(root / images / name, index)
     splits = dict(zip(names, ["train", "val", "test"], strict=True))
     content = [
         {"sentids": [0, 1], "imgid": i, "sentences": [{"raw": f"{i} a"}, {"raw": f"{i} b"}], "split": s, "filename": n}
@@ -245,6 +248,69 @@ def test_processes_and_streams_give_the_same_rows(tmp_path: Path) -> None:
         assert [row | {"image": row["image"]["path"]} for row in undecoded] == expected
     with pytest.raises(ValueError, match="num_proc is 0, but must be at least 1"):
         load("vqa_v2", vqa, num_proc=0)
+
+
+def scattered(folder: Path, name: str) -> list[Any]:
+    """Rows of six images in two folders, of which the captions and questions are scattered over the file."""
+    for number in range(6):
+        write_image(folder / "images" / f"{number}.png")
+    rows = [{"image": f"images/{number % 6}.png", "caption": f"text {number}"} for number in range(60)]
+    if name == "vqa_v2":
+        rows = [
+            {"image": row["image"], "question": row["caption"], "question_id": number, "answer": "yes"}
+            for number, row in enumerate(rows)
+        ]
+    return rows
+
+
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("name", ["coco_retrieval", "vqa_v2"])
+def test_shards_are_the_whole(name: str, drop: bool, tmp_path: Path) -> None:
+    """One after the other, or several at a time; numbers of images depend on the rows of earlier shards."""
+    rows = scattered(tmp_path, name)
+    for number in (3, 8, 40) if drop else ():
+        rows[number]["image"] = "images/0.png/none"
+    file = write_json(tmp_path / "rows.json", rows)
+    builder = make_builder(name, data_dir=tmp_path, train_files=[file], drop_bad_rows=drop)
+    whole = list(builder.rows("train", Problems()))
+    assert len(whole) == (6 if name == "coco_retrieval" else 57 if drop else 60)
+    for count in (2, 5, 70):
+        every = [Part(frozenset({shard}), count, drop) for shard in range(count)]
+        found = [list(builder.rows("train", Problems(), part)) for part in every]
+        assert [row for rows in found for row in rows] == whole
+        assert max(map(len, found)) < len(whole)
+        two = list(builder.rows("train", Problems(), Part(frozenset({0, count - 1}), count, drop)))
+        assert two == found[0] + found[-1]
+
+
+@pytest.mark.parametrize("name", ["coco_retrieval", "vqa_v2"])
+def test_a_shard_checks_its_own_rows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text of a row is checked by the one shard that it belongs to; questions are read up to the shard's end."""
+    file = write_json(tmp_path / "rows.json", scattered(tmp_path, name))
+    builder = make_builder(name, data_dir=tmp_path, train_files=[file])
+    checked: list[str] = []
+
+    class Readable:
+        @staticmethod
+        def search(text: str) -> bool:
+            return not checked.append(text)
+
+    monkeypatch.setattr(captions if name == "coco_retrieval" else questions, "READABLE", Readable)
+    read = []
+    for shard in range(3):
+        builder.sources = lambda *_: map(lambda row: read.append(row) or row, type(builder).sources(builder, *_))
+        for _ in builder.rows("train", Problems(), Part(frozenset({shard}), 3, False)):
+            pass
+    assert sorted(checked) == sorted(f"text {number}" for number in range(60))
+    assert len(read) == 180 if name == "coco_retrieval" else 100 < len(read) < 140
+
+
+def test_a_bad_row_of_any_shard_is_reported_as_always(tmp_path: Path) -> None:
+    rows = scattered(tmp_path, "vqa_v2")
+    rows[50]["question"], rows[55]["question"] = "?", 5
+    file = write_json(tmp_path / "rows.json", rows)
+    with pytest.raises(AnnotationError, match=r"2 problems .*\n.*row 50: question '\?' .*\n.*row 55: 'question' is 5"):
+        load("vqa_v2", tmp_path, train_files=file, num_proc=3)
 
 
 def test_bad_rows_are_dropped_on_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
