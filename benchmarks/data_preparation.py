@@ -32,7 +32,7 @@ QUICK = 100  # divides all sizes
 
 
 def make_images(folder: Path, count: int) -> list[str]:
-    """Write a few pictures and links to them; gives the links' paths from the folder."""
+    """Write a few images and links to them; gives the links' paths from the folder."""
     (folder / "images").mkdir()
     for number in range(REAL_FILES):
         Image.new("RGB", (64, 48), (20 * number, 90, 120)).save(folder / f"real_{number}.jpg")
@@ -65,9 +65,9 @@ def write_questions(folder: Path, images: list[str], count: int, rng: random.Ran
     """ALBEF's layout of `vqa_train.json`, with ten answers a row, and of `vg_qa.json`, with one, about half each."""
 
     def rows(source: str, number: int) -> Iterator[dict[str, Any]]:
-        for place in range(number):
+        for index in range(number):
             answers = rng.choices(WORDS, k=ANNOTATORS)
-            row = {"dataset": source, "image": images[place % len(images)], "question_id": place}
+            row = {"dataset": source, "image": images[index % len(images)], "question_id": index}
             row["question"] = " ".join(rng.choices(WORDS, k=7)) + "?"
             yield row | {"answer": answers if source == "vqa" else answers[0]}
 

@@ -56,8 +56,8 @@ def synthesise_photos(folder: Path, count: int, width: int, height: int) -> list
     paths = []
     for number in range(count):
         noise = np.fft.rfft2(rng.standard_normal((4, height, width))) / np.maximum(frequency, 1)
-        grey, *colours = np.fft.irfft2(noise, (height, width))
-        pixels = np.stack([grey / grey.std() + 0.4 * colour / colour.std() for colour in colours], -1) * 45 + 120
+        grey, *colors = np.fft.irfft2(noise, (height, width))
+        pixels = np.stack([grey / grey.std() + 0.4 * color / color.std() for color in colors], -1) * 45 + 120
         for _ in range(12):
             left, top = rng.integers(width), rng.integers(height)
             pixels[top : top + rng.integers(20, height // 2), left : left + rng.integers(20, width // 2)] += (

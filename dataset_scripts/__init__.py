@@ -28,7 +28,7 @@ from .file_builder import DROPPED, FileBuilder
 from .flickr30k import Flickr30k
 from .own_data import OwnData
 from .reading.answer_lists import load_answer_list
-from .reading.image_checks import check_images, good_images, image_problems
+from .reading.image_checks import good_images, image_problems
 from .reading.problems import AnnotationError, DataError
 from .reading.training_rows import CaptionRows, process_share, stream_captions
 from .shapes import Shapes, ShapesConfig
@@ -49,7 +49,6 @@ __all__ = [
     "ShapesConfig",
     "VQAv2",
     "VisualGenome",
-    "check_images",
     "good_images",
     "image_problems",
     "load_answer_list",

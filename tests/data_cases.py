@@ -87,15 +87,15 @@ def write_coco_karpathy(folder: Path) -> None:
             "filepath": subset,
             "sentids": list(range(len(captions))),
             "filename": Path(coco_name(subset, number)).name,
-            "imgid": place,
+            "imgid": index,
             "split": split,
             "sentences": [
-                {"tokens": text.lower().split(), "raw": text, "imgid": place, "sentid": i}
+                {"tokens": text.lower().split(), "raw": text, "imgid": index, "sentid": i}
                 for i, text in enumerate(captions)
             ],
             "cocoid": number,
         }
-        for place, (number, subset, split, captions) in enumerate(COCO)
+        for index, (number, subset, split, captions) in enumerate(COCO)
     ]
     write_json(folder / "dataset_coco.json", {"images": images, "dataset": "coco"})
 

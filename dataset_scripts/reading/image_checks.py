@@ -104,27 +104,6 @@ def _column(images: datasets.Dataset) -> Iterator[dict[str, Any] | None]:
         yield from batch["image"]
 
 
-def check_images(
-    dataset: datasets.Dataset,
-    decode: bool,
-    num_threads: int = 4,
-    max_pixels: int = MAX_IMAGE_PIXELS,
-) -> None:
-    """Open every image of a data set, each file once, and refuse the data if one cannot be read.
-
-    Args:
-        dataset: With a column `image` of type `datasets.Image`.
-        decode: See `problems_of_images`.
-        num_threads: See `problems_of_images`.
-        max_pixels: See `problems_of_images`.
-
-    Raises:
-        AnnotationError: Images cannot be read; the text names the first ten.
-        DataError: `num_threads` or `max_pixels` is out of range.
-    """
-    image_problems(dataset, decode, max_pixels, num_threads)[0].raise_if_any("Cannot read the images")
-
-
 def good_images(
     dataset: datasets.Dataset, decode: bool, max_pixels: int = MAX_IMAGE_PIXELS, drop: bool = False
 ) -> datasets.Dataset:

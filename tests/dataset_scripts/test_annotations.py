@@ -12,12 +12,12 @@ import pytest
 from data_cases import read_captions
 from PIL import Image
 
-from dataset_scripts import AnnotationError, CaptionRows, check_images, good_images, stream_captions
+from dataset_scripts import AnnotationError, CaptionRows, good_images, image_problems, stream_captions
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Folder with train/0.png .. train/11.png, each of a colour of its own."""
+    """Folder with train/0.png .. train/11.png, each of a color of its own."""
     folder = tmp_path / "images"
     (folder / "train").mkdir(parents=True)
     for number in range(12):
@@ -81,7 +81,7 @@ def test_several_files_in_order(root: Path) -> None:
 
 def test_spellings_of_a_path_are_one_image(root: Path) -> None:
     spellings = ["train/3.png", "train\\3.png", "./train//3.png", "train/../train/3.png"]
-    rows = [{"image": image, "caption": str(place), "image_id": 1} for place, image in enumerate(spellings)]
+    rows = [{"image": image, "caption": str(index), "image_id": 1} for index, image in enumerate(spellings)]
     dataset = read_captions([write(root.parent / "a.json", rows)], str(root))
     assert dataset["caption"][:] == [["0", "1", "2", "3"]]
 
@@ -227,10 +227,12 @@ def twice(dataset: datasets.Dataset) -> datasets.Dataset:
 def test_good_images_pass(root: Path, decode: bool) -> None:
     if decode:
         pytest.importorskip("processing.image_processing_albef")
-    check_images(gallery(root), decode)
-    check_images(twice(gallery(root)).cast_column("image", datasets.Image()), decode, num_threads=1)
+    good_images(gallery(root), decode)
+    assert (
+        image_problems(twice(gallery(root)).cast_column("image", datasets.Image()), decode, num_threads=1)[1][-1] == 23
+    )
     in_memory = {"image": [Image.new("RGB", (4, 4)) for _ in range(3)]}
-    check_images(datasets.Dataset.from_dict(in_memory, datasets.Features({"image": datasets.Image()})), decode)
+    good_images(datasets.Dataset.from_dict(in_memory, datasets.Features({"image": datasets.Image()})), decode)
 
 
 def test_headers_find_what_is_no_image(root: Path) -> None:
@@ -238,13 +240,13 @@ def test_headers_find_what_is_no_image(root: Path) -> None:
     (root / "train" / "4.png").write_text("<html>not found</html>")
     (root / "train" / "7.png").unlink()
     with pytest.raises(AnnotationError, match="2 problems") as caught:
-        check_images(dataset, decode=False)
+        good_images(dataset, decode=False)
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("Cannot read the images: ")
     assert lines[1].startswith(f"  row 4: image {str(root / 'train' / '4.png')!r} cannot be opened (")
     assert lines[2].startswith(f"  row 7: image {str(root / 'train' / '7.png')!r} cannot be opened (")
     with pytest.raises(AnnotationError, match=r"2 problems(.|\n)*row 8: (.|\n)*row 14: "):
-        check_images(twice(dataset), decode=False)
+        good_images(twice(dataset), decode=False)
 
 
 def test_decoding_finds_what_is_cut_short(root: Path) -> None:
@@ -252,9 +254,9 @@ def test_decoding_finds_what_is_cut_short(root: Path) -> None:
     dataset = gallery(root)
     whole = (root / "train" / "5.png").read_bytes()
     (root / "train" / "5.png").write_bytes(whole[: len(whole) // 2])
-    check_images(dataset, decode=False)
+    good_images(dataset, decode=False)
     with pytest.raises(AnnotationError, match=r"1 problem \((.|\n)*row 5: (.|\n)*5\.png"):
-        check_images(dataset, decode=True)
+        good_images(dataset, decode=True)
 
 
 def test_decoding_goes_through_the_image_reader(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +272,7 @@ def test_decoding_goes_through_the_image_reader(root: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "processing", Reader())
     monkeypatch.setitem(sys.modules, "processing.image_processing_albef", Reader())
     with pytest.raises(AnnotationError, match="12 problems") as caught:
-        check_images(twice(gallery(root)), decode=True, num_threads=3)
+        good_images(twice(gallery(root)), decode=True)
     lines = str(caught.value).splitlines()
     assert [line.split(":")[0] for line in lines[1:11]] == [f"  row {2 * number}" for number in range(10)]
     assert lines[1].endswith(f"cannot read {root / 'train' / '0.png'}")
@@ -281,9 +283,9 @@ def test_decoding_goes_through_the_image_reader(root: Path, monkeypatch: pytest.
 def test_a_row_without_an_image() -> None:
     dataset = datasets.Dataset.from_dict({"image": [None]}, datasets.Features({"image": datasets.Image()}))
     with pytest.raises(AnnotationError, match="row 0: holds no image: leave the row out"):
-        check_images(dataset, decode=False)
+        good_images(dataset, decode=False)
     with pytest.raises(ValueError, match="num_threads is 0, but must be at least 1"):
-        check_images(dataset, decode=False, num_threads=0)
+        image_problems(dataset, decode=False, num_threads=0)
 
 
 @pytest.mark.parametrize("chosen", [False, True])

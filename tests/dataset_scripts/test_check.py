@@ -111,7 +111,7 @@ def test_questions_without_an_id_are_not_compared_between_splits(
 
 
 def bomb(path: Path, side: int) -> None:
-    """A PNG file of a few bytes whose header promises a huge picture."""
+    """A PNG file of a few bytes whose header promises a huge image."""
 
     def part(kind: bytes, data: bytes) -> bytes:
         return pack(">I", len(data)) + kind + data + pack(">I", zlib.crc32(kind + data))

@@ -86,7 +86,7 @@ def test_a_changed_source_prepares_anew(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_data_dir_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same relative folder in two places is two data sets, and the builder sees whole paths."""
+    """The same relative folder in two folders is two data sets, and the builder sees whole paths."""
     seen = []
 
     class Recorder(Shapes):
@@ -95,9 +95,9 @@ def test_data_dir_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             return super()._info()
 
     monkeypatch.setitem(BUILDERS, "recorder", Recorder)
-    for place in ("one", "two"):
-        (tmp_path / place).mkdir()
-        monkeypatch.chdir(tmp_path / place)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
         load_dataset_script("recorder", data_dir="data", cache_dir=tmp_path / "cache", split="test", **FEW)
     assert seen == [str(tmp_path / "one" / "data"), str(tmp_path / "two" / "data")]
     assert len(arrow_files(tmp_path)) == 2 * 3

@@ -130,7 +130,7 @@ def test_files_are_split_by_size(kind: str, tmp_path: Path, cache: str, monkeypa
     assert [row["n"] if kind == "parquet" else row["json"]["n"] for row in after] == list(range(9))
 
 
-def test_a_picture_with_many_questions_is_stored_once(tmp_path: Path) -> None:
+def test_a_image_with_many_questions_is_stored_once(tmp_path: Path) -> None:
     data = photo(256)
     rows = datasets.Dataset.from_dict({"image": [{"bytes": data, "path": None}] * 90, "n": range(90)})
     export_to_folder(datasets.DatasetDict(train=rows), "mine", "parquet", tmp_path / "out")

@@ -48,8 +48,8 @@ def all_rows(splits: datasets.DatasetDict) -> dict[str, list[dict[str, Any]]]:
 def coco_rows(root: Path, *wanted: str) -> list[dict[str, Any]]:
     chosen = [entry for entry in COCO if entry[2] in wanted]
     return [
-        {"image": str(root / coco_name(subset, number)), "caption": captions, "image_id": place}
-        for place, (number, subset, _, captions) in enumerate(chosen)
+        {"image": str(root / coco_name(subset, number)), "caption": captions, "image_id": index}
+        for index, (number, subset, _, captions) in enumerate(chosen)
     ]
 
 
@@ -101,11 +101,11 @@ def test_flickr(tmp_path: Path, images: str) -> None:
     ]
     write_json(root / "dataset_flickr30k.json", {"images": content, "dataset": "flickr30k"})
     official = all_rows(load("flickr30k", root))
-    for place, (name, split) in enumerate(splits.items()):
-        image, captions = f"flickr30k-images/{name}", [f"{place} a", f"{place} b"]
+    for index, (name, split) in enumerate(splits.items()):
+        image, captions = f"flickr30k-images/{name}", [f"{index} a", f"{index} b"]
         rows = [{"image": image, "caption": captions}]
         if split == "train":
-            rows = [{"image": image, "caption": text, "image_id": f"f_{place}"} for text in captions]
+            rows = [{"image": image, "caption": text, "image_id": f"f_{index}"} for text in captions]
         write_json(root / f"flickr30k_{split}.json", rows)
     assert all_rows(load("flickr30k", root)) == official
     assert official["train"] == [{"image": str(root / images / names[0]), "caption": ["0 a", "0 b"], "image_id": 0}]
@@ -171,9 +171,9 @@ def test_visual_genome(tmp_path: Path, merged: str | None) -> None:
     write_genome_albef(root)
     found = all_rows(load("visual_genome", root))
     assert found == official and list(found) == ["train"]
-    places = ["VG_100K_2", "VG_100K", "VG_100K"] if merged is None else [merged] * 3
+    folders = ["VG_100K_2", "VG_100K", "VG_100K"] if merged is None else [merged] * 3
     assert [row["image"] for row in found["train"]] == [
-        str(root / place / f"{number}.jpg") for place, number in zip(places, (1, 4, 4), strict=True)
+        str(root / folder / f"{number}.jpg") for folder, number in zip(folders, (1, 4, 4), strict=True)
     ]
     assert [row["answers"] for row in found["train"]] == [["A bike"], ["Here"], ["Day"]]
     assert {row["answer_weight"] for row in found["train"]} == {0.5}

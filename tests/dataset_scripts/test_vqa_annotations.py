@@ -12,12 +12,12 @@ import pytest
 from data_cases import read_questions
 from PIL import Image
 
-from dataset_scripts import AnnotationError, check_images, load_answer_list
+from dataset_scripts import AnnotationError, good_images, load_answer_list
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Folder with val/0.png .. val/5.png, each of a colour of its own."""
+    """Folder with val/0.png .. val/5.png, each of a color of its own."""
     folder = tmp_path / "images"
     (folder / "val").mkdir(parents=True)
     for number in range(6):
@@ -78,7 +78,7 @@ def test_rows_of_both_sources(root: Path, tmp_path: Path) -> None:
         "answer_type": [None] * 5,
     }
     assert not dataset.cache_files
-    check_images(dataset, decode=False)
+    good_images(dataset, decode=False)
 
 
 def test_one_root_for_both_and_another_weight(root: Path) -> None:
