@@ -43,8 +43,8 @@ class FilesConfig(datasets.BuilderConfig):
 
     Attributes:
         train_files: Annotation files, in any layout of `reading/layouts.py`; relative paths start from the working
-            folder or, if there is no such file, from `data_dir`. If no split names any: those with the usual names below
-            `data_dir`.
+            folder or, if there is no such file, from `data_dir`. If no split names any: those with the usual names
+            below `data_dir`.
         validation_files: As `train_files`.
         test_files: As `train_files`; questions may lack answers there.
         splits: Read these alone; None reads all that have files.
