@@ -172,7 +172,7 @@ class JsonFile:
 
     def _problem(self, error: Exception) -> UnusableFileError:
         """Return what to say of an error of the parser; Python's own parser knows line and column."""
-        where = ""
+        expected = f"one {self._expected} is expected"
         if self._size <= MAX_LOCATED:
             self._stream.seek(0)
             data = self._stream.read().removeprefix(codecs.BOM_UTF8)
@@ -183,17 +183,16 @@ class JsonFile:
             except UnicodeDecodeError as found:
                 return UnusableFileError(f"is not UTF-8 (byte {found.start}): save it as UTF-8")
             except json.JSONDecodeError as found:
-                where = f"line {found.lineno}, column {found.colno}: {found.msg}"
-            except (ValueError, RecursionError):
-                error = _error_of(data) or error
-            else:
-                error = _error_of(data) or error
-        if not where:
-            reason, excerpt, *_ = [*re.split(r"\\n|\n", str(error).removeprefix("b'")), ""]
-            near = f", near {short(excerpt.strip())}" if excerpt.strip() else ""
-            where = f"{self._what} {self._count}: {reason.rstrip('.')}{near}"
-            return UnusableFileError(f"cannot be parsed ({where}): one {self._expected} is expected")
-        return UnusableFileError(f"is not JSON ({where}): one {self._expected} is expected")
+                where = f"line {found.lineno}, column {found.colno}"
+                return UnusableFileError(f"is not JSON ({where}: {found.msg}): {expected}")
+            except (ValueError, RecursionError):  # what the parser says is all that is known
+                pass
+            error = _error_of(data) or error
+        reason, excerpt, *_ = [*re.split(r"\\n|\n", str(error).removeprefix("b'")), ""]
+        near = f", near {short(excerpt.strip())}" if excerpt.strip() else ""
+        return UnusableFileError(
+            f"cannot be parsed ({self._what} {self._count}: {reason.rstrip('.')}{near}): {expected}"
+        )
 
 
 def _error_of(data: bytes) -> Exception | None:

@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub.errors import HTTPError
 from PIL import Image
 
 from dataset_scripts import load_dataset_script
@@ -168,3 +169,40 @@ def test_refusals(tmp_path: Path, coco: dict[str, bytes], cache: str, capsys: py
     assert "--to hub needs --repo_id" in capsys.readouterr().err
     assert main([*command, "webdataset"]) == 1
     assert "needs --output" in capsys.readouterr().err
+
+
+def test_a_hub_that_is_not_there_is_one_sentence(
+    tmp_path: Path,
+    coco: dict[str, bytes],
+    cache: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever class the network's error has."""
+    command = [
+        "export",
+        "coco_retrieval",
+        "--data_dir",
+        str(tmp_path / "coco"),
+        "--to",
+        "hub",
+        "--repo_id",
+        "user/coco",
+    ]
+    for error in (HTTPError("Name or service\nnot known"), ConnectionError("no route"), OSError(28, "No space left")):
+
+        def fail(*_: Any, error: Exception = error, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(datasets.DatasetDict, "push_to_hub", fail)
+        assert main(command) == 1
+        said = capsys.readouterr().err
+        assert (
+            said.startswith("python -m dataset_scripts: The data set cannot be exported to user/coco (")
+            and said.count("\n") == 1
+        )
+    monkeypatch.setattr(datasets.DatasetDict, "push_to_hub", lambda *_, **__: {}["a bug"])
+    with pytest.raises(KeyError, match="a bug"):
+        main(command)
+    assert main([*command, "--max_shard_size", "much"]) == 1
+    assert "--max_shard_size is 'much': write it as 500MB" in capsys.readouterr().err
