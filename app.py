@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 from transformers import pipeline
 from transformers.utils import logging
 
-from dataset_scripts.shapes import PICTURE, all_captions, draw_picture, draw_scenes, random_stream
+from dataset_scripts.scene_texts import all_captions
+from dataset_scripts.scenes import IMAGE, draw_image, draw_scenes, random_stream
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from modeling_albef.configuration_albef import AlbefError
 from modeling_albef.conversion.commands import exit_without_traceback
@@ -118,7 +119,7 @@ def draw_shapes(folder: Path) -> list[Path]:
     paths = []
     for number, scene in enumerate(draw_scenes(0, "test", DRAWN)):
         paths.append(folder / f"{all_captions(scene)[0]}.png")
-        draw_picture(scene, SIDE, random_stream(0, "test", number, PICTURE)).save(paths[-1])
+        draw_image(scene, SIDE, random_stream(0, "test", number, IMAGE)).save(paths[-1])
     return paths
 
 

@@ -23,15 +23,8 @@ import torch
 from transformers import AutoProcessor
 
 import processing  # noqa: F401, makes AutoProcessor know ours
-from dataset_scripts.shapes import (
-    PICTURE,
-    Box,
-    Scene,
-    all_captions,
-    draw_picture,
-    random_stream,
-    scenes_with_boxes,
-)
+from dataset_scripts.scene_texts import all_captions
+from dataset_scripts.scenes import IMAGE, Box, Scene, draw_image, random_stream, scenes_with_boxes
 from modeling_albef import AlbefConfig, AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from modeling_albef.explain.gradcam import ModelWithHead, default_layer, gradcam
 
@@ -152,7 +145,7 @@ def measure(
     by_scene: list[np.ndarray] = []
     by_kind: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for number, (scene, boxes) in enumerate(scenes_with_boxes(0, split, num_scenes)):
-        image = draw_picture(scene, side, random_stream(0, split, number, PICTURE))
+        image = draw_image(scene, side, random_stream(0, split, number, IMAGE))
         words = find_words(model, processor, image, scene, layer)
         shares = [word_shares(heat, boxes, index) for index, _, heat in words]
         for (_, kind, _), (on_box, *_) in zip(words, shares, strict=True):

@@ -22,18 +22,17 @@ from typing import Any
 import datasets
 from datasets.fingerprint import Hasher
 
-from .annotations import load_retrieval_files
 from .coco_retrieval import CocoRetrieval
 from .easy_vqa import EasyVQA
 from .file_builder import DROPPED, FileBuilder
 from .flickr30k import Flickr30k
-from .image_checks import check_images, good_images, image_problems
 from .own_data import OwnData
-from .problems import AnnotationError, DataError
+from .reading.answer_lists import load_answer_list
+from .reading.image_checks import good_images, image_problems
+from .reading.problems import AnnotationError, DataError
+from .reading.training_rows import CaptionRows, process_share, stream_captions
 from .shapes import Shapes, ShapesConfig
-from .training_rows import CaptionRows, one_caption_a_row, process_share, stream_captions
 from .visual_genome import VisualGenome
-from .vqa_annotations import load_answer_list, load_vqa_files
 from .vqa_v2 import VQAv2
 
 __all__ = [
@@ -50,15 +49,11 @@ __all__ = [
     "ShapesConfig",
     "VQAv2",
     "VisualGenome",
-    "check_images",
     "good_images",
     "image_problems",
     "load_answer_list",
     "load_dataset_script",
-    "load_retrieval_files",
-    "load_vqa_files",
     "make_builder",
-    "one_caption_a_row",
     "process_share",
     "stream_captions",
 ]
@@ -85,20 +80,23 @@ def make_builder(
     """Make the builder of a data set, which reads nothing yet; see `load_dataset_script`.
 
     Raises:
-        ValueError: `name`, the configuration or a field of it is unknown or out of range.
+        DataError: `name`, the configuration or a field of it is unknown or out of range.
     """
     if name not in BUILDERS:
-        raise ValueError(f"No data set is called {name!r}; there are: {', '.join(sorted(BUILDERS))}.")
+        raise DataError(f"No data set is called {name!r}; there are: {', '.join(sorted(BUILDERS))}.")
     if data_dir is not None:
         config_kwargs["data_dir"] = os.path.abspath(os.path.expanduser(data_dir))
     folder = None if cache_dir is None else os.path.abspath(os.path.expanduser(cache_dir))
     builder_class = BUILDERS[name]
     known = [field.name for field in dataclasses.fields(builder_class.BUILDER_CONFIG_CLASS)]
+    if config_name is not None and config_name not in builder_class.builder_configs:
+        names = ", ".join(builder_class.builder_configs)
+        raise DataError(f"Configuration {config_name!r} not found in the data set {name}; there are: {names}.")
     for field in config_kwargs:
         if field not in known:
             near = difflib.get_close_matches(field, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}."
-            raise ValueError(f"The data set {name} has no field {field!r}; {hint}")
+            raise DataError(f"The data set {name} has no field {field!r}; {hint}")
     source = _source_hash(builder_class)
     return builder_class(cache_dir=folder, config_name=config_name, hash=source, **config_kwargs)
 
@@ -137,11 +135,11 @@ def load_dataset_script(
         A data set, or a dictionary of them if `split` is None.
 
     Raises:
-        ValueError: `name`, the configuration or a field of it is unknown or out of range, or `num_proc` is below 1.
+        DataError: `name`, the configuration or a field of it is unknown or out of range, or `num_proc` is below 1.
         AnnotationError: Annotation files cannot be used; the text lists the first problems of all of them.
     """
     if num_proc is not None and num_proc < 1:
-        raise ValueError(f"num_proc is {num_proc}, but must be at least 1.")
+        raise DataError(f"num_proc is {num_proc}, but must be at least 1.")
     of_files = issubclass(BUILDERS.get(name, object), FileBuilder)
     if of_files and split is not None and (one_split := re.match(r"(train|validation|test)(\[|$)", split)):
         config_kwargs = {"splits": [one_split.group(1)]} | config_kwargs
@@ -157,31 +155,37 @@ def load_dataset_script(
         return builder.as_streaming_dataset(split=split)
     with _bars_only_on_a_terminal():
         _prepare(builder, num_proc)
-        return builder.as_dataset(split=split)
+        try:
+            return builder.as_dataset(split=split)
+        except ValueError as error:  # the split
+            raise DataError(str(error)) from error
 
 
 def _prepare(builder: datasets.GeneratorBasedBuilder, num_proc: int | None) -> None:
     """Prepare data where the cache has none; what the library hides in an error of its own comes out."""
-    if not isinstance(builder, FileBuilder):
-        builder.download_and_prepare()
-        return
+    of_files = isinstance(builder, FileBuilder)
     try:
-        builder.download_and_prepare(num_proc=num_proc)
+        builder.download_and_prepare(num_proc=num_proc if of_files else None)
     except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, AnnotationError):
+        if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None
-        for split in builder.splits_with_files():  # an error of another process has lost its cause
-            builder.check(split)
+        if isinstance(error.__cause__, OSError):
+            raise DataError(f"The data cannot be prepared in {builder.cache_dir} ({error.__cause__}).") from error
+        if isinstance(builder, FileBuilder):
+            for split in builder.splits_with_files():  # an error of another process has lost its cause
+                builder.check(split)
         raise
+    except OSError as error:
+        raise DataError(f"The data cannot be prepared in {builder.cache_dir} ({error}).") from error
     for path in sorted(Path(builder.cache_dir).glob(f"{DROPPED}*.txt")):
         logger.warning(path.read_text(encoding="utf-8"))
 
 
 def _source_hash(builder_class: type[datasets.GeneratorBasedBuilder]) -> str:
     """Hash of the files that define a builder: data made by an older text of it is not taken from the cache."""
-    sources = [sys.modules[builder_class.__module__].__file__]
-    if issubclass(builder_class, FileBuilder):
-        sources += [str(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+    folder = Path(__file__).parent
+    sources = [sys.modules[builder_class.__module__].__file__, *sorted(folder.glob("*.py"))]
+    sources += sorted(folder.glob("reading/*.py"))
     return Hasher.hash([Path(source).read_bytes() for source in sources if source] or builder_class.__qualname__)
 
 

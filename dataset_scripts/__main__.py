@@ -3,6 +3,7 @@
     python -m dataset_scripts check coco_retrieval --data_dir data/coco
     python -m dataset_scripts show coco_retrieval --data_dir data/coco --split train --n 24 --out page.html
     python -m dataset_scripts export coco_retrieval --data_dir data/coco --to parquet --output coco_parquet
+    python -m dataset_scripts answer_list vqa_train.json vqa_val.json --min_count 9 --output answer_list.json
 
 Each sub-command is a module with `add_arguments(parser)` and `run(options) -> int`, the exit status; its docstring is
 the help text.
@@ -15,9 +16,17 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from . import check, contact_sheet, export
+from processing.image_processing_albef import ProcessingError
 
-COMMANDS: dict[str, ModuleType] = {"check": check, "export": export, "show": contact_sheet}
+from .commands import answer_list, check, contact_sheet, export
+from .reading.problems import DataError
+
+COMMANDS: dict[str, ModuleType] = {
+    "check": check,
+    "show": contact_sheet,
+    "export": export,
+    "answer_list": answer_list,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except (ValueError, OSError, ImportError) as error:  # an AnnotationError is a ValueError
+    except (DataError, ProcessingError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
 

@@ -17,7 +17,7 @@ class CocoRetrievalConfig(FilesConfig):
         {"train": ["captions_train2014.json"], "validation": ["captions_val2014.json"]},
         {"train": ["captions_train2017.json"], "validation": ["captions_val2017.json"]},
     )
-    IMAGE_PLACES = ("images/{path}",)
+    IMAGE_PATTERNS = ("images/{path}",)
 
 
 class CocoRetrieval(FileBuilder):

@@ -1,6 +1,6 @@
-"""easy-VQA: 48,248 questions about 5,000 small pictures of one shape each, from the package easy-vqa.
+"""easy-VQA: 48,248 questions about 5,000 small images of one shape each, from the package easy-vqa.
 
-The package brings its data along, so nothing is downloaded and the pictures are read where they are installed. Thirteen
+The package brings its data along, so nothing is downloaded and the images are read where they are installed. Thirteen
 answers occur, and a question has exactly one.
 """
 
@@ -13,7 +13,9 @@ from typing import Any
 
 import datasets
 
-SHAPES = ("circle", "rectangle", "triangle")  # the other answers are yes, no and colours
+from .reading.problems import DataError
+
+SHAPES = ("circle", "rectangle", "triangle")  # the other answers are yes, no and colors
 HOMEPAGE = "https://github.com/vzhou842/easy-VQA"
 CITATION = """\
 @misc{zhou2019easyvqa,
@@ -25,31 +27,35 @@ CITATION = """\
 """
 
 
+class MissingPackageError(ImportError, DataError):
+    """A package that a data set needs is not installed."""
+
+
 def _package() -> ModuleType:
-    """The package easy-vqa.
+    """Return the package easy-vqa.
 
     Raises:
-        ImportError: It is not installed.
+        MissingPackageError: It is not installed.
     """
     try:
         import easy_vqa
     except ImportError as error:
         text = "The data set easy_vqa needs the package easy-vqa, which is not installed: pip install easy-vqa"
-        raise ImportError(text, name="easy_vqa") from error
+        raise MissingPackageError(text, name="easy_vqa") from error
     return easy_vqa
 
 
 def easy_vqa_answers() -> list[str]:
-    """All thirteen answers, in the package's order.
+    """Return all thirteen answers, in the package's order.
 
     Raises:
-        ImportError: The package easy-vqa is not installed.
+        MissingPackageError: The package easy-vqa is not installed.
     """
     return list(_package().get_answers())
 
 
 def question_type(answer: str) -> str:
-    """The type of a question with this answer: "yes/no", "shape" or "color"."""
+    """Return the type of a question with this answer: "yes/no", "shape" or "color"."""
     if answer in ("yes", "no"):
         return "yes/no"
     return "shape" if answer in SHAPES else "color"
@@ -59,19 +65,19 @@ class EasyVQAConfig(datasets.BuilderConfig):
     """The plain configuration; prepared data holds paths into the package, so the cache goes by its folder too."""
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """Name of the configuration's folder in the cache.
+        """Return the name of the configuration's folder in the cache.
 
         Raises:
-            ImportError: The package easy-vqa is not installed.
+            MissingPackageError: The package easy-vqa is not installed.
         """
-        folder = os.path.dirname(os.path.abspath(_package().__file__))
+        folder = os.path.dirname(os.path.abspath(str(_package().__file__)))
         return super().create_config_id(config_kwargs | {"package": folder}, custom_features)
 
 
 class EasyVQA(datasets.GeneratorBasedBuilder):
     """Reads the installed package; load it with `dataset_scripts.load_dataset_script("easy_vqa", "vqa")`.
 
-    Rows are questions: `image` (read from the package's own file), `question`, `question_id` (the place in the split's
+    Rows are questions: `image` (read from the package's own file), `question`, `question_id` (the index in the split's
     file; those of the test split go on where the training split ends), `image_id` (the package's, from 0 in each
     split), `answers` (the one answer), `answer_weight` (1) and `question_type`.
     """
@@ -82,12 +88,12 @@ class EasyVQA(datasets.GeneratorBasedBuilder):
     DEFAULT_CONFIG_NAME = "vqa"
 
     def _info(self) -> datasets.DatasetInfo:
-        """Features of a row, and where the data comes from."""
+        """Return features of a row, and where the data comes from."""
         text, number = datasets.Value("string"), datasets.Value("int64")
         features = {"image": datasets.Image(), "question": text, "question_id": number, "image_id": number}
         features |= {"answers": datasets.List(text), "answer_weight": datasets.Value("float32"), "question_type": text}
         return datasets.DatasetInfo(
-            description="Questions about the shape and the colour in a picture of 64 x 64 pixels.",
+            description="Questions about the shape and the color in an image of 64 x 64 pixels.",
             citation=CITATION,
             homepage=HOMEPAGE,
             license="MIT",
@@ -95,14 +101,14 @@ class EasyVQA(datasets.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        """One generator a split; nothing is downloaded."""
+        """Return one generator a split; nothing is downloaded."""
         return [
             datasets.SplitGenerator(datasets.Split.TRAIN, gen_kwargs={"split": "train"}),
             datasets.SplitGenerator(datasets.Split.TEST, gen_kwargs={"split": "test"}),
         ]
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Rows of a split with their numbers."""
+        """Yield rows of a split with their numbers."""
         package = _package()
         columns, first_id = package.get_train_questions(), 0
         paths = package.get_train_image_paths() if split == "train" else package.get_test_image_paths()
@@ -114,5 +120,5 @@ class EasyVQA(datasets.GeneratorBasedBuilder):
 
     @staticmethod
     def _answer_columns(answer: str) -> dict[str, Any]:
-        """An answer as columns of its row."""
+        """Return an answer as columns of its row."""
         return {"answers": [answer], "answer_weight": 1.0, "question_type": question_type(answer)}

@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 from typing import Any, ClassVar
 
 import datasets
 
-from .annotation_files import IMAGE_NAME, SourceRow, caption_rows, question_rows
-from .annotations import FEATURES, SUBJECT, Gallery, Rows, RowTaker, absolute, as_list, made_rows, with_bar
-from .image_files import ImageRoot
-from .problems import AnnotationError, Problems
-from .vqa_annotations import VG_WEIGHT, VQA_FEATURES, Questions
+from .reading.captions import FEATURES, CaptionRowBuilder
+from .reading.image_files import ImageRoot
+from .reading.layouts import IMAGE_NAME, caption_rows, question_rows
+from .reading.paths import absolute, as_list
+from .reading.problems import AnnotationError, Problems
+from .reading.questions import VG_WEIGHT, VQA_FEATURES, QuestionRowBuilder
+from .reading.rows import SUBJECT, WHOLE, Part, RowBuilder, SourceRow, accepted, missing_roots
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
@@ -26,11 +30,8 @@ WITHOUT = {  # how a run does without a split
 }
 FOLDERS = ("", "annotations", "data")  # below data_dir: where annotation files are looked for
 Layout = dict[str, Sequence[str]]  # split -> the files that it is made of
-TEXT = datasets.Value("string")
-FEATURES_OF_TASK = {
-    "retrieval": datasets.Features(FEATURES | {"image": datasets.Image()}),
-    "vqa": datasets.Features(VQA_FEATURES | {"image": datasets.Image(), "question_type": TEXT, "answer_type": TEXT}),
-}
+FEATURES_OF_TASK = {"retrieval": FEATURES, "vqa": VQA_FEATURES}
+DROPPED = "dropped-"  # name of the file in the cache that says what was dropped; the split follows
 
 
 @dataclass
@@ -41,9 +42,9 @@ class FilesConfig(datasets.BuilderConfig):
     any of them prepares anew.
 
     Attributes:
-        train_files: Annotation files, in any layout of `annotation_files`; relative paths start from the working folder
-            or, if there is no such file, from `data_dir`. If no split names any: those with the usual names below
-            `data_dir`.
+        train_files: Annotation files, in any layout of `reading/layouts.py`; relative paths start from the working
+            folder or, if there is no such file, from `data_dir`. If no split names any: those with the usual names
+            below `data_dir`.
         validation_files: As `train_files`.
         test_files: As `train_files`; questions may lack answers there.
         splits: Read these alone; None reads all that have files.
@@ -59,19 +60,23 @@ class FilesConfig(datasets.BuilderConfig):
     drop_bad_rows: bool = False
 
     USUAL_FILES: ClassVar[Sequence[Layout]] = ()
-    IMAGE_PLACES: ClassVar[tuple[str, ...]] = ()
+    IMAGE_PATTERNS: ClassVar[tuple[str, ...]] = ()
 
     def files(self) -> dict[str, list[str]]:
-        """Absolute paths of the annotation files of each split."""
+        """Return absolute paths of the annotation files of each split."""
         named = {split: getattr(self, f"{split}_files") for split in SPLITS}
         found = {split: [self._path(file) for file in as_list(files)] for split, files in named.items() if files}
         if not found and self.data_dir is not None:
             layouts = [self._below_data_dir(layout) for layout in self.USUAL_FILES]
             found = max(layouts, key=len, default={})  # the first of those with the most splits
-        return {split: files for split, files in found.items() if self.splits is None or split in self.splits}
+        return {split: files for split, files in found.items() if self.wants(split)}
+
+    def wants(self, split: str) -> bool:
+        """Return whether a split is to be read."""
+        return self.splits is None or split in self.splits
 
     def _path(self, file: str) -> str:
-        """Where a named file is."""
+        """Return where a named file is."""
         path = absolute(file)
         if not os.path.exists(path) and self.data_dir is not None:
             below = os.path.join(absolute(self.data_dir), os.path.expanduser(file))
@@ -79,27 +84,27 @@ class FilesConfig(datasets.BuilderConfig):
         return path
 
     def _below_data_dir(self, layout: Layout) -> dict[str, list[str]]:
-        """The splits of a layout that are there; of a split with several files also those that are missing."""
+        """Return the splits of a layout that are there; of a split with several files also those that are missing."""
         root, found = absolute(self.data_dir or "."), {}
         for split, names in layout.items():
             paths = []
             for name in names:
-                places = [os.path.join(root, folder, name) for folder in FOLDERS]
-                paths.append(next(filter(os.path.isfile, places), places[0]))
+                candidates = [os.path.join(root, folder, name) for folder in FOLDERS]
+                paths.append(next(filter(os.path.isfile, candidates), candidates[0]))
             if any(map(os.path.isfile, paths)):
                 found[split] = paths
         return found
 
     def root(self, folder: str | None, setting: str) -> ImageRoot:
-        """Where image paths start: a folder that a setting names, or `data_dir`."""
-        return ImageRoot(absolute(folder or self.data_dir or "."), setting, self.IMAGE_PLACES)
+        """Return where image paths start: a folder that a setting names, or `data_dir`."""
+        return ImageRoot(absolute(folder or self.data_dir or "."), setting, self.IMAGE_PATTERNS)
 
     def source_folders(self) -> list[str]:
-        """Absolute folders that prepared data depends on."""
+        """Return absolute folders that prepared data depends on."""
         return [self.root(self.image_root, "image_root").folder]
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """Name of the configuration's folder in the cache."""
+        """Return the name of the configuration's folder in the cache."""
         contents = {split: [_file_hash(file) for file in files] for split, files in self.files().items()}
         return super().create_config_id(
             config_kwargs | {"contents": contents, "folders": self.source_folders()}, custom_features
@@ -123,13 +128,13 @@ class QuestionFilesConfig(FilesConfig):
     image_name: str = IMAGE_NAME
 
     def question_roots(self) -> tuple[ImageRoot, ImageRoot]:
-        """Folders of the images of VQA v2 and of Visual Genome."""
+        """Return the folders of the images of VQA v2 and of Visual Genome."""
         setting = "image_root" if self.vqa_root is None else "vqa_root"
         first = self.root(self.vqa_root or self.image_root, setting)
         return first, first if self.vg_root is None else self.root(self.vg_root, "vg_root")
 
     def source_folders(self) -> list[str]:
-        """Absolute folders that prepared data depends on."""
+        """Return absolute folders that prepared data depends on."""
         return [root.folder for root in self.question_roots()]
 
 
@@ -139,13 +144,14 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
     Rows of `retrieval` are images: `image`, `caption` (list) and `image_id`. Rows of `vqa` are questions: `image`,
     `question`, `question_id` (-1 where there is none), `image_id`, `answers` (of all annotators, with repeats; empty
     where the file has none), `answer_weight`, `question_type` and `answer_type`, which only VQA v2's own files tell.
-    `image_id` is the place of the image in order of first appearance in its split.
+    `image_id` is the index of the image in order of first appearance in its split.
 
     Attributes:
         reads_stream: Whether rows are streamed.
         shows_progress: Whether a bar tells how much of the files is read.
-        num_shards: Parts of a split that processes can make at the same time; each reads the files, for what one part
-            needs to know of the others, and makes its share of the rows.
+        num_shards: Parts of a split that processes can make at the same time. Each reads the files, for what one part
+            needs to know of the others: questions up to its last row, captions to the end, since they belong to images.
+            Rows of other parts are not built, nor checked, unless bad rows are dropped.
     """
 
     VERSION = datasets.Version("1.0.0")
@@ -156,7 +162,7 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
     num_shards = 1
 
     def _info(self) -> datasets.DatasetInfo:
-        """Features of a row, and where the data comes from."""
+        """Return features of a row, and where the data comes from."""
         return datasets.DatasetInfo(
             description=self.DESCRIPTION,
             citation=self.CITATION,
@@ -166,7 +172,7 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         )
 
     def splits_with_files(self) -> list[str]:
-        """The splits that can be read.
+        """Return the splits that can be read.
 
         Raises:
             AnnotationError: There are none; the text says what was expected.
@@ -176,14 +182,14 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
             wanted = " and ".join(self.config.splits or ()) or "annotation"
             without = "".join(WITHOUT.get(split, "") for split in self.config.splits or ())
             raise AnnotationError(
-                f"{type(self).__name__} finds no {wanted} files{self._place()}: give data_dir with the usual names "
+                f"{type(self).__name__} finds no {wanted} files{self._found()}: give data_dir with the usual names "
                 f"({self.LAYOUT or 'see the README'}), or name files with train_files, validation_files, test_files."
                 + without
             )
         return found
 
-    def _place(self) -> str:
-        """Where files are looked for, and what is there instead."""
+    def _found(self) -> str:
+        """Return where files are looked for, and what is there instead."""
         if self.config.data_dir is None:
             return ""
         folder = absolute(self.config.data_dir)
@@ -193,43 +199,66 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         shown = ", ".join(entries[:MAX_ENTRIES]) + (" .." if len(entries) > MAX_ENTRIES else "") or "nothing"
         return f" below {folder!r}, which has {shown}"
 
-    def taker(self, split: str) -> RowTaker:
-        """What makes rows of a split out of rows of annotation files."""
+    def row_builder(self, split: str, part: Part = WHOLE) -> RowBuilder | None:
+        """Return what builds rows of a split out of rows of annotation files; None if the part has none."""
         config = self.config
         if config.name == "retrieval":
-            return Gallery(config.root(config.image_root, "image_root"))
+            return CaptionRowBuilder(config.root(config.image_root, "image_root"), part)
         vqa_root, vg_root = config.question_roots()
-        return Questions(vqa_root, vg_root, config.vg_weight, need_answers=split != "test")
+        return QuestionRowBuilder(vqa_root, vg_root, config.vg_weight, need_answers=split != "test", part=part)
 
     def sources(self, split: str, problems: Problems) -> Iterator[SourceRow]:
-        """Rows of a split's annotation files."""
+        """Read rows of a split's annotation files."""
         files = self.config.files()[split]
         if self.config.name == "retrieval":
             return caption_rows(files, split, problems)
         return question_rows(files, problems, self.config.image_name)
 
-    def shown_sources(self, split: str, problems: Problems) -> Iterator[SourceRow]:
-        """The same rows, with a bar where one is wanted."""
-        found = self.sources(split, problems)
-        return with_bar(found, f"Reading {split}") if self.shows_progress else found
+    def accepted(self, split: str, builder: RowBuilder, problems: Problems) -> Iterator[SourceRow]:
+        """Read and check rows of a split; see `accepted`."""
+        progress = f"Reading {split}" if self.shows_progress else None
+        return accepted(self.sources(split, problems), builder, problems, progress)
 
-    def rows(self, split: str, problems: Problems) -> Rows:
-        """Rows of a split with their share of all.
+    def rows(
+        self,
+        split: str,
+        problems: Problems,
+        part: Part = WHOLE,
+        on_dropped: Callable[[str], None] | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Read, check and build rows of a split.
+
+        Args:
+            split: Name of the split.
+            problems: Takes what is wrong.
+            part: Which rows are built.
+            on_dropped: Called at the end with a text about the rows that were dropped.
 
         Raises:
-            AnnotationError: Something is wrong with a file, or, unless bad rows are dropped, with a row.
+            AnnotationError: Something is wrong with a file, or, unless bad rows are dropped, with a row. All rows are
+                checked first or, where rows can be built one by one, while they are built.
         """
-        made = made_rows(self.shown_sources(split, problems), self.taker(split), problems, self.config.drop_bad_rows)
-        is_empty = True
-        for share, row in made:
+        builder, is_empty = self.row_builder(split, part), True
+        if builder is None:
+            return
+        if missing_roots(builder, problems):
+            problems.raise_if_any(SUBJECT)
+        sources = self.accepted(split, builder, problems)
+        if isinstance(builder, QuestionRowBuilder) and not part.check_all:
+            sources = takewhile(lambda source: source.share < part.end, sources)
+        for _ in sources:
             is_empty = False
-            yield share, row
-        if is_empty:
+            yield from builder.pop_ready()
+        problems.raise_if_any(SUBJECT, drop_rows=self.config.drop_bad_rows)
+        yield from builder.flush()
+        if is_empty and part.end >= 1:
             files = ", ".join(self.config.files()[split])
             raise AnnotationError(problems.describe(f"{SUBJECT}: no row of {split} is left of {files}"))
+        if problems.refused and on_dropped is not None:
+            on_dropped(problems.describe(f"{problems.refused} rows of {split} are dropped"))
 
     def check(self, split: str) -> None:
-        """Read a split and make nothing, as before rows are streamed.
+        """Read a split and keep nothing, as before rows are streamed.
 
         Raises:
             AnnotationError: It cannot be used.
@@ -242,8 +271,8 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
             self.shows_progress = False
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        """One generator a split; nothing is downloaded."""
-        shards = [(place, self.num_shards) for place in range(self.num_shards)]
+        """Return one generator a split; nothing is downloaded."""
+        shards = [(index, self.num_shards) for index in range(self.num_shards)]
         kwargs = {"shards": shards, "streaming": dl_manager.is_streaming}
         return [
             datasets.SplitGenerator(split, gen_kwargs={"split": split, **kwargs}) for split in self.splits_with_files()
@@ -252,25 +281,20 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
     def _generate_examples(
         self, split: str, shards: list[tuple[int, int]], streaming: bool
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Rows of some shards of a split with their numbers."""
-        problems, wanted = Problems(), {place for place, _ in shards}
-        for number, (share, row) in enumerate(self.rows(split, problems)):
-            if int(share * shards[0][1]) in wanted:
-                yield number, row
-        if problems.refused and 0 in wanted:
-            text = problems.describe(f"{problems.refused} rows of {split} are dropped")
-            if streaming:
-                logger.warning(text)
-            else:
-                with open(os.path.join(self._output_dir, f"{DROPPED}{split}.txt"), "w", encoding="utf-8") as stream:
-                    stream.write(text)
+        """Return numbered rows of some shards of a split; the first shard says what is dropped."""
+        count = shards[0][1]
+        part = Part(frozenset(index for index, _ in shards), count, self.config.drop_bad_rows or count == 1)
+        say = logger.warning if streaming else partial(self._write_dropped, split)
+        return enumerate(self.rows(split, Problems(), part, say if part.holds(0) else None))
 
-
-DROPPED = "dropped-"  # name of the file in the cache that says what was dropped; the split follows
+    def _write_dropped(self, split: str, text: str) -> None:
+        """Keep in the cache what was dropped."""
+        with open(os.path.join(self._output_dir, f"{DROPPED}{split}.txt"), "w", encoding="utf-8") as stream:
+            stream.write(text)
 
 
 def _file_hash(file: str) -> str:
-    """Hash of a file's content; of its name if it cannot be read."""
+    """Return a hash of a file's content; of its name if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with open(file, "rb") as stream:

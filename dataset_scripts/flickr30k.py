@@ -15,7 +15,7 @@ class Flickr30kConfig(FilesConfig):
         {"train": ["flickr30k_train.json"], "validation": ["flickr30k_val.json"], "test": ["flickr30k_test.json"]},
         {split: ["dataset_flickr30k.json"] for split in ("train", "validation", "test")},
     )
-    IMAGE_PLACES = ("flickr30k_images/{name}", "images/{name}", "{name}")
+    IMAGE_PATTERNS = ("flickr30k_images/{name}", "images/{name}", "{name}")
 
 
 class Flickr30k(FileBuilder):

@@ -12,7 +12,7 @@ class VisualGenomeConfig(QuestionFilesConfig):
     """Which files of Visual Genome; see `QuestionFilesConfig`."""
 
     USUAL_FILES = ({"train": ["vg_qa.json"]}, {"train": ["question_answers.json", "image_data.json"]})
-    IMAGE_PLACES = (
+    IMAGE_PATTERNS = (
         *("VG_100K/{name}", "VG_100K_2/{name}", "images/{name}", "image/{name}", "{name}"),
         *("images/VG_100K/{name}", "images/VG_100K_2/{name}"),
     )

@@ -21,7 +21,7 @@ class VQAv2Config(QuestionFilesConfig):
             "test": [_QUESTIONS.format("test2015")],
         },
     )
-    IMAGE_PLACES = ("images/{path}",)
+    IMAGE_PATTERNS = ("images/{path}",)
 
 
 class VQAv2(FileBuilder):

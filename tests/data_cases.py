@@ -9,6 +9,9 @@ from typing import Any
 import datasets
 from PIL import Image
 
+from dataset_scripts import FileBuilder, make_builder
+from dataset_scripts.reading.problems import Problems
+
 
 def write_json(path: Path, content: Any) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,6 +32,25 @@ def rows_of(dataset: datasets.Dataset) -> list[dict[str, Any]]:
     """Rows with images as paths."""
     columns = dataset.cast_column("image", datasets.Image(decode=False))
     return [row | {"image": row["image"]["path"]} for row in columns]
+
+
+def read_rows(builder: FileBuilder, split: str) -> datasets.Dataset:
+    """What a builder makes of its files, in memory, with images as they are stored."""
+    rows = datasets.Dataset.from_list(list(builder.rows(split, Problems())), builder.info.features)
+    return rows.cast_column("image", datasets.Image(decode=False))
+
+
+def read_captions(files: Any, image_root: str) -> datasets.Dataset:
+    return read_rows(make_builder("coco_retrieval", train_files=files, image_root=image_root), "train")
+
+
+def read_questions(
+    files: Any, vqa_root: str, vg_root: str | None = None, *, need_answers: bool = False, **fields: Any
+) -> datasets.Dataset:
+    """Questions that need answers are those of training."""
+    split = "train" if need_answers else "test"
+    fields |= {f"{split}_files": files, "vqa_root": vqa_root, "vg_root": vg_root}
+    return read_rows(make_builder("vqa_v2", **fields), split)
 
 
 # COCO: image, subset of 2014, Karpathy's split, captions
@@ -65,15 +87,15 @@ def write_coco_karpathy(folder: Path) -> None:
             "filepath": subset,
             "sentids": list(range(len(captions))),
             "filename": Path(coco_name(subset, number)).name,
-            "imgid": place,
+            "imgid": index,
             "split": split,
             "sentences": [
-                {"tokens": text.lower().split(), "raw": text, "imgid": place, "sentid": i}
+                {"tokens": text.lower().split(), "raw": text, "imgid": index, "sentid": i}
                 for i, text in enumerate(captions)
             ],
             "cocoid": number,
         }
-        for place, (number, subset, split, captions) in enumerate(COCO)
+        for index, (number, subset, split, captions) in enumerate(COCO)
     ]
     write_json(folder / "dataset_coco.json", {"images": images, "dataset": "coco"})
 

@@ -22,7 +22,8 @@ from transformers import pipeline
 
 from benchmarks.soak import free_port
 from dataset_scripts import load_dataset_script
-from dataset_scripts.shapes import all_captions, draw_scenes
+from dataset_scripts.scene_texts import all_captions
+from dataset_scripts.scenes import draw_scenes
 
 pytest.importorskip("gradio", reason="the page needs gradio")
 from app import draw_shapes, main

@@ -9,21 +9,15 @@ from typing import Any
 
 import datasets
 import pytest
+from data_cases import read_captions
 from PIL import Image
 
-from dataset_scripts import (
-    AnnotationError,
-    CaptionRows,
-    check_images,
-    good_images,
-    load_retrieval_files,
-    one_caption_a_row,
-)
+from dataset_scripts import AnnotationError, CaptionRows, good_images, image_problems, stream_captions
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Folder with train/0.png .. train/11.png, each of a colour of its own."""
+    """Folder with train/0.png .. train/11.png, each of a color of its own."""
     folder = tmp_path / "images"
     (folder / "train").mkdir(parents=True)
     for number in range(12):
@@ -46,14 +40,14 @@ def row(number: int, caption: Any = "a dog", **more: Any) -> dict[str, Any]:
 def fails(root: Path, content: Any, message: str) -> str:
     """The message of the one error of a file with this content."""
     with pytest.raises(AnnotationError, match=message) as caught:
-        load_retrieval_files([write(root.parent / "a.json", content)], str(root))
+        read_captions([write(root.parent / "a.json", content)], str(root))
     assert "Cannot load the annotations: 1 problem (rows are counted from 0)" in str(caught.value)
     return str(caught.value)
 
 
 def test_a_row_a_caption(root: Path) -> None:
     rows = [row(3, "a", image_id="coco_9"), row(1, "b", image_id="coco_2"), row(3, "c", image_id="coco_9")]
-    dataset = load_retrieval_files([write(root.parent / "train.json", rows)], str(root))
+    dataset = read_captions([write(root.parent / "train.json", rows)], str(root))
     assert dataset.features == datasets.Features(
         {
             "image": datasets.Image(decode=False),
@@ -71,7 +65,7 @@ def test_a_row_a_caption(root: Path) -> None:
 
 def test_a_row_an_image(root: Path) -> None:
     rows = [row(3, ["a", "c"]), row(1, ["b"]), row(3, ["d"])]
-    dataset = load_retrieval_files([write(root.parent / "test.json", rows)], str(root))
+    dataset = read_captions([write(root.parent / "test.json", rows)], str(root))
     assert dataset["caption"][:] == [["a", "c", "d"], ["b"]]
     assert dataset["image_id"][:] == [0, 1]
 
@@ -79,30 +73,30 @@ def test_a_row_an_image(root: Path) -> None:
 def test_several_files_in_order(root: Path) -> None:
     first = write(root.parent / "1.json", [row(5, "a", image_id=7), row(2, "b", image_id=1)])
     second = write(root.parent / "2.json", [row(4, ["c"]), row(5, ["d"]), row(2, "e", image_id=1)])
-    dataset = load_retrieval_files([first, second], str(root))
+    dataset = read_captions([first, second], str(root))
     assert [Path(image["path"]).stem for image in dataset["image"]] == ["5", "2", "4"]
     assert dataset["caption"][:] == [["a", "d"], ["b", "e"], ["c"]]
-    assert load_retrieval_files(first, str(root))["caption"][:] == [["a"], ["b"]]
+    assert read_captions(first, str(root))["caption"][:] == [["a"], ["b"]]
 
 
 def test_spellings_of_a_path_are_one_image(root: Path) -> None:
     spellings = ["train/3.png", "train\\3.png", "./train//3.png", "train/../train/3.png"]
-    rows = [{"image": image, "caption": str(place), "image_id": 1} for place, image in enumerate(spellings)]
-    dataset = load_retrieval_files([write(root.parent / "a.json", rows)], str(root))
+    rows = [{"image": image, "caption": str(index), "image_id": 1} for index, image in enumerate(spellings)]
+    dataset = read_captions([write(root.parent / "a.json", rows)], str(root))
     assert dataset["caption"][:] == [["0", "1", "2", "3"]]
 
 
 def test_paths_are_absolute(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(root.parent / "a.json", [row(3)])
     monkeypatch.chdir(root.parent)
-    dataset = load_retrieval_files([file], "images")
+    dataset = read_captions([file], "images")
     assert dataset[0]["image"]["path"] == str(root / "train" / "3.png")
     assert dataset.cast_column("image", datasets.Image())[0]["image"].getpixel((0, 0)) == (60, 0, 0)
 
 
 def test_text_of_any_script_and_a_byte_order_mark(root: Path) -> None:
     content = b"\xef\xbb\xbf" + json.dumps([row(0, ["ein Hund läuft", "一只狗", "7"])], ensure_ascii=False).encode()
-    dataset = load_retrieval_files([write(root.parent / "a.json", content)], str(root))
+    dataset = read_captions([write(root.parent / "a.json", content)], str(root))
     assert dataset["caption"][:] == [["ein Hund läuft", "一只狗", "7"]]
 
 
@@ -115,7 +109,8 @@ def test_text_of_any_script_and_a_byte_order_mark(root: Path) -> None:
         (b"[\xff]", r"a\.json: is not UTF-8 \(byte 1\): save it as UTF-8"),
         (b'[\n {"image" 1}\n]', r"a\.json: is not JSON \(line 2, column 11: Expecting ':' delimiter"),
         (b"[" * 200_000, r"a\.json: is not an annotation file \("),
-        (b"[" + b"1" * 10_000 + b"]", r"a\.json: is not an annotation file \("),
+        (b"[" + b"1" * 10_000 + b"]", r"a\.json: cannot be parsed \(token 1: .*integer overflow, near .*1111"),
+        (b'[{"image": "a.png", "caption": NaN}]', r"a\.json: cannot be parsed \(.*invalid char.*, near .*NaN"),
         ({"images": []}, r"a\.json: holds a JSON object, not a list"),
         (None, r"a\.json: holds a JSON null, not a list"),
     ],
@@ -167,9 +162,7 @@ def test_a_bad_row(root: Path, wrong: Any, message: str) -> None:
 def test_ids_of_coco_that_are_none(root: Path) -> None:
     images = [{"id": [1], "file_name": "train/1.png"}, {"id": 2, "file_name": "train/2.png"}]
     captions = [{"image_id": {"a": 1}, "caption": "a dog"}, {"image_id": 2, "caption": "a cat"}]
-    dataset = load_retrieval_files(
-        [write(root.parent / "a.json", {"images": images, "annotations": captions})], str(root)
-    )
+    dataset = read_captions([write(root.parent / "a.json", {"images": images, "annotations": captions})], str(root))
     assert dataset["caption"][:] == [["a dog"], ["a cat"]]  # what has no id belongs to what has none
 
 
@@ -181,7 +174,7 @@ def test_a_value_that_is_nested_deeply(root: Path) -> None:
 def test_one_id_for_two_images_of_two_files(root: Path) -> None:
     files = [write(root.parent / f"{number}.json", [row(number, image_id=5)]) for number in (1, 2)]
     with pytest.raises(AnnotationError, match=r"2\.json, row 0: 'image_id' 5 names 'train/2.png', before it named"):
-        load_retrieval_files(files, str(root))
+        read_captions(files, str(root))
 
 
 def test_an_empty_image_file(root: Path) -> None:
@@ -197,15 +190,13 @@ def test_a_missing_image_is_reported_once(root: Path) -> None:
 def test_bad_arguments(root: Path) -> None:
     file = write(root.parent / "a.json", [row(0)])
     with pytest.raises(AnnotationError, match=r"missing\.json: does not exist: check the path"):
-        load_retrieval_files([str(root / "missing.json")], str(root))
+        read_captions([str(root / "missing.json")], str(root))
     with pytest.raises(AnnotationError, match="images: cannot be read"):
-        load_retrieval_files([str(root)], str(root))
+        read_captions([str(root)], str(root))
     with pytest.raises(AnnotationError, match=r"image_root: '.*nowhere' is not a folder: name the folder"):
-        load_retrieval_files([file], str(root / "nowhere"))
+        read_captions([file], str(root / "nowhere"))
     with pytest.raises(AnnotationError, match=r"a\.json: is listed twice"):
-        load_retrieval_files([file, file], str(root))
-    with pytest.raises(AnnotationError, match="no annotation file is given"):
-        load_retrieval_files([], str(root))
+        read_captions([file, file], str(root))
 
 
 def test_ten_problems_and_a_count(root: Path) -> None:
@@ -213,7 +204,7 @@ def test_ten_problems_and_a_count(root: Path) -> None:
     bad = write(root.parent / "bad.json", [row(0), *[row(0, "?") for _ in range(13)]])
     files = [str(root / "missing.json"), bad, write(root.parent / "worse.json", b"{")]
     with pytest.raises(AnnotationError) as caught:
-        load_retrieval_files(files, str(root))
+        read_captions(files, str(root))
     lines = str(caught.value).splitlines()
     assert lines[0] == "Cannot load the annotations: 15 problems (rows are counted from 0)."
     assert len(lines) == 12
@@ -224,17 +215,24 @@ def test_ten_problems_and_a_count(root: Path) -> None:
 
 def gallery(root: Path) -> datasets.Dataset:
     rows = [row(number, [f"{number} a", f"{number} b"]) for number in range(12)]
-    return load_retrieval_files([write(root.parent / "a.json", rows)], str(root))
+    return read_captions([write(root.parent / "a.json", rows)], str(root))
+
+
+def twice(dataset: datasets.Dataset) -> datasets.Dataset:
+    """Every row two times."""
+    return dataset.select([row for row in range(len(dataset)) for _ in range(2)])
 
 
 @pytest.mark.parametrize("decode", [False, True])
 def test_good_images_pass(root: Path, decode: bool) -> None:
     if decode:
         pytest.importorskip("processing.image_processing_albef")
-    check_images(gallery(root), decode)
-    check_images(one_caption_a_row(gallery(root)).cast_column("image", datasets.Image()), decode, num_threads=1)
+    good_images(gallery(root), decode)
+    assert (
+        image_problems(twice(gallery(root)).cast_column("image", datasets.Image()), decode, num_threads=1)[1][-1] == 23
+    )
     in_memory = {"image": [Image.new("RGB", (4, 4)) for _ in range(3)]}
-    check_images(datasets.Dataset.from_dict(in_memory, datasets.Features({"image": datasets.Image()})), decode)
+    good_images(datasets.Dataset.from_dict(in_memory, datasets.Features({"image": datasets.Image()})), decode)
 
 
 def test_headers_find_what_is_no_image(root: Path) -> None:
@@ -242,13 +240,13 @@ def test_headers_find_what_is_no_image(root: Path) -> None:
     (root / "train" / "4.png").write_text("<html>not found</html>")
     (root / "train" / "7.png").unlink()
     with pytest.raises(AnnotationError, match="2 problems") as caught:
-        check_images(dataset, decode=False)
+        good_images(dataset, decode=False)
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("Cannot read the images: ")
     assert lines[1].startswith(f"  row 4: image {str(root / 'train' / '4.png')!r} cannot be opened (")
     assert lines[2].startswith(f"  row 7: image {str(root / 'train' / '7.png')!r} cannot be opened (")
     with pytest.raises(AnnotationError, match=r"2 problems(.|\n)*row 8: (.|\n)*row 14: "):
-        check_images(one_caption_a_row(dataset), decode=False)
+        good_images(twice(dataset), decode=False)
 
 
 def test_decoding_finds_what_is_cut_short(root: Path) -> None:
@@ -256,9 +254,9 @@ def test_decoding_finds_what_is_cut_short(root: Path) -> None:
     dataset = gallery(root)
     whole = (root / "train" / "5.png").read_bytes()
     (root / "train" / "5.png").write_bytes(whole[: len(whole) // 2])
-    check_images(dataset, decode=False)
+    good_images(dataset, decode=False)
     with pytest.raises(AnnotationError, match=r"1 problem \((.|\n)*row 5: (.|\n)*5\.png"):
-        check_images(dataset, decode=True)
+        good_images(dataset, decode=True)
 
 
 def test_decoding_goes_through_the_image_reader(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +272,7 @@ def test_decoding_goes_through_the_image_reader(root: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "processing", Reader())
     monkeypatch.setitem(sys.modules, "processing.image_processing_albef", Reader())
     with pytest.raises(AnnotationError, match="12 problems") as caught:
-        check_images(one_caption_a_row(gallery(root)), decode=True, num_threads=3)
+        good_images(twice(gallery(root)), decode=True)
     lines = str(caught.value).splitlines()
     assert [line.split(":")[0] for line in lines[1:11]] == [f"  row {2 * number}" for number in range(10)]
     assert lines[1].endswith(f"cannot read {root / 'train' / '0.png'}")
@@ -285,49 +283,36 @@ def test_decoding_goes_through_the_image_reader(root: Path, monkeypatch: pytest.
 def test_a_row_without_an_image() -> None:
     dataset = datasets.Dataset.from_dict({"image": [None]}, datasets.Features({"image": datasets.Image()}))
     with pytest.raises(AnnotationError, match="row 0: holds no image: leave the row out"):
-        check_images(dataset, decode=False)
+        good_images(dataset, decode=False)
     with pytest.raises(ValueError, match="num_threads is 0, but must be at least 1"):
-        check_images(dataset, decode=False, num_threads=0)
+        image_problems(dataset, decode=False, num_threads=0)
 
 
-def test_one_caption_a_row(root: Path) -> None:
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_caption_a_row(root: Path, chosen: bool) -> None:
+    """Of a whole data set, and of chosen rows of it with a further column; of a stream likewise."""
     dataset = gallery(root)
-    flat = one_caption_a_row(dataset)
-    assert flat.features["caption"] == datasets.Value("string")
-    assert flat.features["image"] == datasets.Image(decode=False)
+    if chosen:  # the order is kept
+        dataset = dataset.add_column("extra", list(range(12))).select([7, 2, 7])
+    rows = CaptionRows(dataset)
+    assert rows.features["caption"] == datasets.Value("string")
+    assert rows.features["image"] == datasets.Image(decode=False)
     expected = [
-        (image, text, number) for image, texts, number in zip(*dataset[:].values(), strict=True) for text in texts
+        {"image": row["image"], "caption": text, "image_id": row["image_id"]}
+        for row in dataset
+        for text in row["caption"]
     ]
-    assert list(zip(flat["image"], flat["caption"], flat["image_id"], strict=True)) == expected
-    assert len(flat) == 24 and not flat.cache_files
+    assert len(rows) == len(expected) and [rows[index] for index in range(len(rows))] == expected
+    assert rows[-1] == expected[-1]
+    assert list(stream_captions(dataset.to_iterable_dataset())) == expected
+    number = expected[2]["image_id"]
+    assert rows.cast_column("image", datasets.Image())[2]["image"].getpixel((0, 0)) == (20 * number, 0, 0)
 
 
-def test_one_caption_a_row_of_chosen_rows(root: Path) -> None:
-    """The order of a shuffled or sliced data set is kept, other columns are left out, other types of image stay."""
-    chosen = gallery(root).add_column("extra", list(range(12))).select([7, 2]).cast_column("image", datasets.Image())
-    flat = one_caption_a_row(datasets.concatenate_datasets([chosen, chosen.select([0])]))
-    assert flat.column_names == ["image", "caption", "image_id"]
-    assert flat["caption"][:] == ["7 a", "7 b", "2 a", "2 b", "7 a", "7 b"]
-    assert flat["image_id"][:] == [7, 7, 2, 2, 7, 7]
-    assert flat[2]["image"].getpixel((0, 0)) == (40, 0, 0)
-
-
-def test_one_caption_a_row_needs_lists(root: Path) -> None:
-    flat = one_caption_a_row(gallery(root))
+def test_captions_have_to_be_lists(root: Path) -> None:
+    flat = datasets.Dataset.from_list([{"image": "a.png", "caption": "a", "image_id": 0}])
     with pytest.raises(AnnotationError, match=r"Need the columns .* but found .*caption: Value\('string'\)"):
-        one_caption_a_row(flat)
-    with pytest.raises(AnnotationError, match="Need the columns image, caption"):
-        one_caption_a_row(gallery(root).remove_columns("image_id"))
-
-
-def test_caption_rows_are_the_same_without_a_copy(root: Path) -> None:
-    """Of a whole data set, and of chosen rows of it."""
-    for dataset in (gallery(root), gallery(root).add_column("extra", list(range(12))).select([7, 2, 7])):
-        rows, flat = CaptionRows(dataset), one_caption_a_row(dataset)
-        assert len(rows) == len(flat) and rows.features == flat.features
-        assert [rows[index] for index in range(len(rows))] == list(flat)
-        assert rows[-1] == flat[-1]
-    assert rows.cast_column("image", datasets.Image())[2]["image"].getpixel((0, 0)) == (40, 0, 0)
+        CaptionRows(flat)
     with pytest.raises(AnnotationError, match="Need the columns image, caption"):
         CaptionRows(gallery(root).remove_columns("image_id"))
 
@@ -336,11 +321,11 @@ def test_bad_images_are_dropped_on_request(root: Path, caplog: pytest.LogCapture
     """All rows of an image; too large counts as bad."""
     dataset = gallery(root)
     assert good_images(dataset, decode=False) is dataset
-    twice = datasets.concatenate_datasets([dataset, dataset])
+    both = datasets.concatenate_datasets([dataset, dataset])
     (root / "train" / "4.png").write_text("<html>not found</html>")
     with pytest.raises(AnnotationError, match="row 4: image"):
-        good_images(twice, decode=False)
-    kept = good_images(twice, decode=False, drop=True)
+        good_images(both, decode=False)
+    kept = good_images(both, decode=False, drop=True)
     assert kept["image_id"][:] == [number for number in (*range(12), *range(12)) if number != 4]
     (said,) = caplog.messages
     assert said.startswith("2 of the 24 rows of the data that were loaded are dropped: 1 problem ") and "4.png" in said

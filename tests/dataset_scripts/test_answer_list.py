@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dataset_scripts import AnnotationError
-from dataset_scripts.answer_list import build_answer_list, main
+from dataset_scripts.__main__ import main
+from dataset_scripts.commands.answer_list import build_answer_list
 
 VQA = [
     {"question": "a?", "answer": ["yes"] * 6 + ["no"] * 4, "dataset": "vqa"},
@@ -104,15 +105,14 @@ def test_tables_as_own_data_reads_them(files: list[str], tmp_path: Path) -> None
 
 def test_command(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "answer_list.json"
-    main([*files, "--min_count", "1", "--num_answers", "8", "--output", str(output)])
+    main(["answer_list", *files, "--min_count", "1", "--num_answers", "8", "--output", str(output)])
     assert json.loads(output.read_text(encoding="utf-8")) == ALL
     assert capsys.readouterr().out == f"8 answers written to {output}\n"
 
 
 def test_command_ends_with_a_clear_error(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "answer_list.json"
-    with pytest.raises(SystemExit) as caught:
-        main([*files, "--min_count", "70", "--output", str(output)])
-    assert caught.value.code == 2 and not output.exists()
+    assert main(["answer_list", *files, "--min_count", "70", "--output", str(output)]) == 1
+    assert not output.exists()
     error = capsys.readouterr().err
     assert "No answer reaches min_count=70" in error and "Traceback" not in error

@@ -111,7 +111,7 @@ def test_questions_without_an_id_are_not_compared_between_splits(
 
 
 def bomb(path: Path, side: int) -> None:
-    """A PNG file of a few bytes whose header promises a huge picture."""
+    """A PNG file of a few bytes whose header promises a huge image."""
 
     def part(kind: bytes, data: bytes) -> bytes:
         return pack(">I", len(data)) + kind + data + pack(">I", zlib.crc32(kind + data))
@@ -164,8 +164,12 @@ def test_dropped_rows_do_not_stop_a_run(coco: Path, capsys: pytest.CaptureFixtur
     rows = json.loads((coco / "coco_train.json").read_text())
     write_json(coco / "coco_train.json", [*rows, {"image": "gone.png", "caption": "a"}])
     assert checked(capsys, coco)[0] == 1
-    status, printed = checked(capsys, coco, "--dataset_config", '{"drop_bad_rows": true}')
-    assert status == 0 and "gone.png" in printed and "1 row" in printed
+    for config in ('{"drop_bad_rows": true}', "{drop_bad_rows: true}", "drop_bad_rows: true"):  # JSON or YAML
+        status, printed = checked(capsys, coco, "--dataset_config", config)
+        assert status == 0 and "gone.png" in printed and "1 row" in printed
+    for config in ("[1]", "drop", "{a: ", '{"a": 1'):
+        status, printed = checked(capsys, coco, "--dataset_config", config)
+        assert status == 1 and printed.startswith("python -m dataset_scripts: --dataset_config is ")
 
 
 def test_wrong_roots_and_half_unzipped_folders(coco: Path, capsys: pytest.CaptureFixture[str]) -> None:

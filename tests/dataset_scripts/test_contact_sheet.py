@@ -1,4 +1,4 @@
-"""The contact sheet holds the right pictures with their texts, needs no other file, and hides no broken image."""
+"""The contact sheet holds the right images with their texts, needs no other file, and hides no broken image."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from dataset_scripts.__main__ import main
-from dataset_scripts.contact_sheet import contact_sheet
+from dataset_scripts.commands.contact_sheet import contact_sheet
 
 
 class Page(HTMLParser):
-    """Texts and pictures of each figure."""
+    """Texts and images of each figure."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Page(HTMLParser):
             self.figures[-1]["text"] += data.replace("\N{NO-BREAK SPACE}", " ").replace("\N{MULTIPLICATION SIGN}", "x")
 
 
-def picture(grey: int, size: tuple[int, int] = (8, 8), kind: str = "PNG") -> dict[str, Any]:
+def stored_image(grey: int, size: tuple[int, int] = (8, 8), kind: str = "PNG") -> dict[str, Any]:
     data = io.BytesIO()
     Image.new("RGB", size, (grey, grey, grey)).save(data, kind)
     return {"bytes": data.getvalue(), "path": f"folder/{grey}.png"}
@@ -54,17 +54,17 @@ def table(**columns: list[Any]) -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
 
 
-def test_captions_of_pictures_evenly_over_the_data() -> None:
-    rows = table(image=[picture(n) for n in range(9)], caption=[[f"a {n}", f"b {n}"] for n in range(9)])
+def test_captions_of_images_evenly_over_the_data() -> None:
+    rows = table(image=[stored_image(n) for n in range(9)], caption=[[f"a {n}", f"b {n}"] for n in range(9)])
     page = Page(contact_sheet(rows, "mine", 3))
     assert [figure["images"][0].getpixel((0, 0)) for figure in page.figures] == [(n, n, n) for n in (0, 4, 8)]
     assert page.figures[1]["text"].startswith("|a 4|b 4row 4 · 4.png · 8 x 8")
     assert len(Page(contact_sheet(rows, "mine", 99)).figures) == 9
 
 
-def test_rows_of_a_picture_are_together_with_their_answers_counted() -> None:
+def test_rows_of_a_image_are_together_with_their_answers_counted() -> None:
     rows = table(
-        image=[picture(1), picture(2), picture(1)],
+        image=[stored_image(1), stored_image(2), stored_image(1)],
         image_id=[5, 3, 5],
         question=["Is it red?", "Where?", "How many?"],
         answers=[["no", "yes", "no"], [], ["2"]],
@@ -75,14 +75,14 @@ def test_rows_of_a_picture_are_together_with_their_answers_counted() -> None:
 
 
 def test_long_lists_are_cut_and_say_so() -> None:
-    many = table(image=[picture(1)], caption=[[f"c{n}" for n in range(13)]])
+    many = table(image=[stored_image(1)], caption=[[f"c{n}" for n in range(13)]])
     assert "|c9|and 3 morerow 0" in Page(contact_sheet(many, "mine")).figures[0]["text"]
-    rows = table(image=[picture(1)] * 12, image_id=[0] * 12, caption=[f"c{n}" for n in range(12)])
+    rows = table(image=[stored_image(1)] * 12, image_id=[0] * 12, caption=[f"c{n}" for n in range(12)])
     assert "|c9|and 2 morerows 0 to 11" in Page(contact_sheet(rows, "mine")).figures[0]["text"]
 
 
 def test_texts_are_no_markup_and_nothing_is_fetched() -> None:
-    text = contact_sheet(table(image=[picture(1)], caption=["<script>x</script> & <b>"]), "<i>mine</i>")
+    text = contact_sheet(table(image=[stored_image(1)], caption=["<script>x</script> & <b>"]), "<i>mine</i>")
     page = Page(text)
     assert "|<script>x</script> & <b>" in page.figures[0]["text"]
     assert not {"script", "link", "i", "b", "iframe"} & set(page.tags)
@@ -90,7 +90,7 @@ def test_texts_are_no_markup_and_nothing_is_fetched() -> None:
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
 
 
-def test_large_pictures_become_small() -> None:
+def test_large_images_become_small() -> None:
     noise = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8)).save(noise, "PNG")
     rows = table(image=[{"bytes": noise.getvalue(), "path": None}], caption=["x"])
@@ -99,7 +99,7 @@ def test_large_pictures_become_small() -> None:
 
 
 def test_a_broken_image_is_shown_as_such() -> None:
-    rows = table(image=[picture(1), {"bytes": b"no image", "path": "x/bad.jpg"}], caption=["a", "b"])
+    rows = table(image=[stored_image(1), {"bytes": b"no image", "path": "x/bad.jpg"}], caption=["a", "b"])
     good, bad = Page(contact_sheet(rows, "mine")).figures
     assert len(good["images"]) == 1 and not bad["images"]
     assert bad["text"].startswith("Image 'x/bad.jpg' is no image that Pillow knows") and "|b" in bad["text"]

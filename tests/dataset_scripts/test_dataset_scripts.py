@@ -13,7 +13,7 @@ import pytest
 from datasets.table import InMemoryTable
 
 import dataset_scripts
-from dataset_scripts import BUILDERS, load_dataset_script
+from dataset_scripts import BUILDERS, DataError, load_dataset_script
 from dataset_scripts.shapes import Shapes
 
 FEW = {"num_train": 6, "num_validation": 2, "num_test": 3}
@@ -86,7 +86,7 @@ def test_a_changed_source_prepares_anew(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_data_dir_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same relative folder in two places is two data sets, and the builder sees whole paths."""
+    """The same relative folder in two folders is two data sets, and the builder sees whole paths."""
     seen = []
 
     class Recorder(Shapes):
@@ -95,9 +95,9 @@ def test_data_dir_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             return super()._info()
 
     monkeypatch.setitem(BUILDERS, "recorder", Recorder)
-    for place in ("one", "two"):
-        (tmp_path / place).mkdir()
-        monkeypatch.chdir(tmp_path / place)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
         load_dataset_script("recorder", data_dir="data", cache_dir=tmp_path / "cache", split="test", **FEW)
     assert seen == [str(tmp_path / "one" / "data"), str(tmp_path / "two" / "data")]
     assert len(arrow_files(tmp_path)) == 2 * 3
@@ -128,6 +128,19 @@ def test_progress_bars_are_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert datasets.are_progress_bars_disabled()
     finally:
         (datasets.disable_progress_bars if was_off else datasets.enable_progress_bars)()
+
+
+@pytest.mark.parametrize("bug", [KeyError("bug"), TypeError("bug"), AttributeError("bug"), RuntimeError("bug")])
+def test_a_bug_of_a_builder_is_not_a_sentence(bug: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Faulty(Shapes):
+        def _generate_examples(self, split: str) -> Any:
+            yield 0, {"image": None, "caption": ["a"], "image_id": 0}
+            raise bug
+
+    monkeypatch.setitem(BUILDERS, "faulty", Faulty)
+    with pytest.raises(datasets.exceptions.DatasetGenerationError) as caught:
+        load_dataset_script("faulty", cache_dir=tmp_path, **FEW)
+    assert caught.value.__cause__ is bug and not isinstance(caught.value, DataError)
 
 
 def test_load_dataset_refuses_the_file(tmp_path: Path) -> None:

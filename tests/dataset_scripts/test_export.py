@@ -13,11 +13,12 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub.errors import HTTPError
 from PIL import Image
 
 from dataset_scripts import load_dataset_script
 from dataset_scripts.__main__ import main
-from dataset_scripts.export import export_to_folder
+from dataset_scripts.commands.export import export_to_folder
 
 NOISE = np.random.default_rng(0)
 
@@ -119,7 +120,7 @@ def test_answers_that_are_missing_in_a_split_keep_their_type(tmp_path: Path, cac
 
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
 def test_files_are_split_by_size(kind: str, tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataset_scripts.export.ROWS_A_GROUP", 2)
+    monkeypatch.setattr("dataset_scripts.commands.export.ROWS_A_GROUP", 2)
     images = [{"bytes": photo(64), "path": None} for _ in range(9)]
     size = len(images[0]["bytes"])
     rows = datasets.Dataset.from_dict({"image": images, "n": range(9)}).cast_column("image", datasets.Image())
@@ -130,7 +131,7 @@ def test_files_are_split_by_size(kind: str, tmp_path: Path, cache: str, monkeypa
     assert [row["n"] if kind == "parquet" else row["json"]["n"] for row in after] == list(range(9))
 
 
-def test_a_picture_with_many_questions_is_stored_once(tmp_path: Path) -> None:
+def test_a_image_with_many_questions_is_stored_once(tmp_path: Path) -> None:
     data = photo(256)
     rows = datasets.Dataset.from_dict({"image": [{"bytes": data, "path": None}] * 90, "n": range(90)})
     export_to_folder(datasets.DatasetDict(train=rows), "mine", "parquet", tmp_path / "out")
@@ -168,3 +169,40 @@ def test_refusals(tmp_path: Path, coco: dict[str, bytes], cache: str, capsys: py
     assert "--to hub needs --repo_id" in capsys.readouterr().err
     assert main([*command, "webdataset"]) == 1
     assert "needs --output" in capsys.readouterr().err
+
+
+def test_a_hub_that_is_not_there_is_one_sentence(
+    tmp_path: Path,
+    coco: dict[str, bytes],
+    cache: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever class the network's error has."""
+    command = [
+        "export",
+        "coco_retrieval",
+        "--data_dir",
+        str(tmp_path / "coco"),
+        "--to",
+        "hub",
+        "--repo_id",
+        "user/coco",
+    ]
+    for error in (HTTPError("Name or service\nnot known"), ConnectionError("no route"), OSError(28, "No space left")):
+
+        def fail(*_: Any, error: Exception = error, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(datasets.DatasetDict, "push_to_hub", fail)
+        assert main(command) == 1
+        said = capsys.readouterr().err
+        assert (
+            said.startswith("python -m dataset_scripts: The data set cannot be exported to user/coco (")
+            and said.count("\n") == 1
+        )
+    monkeypatch.setattr(datasets.DatasetDict, "push_to_hub", lambda *_, **__: {}["a bug"])
+    with pytest.raises(KeyError, match="a bug"):
+        main(command)
+    assert main([*command, "--max_shard_size", "much"]) == 1
+    assert "--max_shard_size is 'much': write it as 500MB" in capsys.readouterr().err

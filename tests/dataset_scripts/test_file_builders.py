@@ -30,6 +30,9 @@ from data_cases import (
 )
 
 from dataset_scripts import BUILDERS, AnnotationError, FileBuilder, load_dataset_script, make_builder
+from dataset_scripts.reading import captions, questions
+from dataset_scripts.reading.problems import Problems
+from dataset_scripts.reading.rows import Part
 
 FILE_BUILDERS = sorted(name for name, builder in BUILDERS.items() if issubclass(builder, FileBuilder))
 
@@ -45,8 +48,8 @@ def all_rows(splits: datasets.DatasetDict) -> dict[str, list[dict[str, Any]]]:
 def coco_rows(root: Path, *wanted: str) -> list[dict[str, Any]]:
     chosen = [entry for entry in COCO if entry[2] in wanted]
     return [
-        {"image": str(root / coco_name(subset, number)), "caption": captions, "image_id": place}
-        for place, (number, subset, _, captions) in enumerate(chosen)
+        {"image": str(root / coco_name(subset, number)), "caption": captions, "image_id": index}
+        for index, (number, subset, _, captions) in enumerate(chosen)
     ]
 
 
@@ -89,8 +92,8 @@ def test_the_layout_with_most_splits_is_taken(tmp_path: Path) -> None:
 def test_flickr(tmp_path: Path, images: str) -> None:
     names = ["1000092795.jpg", "10002456.jpg", "1000268201.jpg"]
     root = tmp_path / "flickr"
-    for place, name in enumerate(names):
-        write_image(root / images / name, place)
+    for index, name in enumerate(names):
+        write_image(root / images / name, index)
     splits = dict(zip(names, ["train", "val", "test"], strict=True))
     content = [
         {"sentids": [0, 1], "imgid": i, "sentences": [{"raw": f"{i} a"}, {"raw": f"{i} b"}], "split": s, "filename": n}
@@ -98,11 +101,11 @@ def test_flickr(tmp_path: Path, images: str) -> None:
     ]
     write_json(root / "dataset_flickr30k.json", {"images": content, "dataset": "flickr30k"})
     official = all_rows(load("flickr30k", root))
-    for place, (name, split) in enumerate(splits.items()):
-        image, captions = f"flickr30k-images/{name}", [f"{place} a", f"{place} b"]
+    for index, (name, split) in enumerate(splits.items()):
+        image, captions = f"flickr30k-images/{name}", [f"{index} a", f"{index} b"]
         rows = [{"image": image, "caption": captions}]
         if split == "train":
-            rows = [{"image": image, "caption": text, "image_id": f"f_{place}"} for text in captions]
+            rows = [{"image": image, "caption": text, "image_id": f"f_{index}"} for text in captions]
         write_json(root / f"flickr30k_{split}.json", rows)
     assert all_rows(load("flickr30k", root)) == official
     assert official["train"] == [{"image": str(root / images / names[0]), "caption": ["0 a", "0 b"], "image_id": 0}]
@@ -168,9 +171,9 @@ def test_visual_genome(tmp_path: Path, merged: str | None) -> None:
     write_genome_albef(root)
     found = all_rows(load("visual_genome", root))
     assert found == official and list(found) == ["train"]
-    places = ["VG_100K_2", "VG_100K", "VG_100K"] if merged is None else [merged] * 3
+    folders = ["VG_100K_2", "VG_100K", "VG_100K"] if merged is None else [merged] * 3
     assert [row["image"] for row in found["train"]] == [
-        str(root / place / f"{number}.jpg") for place, number in zip(places, (1, 4, 4), strict=True)
+        str(root / folder / f"{number}.jpg") for folder, number in zip(folders, (1, 4, 4), strict=True)
     ]
     assert [row["answers"] for row in found["train"]] == [["A bike"], ["Here"], ["Day"]]
     assert {row["answer_weight"] for row in found["train"]} == {0.5}
@@ -245,6 +248,69 @@ def test_processes_and_streams_give_the_same_rows(tmp_path: Path) -> None:
         assert [row | {"image": row["image"]["path"]} for row in undecoded] == expected
     with pytest.raises(ValueError, match="num_proc is 0, but must be at least 1"):
         load("vqa_v2", vqa, num_proc=0)
+
+
+def scattered(folder: Path, name: str) -> list[Any]:
+    """Rows of six images in two folders, of which the captions and questions are scattered over the file."""
+    for number in range(6):
+        write_image(folder / "images" / f"{number}.png")
+    rows = [{"image": f"images/{number % 6}.png", "caption": f"text {number}"} for number in range(60)]
+    if name == "vqa_v2":
+        rows = [
+            {"image": row["image"], "question": row["caption"], "question_id": number, "answer": "yes"}
+            for number, row in enumerate(rows)
+        ]
+    return rows
+
+
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("name", ["coco_retrieval", "vqa_v2"])
+def test_shards_are_the_whole(name: str, drop: bool, tmp_path: Path) -> None:
+    """One after the other, or several at a time; numbers of images depend on the rows of earlier shards."""
+    rows = scattered(tmp_path, name)
+    for number in (3, 8, 40) if drop else ():
+        rows[number]["image"] = "images/0.png/none"
+    file = write_json(tmp_path / "rows.json", rows)
+    builder = make_builder(name, data_dir=tmp_path, train_files=[file], drop_bad_rows=drop)
+    whole = list(builder.rows("train", Problems()))
+    assert len(whole) == (6 if name == "coco_retrieval" else 57 if drop else 60)
+    for count in (2, 5, 70):
+        every = [Part(frozenset({shard}), count, drop) for shard in range(count)]
+        found = [list(builder.rows("train", Problems(), part)) for part in every]
+        assert [row for rows in found for row in rows] == whole
+        assert max(map(len, found)) < len(whole)
+        two = list(builder.rows("train", Problems(), Part(frozenset({0, count - 1}), count, drop)))
+        assert two == found[0] + found[-1]
+
+
+@pytest.mark.parametrize("name", ["coco_retrieval", "vqa_v2"])
+def test_a_shard_checks_its_own_rows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text of a row is checked by the one shard that it belongs to; questions are read up to the shard's end."""
+    file = write_json(tmp_path / "rows.json", scattered(tmp_path, name))
+    builder = make_builder(name, data_dir=tmp_path, train_files=[file])
+    checked: list[str] = []
+
+    class Readable:
+        @staticmethod
+        def search(text: str) -> bool:
+            return not checked.append(text)
+
+    monkeypatch.setattr(captions if name == "coco_retrieval" else questions, "READABLE", Readable)
+    read = []
+    for shard in range(3):
+        builder.sources = lambda *_: map(lambda row: read.append(row) or row, type(builder).sources(builder, *_))
+        for _ in builder.rows("train", Problems(), Part(frozenset({shard}), 3, False)):
+            pass
+    assert sorted(checked) == sorted(f"text {number}" for number in range(60))
+    assert len(read) == 180 if name == "coco_retrieval" else 100 < len(read) < 140
+
+
+def test_a_bad_row_of_any_shard_is_reported_as_always(tmp_path: Path) -> None:
+    rows = scattered(tmp_path, "vqa_v2")
+    rows[50]["question"], rows[55]["question"] = "?", 5
+    file = write_json(tmp_path / "rows.json", rows)
+    with pytest.raises(AnnotationError, match=r"2 problems .*\n.*row 50: question '\?' .*\n.*row 55: 'question' is 5"):
+        load("vqa_v2", tmp_path, train_files=file, num_proc=3)
 
 
 def test_bad_rows_are_dropped_on_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -23,7 +23,7 @@ from PIL import Image
 
 from dataset_scripts import AnnotationError, make_builder
 from dataset_scripts.__main__ import main
-from dataset_scripts.problems import Problems
+from dataset_scripts.reading.problems import Problems
 
 IMAGES = ("a.png", "sub/b.png", "train2014/COCO_train2014_000000000001.jpg", "VG_100K/1.jpg")
 PATHS = mostly(
@@ -237,7 +237,7 @@ def check_case(case: Case, root: Path) -> None:
     builder = make_builder("own_data", case.task, str(root), str(root / "cache"), **fields)
     rows = None
     try:
-        rows = [row for _, row in builder.rows("train", problems)]
+        rows = list(builder.rows("train", problems))
     except AnnotationError as error:
         message = str(error)
         assert any(path in message for path in paths) and message.encode()

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from dataset_scripts import load_dataset_script
-from dataset_scripts.annotation_files import SourceRow
-from dataset_scripts.annotations import with_bar
+from dataset_scripts.reading.problems import Problems
+from dataset_scripts.reading.rows import SourceRow, accepted
 from modeling_albef.training import RetrievalTrainingArguments
 from modeling_albef.training.application.data import progress
 
@@ -21,6 +21,15 @@ from modeling_albef.training.application.data import progress
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+class AnyRow:
+    """Takes every row."""
+
+    roots = ()
+
+    def add(self, source: SourceRow) -> None:
+        """Makes nothing of it."""
 
 
 def rows(count: int) -> list[SourceRow]:
@@ -32,7 +41,7 @@ def test_a_terminal_sees_rate_and_remaining_time(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
     assert list(progress(range(3), "Counting words")) == [0, 1, 2]
     assert "Counting words" in sys.stderr.getvalue() and "it/s" in sys.stderr.getvalue()
-    shown = with_bar(iter(rows(40_000)), "Reading train")
+    shown = accepted(iter(rows(40_000)), AnyRow(), Problems(), "Reading train")
     first = [next(shown) for _ in range(20_000)]
     time.sleep(0.15)  # longer than between two drawings
     assert [*first, *shown] == rows(40_000)
@@ -42,7 +51,7 @@ def test_a_terminal_sees_rate_and_remaining_time(monkeypatch: pytest.MonkeyPatch
 def test_no_terminal_no_bar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     assert list(progress(range(3), "Counting words")) == [0, 1, 2]
-    assert list(with_bar(iter(rows(2000)), "Reading train")) == rows(2000)
+    assert list(accepted(iter(rows(2000)), AnyRow(), Problems(), "Reading train")) == rows(2000)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "train.csv").write_text("file_name,caption\na.png,a\na.png,b\n")
     data = load_dataset_script("own_data", "retrieval", data_dir=tmp_path, split="train", cache_dir=tmp_path / "cache")

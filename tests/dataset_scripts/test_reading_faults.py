@@ -118,7 +118,7 @@ def test_an_image_damaged_in_mid_training_stops_with_its_name(tmp_path: Path, wo
 def test_or_is_replaced_and_counted(tmp_path: Path) -> None:
     _, out = run_with_damage(tmp_path, lambda: (tmp_path / "3.png").unlink(missing_ok=True), bad_images="replace")
     lines = [line for line in json.loads((out / "trainer_state.json").read_text())["log_history"] if "loss" in line]
-    assert lines[-1]["replaced_images"] == 2  # both captions of the picture
+    assert lines[-1]["replaced_images"] == 2  # both captions of the image
 
 
 def test_a_reader_that_dies_ends_the_run_with_a_sentence(tmp_path: Path) -> None:

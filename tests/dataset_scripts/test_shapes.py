@@ -12,17 +12,8 @@ import numpy as np
 import pytest
 
 from dataset_scripts import load_dataset_script
-from dataset_scripts.shapes import (
-    ANSWERS,
-    COLORS,
-    QUESTION_TYPES,
-    SHAPES,
-    Item,
-    Scene,
-    all_captions,
-    draw_scenes,
-    scenes_with_boxes,
-)
+from dataset_scripts.scene_texts import ANSWERS, QUESTION_TYPES, all_captions
+from dataset_scripts.scenes import COLORS, SHAPES, Item, Scene, draw_scenes, scenes_with_boxes
 
 SPLITS = ("train", "validation", "test")
 COUNTS = {"num_train": 300, "num_validation": 60, "num_test": 60}
@@ -57,7 +48,7 @@ def read_caption(caption: str) -> tuple[str, tuple[str, ...]]:
 
 
 def find_colors(image: Any) -> dict[str, np.ndarray]:
-    """(n, 2) places (x, y) of the pixels whose colour is close to one of the eight."""
+    """(n, 2) positions (x, y) of the pixels whose color is close to one of the eight."""
     pixels = np.asarray(image.convert("RGB")).astype(int)
     found = {}
     for name, value in COLORS.items():
@@ -68,7 +59,7 @@ def find_colors(image: Any) -> dict[str, np.ndarray]:
 
 
 def test_pixels_show_what_captions_say(retrieval: datasets.DatasetDict) -> None:
-    """Colours and their order are read from the pixels of the scenes whose objects differ in colour."""
+    """Colors and their order are read from the pixels of the scenes whose objects differ in color."""
     checked = 0
     for row in retrieval["train"]:
         layouts = {read_caption(caption) for caption in row["caption"]}
@@ -111,7 +102,7 @@ def test_pixels_show_the_shape(retrieval: datasets.DatasetDict) -> None:
 
 
 def test_boxes_hold_the_pixels_of_their_objects(retrieval: datasets.DatasetDict) -> None:
-    """Where the objects of a scene differ in colour, a colour's pixels fill its object's box."""
+    """Where the objects of a scene differ in color, a color's pixels fill its object's box."""
     checked = 0
     for split in SPLITS:
         found_scenes = list(scenes_with_boxes(0, split, 60))
@@ -121,8 +112,8 @@ def test_boxes_hold_the_pixels_of_their_objects(retrieval: datasets.DatasetDict)
                 continue
             found = find_colors(row["image"])
             for item, box in zip(scene.items, boxes, strict=True):
-                places = found[item.color]
-                shown = np.concatenate([places.min(axis=0), places.max(axis=0) + 1])  # left, top, right, bottom
+                positions = found[item.color]
+                shown = np.concatenate([positions.min(axis=0), positions.max(axis=0) + 1])  # left, top, right, bottom
                 slack = 3 if item.shape in ("star", "triangle") else 1.5  # pixels: tips blend with the ground
                 assert np.abs(np.array(box) * 64 - shown).max() <= slack
                 checked += 1
@@ -265,7 +256,7 @@ def test_answers_are_right(retrieval: datasets.DatasetDict, vqa: datasets.Datase
 
 
 def test_single_objects_where_they_are_allowed(cache: Path) -> None:
-    """A third of the training; elsewhere as the split's few names fall. Answers are right, no question tells places."""
+    """A third of the training; elsewhere as the few names fall. Answers are right, no question tells positions."""
     splits = load_dataset_script("shapes", "vqa", cache_dir=cache, min_objects=1, image_size=16, **COUNTS)
     scenes = {split: list(draw_scenes(0, split, COUNTS[f"num_{split}"], 1)) for split in SPLITS}
     shares = {split: sum(len(s.items) == 1 for s in scenes[split]) / len(scenes[split]) for split in SPLITS}
@@ -275,14 +266,14 @@ def test_single_objects_where_they_are_allowed(cache: Path) -> None:
             scene = scenes[split][row["image_id"]]
             names = tuple(item.name() for item in scene.items)
             assert row["answers"] == [true_answer(row["question"], scene.layout, names)] * 10, row
-            places = {"left", "right", "top", "bottom", "above", "below"} & set(row["question"].split())
-            assert len(names) > 1 or not places
+            positions = {"left", "right", "top", "bottom", "above", "below"} & set(row["question"].split())
+            assert len(names) > 1 or not positions
     names_of = {split: {frozenset(item.name() for item in s.items) for s in scenes[split]} for split in SPLITS}
     assert not names_of["test"] & names_of["train"] and not names_of["validation"] & names_of["train"]
 
 
 def test_captions_of_single_objects_are_for_training_alone(cache: Path, retrieval: datasets.DatasetDict) -> None:
-    """Outside of it a caption tells its image, and the pictures are those without single objects."""
+    """Outside of it a caption tells its image, and the images are those without single objects."""
     splits = load_dataset_script("shapes", cache_dir=cache, min_objects=1, captions_per_image=5, **COUNTS)
     scenes = list(draw_scenes(0, "train", COUNTS["num_train"], 1))
     single = 0
@@ -346,7 +337,7 @@ def test_wrong_configuration(wrong: dict[str, Any], message: str, tmp_path: Path
 
 
 def test_more_images_than_can_be_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataset_scripts.shapes.MAX_ATTEMPTS", 20)
+    monkeypatch.setattr("dataset_scripts.scenes.MAX_ATTEMPTS", 20)
     with pytest.raises(ValueError, match=r"Found no scene for image .* of 'test' unlike the others: ask for fewer"):
         list(draw_scenes(0, "test", 3000))
 

@@ -15,7 +15,7 @@ import pytest
 from fuzz_cases import COUNTS, damaged, fuzz
 from PIL import Image
 
-from dataset_scripts.image_checks import problems_of_images
+from dataset_scripts.reading.image_checks import problems_of_images
 from processing import AlbefImageProcessor, TrainingAugmentation, UnreadableImageError, open_image
 
 SIDE = 16

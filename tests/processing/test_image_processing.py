@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor
 from transformers.image_processing_backends import PilBackend
 from transformers.models.auto import image_processing_auto
 
-from dataset_scripts.image_checks import problems_of_images
+from dataset_scripts.reading.image_checks import problems_of_images
 from processing import AlbefImageProcessor, UnreadableImageError, open_image
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -10,7 +10,7 @@ from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
-from dataset_scripts.thumbnails import thumbnail
+from dataset_scripts.commands.thumbnails import thumbnail
 
 from ..evaluation.results import EvaluationRecord
 from ..report.image_log import ImageLogCallback

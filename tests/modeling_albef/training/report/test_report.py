@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import run_retrieval
 import run_vqa
 from dataset_scripts import load_dataset_script
-from dataset_scripts.thumbnails import thumbnail
+from dataset_scripts.commands.thumbnails import thumbnail
 from modeling_albef.training import RankedCandidates, RetrievalResult, RetrievalTrainingArguments, VQAResult
 from modeling_albef.training.report.charts import Chart, round_ticks, thin_out
 from modeling_albef.training.report.examples import (

@@ -8,11 +8,13 @@ import datasets
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
+from .templates import render
+
 HUB_LICENSES = ("apache-2.0", "cc-by-4.0", "mit")  # those of the builders that the Hub has a name for
 MEANINGS = {
-    "image": "the picture",
+    "image": "the image",
     "caption": "what people wrote about it",
-    "image_id": "the same number for the same picture of a split",
+    "image_id": "the same number for the same image of a split",
     "question": "",
     "question_id": "-1 where there is none",
     "answers": "of all annotators, with repeats",
@@ -28,7 +30,7 @@ def card_data(
     features: datasets.Features | None = None,
     files: dict[str, str] | None = None,
 ) -> DatasetCardData:
-    """The fields at the top of a card.
+    """Return the fields at the top of a card.
 
     Args:
         info: Of the data set.
@@ -59,7 +61,7 @@ def card_data(
 
 
 def card_body(splits: datasets.DatasetDict, name: str, kind: str) -> str:
-    """The text of a card: what the data is, how to load it, columns, splits, licence, citation.
+    """Return the text of a card: what the data is, how to load it, columns, splits, license, citation.
 
     Args:
         splits: The data sets.
@@ -70,29 +72,12 @@ def card_body(splits: datasets.DatasetDict, name: str, kind: str) -> str:
         Markdown.
     """
     info = next(iter(splits.values())).info
-    place = "USER/NAME" if kind == "hub" else "FOLDER"
-    where = "this repository's name" if kind == "hub" else "this folder"
-    streaming = ", streaming=True" if kind == "webdataset" else ""
-    text = f"# {name}\n\n{info.description}\n\n"
-    if info.homepage:
-        text += f"Source: {info.homepage}\n\n"
-    text += f'## Load\n\n```python\nfrom datasets import load_dataset\n\nsplits = load_dataset("{place}"{streaming})'
-    text += f"  # {where}\n```\n\nImages are inside; no other file is needed.\n\n"
-    if kind == "webdataset":
-        text += "A row has the picture under the ending of its file, and the columns below in `json`.\n\n"
-    text += "## Columns\n\n| column | type | |\n|---|---|---|\n"
-    for column, feature in info.features.items():
-        text += f"| `{column}` | {_type_name(feature)} | {MEANINGS.get(column, '')} |\n"
-    text += "\n## Splits\n\n| split | rows |\n|---|---|\n"
-    text += "".join(f"| {split} | {len(dataset)} |\n" for split, dataset in splits.items())
-    text += f"\n## Licence\n\n{info.license or 'Not stated.'}\n"
-    if info.citation:
-        text += f"\n## Citation\n\n```bibtex\n{info.citation.strip()}\n```\n"
-    return text
+    columns = [(column, _type_name(feature), MEANINGS.get(column, "")) for column, feature in info.features.items()]
+    return render("dataset_card.md.j2", info=info, name=name, kind=kind, columns=columns, splits=splits)
 
 
 def _type_name(feature: Any) -> str:
-    """Short name of a feature's type."""
+    """Return the short name of a feature's type."""
     if isinstance(feature, datasets.List):
         return f"list of {_type_name(feature.feature)}"
     return getattr(feature, "dtype", "") if isinstance(feature, datasets.Value) else type(feature).__name__.lower()

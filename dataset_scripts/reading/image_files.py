@@ -20,27 +20,27 @@ class ImageRoot:
     Attributes:
         folder: Absolute path.
         setting: Name of the setting that says so, for messages.
-        places: Where else an image may lie that is not where its path says: patterns below the folder with "{path}" for
-            the path as written or "{name}" for its last part.
+        patterns: Where else an image may lie that is not where its path says, below the folder, with "{path}" for the
+            path as written or "{name}" for its last part.
     """
 
     folder: str
     setting: str = "image_root"
-    places: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
 
     def problem(self) -> str | None:
-        """What is wrong with the folder, or None."""
+        """Return what is wrong with the folder, or None."""
         if os.path.isdir(self.folder):
             return None
         return f"{self.folder!r} is not a folder: name the folder that holds the images"
 
     def find(self, relative: str) -> tuple[str, str | None]:
-        """The absolute path of an image, and what is wrong with the file, or None."""
+        """Return the absolute path of an image, and what is wrong with the file, or None."""
         path = os.path.join(self.folder, relative)
         problem = _file_problem(path, self.setting)
         if problem:
-            for place in self.places:
-                other = place.format(path=relative, name=os.path.basename(relative))
+            for pattern in self.patterns:
+                other = pattern.format(path=relative, name=os.path.basename(relative))
                 other = os.path.join(self.folder, os.path.normpath(other))
                 if _file_problem(other, self.setting) is None:
                     return other, None
@@ -87,12 +87,12 @@ class Images:
 
 
 def relative_path(written: str) -> str:
-    """An image path with slashes, without "." and inner ".."; one spelling a file."""
+    """Return an image path with slashes, without "." and inner "..": one spelling a file."""
     return os.path.normpath(written.replace("\\", "/"))
 
 
 def path_problem(written: str, relative: str, setting: str = "image_root") -> str | None:
-    """What is wrong with an image path before the file system is asked, or None."""
+    """Return what is wrong with an image path before the file system is asked, or None."""
     if _URL.match(written):
         return f"image {short(written)} is a URL: fetch the images and write paths relative to {setting}"
     if relative.startswith("/") or _DRIVE.match(relative):
@@ -105,7 +105,7 @@ def path_problem(written: str, relative: str, setting: str = "image_root") -> st
 
 
 def _file_problem(path: str, setting: str) -> str | None:
-    """What is wrong with an image file as a file, or None."""
+    """Return what is wrong with an image file as a file, or None."""
     remedy = f"check its name, or set {setting}, the folder where names start"
     try:
         found = os.stat(path)

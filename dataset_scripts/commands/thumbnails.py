@@ -1,4 +1,4 @@
-"""Small pictures for pages and logs."""
+"""Small images for pages and logs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ SMALL = 128  # pixels of the longer side up to which JPEG would be seen
 
 
 def thumbnail(source: Any, side: int) -> bytes:
-    """Make a small picture.
+    """Make a small image.
 
     Args:
         source: See `processing.open_image`.
         side: Pixels of the longer side, at most.
 
     Returns:
-        A JPEG file, or a PNG file of a picture that is small itself.
+        A JPEG file, or a PNG file of an image that is small itself.
 
     Raises:
-        UnreadableImageError: There is no picture to read.
+        UnreadableImageError: There is no image to read.
     """
     image = open_image(source)
     image.thumbnail((side, side))

@@ -6,12 +6,10 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.distributed import split_dataset_by_node
-from datasets.table import InMemoryTable
 
-from .annotations import FEATURES
+from .captions import FEATURES
 from .problems import AnnotationError
 
 
@@ -32,15 +30,15 @@ class CaptionRows:
         captions = dataset.select_columns("caption").with_format("arrow")[:]["caption"]
         counts = pc.fill_null(pc.list_value_length(captions), 0).to_numpy()
         self._rows = np.repeat(np.arange(len(counts)), counts)
-        self._places = np.arange(len(self._rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self._position_in_row = np.arange(len(self._rows)) - np.repeat(np.cumsum(counts) - counts, counts)
 
     @property
     def features(self) -> datasets.Features:
-        """Features of the columns, `caption` as a string."""
+        """Return the features of the columns, `caption` as a string."""
         return datasets.Features(dict(self.dataset.features) | {"caption": self.dataset.features["caption"].feature})
 
     def cast_column(self, column: str, feature: Any) -> CaptionRows:
-        """The same with another feature of a column, such as images that are not decoded."""
+        """Return the same with another feature of a column, such as images that are not decoded."""
         return CaptionRows(self.dataset.cast_column(column, feature))
 
     def __len__(self) -> int:
@@ -49,7 +47,7 @@ class CaptionRows:
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Give a row `image`, `caption` (string), `image_id`."""
         row = self.dataset[int(self._rows[index])]
-        return row | {"caption": row["caption"][self._places[index]]}
+        return row | {"caption": row["caption"][self._position_in_row[index]]}
 
 
 def _check_columns(dataset: datasets.Dataset) -> None:
@@ -61,33 +59,8 @@ def _check_columns(dataset: datasets.Dataset) -> None:
         raise AnnotationError(f"Need the columns image, caption (a list of strings) and image_id, but found {found}.")
 
 
-def one_caption_a_row(dataset: datasets.Dataset) -> datasets.Dataset:
-    """Spread the captions of each image over rows, for training.
-
-    Args:
-        dataset: Columns `image`, `caption` (list of strings) and `image_id`; others are left out.
-
-    Returns:
-        In memory: `image` as before, `caption` (string), `image_id`. A row a caption, in order; an image without a
-        caption gives no row.
-
-    Raises:
-        AnnotationError: A column is missing or `caption` is no list.
-    """
-    _check_columns(dataset)
-    features = dataset.features
-    table = dataset.select_columns(list(FEATURES)).with_format("arrow")[:].combine_chunks()
-    captions = table["caption"].combine_chunks()
-    parents = pc.list_parent_indices(captions)
-    columns = {"image": table["image"].take(parents), "caption": pc.list_flatten(captions)}
-    flat = pa.table(columns | {"image_id": table["image_id"].take(parents)})
-    types = {name: features[name] for name in FEATURES} | {"caption": features["caption"].feature}
-    info = datasets.DatasetInfo(features=datasets.Features(types))
-    return datasets.Dataset(InMemoryTable(flat), info=info, split=dataset.split)
-
-
 def stream_captions(stream: datasets.IterableDataset) -> datasets.IterableDataset:
-    """Spread the captions of each image of a stream over rows, as `one_caption_a_row` does."""
+    """Spread the captions of each image of a stream over rows, as `CaptionRows` does."""
     return stream.map(_spread, batched=True, remove_columns=list(stream.features))
 
 
@@ -98,7 +71,7 @@ def _spread(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 
 def process_share(stream: datasets.IterableDataset, args: Any, buffer_size: int) -> datasets.IterableDataset:
-    """The rows of a stream that one process trains on, in another order on every pass.
+    """Return the rows of a stream that one process trains on, in another order on every pass.
 
     Args:
         stream: The rows of all processes.

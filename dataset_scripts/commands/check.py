@@ -7,6 +7,7 @@ their end are said, but do not stop it.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,13 +15,13 @@ from typing import Any
 import datasets
 from tqdm.auto import tqdm
 
-from . import load_dataset_script, make_builder
-from .annotations import accepted, root_problems
-from .commands import add_data_arguments, data_fields
-from .embedded_rows import EmbeddedRows
-from .file_builder import FileBuilder
-from .image_checks import MAX_IMAGE_PIXELS, image_problems, problems_of_images
-from .problems import MAX_PROBLEMS, Problems, short
+from .. import load_dataset_script, make_builder
+from ..file_builder import FileBuilder
+from ..reading.embedded import EmbeddedRowBuilder
+from ..reading.image_checks import MAX_IMAGE_PIXELS, image_problems, problems_of_images
+from ..reading.problems import MAX_PROBLEMS, Problems, short
+from ..reading.rows import RowBuilder, SourceRow, missing_roots
+from .arguments import add_data_arguments, data_fields
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ class SplitCheck:
     counts: dict[str, int] = field(default_factory=dict)
 
     def describe(self, split: str) -> str:
-        """A line of counts, then what was found."""
+        """Return a line of counts, then what was found."""
         lines = [f"{split}: " + ", ".join(f"{count} {name}" for name, count in self.counts.items())]
         for subject, found in (("problem", self.problems), ("note", self.notes)):
             if found.count:
@@ -80,68 +81,80 @@ class SplitChecker:
     def check(self, split: str) -> SplitCheck:
         """Read a split."""
         found = SplitCheck(Problems(self.limit), Problems(self.limit))
-        taker = self.builder.taker(split)
-        if root_problems(taker, found.problems):
+        builder = self.builder.row_builder(split)
+        if builder is None or missing_roots(builder, found.problems):
             return found
-        is_question = self.builder.config.name == "vqa"
-        rows = texts = answers = 0
-        places, questions = list[str](), dict[int, str]()
-        for source in accepted(self.builder.shown_sources(split, found.problems), taker, found.problems):
-            rows += 1
-            place = f"{source.file}, row {source.number}"
-            if isinstance(taker, EmbeddedRows) and taker.last_image == len(places):
-                self._check_images([source.row["image"]], [place], found.problems)
-            self._note_new_image(taker.images.paths, taker.last_image, places, place, found.notes)
-            if is_question:
-                for _, row in taker.ready():
-                    answers += len(row["answers"])
-                    self._note_long([row["question"]], place, found.notes)
-                    if not source.is_numbered:
-                        self._note_question(row["question_id"], questions, place, found.notes)
+        first_rows, questions = list[str](), dict[int, str]()
+        counts = Counter[str]()
+        for source in self.builder.accepted(split, builder, found.problems):
+            where = f"{source.file}, row {source.number}"
+            if isinstance(builder, EmbeddedRowBuilder) and builder.last_image == len(first_rows):
+                self._check_images([source.row["image"]], [where], found.problems)
+            self._note_new_image(builder, first_rows, where, found.notes)
+            counts.update(rows=1)
+            if self.builder.config.name == "vqa":
+                self._note_question(source, builder, questions, where, counts, found.notes)
                 continue
             captions = source.row["caption"]
             captions = [captions] if isinstance(captions, str) else captions
-            texts += len(captions)
-            self._note_long(captions, place, found.notes)
-        what = {"questions": rows} if is_question else {"rows": rows}
-        found.counts = what | {"images": len(places)} | ({"answers": answers} if is_question else {"captions": texts})
-        if not isinstance(taker, EmbeddedRows):
-            images = ({"path": path, "bytes": None} for path in taker.images.paths)
-            self._check_images(images, places, found.problems)
-        self.image_in |= {path: f"{split} ({place})" for path, place in zip(taker.images.paths, places, strict=False)}
-        self.question_in |= {number: f"{split} ({place})" for number, place in questions.items()}
+            counts.update(captions=len(captions))
+            self._note_long(captions, where, found.notes)
+        names = {"rows": "questions", "images": "images", "answers": "answers"}
+        if self.builder.config.name == "retrieval":
+            names = {"rows": "rows", "images": "images", "captions": "captions"}
+        counts["images"] = len(first_rows)
+        found.counts = {shown: counts[name] for name, shown in names.items()}
+        paths = builder.images.paths
+        if not isinstance(builder, EmbeddedRowBuilder):
+            self._check_images(({"path": path, "bytes": None} for path in paths), first_rows, found.problems)
+        self.image_in |= {path: f"{split} ({where})" for path, where in zip(paths, first_rows, strict=False)}
+        self.question_in |= {number: f"{split} ({where})" for number, where in questions.items()}
         return found
 
-    def _note_new_image(self, paths: list[str], index: int, places: list[str], place: str, notes: Problems) -> None:
+    def _note_new_image(self, builder: RowBuilder, first_rows: list[str], where: str, notes: Problems) -> None:
         """Remember where an image occurs first, and note it if an earlier split has it."""
-        if index < len(places):
+        index = builder.last_image
+        if index < len(first_rows):
             return
-        places.extend([place] * (index + 1 - len(places)))
-        if earlier := self.image_in.get(paths[index]):
-            notes.add_row(place, f"image {paths[index]!r} is in {earlier}, too: the splits should not share images")
+        first_rows.extend([where] * (index + 1 - len(first_rows)))
+        path = builder.images.paths[index]
+        if earlier := self.image_in.get(path):
+            notes.add_row(where, f"image {path!r} is in {earlier}, too: the splits should not share images")
 
-    def _note_question(self, number: int, questions: dict[int, str], place: str, notes: Problems) -> None:
-        """Remember where a question is, and note it if an earlier split has it."""
-        if number < 0:
-            return
-        questions[number] = place
-        if earlier := self.question_in.get(number):
-            notes.add_row(place, f"'question_id' {number} is in {earlier}, too")
+    def _note_question(
+        self,
+        source: SourceRow,
+        builder: RowBuilder,
+        questions: dict[int, str],
+        where: str,
+        counts: Counter[str],
+        notes: Problems,
+    ) -> None:
+        """Count answers, remember where a question is, and note it if it is long or an earlier split has it."""
+        for row in builder.pop_ready():
+            counts.update(answers=len(row["answers"]))
+            self._note_long([row["question"]], where, notes)
+            number = row["question_id"]
+            if number < 0 or source.is_numbered:
+                continue
+            questions[number] = where
+            if earlier := self.question_in.get(number):
+                notes.add_row(where, f"'question_id' {number} is in {earlier}, too")
 
-    def _note_long(self, texts: Iterable[str], place: str, notes: Problems) -> None:
+    def _note_long(self, texts: Iterable[str], where: str, notes: Problems) -> None:
         """Note texts that are not read to their end."""
         for text in texts:
             if (words := len(text.split())) > self.max_words:
-                notes.add_row(place, f"{short(text)} has {words} words, of which {self.max_words} are read")
+                notes.add_row(where, f"{short(text)} has {words} words, of which {self.max_words} are read")
 
-    def _check_images(self, images: Iterable[dict[str, Any]], places: list[str], problems: Problems) -> None:
+    def _check_images(self, images: Iterable[dict[str, Any]], wheres: list[str], problems: Problems) -> None:
         """Decode images, if that is wanted."""
         if not self.decode:
             return
-        shown = tqdm(places, "Opening images", leave=False, disable=None if len(places) > 1 else True)
-        for place, problem in zip(shown, problems_of_images(images, True, self.max_image_pixels), strict=False):
+        shown = tqdm(wheres, "Opening images", leave=False, disable=None if len(wheres) > 1 else True)
+        for where, problem in zip(shown, problems_of_images(images, True, self.max_image_pixels), strict=False):
             if problem:
-                problems.add_row(place, problem)
+                problems.add_row(where, problem)
 
 
 def check_made_data(dataset: datasets.Dataset, options: argparse.Namespace) -> SplitCheck:
@@ -155,7 +168,7 @@ def check_made_data(dataset: datasets.Dataset, options: argparse.Namespace) -> S
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check a data set; gives the exit status."""
+    """Check a data set; return the exit status."""
     fields: dict[str, Any] = data_fields(options)
     builder = make_builder(**fields)
     checks: dict[str, SplitCheck] = {}

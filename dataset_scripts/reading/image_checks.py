@@ -15,7 +15,7 @@ import datasets
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .problems import Problems
+from .problems import DataError, Problems
 
 logger = logging.getLogger(__name__)
 IMAGES_A_BATCH = 1_000
@@ -42,12 +42,12 @@ def problems_of_images(
         What is wrong with each image, or None, in order.
 
     Raises:
-        ValueError: `num_threads` or `max_pixels` is out of range.
+        DataError: `num_threads` or `max_pixels` is out of range.
     """
     if num_threads < 1:
-        raise ValueError(f"num_threads is {num_threads}, but must be at least 1.")
+        raise DataError(f"num_threads is {num_threads}, but must be at least 1.")
     if not 1 <= max_pixels <= MAX_IMAGE_PIXELS:
-        raise ValueError(f"max_image_pixels is {max_pixels}, but must lie between 1 and {MAX_IMAGE_PIXELS}.")
+        raise DataError(f"max_image_pixels is {max_pixels}, but must lie between 1 and {MAX_IMAGE_PIXELS}.")
     check, remaining = partial(_image_problem, decode=decode, max_pixels=max_pixels), iter(images)
     with warnings.catch_warnings(), ThreadPoolExecutor(num_threads) as pool:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is what counts
@@ -70,7 +70,7 @@ def image_problems(
         What is wrong, and the rows whose image is good.
 
     Raises:
-        ValueError: `num_threads` or `max_pixels` is out of range.
+        DataError: `num_threads` or `max_pixels` is out of range.
     """
     images = dataset.select_columns("image").with_format(None).cast_column("image", datasets.Image(decode=False))
     first_row: dict[str, int] = {}
@@ -99,36 +99,15 @@ def image_problems(
 
 
 def _column(images: datasets.Dataset) -> Iterator[dict[str, Any] | None]:
-    """Images of a data set, read in batches."""
+    """Yield the images of a data set, read in batches."""
     for batch in images.iter(batch_size=IMAGES_A_BATCH):
         yield from batch["image"]
-
-
-def check_images(
-    dataset: datasets.Dataset,
-    decode: bool,
-    num_threads: int = 4,
-    max_pixels: int = MAX_IMAGE_PIXELS,
-) -> None:
-    """Open every image of a data set, each file once, and refuse the data if one cannot be read.
-
-    Args:
-        dataset: With a column `image` of type `datasets.Image`.
-        decode: See `problems_of_images`.
-        num_threads: See `problems_of_images`.
-        max_pixels: See `problems_of_images`.
-
-    Raises:
-        AnnotationError: Images cannot be read; the text names the first ten.
-        ValueError: `num_threads` or `max_pixels` is out of range.
-    """
-    image_problems(dataset, decode, max_pixels, num_threads)[0].raise_if_any("Cannot read the images")
 
 
 def good_images(
     dataset: datasets.Dataset, decode: bool, max_pixels: int = MAX_IMAGE_PIXELS, drop: bool = False
 ) -> datasets.Dataset:
-    """The rows of a data set whose image can be read.
+    """Return the rows of a data set whose image can be read.
 
     Args:
         dataset: With a column `image` of type `datasets.Image`.
@@ -138,7 +117,7 @@ def good_images(
 
     Raises:
         AnnotationError: Images cannot be read, and rows may not be dropped or none is left.
-        ValueError: `max_pixels` is out of range.
+        DataError: `max_pixels` is out of range.
     """
     problems, good = image_problems(dataset, decode, max_pixels)
     if not problems.count:
@@ -153,7 +132,7 @@ def good_images(
 
 
 def _pixels(image: dict[str, Any]) -> int:
-    """Width times height of an image, from its header."""
+    """Return width times height of an image, from its header."""
     try:
         with Image.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as opened:
             return opened.width * opened.height
@@ -164,7 +143,7 @@ def _pixels(image: dict[str, Any]) -> int:
 
 
 def _image_problem(image: dict[str, Any] | None, decode: bool, max_pixels: int) -> str | None:
-    """What is wrong with an image, or None."""
+    """Return what is wrong with an image, or None."""
     if image is None or (image["bytes"] is None and not image["path"]):
         return "holds no image: leave the row out"
     name, problem = repr(image["path"]) if image["path"] else "of the data set", None

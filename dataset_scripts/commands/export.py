@@ -26,14 +26,16 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 from tqdm.auto import tqdm
 
-from . import load_dataset_script
-from .commands import add_data_arguments, data_fields
+from .. import load_dataset_script
+from ..reading.hub import NETWORK_ERRORS, one_line
+from ..reading.problems import DataError
+from .arguments import add_data_arguments, data_fields
 from .dataset_card import card_body, card_data
 
 KINDS = ("parquet", "webdataset", "hub")
 MAX_SHARD_SIZE = "500MB"
 ROWS_A_GROUP = 100  # as `datasets` writes images: what a streaming reader holds at a time
-DICTIONARY_BYTES = 1 << 28  # so that a picture whose questions follow each other is stored once a row group
+DICTIONARY_BYTES = 1 << 28  # so that an image whose questions follow each other is stored once a row group
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,19 +52,27 @@ def run(options: argparse.Namespace) -> int:
     """Export a data set.
 
     Raises:
-        ValueError: The target is not named.
-        FileExistsError: The folder is not empty.
+        DataError: The target is not named, or cannot be written.
     """
     needed = "repo_id" if options.to == "hub" else "output"
     if not getattr(options, needed):
-        raise ValueError(f"--to {options.to} needs --{needed}.")
+        raise DataError(f"--to {options.to} needs --{needed}.")
+    try:
+        max_bytes = convert_file_size_to_int(options.max_shard_size)
+    except ValueError as error:
+        raise DataError(f"--max_shard_size is {options.max_shard_size!r}: write it as {MAX_SHARD_SIZE}.") from error
     if needed == "output":
         refuse_if_used(Path(options.output))
     splits = load_dataset_script(**data_fields(options))
-    if options.to == "hub":
-        export_to_hub(splits, options.name, options.repo_id, options.private, options.max_shard_size)
-    else:
-        export_to_folder(splits, options.name, options.to, options.output, options.max_shard_size)
+    try:
+        if options.to == "hub":
+            export_to_hub(splits, options.name, options.repo_id, options.private, max_bytes)
+        else:
+            export_to_folder(splits, options.name, options.to, options.output, max_bytes)
+    except NETWORK_ERRORS as error:
+        raise DataError(
+            f"The data set cannot be exported to {getattr(options, needed)} ({one_line(error)})."
+        ) from error
     target = options.repo_id or os.path.abspath(options.output)
     rows = ", ".join(f"{len(dataset)} rows of {split}" for split, dataset in splits.items())
     print(f"Wrote {rows}. Load them with datasets.load_dataset({str(target)!r}).")
@@ -89,7 +99,7 @@ def export_to_folder(
         max_shard_size: Size at which another file is begun, such as "500MB".
 
     Raises:
-        FileExistsError: `output` is not empty.
+        DataError: `output` is not empty.
         FileNotFoundError: An image is missing.
     """
     splits = datasets.DatasetDict(
@@ -102,7 +112,7 @@ def export_to_folder(
         others = {column: feature for column, feature in features.items() if column != "image"}
         text = datasets.Value("string")
         features = datasets.Features({image_name: datasets.Image(), "json": others, "__key__": text, "__url__": text})
-    with moved_into_place(Path(output)) as folder:
+    with moved_to(Path(output)) as folder:
         (folder / "data").mkdir()
         for split, dataset in splits.items():
             paths = (folder / "data" / f"{split}-{number:05d}.{suffix}" for number in count())
@@ -143,16 +153,16 @@ def refuse_if_used(output: Path) -> None:
     """Check that a folder can be written.
 
     Raises:
-        FileExistsError: It exists and is not empty.
+        DataError: It exists and is not empty.
     """
     output = output.expanduser()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise FileExistsError(f"{str(output)!r} is there and not empty: name another folder, or remove it first.")
+        raise DataError(f"{str(output)!r} is there and not empty: name another folder, or remove it first.")
 
 
 @contextmanager
-def moved_into_place(output: Path) -> Iterator[Path]:
-    """A folder beside `output` to write into, which takes its place at the end, or disappears after an error."""
+def moved_to(output: Path) -> Iterator[Path]:
+    """Give a folder beside `output` to write into, which is moved to `output` at the end, or removed after an error."""
     refuse_if_used(output)
     output = output.expanduser().absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +194,7 @@ def _write_shards(
 
 
 def _embedded(dataset: datasets.Dataset) -> Iterator[pa.Table]:
-    """Rows with the bytes of their images, some at a time."""
+    """Yield rows with the bytes of their images, some at a time."""
     with tqdm(total=len(dataset), desc="Writing rows", leave=False, disable=None) as bar:
         for table in dataset.with_format("arrow").iter(ROWS_A_GROUP):
             yield embed_table_storage(table.replace_schema_metadata(dataset.features.arrow_schema.metadata))
@@ -202,7 +212,7 @@ def _write_parquet(dataset: datasets.Dataset, paths: Iterator[Path], max_bytes: 
 
 
 def _members(dataset: datasets.Dataset, image_suffix: str) -> Iterator[dict[str, bytes]]:
-    """The two files of each row, by name."""
+    """Yield the two files of each row, by name."""
     number = count()
     for table in _embedded(dataset):
         for row in table.to_pylist():
@@ -211,7 +221,7 @@ def _members(dataset: datasets.Dataset, image_suffix: str) -> Iterator[dict[str,
 
 
 def _open_tar(path: Path) -> tarfile.TarFile:
-    """A tar file to write."""
+    """Open a tar file to write."""
     return tarfile.open(path, "w")
 
 
@@ -224,7 +234,7 @@ def _add(shard: tarfile.TarFile, members: dict[str, bytes]) -> None:
 
 
 def _image_suffix(splits: datasets.DatasetDict) -> str:
-    """File name ending of the first image."""
+    """Return the file name ending of the first image."""
     table = next(_embedded(next(iter(splits.values())).select([0])))
     with Image.open(io.BytesIO(table["image"][0]["bytes"].as_py())) as image:
         return (image.format or "jpg").lower().replace("jpeg", "jpg").replace("mpo", "jpg")

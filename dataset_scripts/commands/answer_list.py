@@ -1,11 +1,11 @@
-"""The candidate answers of visual question answering, counted in training files.
+"""Counts the frequent answers of question files: the candidates of visual question answering.
 
 ALBEF ranks a fixed list of answers (`answer_list.json`, a list of strings). Here such a list is made from the files
 that `own_data` reads: `vqa_train.json`, where a row's `answer` is the list of the annotators' answers, `vg_qa.json`,
 where it is one string, VQA v2's own files, or tables:
 
-    python -m dataset_scripts.answer_list vqa_train.json vqa_val.json --min_count 9 --output answer_list.json
-    python -m dataset_scripts.answer_list questions/train.csv --num_answers 1000 --output answer_list.json
+    python -m dataset_scripts answer_list vqa_train.json vqa_val.json --min_count 9 --output answer_list.json
+    python -m dataset_scripts answer_list questions/train.csv --num_answers 1000 --output answer_list.json
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
-from . import make_builder
-from .annotation_files import BadRow
-from .own_data import OwnData
-from .problems import AnnotationError, Problems, short
+from .. import make_builder
+from ..own_data import OwnData
+from ..reading.problems import AnnotationError, DataError, Problems, short
+from ..reading.rows import BadRow
 
 
 def build_answer_list(
@@ -44,26 +44,26 @@ def build_answer_list(
         give the same list in any order.
 
     Raises:
-        ValueError: Neither limit is given, one is below 1, or no answer reaches them.
+        DataError: Neither limit is given, one is below 1, or no answer reaches them.
         AnnotationError: A file or row cannot be used, or a file is named twice. All rows are checked first; the text
             lists the first ten problems with file, row and remedy.
     """
     if min_count is None and num_answers is None:
-        raise ValueError("Give min_count, num_answers or both; min_count=1 keeps every answer.")
+        raise DataError("Give min_count, num_answers or both; min_count=1 keeps every answer.")
     for name, limit in (("min_count", min_count), ("num_answers", num_answers)):
         if limit is not None and limit < 1:
-            raise ValueError(f"{name} is {limit}: it has to be at least 1.")
+            raise DataError(f"{name} is {limit}: it has to be at least 1.")
     counts = _count([files] if isinstance(files, (str, os.PathLike)) else files)
     ranked = sorted(counts, key=lambda answer: (-counts[answer], answer))
     answers = [answer for answer in ranked if counts[answer] >= (min_count or 1)][:num_answers]
     if not answers:
         most = f"the most frequent one, {ranked[0]!r}, occurs {counts[ranked[0]]} times" if ranked else "all are blank"
-        raise ValueError(f"No answer reaches min_count={min_count}: {most}. Lower it or add files.")
+        raise DataError(f"No answer reaches min_count={min_count}: {most}. Lower it or add files.")
     return answers
 
 
 def _count(files: Sequence[str | os.PathLike[str]]) -> Counter[str]:
-    """How often each answer was given."""
+    """Return how often each answer was given."""
     problems, counts = Problems(), Counter[str]()
     if not files:
         raise AnnotationError("Cannot count the answers: no file is given, name at least one.")
@@ -81,7 +81,7 @@ def _count(files: Sequence[str | os.PathLike[str]]) -> Counter[str]:
 
 
 def _row_problem(row: Any) -> str | None:
-    """What is wrong with a row, or None."""
+    """Return what is wrong with a row, or None."""
     if isinstance(row, BadRow):
         return row.problem
     if not isinstance(row, dict):
@@ -95,26 +95,22 @@ def _row_problem(row: Any) -> str | None:
     return None
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the list to a file, and its length to the terminal."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset_scripts.answer_list",
-        description="Collect the frequent answers of question files as the candidates to rank.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("files", nargs="+", help="training files: vqa_train.json, vg_qa.json, train.csv ..")
     parser.add_argument("--min_count", type=int, help="keep answers given at least so many times")
     parser.add_argument("--num_answers", type=int, help="keep so many of the most frequent answers")
     parser.add_argument("--output", required=True, help="JSON file to write, such as answer_list.json")
-    options = parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the list to a file, and its length to the terminal."""
+    answers = build_answer_list(options.files, options.min_count, options.num_answers)
     try:
-        answers = build_answer_list(options.files, options.min_count, options.num_answers)
         with open(options.output, "w", encoding="utf-8") as stream:
             json.dump(answers, stream, ensure_ascii=False, indent=0)
             stream.write("\n")
-    except (ValueError, OSError) as error:  # an AnnotationError is a ValueError
-        parser.error(str(error))
+    except OSError as error:
+        raise DataError(f"--output {options.output} cannot be written ({error.strerror}): check the path.") from error
     print(f"{len(answers)} answers written to {options.output}")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

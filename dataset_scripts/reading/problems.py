@@ -9,6 +9,7 @@ from typing import Any
 
 MAX_PROBLEMS = 10
 READABLE = re.compile(r"[^\W_]")  # a letter or digit of any script
+HALF_CHARACTER = "\uffff"  # what JSON files are read with in place of half of a surrogate pair; no text has it
 
 
 class DataError(ValueError):
@@ -19,13 +20,17 @@ class AnnotationError(DataError):
     """Annotations or images that cannot be used; the text lists the first problems with file, row and remedy."""
 
 
+class UnusableFileError(DataError):
+    """A file that cannot be read; the text says why and what to do, without the name."""
+
+
 @dataclass
 class Problems:
     """Collects problems, keeps the first ones and counts the rest.
 
     Attributes:
         limit: How many are kept, >= 0.
-        kept: The first ones, each with its place.
+        kept: The first ones, each after where it is.
         count: All of them.
         file_count: Those of whole files, folders or settings, which no dropped row mends.
         refused: Rows that cannot be used; one image that many rows name is a single problem.
@@ -37,24 +42,24 @@ class Problems:
     file_count: int = 0
     refused: int = 0
 
-    def add(self, place: str, text: str) -> None:
+    def add(self, where: str, text: str) -> None:
         """Note a problem of a file, folder or setting."""
-        self._keep(place, text)
+        self._keep(where, text)
         self.file_count += 1
 
-    def add_row(self, place: str, text: str) -> None:
+    def add_row(self, where: str, text: str) -> None:
         """Note a row that cannot be used; an empty text counts the row where the reason is already noted."""
         self.refused += 1
         if text:
-            self._keep(place, text)
+            self._keep(where, text)
 
-    def _keep(self, place: str, text: str) -> None:
+    def _keep(self, where: str, text: str) -> None:
         self.count += 1
         if len(self.kept) < self.limit:
-            self.kept.append(f"{place}: {text}")
+            self.kept.append(f"{where}: {text}")
 
     def describe(self, subject: str, name: str = "problem") -> str:
-        """All that is known, a line each, of things with this name."""
+        """Return all that is known, a line each, of things with this name."""
         lines = [f"{subject}: {self.count} {name}{'s' if self.count != 1 else ''} (rows are counted from 0)."]
         lines += [f"  {problem}" for problem in self.kept]
         if self.count > len(self.kept):
@@ -76,7 +81,7 @@ class Problems:
 
 
 def json_type(value: Any) -> str:
-    """The JSON word for a parsed value's type."""
+    """Return the JSON word for a parsed value's type."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else "boolean"
     words: dict[type, str] = {dict: "object", list: "list", str: "string"}
@@ -84,7 +89,7 @@ def json_type(value: Any) -> str:
 
 
 def short(value: Any) -> str:
-    """A value for a message, at most sixty characters long."""
+    """Return a value for a message, at most sixty characters long."""
     if not isinstance(value, str):
         text = reprlib.repr(value)  # which does not follow lists within lists to their end
     else:
@@ -93,9 +98,16 @@ def short(value: Any) -> str:
 
 
 def encodes(text: str) -> bool:
-    """Whether a string can be stored as UTF-8; half of a surrogate pair cannot."""
+    """Return whether a string can be stored as UTF-8; half of a surrogate pair cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return HALF_CHARACTER not in text
+
+
+def text_problem(name: str, text: str) -> str | None:
+    """Return what is wrong with the characters of a text, or None."""
+    if text.isascii() or encodes(text):
+        return None
+    return f"{name} {short(text)} holds half of a surrogate pair: write the whole character"

@@ -1,0 +1,141 @@
+"""Draws images of a data set with their captions, or questions and answers, as one HTML page.
+
+The page needs no other file, and reads well on a phone and on a dark screen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from processing import UnreadableImageError, open_image
+
+from .. import load_dataset_script
+from ..reading.problems import DataError
+from .arguments import add_data_arguments, data_fields
+from .templates import render
+from .thumbnails import thumbnail
+
+THUMBNAIL = 480  # pixels of the longer side
+TEXTS = 10  # that are shown of an image
+NO_BREAK = "\N{NO-BREAK SPACE}"
+TIMES = f"{NO_BREAK}\N{MULTIPLICATION SIGN}{NO_BREAK}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_data_arguments(parser)
+    parser.add_argument("--split", default="train", help="split, or a slice such as 'train[:1000]'; default: train")
+    parser.add_argument("--n", type=int, default=24, help="images, evenly over the split; default: 24")
+    parser.add_argument("--out", default="contact_sheet.html", help="HTML file; default: contact_sheet.html")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw a contact sheet."""
+    if options.n < 1:
+        raise DataError(f"--n is {options.n}, but must be at least 1.")
+    dataset = load_dataset_script(**data_fields(options), split=options.split)
+    page = contact_sheet(dataset, f"{options.name}, {options.split}", options.n)
+    out = Path(options.out).expanduser()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = out.with_name(f"{out.name}.{os.getpid()}.incomplete")
+        unfinished.write_text(page, encoding="utf-8")
+        unfinished.replace(out)
+    except OSError as error:
+        raise DataError(
+            f"--out {out} cannot be written ({error.strerror}): check path, permissions and space."
+        ) from error
+    print(f"Wrote {out}: open it in a browser.")
+    return 0
+
+
+def contact_sheet(dataset: datasets.Dataset, title: str, count: int = 24) -> str:
+    """Draw images with what belongs to them.
+
+    Args:
+        dataset: Rows with `image`, and `caption` (one or a list) or `question` and `answers`; those of the same
+            `image_id` share a figure.
+        title: Heading of the page.
+        count: Images, taken evenly from all.
+
+    Returns:
+        An HTML page with the images inside, the longer side at most 480 pixels. An image that cannot be read is
+        replaced by what is wrong with it.
+    """
+    dataset = dataset.cast_column("image", datasets.Image(decode=False))
+    groups = _rows_of_images(dataset)
+    chosen = np.linspace(0, max(0, len(groups) - 1), min(count, len(groups))).round().astype(int)
+    facts = f"{len(chosen)} of {len(groups):,} images, {len(dataset):,} rows · {', '.join(dataset.column_names)}"
+    figures = (_figure(dataset, groups[index]) for index in chosen)
+    return render("contact_sheet.html.j2", title=title, facts=facts, figures=figures)
+
+
+def _rows_of_images(dataset: datasets.Dataset) -> list[np.ndarray]:
+    """Return the numbers of the rows of each image, in order of first appearance."""
+    if "image_id" not in dataset.column_names:
+        return list(np.arange(len(dataset))[:, None])
+    ids = np.asarray(dataset.with_format("arrow")["image_id"])
+    _, inverse, counts = np.unique(ids, return_inverse=True, return_counts=True)
+    groups = np.split(np.argsort(inverse, kind="stable"), np.cumsum(counts)[:-1]) if len(ids) else []
+    return sorted(groups, key=lambda rows: rows[0])
+
+
+def _figure(dataset: datasets.Dataset, numbers: np.ndarray) -> dict[str, Any]:
+    """Return what the template shows of an image and its rows."""
+    rows = [dataset[int(number)] for number in numbers[:TEXTS]]
+    texts = [text for row in rows for text in _texts(row)]
+    source = rows[0]["image"]
+    facts = [_named_rows(numbers)]
+    if "image_id" in rows[0]:
+        facts.append(f"image {rows[0]['image_id']}")
+    if source["path"]:
+        facts.append(os.path.basename(source["path"]))
+    figure: dict[str, Any] = {"texts": texts[:TEXTS], "problem": "", "source": ""}
+    figure["hidden"] = max(0, len(texts) - TEXTS) + max(0, len(numbers) - TEXTS)
+    try:
+        size, figure["source"] = _small_image(source)
+        facts.append(size)
+    except UnreadableImageError as error:
+        figure["problem"] = str(error)
+    return figure | {"facts": f"{NO_BREAK}· ".join(facts)}
+
+
+def _named_rows(numbers: np.ndarray) -> str:
+    """Return numbers of rows as text."""
+    if len(numbers) == 1:
+        return f"row {numbers[0]}"
+    if numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"rows {numbers[0]} to {numbers[-1]}"
+    return f"rows {', '.join(map(str, numbers[:TEXTS]))}{' ..' * (len(numbers) > TEXTS)}"
+
+
+def _texts(row: dict[str, Any]) -> list[dict[str, str]]:
+    """Return captions of a row, or its question with the answers and how many people gave each."""
+    if "question" in row:
+        return [{"question": row["question"], "body": _counted(row.get("answers") or [])}]
+    captions = row.get("caption") or []
+    return [{"question": "", "body": text} for text in ([captions] if isinstance(captions, str) else captions)]
+
+
+def _counted(answers: Sequence[str]) -> str:
+    """Return different answers, the most frequent first."""
+    counts = Counter(answers).most_common()
+    shown = (answer if len(answers) == 1 else f"{answer}{TIMES}{count}" for answer, count in counts)
+    return ", ".join(shown) or "no answer"
+
+
+def _small_image(source: Any) -> tuple[str, str]:
+    """Return the size in pixels, and a thumbnail as an address that holds it."""
+    image = open_image(source)
+    data = thumbnail(image, THUMBNAIL)
+    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
+    return f"{image.width}{TIMES}{image.height}", f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,120 @@
+"""Images with captions: one row an image, made of annotation rows that may hold one caption or several.
+
+Two layouts of salesforce/ALBEF (`dataset/caption_dataset.py`) are understood: a row a caption, which is a string and
+comes with an `image_id`; and a row an image, whose captions are a list. Everything is checked before a data set is
+returned, so that a wrong path ends a run in its first seconds and not in its last epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+
+from .image_files import ImageRoot, Images, relative_path
+from .problems import READABLE, AnnotationError, json_type, short, text_problem
+from .rows import SUBJECT, WHOLE, Part, SourceRow
+
+FEATURES = datasets.Features(
+    {
+        "image": datasets.Image(),
+        "caption": datasets.List(datasets.Value("string")),
+        "image_id": datasets.Value("int64"),
+    }
+)
+_ONE_ID = "give every image an id of its own, or load files whose ids clash apart"
+
+
+@dataclass
+class CaptionRowBuilder:
+    """Images and their captions, gathered row by row; see `RowBuilder`.
+
+    Any later row may hold a further caption of an image, so all rows are built at the end: those of the part's images
+    alone, whose captions are checked then, unless all are checked.
+
+    Attributes:
+        root: Folder of the images.
+        part: Which images' rows are built.
+        images: Those that occur.
+        captions: The captions of each.
+        image_of_id: `image_id` as written -> image as first written.
+        last_image: Index of the image of the row that was accepted last.
+    """
+
+    root: ImageRoot
+    part: Part = WHOLE
+    images: Images = field(default_factory=Images)
+    captions: list[list[str]] = field(default_factory=list)
+    image_of_id: dict[str | int, str] = field(default_factory=dict)
+    last_image: int = -1
+
+    @property
+    def roots(self) -> tuple[ImageRoot, ...]:
+        """The one folder."""
+        return (self.root,)
+
+    def add(self, source: SourceRow) -> str | None:
+        """See `RowBuilder`; an image that cannot be used is reported once, at its first row."""
+        row = source.row
+        problem = caption_problem(row, self.part.check_all)
+        if problem:
+            return problem
+        written, caption, image_id = row["image"], row["caption"], row.get("image_id")
+        index, problem = self.images.add(self.root, written)
+        if image_id is not None and not problem:
+            known = self.image_of_id.setdefault(image_id, written)
+            if known != written and relative_path(known) != relative_path(written):
+                return f"'image_id' {image_id!r} names {short(written)}, before it named {short(known)}: {_ONE_ID}"
+        if index is None:
+            return problem
+        self.last_image = index
+        self.captions.extend([] for _ in range(len(self.captions), index + 1))
+        self.captions[index].extend([caption] if isinstance(caption, str) else caption)
+        return None
+
+    def pop_ready(self) -> list[dict[str, Any]]:
+        """See `RowBuilder`; there are none."""
+        return []
+
+    def flush(self) -> Iterator[dict[str, Any]]:
+        """Yield a row an image, in order of first appearance."""
+        pairs = [pair for pair in zip(self.images.paths, self.captions, strict=False) if pair[1]]
+        for number, (path, captions) in enumerate(pairs):
+            if not self.part.holds(number / len(pairs)):
+                continue
+            if not self.part.check_all and (problem := _texts_problem(captions)):
+                raise AnnotationError(f"{SUBJECT}: {path}: {problem}")
+            yield {"image": path, "caption": captions, "image_id": number}
+
+
+def caption_problem(row: Any, check_texts: bool = True) -> str | None:
+    """Return what is wrong with a row's keys and types and, if wanted, its captions; or None."""
+    if not isinstance(row, dict):
+        return f"is a JSON {json_type(row)}, not an object: write {{'image': .., 'caption': ..}}"
+    missing = [key for key in ("image", "caption") if key not in row]
+    if missing:
+        return f"has no {' and no '.join(map(repr, missing))}; its keys are {list(row)[:6]}: add it"
+    image, caption, image_id = row["image"], row["caption"], row.get("image_id")
+    if not isinstance(image, str) or not image.strip():
+        return f"image is {short(image)}: a path relative to image_root is expected"
+    if image_id is not None and type(image_id) not in (str, int):
+        return f"'image_id' is {short(image_id)}: a string or an integer is expected"
+    if caption == []:
+        return "'caption' is an empty list: give at least one caption or leave the row out"
+    if not isinstance(caption, (str, list)):
+        return f"'caption' is {short(caption)}: a string or a list of strings is expected"
+    return _texts_problem([caption] if isinstance(caption, str) else caption) if check_texts else None
+
+
+def _texts_problem(captions: list[Any]) -> str | None:
+    """Return what is wrong with captions, or None."""
+    for text in captions:
+        if not isinstance(text, str):
+            return f"'caption' holds {short(text)}: strings are expected"
+        if not READABLE.search(text):
+            return f"caption {short(text)} holds no letter or digit: write one or leave it out"
+        if not text.isascii() and (problem := text_problem("caption", text)):
+            return problem
+    return None

@@ -1,0 +1,220 @@
+"""Scenes of colored shapes, and how they are drawn; everything follows from the seed, the split and the index."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .reading.problems import DataError
+
+COLORS = {
+    "red": (215, 25, 30),
+    "green": (25, 150, 45),
+    "blue": (30, 60, 220),
+    "yellow": (245, 225, 30),
+    "purple": (140, 30, 170),
+    "cyan": (40, 215, 225),
+    "white": (247, 247, 247),
+    "black": (12, 12, 12),
+}
+SHAPES = ("circle", "square", "triangle", "star", "cross")
+SIZES = {"small": 0.080, "large": 0.125}  # radius as a share of the image's side
+RELATIONS = {"row": ("left of", "right of"), "column": ("above", "below")}
+CENTERS = {1: (0.50,), 2: (0.28, 0.72), 3: (0.18, 0.50, 0.82)}  # along the row or column, as shares of the image's side
+ALONG_JITTER = {1: 0.25, 2: 0.06, 3: 0.01}
+ACROSS_JITTER = 0.25
+SUPERSAMPLING = 4
+SCENE, IMAGE, CAPTIONS, QUESTIONS = range(4)  # independent random streams of an image
+SPLITS = ("train", "validation", "test")
+MAX_ATTEMPTS = 5_000
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+@dataclass(frozen=True)
+class Item:
+    """One object; its three words."""
+
+    size: str
+    color: str
+    shape: str
+
+    def name(self, sized: bool = False) -> str:
+        """Return words that name it, such as "red circle" or, sized, "small red circle"."""
+        return f"{self.size} {self.color} {self.shape}" if sized else f"{self.color} {self.shape}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Up to three objects with pairwise different names.
+
+    Attributes:
+        layout: "row" or "column".
+        items: The objects from left to right, or from top to bottom.
+    """
+
+    layout: str
+    items: tuple[Item, ...]
+
+    def statements(self) -> set[tuple[str, ...]]:
+        """Return what holds of the scene: the layout with the names, in order, of any two or more of its objects."""
+        names = [item.name() for item in self.items]
+        return {(self.layout, *part) for n in range(2, len(names) + 1) for part in combinations(names, n)}
+
+    def full_statement(self) -> tuple[str, ...]:
+        """Return what each of its captions says at least: the layout and all names in order."""
+        return (self.layout, *(item.name() for item in self.items))
+
+    def split(self) -> str:
+        """Return the split it belongs to, a function of the set of its names: no two splits share such a set."""
+        bucket = zlib.crc32(" ".join(sorted(item.name() for item in self.items)).encode()) % 10
+        return {0: "validation", 1: "test"}.get(bucket, "train")
+
+
+def random_scene(rng: np.random.Generator, min_objects: int = 2) -> Scene:
+    """Return a scene of `min_objects` to three objects, with all attributes drawn evenly."""
+    codes = rng.choice(len(COLORS) * len(SHAPES), size=int(rng.integers(min_objects, 4)), replace=False)
+    sizes = rng.choice(list(SIZES), size=len(codes))
+    colors = list(COLORS)
+    named = [(colors[code // len(SHAPES)], SHAPES[code % len(SHAPES)]) for code in codes.tolist()]
+    items = tuple(Item(str(size), *name) for size, name in zip(sizes, named, strict=True))
+    return Scene(list(RELATIONS)[int(rng.integers(2))], items)
+
+
+def draw_scenes(seed: int, split: str, num_images: int, min_objects: int = 2) -> Iterator[Scene]:
+    """Draw the scenes of a split.
+
+    Args:
+        seed: Seed of the data set.
+        split: "train", "validation" or "test".
+        num_images: How many.
+        min_objects: Least number of objects of a scene, 1..3.
+
+    Yields:
+        Scenes. Outside "train" a scene's full statement holds of no other scene, so a caption tells its image; not so
+        with single objects, of which there are too few.
+
+    Raises:
+        DataError: More scenes are wanted than can be told apart.
+    """
+    described: set[tuple[str, ...]] = set()
+    held: set[tuple[str, ...]] = set()
+    for index in range(num_images):
+        rng = random_stream(seed, split, index, SCENE)
+        for _ in range(MAX_ATTEMPTS):
+            scene = random_scene(rng, min_objects)
+            distinct = scene.full_statement() not in held and not (scene.statements() & described)
+            if scene.split() == split and (distinct or split == "train" or min_objects == 1):
+                break
+        else:
+            raise DataError(f"Found no scene for image {index} of {split!r} unlike the others: ask for fewer images.")
+        described.add(scene.full_statement())
+        held |= scene.statements()
+        yield scene
+
+
+def random_stream(seed: int, split: str, index: int, purpose: int) -> np.random.Generator:
+    """Return random numbers of one purpose for one image, independent of all others."""
+    return np.random.default_rng([seed, SPLITS.index(split), index, purpose])
+
+
+def outline(shape: str) -> list[tuple[float, float]]:
+    """Return corners of a shape of radius about one around the origin, y downwards."""
+    if shape == "square":
+        return [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)]
+    if shape == "triangle":
+        return [(0.0, -1.05), (1.1, 0.9), (-1.1, 0.9)]
+    if shape == "star":
+        tips = [(1.15 if corner % 2 == 0 else 0.47, math.pi * corner / 5) for corner in range(10)]
+        return [(radius * math.sin(angle), -radius * math.cos(angle)) for radius, angle in tips]
+    if shape == "cross":
+        w, r = 0.33, 1.05  # half the width of an arm, and its reach
+        arm = ((-w, -r), (w, -r), (w, -w))  # turned four times by a quarter
+        turned = [arm, [(-y, x) for x, y in arm], [(-x, -y) for x, y in arm], [(y, -x) for x, y in arm]]
+        return [corner for corners in turned for corner in corners]
+    corners = [2 * math.pi * corner / 64 for corner in range(64)]  # circle
+    return [(0.97 * math.cos(angle), 0.97 * math.sin(angle)) for angle in corners]
+
+
+@dataclass(frozen=True)
+class PlacedItem:
+    """An object where it is drawn.
+
+    Attributes:
+        corners: (x, y) as shares of the image's side, y downwards.
+        color: Red, green, blue, 0..255.
+    """
+
+    corners: list[tuple[float, float]]
+    color: tuple[int, int, int]
+
+    def box(self) -> Box:
+        """Return the smallest box around it."""
+        xs, ys = zip(*self.corners, strict=True)
+        return min(xs), min(ys), max(xs), max(ys)
+
+
+def place_items(scene: Scene, rng: np.random.Generator) -> tuple[int, list[PlacedItem]]:
+    """Place a scene's objects; positions, sizes, colors and the ground vary a little.
+
+    Args:
+        scene: What to place.
+        rng: Source of the variation.
+
+    Returns:
+        The grey of the ground, 0..255, and the objects in their order.
+    """
+    ground, count, placed = int(rng.integers(105, 136)), len(scene.items), []
+    for item, center in zip(scene.items, CENTERS[count], strict=True):
+        along = center + rng.uniform(-ALONG_JITTER[count], ALONG_JITTER[count])
+        across = 0.5 + rng.uniform(-ACROSS_JITTER, ACROSS_JITTER)
+        x, y = (along, across) if scene.layout == "row" else (across, along)
+        radius = SIZES[item.size] * rng.uniform(0.94, 1.0)
+        corners = [(x + radius * dx, y + radius * dy) for dx, dy in outline(item.shape)]
+        color = np.clip(np.array(COLORS[item.color]) + rng.integers(-8, 9, size=3), 0, 255)
+        placed.append(PlacedItem(corners, tuple(color.tolist())))
+    return ground, placed
+
+
+def draw_image(scene: Scene, image_size: int, rng: np.random.Generator) -> Image.Image:
+    """Draw a scene on a grey ground.
+
+    Args:
+        scene: What to draw.
+        image_size: Side in pixels.
+        rng: Source of the variation; see `place_items`.
+
+    Returns:
+        RGB image, antialiased.
+    """
+    side = image_size * SUPERSAMPLING
+    ground, placed = place_items(scene, rng)
+    canvas = Image.new("RGB", (side, side), (ground,) * 3)
+    pen = ImageDraw.Draw(canvas)
+    for item in placed:
+        pen.polygon([(x * side, y * side) for x, y in item.corners], fill=item.color)
+    return canvas.reduce(SUPERSAMPLING)
+
+
+def scenes_with_boxes(
+    seed: int, split: str, num_images: int, min_objects: int = 2
+) -> Iterator[tuple[Scene, list[Box]]]:
+    """Draw the scenes of a split and say where their objects are in the images that the builder draws of them.
+
+    Args:
+        seed: Seed of the data set.
+        split: "train", "validation" or "test".
+        num_images: How many.
+        min_objects: Least number of objects of a scene, 1..3.
+
+    Yields:
+        A scene, and for each of its objects a box (left, top, right, bottom) in shares of the image's side.
+    """
+    for index, scene in enumerate(draw_scenes(seed, split, num_images, min_objects)):
+        _, placed = place_items(scene, random_stream(seed, split, index, IMAGE))
+        yield scene, [item.box() for item in placed]
