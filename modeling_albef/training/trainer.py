@@ -227,6 +227,10 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
     # ---- evaluation
 
     @abstractmethod
+    def write_predictions(self, dataset: Any, result: Any, folder: Path) -> dict[str, Path]:
+        """Write what `evaluate_dataset` returned for a data set into files, and return these by what they hold."""
+
+    @abstractmethod
     def evaluate_dataset(self, dataset: Any) -> Any:
         """Apply the model to a data set; the outcome has `metrics`, the same on every process."""
 

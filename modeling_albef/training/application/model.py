@@ -88,7 +88,7 @@ def _make_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, op
 
 def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any, options: dict[str, Any]) -> Any:
     """Load a model and the teacher beside it."""
-    name = model_args.model_name_or_path
+    name = str(model_args.model_name_or_path)
     options |= {"image_size": model_args.image_size, "output_loading_info": True}
     model, _ = _from_pretrained(model_class, name, options)
     if len(tokenizer) > model.config.text_config.vocab_size:
