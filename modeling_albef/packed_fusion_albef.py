@@ -68,11 +68,12 @@ class PackedTexts(PaddedRows):
             packing: How the texts stand in the states.
             first_only: Whether to compute the rows of the first tokens alone, (1, N, H).
         """
-        self.packing, self.first_only = packing, first_only
+        self.packing = packing
+        self.first_tokens = packing.first_tokens() if first_only else None
 
     def residual(self, states: torch.Tensor) -> torch.Tensor:
         """Return the states of which self-attention is computed."""
-        return states[:, self.packing.first_tokens().to(states.device)] if self.first_only else states
+        return states if self.first_tokens is None else states[:, self.first_tokens.to(states.device)]
 
     def self_attention(
         self, module: AlbefTextSelfAttention, states: torch.Tensor, *_: Any, **kwargs: Any
@@ -80,7 +81,7 @@ class PackedTexts(PaddedRows):
         """Return the context of `residual(states)`, length by length, so that no padding is needed."""
         query, key, value = module.query(self.residual(states))[0], module.key(states)[0], module.value(states)[0]
         sizes = [texts * length for texts, length in self.packing.runs]
-        rows = [texts for texts, _ in self.packing.runs] if self.first_only else sizes
+        rows = [texts for texts, _ in self.packing.runs] if self.first_tokens is not None else sizes
         contexts: list[torch.Tensor] = []
         parts = zip(query.split(rows), key.split(sizes), value.split(sizes), strict=True)
         for run, part in zip(self.packing.runs, parts, strict=True):
