@@ -30,7 +30,7 @@ def card_data(
     features: datasets.Features | None = None,
     files: dict[str, str] | None = None,
 ) -> DatasetCardData:
-    """Return the fields at the top of a card; with `features` of a row as written, and a pattern of each split's `files`."""
+    """Return the fields at the top of a card, if given with the features of a row as written and the splits' files."""
     license_name: str | None = info.license.lower().replace(" ", "-")
     if license_name not in HUB_LICENSES:
         license_name = "other" if license_name else None
