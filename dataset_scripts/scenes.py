@@ -182,16 +182,7 @@ def place_items(scene: Scene, rng: np.random.Generator) -> tuple[int, list[Place
 
 
 def draw_image(scene: Scene, image_size: int, rng: np.random.Generator) -> Image.Image:
-    """Draw a scene on a grey ground.
-
-    Args:
-        scene: What to draw.
-        image_size: Side in pixels.
-        rng: Source of the variation; see `place_items`.
-
-    Returns:
-        RGB image, antialiased.
-    """
+    """Draw a scene on a grey ground, antialiased, `image_size` pixels wide and high; `rng` as in `place_items`."""
     side = image_size * SUPERSAMPLING
     ground, placed = place_items(scene, rng)
     canvas = Image.new("RGB", (side, side), (ground,) * 3)
@@ -204,16 +195,9 @@ def draw_image(scene: Scene, image_size: int, rng: np.random.Generator) -> Image
 def scenes_with_boxes(
     seed: int, split: str, num_images: int, min_objects: int = 2
 ) -> Iterator[tuple[Scene, list[Box]]]:
-    """Draw the scenes of a split and say where their objects are in the images that the builder draws of them.
+    """Draw scenes as `draw_scenes` does, each with the boxes of its objects in the image that the builder draws of it.
 
-    Args:
-        seed: Seed of the data set.
-        split: "train", "validation" or "test".
-        num_images: How many.
-        min_objects: Least number of objects of a scene, 1..3.
-
-    Yields:
-        A scene, and for each of its objects a box (left, top, right, bottom) in shares of the image's side.
+    A box is (left, top, right, bottom) in shares of the image's side.
     """
     for index, scene in enumerate(draw_scenes(seed, split, num_images, min_objects)):
         _, placed = place_items(scene, random_stream(seed, split, index, IMAGE))

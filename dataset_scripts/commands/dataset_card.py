@@ -30,17 +30,7 @@ def card_data(
     features: datasets.Features | None = None,
     files: dict[str, str] | None = None,
 ) -> DatasetCardData:
-    """Return the fields at the top of a card.
-
-    Args:
-        info: Of the data set.
-        name: Of the data set.
-        features: Of a row as written; None leaves them out.
-        files: Pattern of the files of each split; None leaves them out.
-
-    Returns:
-        The fields.
-    """
+    """Return the fields at the top of a card, if given with the features of a row as written and the splits' files."""
     license_name: str | None = info.license.lower().replace(" ", "-")
     if license_name not in HUB_LICENSES:
         license_name = "other" if license_name else None
@@ -61,16 +51,7 @@ def card_data(
 
 
 def card_body(splits: datasets.DatasetDict, name: str, kind: str) -> str:
-    """Return the text of a card: what the data is, how to load it, columns, splits, license, citation.
-
-    Args:
-        splits: The data sets.
-        name: Of the data set.
-        kind: "parquet", "webdataset" or "hub".
-
-    Returns:
-        Markdown.
-    """
+    """Return the text of a card in Markdown; `kind` is "parquet", "webdataset" or "hub"."""
     info = next(iter(splits.values())).info
     columns = [(column, _type_name(feature), MEANINGS.get(column, "")) for column, feature in info.features.items()]
     return render("dataset_card.md.j2", info=info, name=name, kind=kind, columns=columns, splits=splits)

@@ -57,13 +57,7 @@ def dataset_state(name: str) -> Any:
 
 
 def load_rows(name: str, config_name: str | None, split: str, streaming: bool) -> Iterator[dict[str, Any]]:
-    """Load a split; images are left as they are stored, with `path` and `bytes`.
-
-    Args:
-        name: Of a data set on the Hub, or a folder.
-        config_name: Its configuration.
-        split: Its split.
-        streaming: Whether rows of the Hub are read while they arrive.
+    """Load a split of a data set on the Hub or a folder; images stay as they are stored, with `path` and `bytes`.
 
     Raises:
         AnnotationError: It cannot be loaded.

@@ -77,13 +77,7 @@ def named_once(files: Sequence[str], problems: Problems, rows: str) -> list[str]
 
 
 def read_rows(files: Sequence[str], open_file: Callable[[str], OpenFile], problems: Problems) -> Iterator[SourceRow]:
-    """Read all rows of JSON files.
-
-    Args:
-        files: Their paths.
-        open_file: Opens one; an `UnusableFileError` is noted.
-        problems: Takes what is wrong with whole files.
-    """
+    """Read all rows of JSON files, and note what is wrong with whole files."""
     for index, file in enumerate(files):
         try:
             opened = open_file(file)

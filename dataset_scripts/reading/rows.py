@@ -7,13 +7,15 @@ needs, and builds rows of the data set when it can.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import datasets
 from tqdm.auto import tqdm
 
-from .image_files import ImageRoot, Images
 from .problems import Problems
+
+if TYPE_CHECKING:
+    from .image_files import ImageRoot, Images
 
 SUBJECT = "Cannot load the annotations"
 ROWS_A_LOOK = 1_000  # between two looks at the progress bar
