@@ -45,6 +45,7 @@ COMMENT = re.compile(r"<!-- (file|not run): ([^<>]+) -->\n$")
 OPTION = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
 SCRIPTS: dict[str, tuple[Any, ...]] = {
     "run_retrieval.py": (ModelArguments, DataArguments, RetrievalTrainingArguments),
+    "my_run.py": (ModelArguments, DataArguments, RetrievalTrainingArguments),
     "run_vqa.py": (ModelArguments, VQADataArguments, VQATrainingArguments),
 }
 MODULES = (  # that are run with `python -m`, beside `dataset_scripts`

@@ -13,6 +13,7 @@ from dataset_scripts import CaptionRows, good_images, load_dataset_script, proce
 from processing import AugmentedDataset, AugmentedStream, TrainingAugmentation
 
 from ..arguments import AlbefTrainingArguments
+from .errors import fail_on_all_ranks
 from .settings import SPLITS, DataArguments
 from .start import StartError
 
@@ -40,7 +41,7 @@ def load_splits(data_args: DataArguments, args: AlbefTrainingArguments, task: st
         "validation": args.do_eval or args.eval_strategy != IntervalStrategy.NO,
         "test": args.do_predict,
     }
-    with args.main_process_first(desc="preparing the data"):
+    with fail_on_all_ranks(args), args.main_process_first(desc="preparing the data"):
         return {split: _load_split(split, data_args, args, task) for split in SPLITS if wanted[split]}
 
 

@@ -8,14 +8,19 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
+
+from transformers import Trainer, TrainingArguments
 
 from dataset_scripts import DataError
 from processing import ProcessingError
 
 from ...configuration_albef import AlbefError
-from ..errors import TrainingInterruptedError
+from ..checkpoints.processes import first_message
+from ..errors import SettingError, TrainingInterruptedError
 
 USER_ERRORS: tuple[type[Exception], ...] = (AlbefError, ProcessingError, DataError)
 RESUME = "What was saved is whole: --resume_from_checkpoint last goes on from it."
@@ -47,7 +52,8 @@ def exit_without_traceback(main: Main) -> Main:
             raise
         except USER_ERRORS as error:
             _leave_to_first_process()
-            raise SystemExit(sentence(error)) from error
+            in_training = not isinstance(error, SettingError) and _passed_through_training(error)
+            raise SystemExit(f"{sentence(error)} {RESUME}" if in_training else sentence(error)) from error
         except RuntimeError as error:
             if not re.match(_DEAD_WORKER, str(error)):
                 raise
@@ -57,6 +63,24 @@ def exit_without_traceback(main: Main) -> Main:
             ) from error
 
     return run  # type: ignore[return-value]
+
+
+@contextmanager
+def fail_on_all_ranks(args: TrainingArguments) -> Iterator[None]:
+    """Raise the first process's mendable error on all processes, of which some may do less than the others."""
+    error: Exception | None = None
+    try:
+        yield
+    except USER_ERRORS as own:
+        error = own
+    message = first_message(None if error is None else sentence(error), args)
+    if error is not None or message is not None:
+        raise error or AlbefError(message)
+
+
+def _passed_through_training(error: Exception) -> bool:
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_code.co_name == "train" and isinstance(frame.f_locals.get("self"), Trainer) for frame in frames)
 
 
 def sentence(error: Exception) -> str:

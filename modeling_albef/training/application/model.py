@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import cached_file, logging
 
 from ...configuration_albef import AlbefConfig, AlbefError
@@ -79,7 +81,7 @@ def _make_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, op
     for part in filter(None, (config.text_config, config.decoder_config)):
         part.vocab_size, part.pad_token_id = len(tokenizer), tokenizer.pad_token_id
     try:
-        return _with_attention(lambda: model_class._from_config(config, **options))
+        return _with_attention(lambda: model_class._from_config(config, **options), model_args.attn_implementation)
     except RuntimeError as error:
         if "allocat" not in str(error):
             raise
@@ -118,7 +120,8 @@ def _from_pretrained(model_class: Any, name: Any, options: dict[str, Any]) -> tu
         raise ModelError(f"{where}{' '.join(str(error).split()):.500}") from error
     try:
         model, info = _with_attention(
-            lambda: model_class.from_pretrained(name, ignore_mismatched_sizes=True, **options)
+            lambda: model_class.from_pretrained(name, ignore_mismatched_sizes=True, **options),
+            options["attn_implementation"],
         )
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{where}{' '.join(str(error).split()):.500}") from error
@@ -130,8 +133,11 @@ def _from_pretrained(model_class: Any, name: Any, options: dict[str, Any]) -> tu
     return model, info
 
 
-def _with_attention(make: Any) -> Any:
-    """Make a model; an attention implementation that is not installed is refused."""
+def _with_attention(make: Callable[[], Any], name: str) -> Any:
+    """Make a model; an attention implementation that does not exist or is not installed is refused."""
+    known = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
+    if name not in known and "/" not in name:  # a kernel of the Hub
+        raise ModelError(f"attn_implementation is {name!r}, but must be one of {', '.join(known)}.")
     try:
         return make()
     except ImportError as error:
