@@ -16,11 +16,7 @@ from .start import StartError
 
 
 def load_candidates(data_args: VQADataArguments, splits: dict[str, Any], model_name: str | None = None) -> list[str]:
-    """Return the candidate answers: the listed ones, the training data's, or those that the model was trained with.
-
-    Raises:
-        StartError: There are none.
-    """
+    """Return the candidate answers: the listed ones, the training data's, or those that the model was trained with."""
     if data_args.answer_list:
         return load_answer_list(data_args.answer_list)
     if "train" not in splits and model_name is not None:
@@ -37,18 +33,7 @@ def load_candidates(data_args: VQADataArguments, splits: dict[str, Any], model_n
 def check_answer_lengths(
     candidates: list[str], data_args: VQADataArguments, splits: dict[str, Any], processor: Any, limit: int
 ) -> None:
-    """Refuse answers, candidates or of the training data, that are longer than the decoder reads.
-
-    Args:
-        candidates: The candidate answers; without a list of them, those are the training data's.
-        data_args: Whether there is a list.
-        splits: The data.
-        processor: Encodes answers.
-        limit: Tokens that the decoder reads.
-
-    Raises:
-        StartError: An answer is too long.
-    """
+    """Refuse answers, candidates or of the training data, of more tokens than the decoder reads."""
     rows = splits.get("train") if data_args.answer_list else None
     answers = sorted({*candidates, *(_answers(rows) if isinstance(rows, Dataset) else ())})
     encoded = processor.encode_answers(answers, padding=False, return_tensors=None)["input_ids"] if answers else []

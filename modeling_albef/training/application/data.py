@@ -31,10 +31,6 @@ def load_splits(data_args: DataArguments, args: AlbefTrainingArguments, task: st
 
     Returns:
         A data set for each split, with undecoded images; of a stream, an iterable one.
-
-    Raises:
-        StartError: There is no data for a split.
-        DataError: Annotations or images cannot be used.
     """
     wanted = {
         "train": args.do_train,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import cached_file, logging
 
@@ -18,7 +18,7 @@ from ...configuration_albef import AlbefConfig, AlbefError
 from ..lora import add_lora
 from ..momentum import QUEUE_FILE, TEACHER_FOLDER, FeatureQueue
 from ..queue_file import read_queue
-from .parsing import check_known, shown
+from .parsing import check_known, merged, shown
 from .settings import ModelArguments
 
 logger = logging.get_logger(__name__)
@@ -38,10 +38,7 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, nee
         needs_head: Whether to refuse a model that was not trained for this task.
 
     Returns:
-        The model, and its teacher or None.
-
-    Raises:
-        ModelError: The weights are damaged or of another form, or the configuration is refused.
+        The model, in float32, and its teacher or None.
     """
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # the library's own, of weights that are read and written
@@ -70,10 +67,7 @@ def _make_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, op
     fields: Any = model_args.model_config
     _check_config_fields(fields, AlbefConfig, "model_config")
     if model_args.image_size is not None:
-        fields = {
-            **fields,
-            "vision_config": {**(fields.get("vision_config") or {}), "image_size": model_args.image_size},
-        }
+        fields = merged(fields, {"vision_config": {"image_size": model_args.image_size}})
     try:
         config = AlbefConfig(**fields)
     except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
@@ -81,7 +75,7 @@ def _make_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, op
     for part in filter(None, (config.text_config, config.decoder_config)):
         part.vocab_size, part.pad_token_id = len(tokenizer), tokenizer.pad_token_id
     try:
-        return _with_attention(lambda: model_class._from_config(config, **options), model_args.attn_implementation)
+        return _with_attention(partial(model_class._from_config, config), options)
     except RuntimeError as error:
         if "allocat" not in str(error):
             raise
@@ -91,8 +85,8 @@ def _make_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, op
 def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any, options: dict[str, Any]) -> Any:
     """Load a model and the teacher beside it."""
     name = str(model_args.model_name_or_path)
-    options |= {"image_size": model_args.image_size, "output_loading_info": True}
-    model, _ = _from_pretrained(model_class, name, options)
+    load = partial(model_class.from_pretrained, name, image_size=model_args.image_size, output_loading_info=True)
+    model, _ = _with_attention(load, options)
     if len(tokenizer) > model.config.text_config.vocab_size:
         raise ModelError(
             f"The tokenizer knows {len(tokenizer)} tokens, the model {model.config.text_config.vocab_size}: give the "
@@ -100,7 +94,7 @@ def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any, o
         )
     if find_teacher_file(name, "config.json") is None:
         return model, None
-    teacher, info = _from_pretrained(model_class, name, {**options, "subfolder": TEACHER_FOLDER})
+    teacher, info = load(subfolder=TEACHER_FOLDER, **options)
     if missing := info["missing_keys"]:  # the task's head is new: the student's, not another random one
         start = model.state_dict()
         known = {key: value for key, value in teacher.state_dict().items() if key not in missing}
@@ -110,38 +104,15 @@ def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any, o
     return model, teacher
 
 
-def _from_pretrained(model_class: Any, name: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Load weights; those that are damaged or have other shapes are refused by what the library says of them."""
-    where = f"The model in {name} cannot be used: "
-    subfolder = {key: value for key, value in options.items() if key == "subfolder"}
-    try:
-        AlbefConfig.from_pretrained(name, **subfolder)
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, StrictDataclassError) as error:
-        raise ModelError(f"{where}{' '.join(str(error).split()):.500}") from error
-    try:
-        model, info = _with_attention(
-            lambda: model_class.from_pretrained(name, ignore_mismatched_sizes=True, **options),
-            options["attn_implementation"],
-        )
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{where}{' '.join(str(error).split()):.500}") from error
-    if mismatched := sorted(info["mismatched_keys"], key=str):
-        key, stored, expected = mismatched[0]
-        raise ModelError(
-            f"{where}{key} has the shape {tuple(stored)}, but the configuration asks for {tuple(expected)}."
-        )
-    return model, info
-
-
-def _with_attention(make: Callable[[], Any], name: str) -> Any:
-    """Make a model; an attention implementation that does not exist or is not installed is refused."""
-    known = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
+def _with_attention(make: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """Make a model; what is not there is refused: an attention implementation, its package, the weights."""
+    name, known = options["attn_implementation"], ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
     if name not in known and "/" not in name:  # a kernel of the Hub
         raise ModelError(f"attn_implementation is {name!r}, but must be one of {', '.join(known)}.")
     try:
-        return make()
-    except ImportError as error:
-        raise ModelError(f"attn_implementation cannot be used: {' '.join(str(error).split())}") from error
+        return make(**options)
+    except (ImportError, OSError) as error:  # a package or a file of weights is missing
+        raise ModelError(f"The model cannot be used: {' '.join(str(error).split())}") from error
 
 
 def _check_config_fields(config: Any, config_class: type, where: str) -> None:
@@ -154,12 +125,7 @@ def _check_config_fields(config: Any, config_class: type, where: str) -> None:
 
 
 def find_teacher_file(name: str, file_name: str) -> Path | None:
-    """Return the path of a file in the teacher's folder beside a model; None where there is none.
-
-    Args:
-        name: Folder or Hub name of the model.
-        file_name: Name of the file.
-    """
+    """Return the path of a file in the teacher's folder beside a model (folder or Hub name); None without one."""
     optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     path = cached_file(name, file_name, subfolder=TEACHER_FOLDER, **optional)
     return None if path is None else Path(path)

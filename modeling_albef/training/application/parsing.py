@@ -90,7 +90,7 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
     words = _merge_mappings(config, words, _fields_with(dict, classes))
     for word in words:
         _check_characters("a word of the command line", word)
-    parsed, rest = _parse(parser, config, words, classes)
+    parsed, rest = _parse(config, words, classes)
     if rest:
         known = [option for action in parser._actions for option in action.option_strings]
         check_known([word for word in rest if word.startswith("--")], known, "the command line")
@@ -98,9 +98,7 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
     return parsed
 
 
-def _parse(
-    parser: HfArgumentParser, config: dict[str, Any], words: list[str], classes: Sequence[Any]
-) -> tuple[tuple[Any, ...], list[str]]:
+def _parse(config: dict[str, Any], words: list[str], classes: Sequence[Any]) -> tuple[tuple[Any, ...], list[str]]:
     """Fill the classes; a refusal of the library names the field of the file without which it would not be."""
 
     def fill(config: dict[str, Any]) -> tuple[tuple[Any, ...], list[str]]:
@@ -180,7 +178,7 @@ def _merge_mappings(config: dict[str, Any], words: Sequence[str], mappings: set[
         for key in reversed(path):
             given = {key: given}
         if isinstance(given, dict):
-            config[field] = _merged(config.get(field), given)
+            config[field] = merged(config.get(field), given)
         else:
             others += [f"{name}={value}"]
     return others
@@ -196,11 +194,11 @@ def _mapping_value(field: str, text: str, is_part: bool) -> Any:
     return value
 
 
-def _merged(old: Any, new: dict[str, Any]) -> dict[str, Any]:
+def merged(old: Any, new: dict[str, Any]) -> dict[str, Any]:
     """Return a mapping with the values of a second one over it, mapping by mapping."""
     if not isinstance(old, dict):
         return new
-    return old | {key: _merged(old.get(key), value) if isinstance(value, dict) else value for key, value in new.items()}
+    return old | {key: merged(old.get(key), value) if isinstance(value, dict) else value for key, value in new.items()}
 
 
 def _displace(config: dict[str, Any], words: Sequence[str], classes: Sequence[Any]) -> None:
@@ -236,16 +234,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
 
 
 def check_known(names: Iterable[Any], known: Iterable[str], where: str) -> None:
-    """Refuse names that nobody reads.
-
-    Args:
-        names: What the user wrote.
-        known: What there is.
-        where: What holds the names, for the message.
-
-    Raises:
-        ArgumentsError: A name is not known; the message has the likely right one.
-    """
+    """Refuse names that nobody reads; the message says where they stand, and the likely right one."""
     known = list(known)
     for name in map(str, names):
         if name not in known:

@@ -18,13 +18,7 @@ from .start import StartError
 def training_texts(splits: dict[str, Any], column: str, further: Iterable[str] = ()) -> Iterable[str] | None:
     """Return the texts that a tokenizer can be made of: a column of the training data, and further ones.
 
-    Args:
-        splits: The data.
-        column: Holds strings, or lists of strings.
-        further: Other texts.
-
-    Returns:
-        None where there is no training data, or it is streamed.
+    The column holds strings, or lists of strings. None where there is no training data, or it is streamed.
     """
     rows = splits.get("train")
     if not isinstance(rows, Dataset):
@@ -41,10 +35,6 @@ def load_processor(model_args: ModelArguments, texts: Iterable[str] | None, **se
         model_args: Which model, which tokenizer.
         texts: What a tokenizer is made of where none is named; see `training_texts`.
         settings: Arguments of `AlbefProcessor`: `text_type`, `max_words`.
-
-    Raises:
-        StartError: There is nothing to make a tokenizer of.
-        ProcessingError: The processor or the tokenizer cannot be loaded.
     """
     if model_args.model_name_or_path is not None and model_args.tokenizer is None:
         loaded = AlbefProcessor.from_pretrained(model_args.model_name_or_path)

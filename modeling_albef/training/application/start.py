@@ -55,10 +55,6 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Trai
 
     Returns:
         The checkpoint, or None to start anew.
-
-    Raises:
-        AlbefError: The processes do not know each other, the output folder is not empty or cannot be made, there is no
-            such checkpoint or model, or a stream has no `max_steps`.
     """
     _check_processes(args)
     if not args.do_train:
