@@ -4,9 +4,9 @@ import errno
 import io
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -26,6 +26,13 @@ TRANSIENT_ERRORS = frozenset(
     for name in ("EAGAIN", "EBUSY", "ECONNRESET", "EHOSTDOWN", "EIO", "ENETDOWN", "EREMOTEIO", "ESTALE", "ETIMEDOUT")
     if hasattr(errno, name)  # not on every system
 )
+# Formats that are opened. Not EPS, for which Pillow starts Ghostscript, and no other that runs or fetches anything.
+FORMATS = (
+    *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD", "SGI"),
+    *("TGA", "TIFF", "WEBP", "XBM", "XPM"),
+)
+ROWS_AT_ONCE = 256  # of a large image whose values are scaled
+_FROM_16_BITS = np.rint(np.arange(1 << 16) * 255 / 65535).astype(np.uint8)
 
 
 class ProcessingError(ValueError):
@@ -122,6 +129,8 @@ class AlbefImageProcessor(PilBackend):
         is_url = isinstance(source, str) and source.startswith(("http://", "https://", "data:image/"))
         if isinstance(source, (str, os.PathLike, Mapping)) and not is_url:
             return open_image(source)
+        if is_list_of_sources(source):
+            return [self.fetch_images(one) for one in source]
         if isinstance(source, np.ndarray) and source.ndim == 2:
             return source[..., None]  # (height, width, 1)
         return super().fetch_images(source)
@@ -175,6 +184,8 @@ class AlbefImageProcessor(PilBackend):
         The values are bit-identical to the library's. The table takes one pass, straight into the batch, where the
         library goes through double precision.
         """
+        if options["do_rescale"]:
+            images = [_to_byte_range(image) for image in images]
         pointwise = {"do_rescale": options["do_rescale"], "do_normalize": options["do_normalize"]}
         if not any(pointwise.values()) or options["do_pad"]:
             return super()._preprocess(images, **options)
@@ -222,7 +233,7 @@ def _image_of_bytes(data: bytes, name: str, least_size: Callable[[int, int], tup
     if not data:
         raise UnreadableImageError(f"Image {name} is empty (0 bytes): fetch it again or leave it out.")
     try:
-        image = Image.open(io.BytesIO(data))
+        image = open_lazily(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise _too_large(name) from error
     except Image.UnidentifiedImageError as error:
@@ -232,6 +243,18 @@ def _image_of_bytes(data: bytes, name: str, least_size: Callable[[int, int], tup
         raise _damaged(name, error) from error
     with image:
         return _decode(image, name, least_size)
+
+
+def open_lazily(file: str | BinaryIO) -> Image.Image:
+    """Return `Image.open` of a path or an open file, whose format must be one of `FORMATS`."""
+    Image.init()
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+def is_list_of_sources(value: Any) -> bool:
+    """Return whether a value is many images or texts, such as a column of a data set, rather than one."""
+    is_one = isinstance(value, (str, bytes, os.PathLike, Mapping, Image.Image)) or hasattr(value, "__array_interface__")
+    return not is_one and not hasattr(value, "detach") and isinstance(value, Iterable)
 
 
 def _decode_pillow(image: Image.Image) -> Image.Image:
@@ -275,6 +298,21 @@ def _image_of_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array).convert("RGB")
 
 
+def _to_byte_range(image: np.ndarray) -> np.ndarray:
+    """Return an array whose values are 0..255, as rescaling wants them; floats in 0..1 become eight-bit values."""
+    if image.dtype == np.uint8 or not image.size:
+        return image
+    low, high, kind = image.min(), image.max(), image.dtype.kind
+    if kind == "f" and 0 <= low and high <= 1:
+        return np.rint(image * 255).astype(np.uint8)
+    if 0 <= low and high <= 255 and (kind == "f" or (kind in "iu" and image.dtype != np.uint16)):
+        return image
+    raise UnreadableImageError(
+        f"An image array of type {image.dtype} has values from {low} to {high}: give uint8, floats in 0..1, or "
+        "do_rescale=False."
+    )
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         image = Image.fromarray(_to_eight_bits(np.asarray(image), is_16_bit=image.mode.startswith("I;16")))
@@ -289,13 +327,21 @@ def _to_eight_bits(values: np.ndarray, is_16_bit: bool) -> np.ndarray:
     Pillow does not say which range 32-bit and float images use. It is taken as the smallest of 0..1, 0..255 and
     0..65535 that holds all values, else as the range from the least to the greatest value.
     """
-    values = np.where(np.isfinite(values), values, 0).astype(np.float64)
-    low, high = float(values.min()), float(values.max())
-    usual = (65535.0,) if is_16_bit else (1.0, 255.0, 65535.0)
-    top = next((top for top in usual if low >= 0 and high <= top), None)
-    if top is None:
-        values, top = values - low, (high - low) or 1.0
-    return np.rint(values * 255 / top).astype(np.uint8)
+    if is_16_bit:
+        return _FROM_16_BITS[values]
+    blocks = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(values), ROWS_AT_ONCE)]
+    bounds = [function(_finite(values[rows])) for rows in blocks for function in (np.min, np.max)]
+    low, high = float(min(bounds)), float(max(bounds))
+    top = next((top for top in (1.0, 255.0, 65535.0) if low >= 0 and high <= top), None)
+    low, top = (low, (high - low) or 1.0) if top is None else (0.0, top)
+    result = np.empty(values.shape, np.uint8)
+    for rows in blocks:
+        result[rows] = np.rint((_finite(values[rows]) - low) * 255 / top)
+    return result
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, 0).astype(np.float64)
 
 
 def _too_large(name: str) -> UnreadableImageError:

@@ -3,11 +3,12 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from huggingface_hub import CommitInfo, HfApi
 from tokenizers import processors
 from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -15,9 +16,10 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
 from transformers.utils import PROCESSOR_NAME, cached_file
 
-from .image_processing_albef import ProcessingError, one_line
+from .image_processing_albef import ProcessingError, is_list_of_sources, one_line
 
 TEXT_TYPES = ("caption", "question")
+MAX_CHARACTERS = 10_000  # of a text; more would only keep the tokenizer busy
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 _DELETED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
@@ -101,7 +103,7 @@ class AlbefProcessor(ProcessorMixin):
     def __call__(
         self,
         images: Any = None,
-        text: str | list[str] | None = None,
+        text: str | Sequence[str] | None = None,
         videos: Any = None,
         audio: Any = None,
         **kwargs: Any,
@@ -109,8 +111,8 @@ class AlbefProcessor(ProcessorMixin):
         """Clean up and tokenise texts, and turn images into pixel values.
 
         Args:
-            images: One image source or a list: what the image processor takes.
-            text: One text or a list.
+            images: One image source, or a list or another sequence of them: what the image processor takes.
+            text: One text, or a list or another sequence of texts. Of a text the first 10,000 characters are read.
             videos: Ignored, as by every image-text processor of the library.
             audio: Ignored, likewise.
             kwargs: `text_type` and `max_words` for this call; what tokenizers take (`padding`, `truncation`,
@@ -123,7 +125,7 @@ class AlbefProcessor(ProcessorMixin):
 
         Raises:
             TypeError: An option is unknown.
-            ValueError: Nothing was given, or `text` is no string or list of strings.
+            ValueError: Nothing was given, or `text` is no string or sequence of strings.
             UnreadableImageError: An image cannot be read.
         """
         _check_option_names(kwargs)
@@ -131,11 +133,12 @@ class AlbefProcessor(ProcessorMixin):
         max_words = kwargs.pop("max_words", self.max_words)
         _check_text_options(text_type, max_words)
         if isinstance(text, str):
-            text = _CLEANERS[text_type](text, max_words)
-        elif isinstance(text, list) and all(isinstance(one, str) for one in text):
-            text = [_CLEANERS[text_type](one, max_words) for one in text]
+            text = _CLEANERS[text_type](text[:MAX_CHARACTERS], max_words)
         elif text is not None:
-            raise ValueError("text must be a string or list of strings.")
+            texts: list[Any] = list(text) if is_list_of_sources(text) or isinstance(text, np.ndarray) else [None]
+            if not texts or not all(isinstance(one, str) for one in texts):
+                raise ValueError("text must be a string or list of strings, or another sequence of them; at least one.")
+            text = [_CLEANERS[text_type](one[:MAX_CHARACTERS], max_words) for one in texts]
         return super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
 
     @classmethod

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import warnings
 from pathlib import Path
+from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -377,3 +380,75 @@ def test_nothing_stays_open_or_changed(tmp_path: Path) -> None:
         opened = [link.readlink() for link in Path("/proc/self/fd").glob("*") if link.is_symlink()]
         assert path not in opened
     assert (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS) == before
+
+
+def processed(image: Any, **options: Any) -> np.ndarray:
+    return AlbefImageProcessor(size={"height": 32, "width": 32})(images=image, return_tensors="np", **options)[
+        "pixel_values"
+    ]
+
+
+def test_floats_in_0_to_1_are_the_eight_bit_image() -> None:
+    array = np.asarray(Image.open(PHOTO).convert("RGB"))
+    wanted = processed(array)
+    floats = (array / 255).astype(np.float32)
+    for same in (
+        floats,
+        floats.transpose(2, 0, 1),
+        torch.from_numpy(floats).permute(2, 0, 1),
+        floats.astype(np.float64),
+    ):
+        np.testing.assert_allclose(processed(same), wanted, atol=0.02)
+    np.testing.assert_array_equal(processed(array.astype(np.float32)), processed(array.astype(np.int64)))
+    np.testing.assert_allclose(processed(floats, do_rescale=False), wanted, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("array", "text"),
+    [
+        (np.full((9, 9, 3), 300, np.uint16), "type uint16 has values from 300 to 300: give uint8"),
+        (np.full((9, 9, 3), 3, np.uint16), "type uint16"),
+        (np.full((9, 9, 3), -0.5, np.float32), "values from -0.5 to -0.5: give uint8, floats in 0..1"),
+        (np.full((9, 9, 3), 256.0, np.float32), "values from 256.0 to 256.0"),
+        (np.full((9, 9, 3), -1, np.int64), "values from -1 to -1"),
+        (np.full((9, 9, 3), np.nan, np.float32), "values from nan to nan"),
+    ],
+)
+def test_values_of_no_known_range_are_refused(array: np.ndarray, text: str) -> None:
+    with pytest.raises(UnreadableImageError, match=text):
+        processed(array)
+
+
+def test_columns_and_tuples_are_many_images(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (8, 8), (80 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    rows = datasets.Dataset.from_dict({"image": paths}).cast_column("image", datasets.Image())
+    wanted = processed(paths)
+    for same in (tuple(paths), rows["image"], iter(paths), (Image.open(path) for path in paths)):
+        np.testing.assert_array_equal(processed(same), wanted)
+
+
+def test_what_would_start_ghostscript_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *a, **k: started.append(a) or Image.new("RGB", (8, 8)))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.eps").read_bytes())
+    for name in ("a.eps", "a.png"):
+        with pytest.raises(UnreadableImageError, match="no image that Pillow knows"):
+            open_image(tmp_path / name)
+    assert not started
+
+
+def test_large_images_of_16_bits_take_little_memory() -> None:
+    """Eight bytes a pixel, of the file's two and the result's four, where once it were forty."""
+    values = np.arange(1500 * 1500, dtype=np.uint16).reshape(1500, 1500)
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "png")
+    open_image({"bytes": stream.getvalue(), "path": None})
+    tracemalloc.start()
+    image = open_image({"bytes": stream.getvalue(), "path": None})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * values.size
+    np.testing.assert_array_equal(np.asarray(image)[..., 0], np.rint(values * 255.0 / 65535).astype(np.uint8))

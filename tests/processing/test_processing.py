@@ -7,9 +7,13 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
+import torch
 from transformers import AutoProcessor, BertTokenizer
 
 from processing import (
@@ -284,3 +288,22 @@ def test_a_missing_processor_is_named(name: str, tmp_path: Path, monkeypatch: py
     (tmp_path / "empty").mkdir()
     with pytest.raises(ProcessingError, match=rf"'{name}' gives no processor: .*with a processor_config\.json"):
         AlbefProcessor.from_pretrained(name)
+
+
+def test_any_sequence_of_texts(processor: AlbefProcessor) -> None:
+    texts = ["a man", "a dog runs"]
+    wanted = processor(text=texts, padding=True, return_tensors="pt")["input_ids"]
+    column = datasets.Dataset.from_dict({"text": texts})["text"]
+    for same in (tuple(texts), column, np.array(texts), iter(texts), (text for text in texts)):
+        assert torch.equal(processor(text=same, padding=True, return_tensors="pt")["input_ids"], wanted)
+    for wrong in ([], (), {"text": "a"}, b"a man", [1, 2], 5, np.array([1])):
+        with pytest.raises(ValueError, match="or another sequence of them; at least one"):
+            processor(text=wrong)
+
+
+def test_long_texts_do_not_keep_the_tokenizer_busy(processor: AlbefProcessor) -> None:
+    """A million letters without a space, or of a script that is split letter by letter."""
+    for text in ("a" * 10**6, "\u4e2d" * 10**6, "a." * 10**6):
+        start = time.perf_counter()
+        processor(text=[text], truncation=True, max_length=20, text_type="question")
+        assert time.perf_counter() - start < 1
