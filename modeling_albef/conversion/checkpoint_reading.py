@@ -26,17 +26,7 @@ class ConversionError(AlbefError):
 
 
 def read_checkpoint(path: Path) -> ConvertedCheckpoint:
-    """Return the parts of a checkpoint of any source.
-
-    Args:
-        path: A file of PyTorch or of safetensors, or a folder with a `model.safetensors` of this package.
-
-    Returns:
-        The parts; tensors of a file of PyTorch are mapped, not copied.
-
-    Raises:
-        ConversionError: The file is missing, damaged, would run code, or is of another model.
-    """
+    """Return the parts of a file of PyTorch (mapped, not copied) or safetensors, or of a folder of this package."""
     if path.is_dir():
         return _read_folder(path)
     tensors = _read_tensors(path)

@@ -8,7 +8,6 @@ Grad-CAM on the cross-attention, see `gradcam.py`.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from typing import Any
 from transformers import AutoProcessor
 from transformers.utils import logging
 
-from processing import open_image
+from processing import ProcessingError, open_image
 
-from ..configuration_albef import AlbefError
-from ..conversion.commands import exit_without_traceback
+from ..configuration_albef import AlbefError, exit_with_message
 from ..hub_albef import load_model
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
 from ..modeling_albef_retrieval import AlbefForImageTextRetrieval
@@ -41,24 +39,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@exit_with_message(AlbefError, ProcessingError)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = parse(argv)
     logging.set_verbosity_error()  # a head that is not there is told in words of our own
     logging.disable_progress_bar()
-    with exit_without_traceback():
-        visualize(args)
+    visualize(args)
 
 
 def visualize(args: argparse.Namespace) -> None:
-    """Draw what the options say.
-
-    Args:
-        args: See `parse`.
-
-    Raises:
-        AlbefError: The options, the image, the text or the model do not serve, or the file cannot be written.
-    """
+    """Draw what the options say."""
     if (args.caption is None) == (args.question is None):
         raise AlbefError("Give either a caption or --question.")
     if args.answer is not None and args.question is None:
@@ -88,16 +79,8 @@ def explain(args: argparse.Namespace, image: Any) -> HeatMaps:
 
 
 def load_processor(name: str) -> Any:
-    """Return the processor of a model.
-
-    Raises:
-        AlbefError: There is none.
-    """
+    """Return the processor of a model."""
     try:
         return AutoProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise AlbefError(f"There is no processor beside the model {name!r}: save it into the same folder.") from error
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

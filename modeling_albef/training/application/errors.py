@@ -14,7 +14,7 @@ from typing import TypeVar
 from dataset_scripts import DataError
 from processing import ProcessingError
 
-from ...configuration_albef import AlbefError
+from ...configuration_albef import AlbefError, exit_with_message
 from ..errors import TrainingInterruptedError
 
 USER_ERRORS: tuple[type[Exception], ...] = (AlbefError, ProcessingError, DataError)
@@ -38,16 +38,14 @@ def exit_without_traceback(main: Main) -> Main:
     @functools.wraps(main)
     def run(*args: object, **kwargs: object) -> None:
         try:
-            main(*args, **kwargs)
+            with exit_with_message(*USER_ERRORS, message=_message_of_first_process):
+                main(*args, **kwargs)
         except KeyboardInterrupt:
             _print_on_first_process(f"Interrupted. {RESUME}")
             raise SystemExit(130) from None
         except TrainingInterruptedError as interruption:
             _print_on_first_process(str(interruption))
             raise
-        except USER_ERRORS as error:
-            _leave_to_first_process()
-            raise SystemExit(sentence(error)) from error
         except RuntimeError as error:
             if not re.match(_DEAD_WORKER, str(error)):
                 raise
@@ -59,8 +57,14 @@ def exit_without_traceback(main: Main) -> Main:
     return run  # type: ignore[return-value]
 
 
-def sentence(error: Exception) -> str:
-    """Return an error's message; of one that a reading process handed over with its whole traceback, the last line."""
+def _message_of_first_process(error: Exception) -> str:
+    """Return an error's message; of one that a reading process handed over with its whole traceback, the last line.
+
+    All processes but the first wait before: its end makes the launcher end them.
+    """
+    if _rank() > 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(GRACE)
     text = str(error).strip()
     if not text.startswith("Caught "):
         return text
@@ -74,10 +78,3 @@ def _rank() -> int:
 def _print_on_first_process(text: str) -> None:
     if _rank() == 0:
         print(text, file=sys.stderr)
-
-
-def _leave_to_first_process() -> None:
-    """Wait in all processes but the first, whose end makes the launcher end them."""
-    if _rank() > 0:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(GRACE)
