@@ -68,10 +68,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line, by default that of this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = os.environ.get
-    parser.add_argument(
-        "--retrieval_model", default=known("ALBEF_RETRIEVAL_MODEL"), help=f"default: {RETRIEVAL.default}"
-    )
-    parser.add_argument("--vqa_model", default=known("ALBEF_VQA_MODEL"), help=f"default: {VQA.default}")
+    for name, part in (("retrieval_model", RETRIEVAL), ("vqa_model", VQA)):
+        parser.add_argument(f"--{name}", default=known(f"ALBEF_{name.upper()}"), help=f"default: {part.default}")
     parser.add_argument("--images", default=known("ALBEF_IMAGES"), help="folder to search; default: drawn shapes")
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, else the first free one from 7860")
     return parser.parse_args(argv)

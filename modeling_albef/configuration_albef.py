@@ -27,6 +27,11 @@ def exit_with_message(*errors: type[Exception], message: Callable[[Exception], s
         raise SystemExit(message(error)) from error
 
 
+def one_line(error: Exception) -> str:
+    """Return the text of a library's error on one line, at most 500 characters of it."""
+    return " ".join(str(error).split())[:500]
+
+
 def check_shapes(known: Mapping[str, int] | None = None, **tensors: tuple[torch.Tensor | None, str]) -> None:
     """Refuse tensors whose shapes do not fit each other, with an error that has the argument and both shapes.
 

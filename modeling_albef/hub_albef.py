@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import CONFIG_NAME, cached_file
 
-from .configuration_albef import AlbefConfig, AlbefError
+from .configuration_albef import AlbefConfig, AlbefError, one_line
 
 
 def check_model_name(name: str | None) -> None:
@@ -38,7 +38,7 @@ def check_model_name(name: str | None) -> None:
     try:
         cached_file(name, CONFIG_NAME)
     except OSError as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = one_line(error).rstrip(".")
         raise AlbefError(f"{found}, and the Hub does not give it ({reason}). {remedy}, or another name.") from error
 
 
@@ -50,7 +50,7 @@ def named_model_errors(name: Any) -> Iterator[None]:
     except (SafetensorError, StrictDataclassError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" not in str(error):
             raise
-        raise AlbefError(f"The model in {name} cannot be used: {' '.join(str(error).split()):.500}") from error
+        raise AlbefError(f"The model in {name} cannot be used: {one_line(error)}") from error
 
 
 def load_model(model_class: Any, name: str) -> Any:
@@ -62,7 +62,7 @@ def load_model(model_class: Any, name: str) -> Any:
             raise AlbefError(f"The model {name!r} is of the type {kind!r}, not 'albef': give another.")
         model = model_class.from_pretrained(name)
     except OSError as error:  # a file is missing, or is not what its name says
-        raise AlbefError(f"The model in {name} cannot be used: {' '.join(str(error).split()):.500}") from error
+        raise AlbefError(f"The model in {name} cannot be used: {one_line(error)}") from error
     model.check_head()
     return model
 

@@ -88,13 +88,12 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ConversionError(f"{path} holds no tensors by name: a checkpoint is a state dict, alone or under `model`.")
     if all(name.startswith("module.") for name in tensors):  # saved from within a data-parallel wrapper
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    if odd := [name for name, tensor in tensors.items() if not _is_plain(tensor)]:
+    odd = [
+        key for key, value in tensors.items() if value.layout != torch.strided or value.is_quantized or value.is_meta
+    ]
+    if odd:
         raise ConversionError(f"{path} has tensors that are sparse, quantized or empty shells: {shorten(odd)}.")
     return tensors
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def _load_safely(path: Path) -> Any:

@@ -9,7 +9,7 @@ import re
 
 import torch
 
-from ..configuration_albef import AlbefConfig
+from ..configuration_albef import AlbefConfig, one_line
 from ..modeling_albef import AlbefPreTrainedModel
 from ..modeling_albef_pretraining import AlbefForPreTraining
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
@@ -131,9 +131,7 @@ def build_model(
         with torch.device("meta"):
             model = model_class(config)
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise ConversionError(
-            f"{what} has a configuration of no model ({' '.join(str(error).split()):.300})."
-        ) from error
+        raise ConversionError(f"{what} has a configuration of no model ({one_line(error)}).") from error
     expected, notes = model.state_dict(), []
     if unknown := [name for name in weights if name not in expected]:
         if not allow_leftover:

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from processing import AlbefImageProcessor, AlbefProcessor, ProcessingError, load_tokenizer
 
-from ..configuration_albef import AlbefConfig, AlbefError, exit_with_message
+from ..configuration_albef import AlbefConfig, AlbefError, exit_with_message, one_line
 from ..modeling_albef import AlbefPreTrainedModel
 from ..training.momentum import QUEUE_FILE, TEACHER_FOLDER
 from .checkpoint_card import write_card
@@ -130,7 +130,7 @@ def _save(model: AlbefPreTrainedModel, folder: Path, **options: Any) -> None:
     try:
         model.save_pretrained(folder, **options)
     except RuntimeError as error:  # two names of one tensor
-        raise ConversionError(f"{' '.join(str(error).split()):.500}") from error
+        raise ConversionError(one_line(error)) from error
 
 
 def choose_config(args: argparse.Namespace, checkpoint: ConvertedCheckpoint) -> AlbefConfig:
@@ -139,8 +139,7 @@ def choose_config(args: argparse.Namespace, checkpoint: ConvertedCheckpoint) -> 
         try:
             return AlbefConfig.from_pretrained(args.checkpoint)
         except (StrictDataclassError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-            reason = " ".join(str(error).split())
-            raise ConversionError(f"{args.checkpoint / 'config.json'} cannot be used: {reason:.500}") from error
+            raise ConversionError(f"{args.checkpoint / 'config.json'} cannot be used: {one_line(error)}") from error
     heads, vision_heads = args.num_attention_heads, args.vision_num_attention_heads
     if args.to == "salesforce":  # the format has no place for them
         heads, vision_heads = 1, 1
@@ -182,8 +181,7 @@ def make_processor(args: argparse.Namespace, config: AlbefConfig, end_texts: boo
         try:
             return AlbefProcessor.from_pretrained(args.checkpoint)
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-            reason = " ".join(str(error).split())
-            raise ConversionError(f"The processor in {args.checkpoint} cannot be used: {reason:.500}") from error
+            raise ConversionError(f"The processor in {args.checkpoint} cannot be used: {one_line(error)}") from error
     try:
         tokenizer = load_tokenizer(name)
     except ProcessingError as error:

@@ -21,7 +21,7 @@ from ..configuration_albef import AlbefError, exit_with_message
 from ..hub_albef import load_model
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
 from ..modeling_albef_retrieval import AlbefForImageTextRetrieval
-from .heat_maps import HeatMaps, draw_heat_maps, explain_answer, explain_match
+from .heat_maps import draw_heat_maps, explain_answer, explain_match
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,7 +43,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = parse(argv)
-    logging.set_verbosity_error()  # a head that is not there is told in words of our own
+    logging.set_verbosity_error()  # a missing head has an error of our own
     logging.disable_progress_bar()
     visualize(args)
 
@@ -61,21 +61,17 @@ def visualize(args: argparse.Namespace) -> None:
     if not output.parent.is_dir():
         raise AlbefError(f"There is no folder {str(output.parent)!r} for the output: make it first.")
     image = open_image(args.image)
-    heat = explain(args, image)
+    model = load_model(AlbefForImageTextRetrieval if args.question is None else AlbefForQuestionAnswering, args.model)
+    processor = load_processor(args.model)
+    if args.question is None:
+        heat = explain_match(model, processor, image, args.caption, args.layer)
+    else:
+        heat = explain_answer(model, processor, image, args.question, args.answer, args.layer)
     try:
         draw_heat_maps(image, heat).save(output)
     except OSError as error:
         raise AlbefError(f"{output} cannot be written ({error}): name another file.") from error
     print(f"{heat.title()}: {output}")
-
-
-def explain(args: argparse.Namespace, image: Any) -> HeatMaps:
-    """Return the heat maps that the options ask for."""
-    if args.question is None:
-        model = load_model(AlbefForImageTextRetrieval, args.model)
-        return explain_match(model, load_processor(args.model), image, args.caption, args.layer)
-    model = load_model(AlbefForQuestionAnswering, args.model)
-    return explain_answer(model, load_processor(args.model), image, args.question, args.answer, args.layer)
 
 
 def load_processor(name: str) -> Any:
