@@ -23,14 +23,12 @@ from transformers.utils import logging
 from dataset_scripts.scene_texts import all_captions
 from dataset_scripts.scenes import IMAGE, draw_image, draw_scenes, random_stream
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
-from modeling_albef.configuration_albef import AlbefError
-from modeling_albef.conversion.commands import exit_without_traceback
+from modeling_albef.configuration_albef import AlbefError, exit_with_message
 from modeling_albef.explain.heat_maps import draw_heat_maps, explain_answer, explain_match
 from modeling_albef.explain.visualize import load_processor
 from modeling_albef.hub_albef import load_model
 from modeling_albef.pipelines_albef import IMAGE_SUFFIXES
-from processing import UnreadableImageError, open_image
-from processing.image_processing_albef import ProcessingError
+from processing import ProcessingError, UnreadableImageError, open_image
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio is imported
 try:
@@ -70,22 +68,21 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line, by default that of this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = os.environ.get
-    parser.add_argument(
-        "--retrieval_model", default=known("ALBEF_RETRIEVAL_MODEL"), help=f"default: {RETRIEVAL.default}"
-    )
-    parser.add_argument("--vqa_model", default=known("ALBEF_VQA_MODEL"), help=f"default: {VQA.default}")
+    for name, part in (("retrieval_model", RETRIEVAL), ("vqa_model", VQA)):
+        parser.add_argument(f"--{name}", default=known(f"ALBEF_{name.upper()}"), help=f"default: {part.default}")
     parser.add_argument("--images", default=known("ALBEF_IMAGES"), help="folder to search; default: drawn shapes")
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, else the first free one from 7860")
     return parser.parse_args(argv)
 
 
+@exit_with_message(AlbefError, ProcessingError)
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve the page until it is interrupted."""
     options = parse(argv)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     pass_paths_to_functions()
-    with tempfile.TemporaryDirectory(prefix="albef_shapes_") as drawn, exit_without_traceback():
+    with tempfile.TemporaryDirectory(prefix="albef_shapes_") as drawn:
         search = load_pipeline(RETRIEVAL, options.retrieval_model)
         answer = load_pipeline(VQA, options.vqa_model)
         if search is None and answer is None:
@@ -124,11 +121,7 @@ def draw_shapes(folder: Path) -> list[Path]:
 
 
 def readable_images(folder: Path) -> list[Path]:
-    """Return the images below a folder; those that cannot be read are left out, which is said.
-
-    Raises:
-        AlbefError: There is no such folder, or no image in it.
-    """
+    """Return the images below a folder; those that cannot be read are left out, which is said."""
     if not folder.is_dir():
         raise AlbefError(f"There is no folder {str(folder)!r}: give one with images as --images.")
     good = []
@@ -168,11 +161,7 @@ def shown_on_the_page(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def image_of(path: str | None) -> Any:
-    """Return the uploaded image.
-
-    Raises:
-        AlbefError: There is none, or it cannot be read; the message names the file, not where the server keeps it.
-    """
+    """Return the uploaded image; an error names the file, not where the server keeps it."""
     if path is None:
         raise AlbefError("There is no image yet: choose one.")
     try:
@@ -182,28 +171,14 @@ def image_of(path: str | None) -> Any:
 
 
 def text_of(text: str | None, what: str) -> str:
-    """Return what was typed.
-
-    Raises:
-        AlbefError: Nothing.
-    """
+    """Return what was typed."""
     if not text or not text.strip():
         raise AlbefError(f"There is no {what} yet: type one.")
     return text.strip()
 
 
 def build_page(search: Any, answer: Any, images: list[Path], captions: list[str]) -> gr.Blocks:
-    """Make the page.
-
-    Args:
-        search: The pipeline `image-text-retrieval`, or None.
-        answer: The pipeline `albef-vqa`, or None.
-        images: What is searched, and offered as examples.
-        captions: What is offered as captions of an image.
-
-    Returns:
-        The page, to be launched.
-    """
+    """Make the page; a pipeline that is None has a note in its place. `captions` are offered as those of an image."""
     with gr.Blocks(title="ALBEF", analytics_enabled=False) as page:
         gr.Markdown("# ALBEF\nFinds images and captions, answers questions, and shows where it looks.")
         with gr.Tab("Search"):

@@ -22,8 +22,6 @@ from .pipelines_albef import PIPELINES, AlbefVqaPipeline, ImageTextRetrievalPipe
 
 __version__ = "0.1.0"  # a literal: packaging reads it without importing
 
-AutoConfig.register("albef", AlbefConfig, exist_ok=True)
-AutoModel.register(AlbefConfig, AlbefModel, exist_ok=True)
 _HEADS = {
     AutoModelForZeroShotImageClassification: AlbefForImageTextRetrieval,
     AutoModelForImageTextToText: AlbefForQuestionAnswering,
@@ -32,6 +30,7 @@ _HEADS = {
 for _auto_class, _head in _HEADS.items():
     _auto_class.register(AlbefConfig, _head, exist_ok=True)
 for _config_class, _model_class in (
+    (AlbefConfig, AlbefModel),
     (AlbefVisionConfig, AlbefVisionModel),
     (AlbefTextConfig, AlbefTextModel),
     (AlbefTextDecoderConfig, AlbefTextDecoder),

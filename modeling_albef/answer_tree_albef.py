@@ -104,23 +104,14 @@ class AnswerTree:
 
 @dataclass(frozen=True)
 class TreeNodes(PaddedRows):
-    """Attention pattern of the nodes (1, S, H) that some questions need, question after question.
+    """Attention pattern of the nodes (1, S, H) that some questions need, question after question."""
 
-    Attributes:
-        question: (S,) of each node; counted among these questions.
-        slot: (S,) its index among the N of its question.
-        node: (S,) its index in the tree.
-        rows: (B, V + 1) the reverse: index among the S of a question's node, S where it has none.
-        width: N of the question that needs most.
-        implementation: Of the attention; it must take a mask of any form.
-    """
-
-    question: torch.Tensor
-    slot: torch.Tensor
-    node: torch.Tensor
-    rows: torch.Tensor
-    width: int
-    implementation: str
+    question: torch.Tensor  # (S,) of each node; counted among these questions
+    slot: torch.Tensor  # (S,) its index among the N of its question
+    node: torch.Tensor  # (S,) its index in the tree
+    rows: torch.Tensor  # (B, V + 1) the reverse: index among the S of a question's node, S where it has none
+    width: int  # N of the question that needs most
+    implementation: str  # of the attention; it must take a mask of any form
 
     @classmethod
     def from_candidates(cls, tree: AnswerTree, chosen: torch.Tensor, implementation: str) -> TreeNodes:
@@ -193,11 +184,7 @@ class _StartTokens:
 
 
 class AnswerScorer:
-    """The decoder at work on encoded questions.
-
-    Attributes:
-        first_scores: (B, C) log-probability of each candidate's first token.
-    """
+    """The decoder at work on encoded questions; `first_scores` (B, C) are the log-probabilities of first tokens."""
 
     def __init__(
         self,
@@ -206,17 +193,7 @@ class AnswerScorer:
         question_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
     ) -> None:
-        """Decode the start token.
-
-        Args:
-            decoder: In evaluation mode.
-            tree: The candidates, on the decoder's device.
-            question_hidden_states: (B, M, H).
-            attention_mask: (B, M), 1 = token; None = no padding.
-
-        Raises:
-            ValueError: A candidate is longer than what the decoder reads.
-        """
+        """Decode the start token, by a decoder in evaluation mode; `attention_mask` (B, M), None = no padding."""
         limit = decoder.config.max_position_embeddings
         if tree.paths.shape[1] >= limit:
             raise ValueError(f"A candidate has {tree.paths.shape[1] + 1} tokens, but the decoder reads {limit}.")
@@ -234,16 +211,10 @@ class AnswerScorer:
         self.first_scores = logits.float().log_softmax(dim=-1)[:, tree.first_tokens]
 
     def rank(self, k: int, count_first_token_twice: bool = True, best_only: bool = False) -> RankedAnswers:
-        """Score the k candidates whose first token is the likeliest.
+        """Score the k candidates whose first token is the likeliest; for the options see `rank_answers` of the model.
 
-        Args:
-            k: Clipped to C.
-            count_first_token_twice: Adds the log-probability of the first token once more, as the published score does.
-            best_only: Looks for the best candidate alone, and skips those that cannot win: what their first token
-                leaves them is no more than what another has in the end.
-
-        Returns:
-            See `RankedAnswers`; with `best_only` one candidate a question.
+        `best_only` skips candidates that cannot win: what their first token leaves them is no more than what another
+        has in the end.
         """
         first_scores, chosen = self.first_scores.topk(min(k, self.first_scores.shape[1]), dim=1)  # (B, k)
         first_token_bonus = first_scores if count_first_token_twice else torch.zeros_like(first_scores)
@@ -271,15 +242,7 @@ class AnswerScorer:
         return chosen.gather(1, column[:, None])
 
     def score(self, chosen: torch.Tensor, questions: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the log-probabilities of candidates.
-
-        Args:
-            chosen: (b, k) indices of candidates.
-            questions: (b,) whose candidates they are; default: all, b = B.
-
-        Returns:
-            (b, k) float32.
-        """
+        """Return log-probabilities (b, k), float32, of candidates (b, k) of the questions (b,), by default of all."""
         if questions is None:
             questions = torch.arange(len(chosen), device=chosen.device)
         size = max(1, NODES_A_BATCH // max(1, round(chosen.shape[1] * self.tree.mean_depth)))

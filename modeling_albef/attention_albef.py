@@ -1,8 +1,20 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""The plain attention that both towers hand to the library's attention interface under the name "eager"."""
+"""What all models of ALBEF tell the library of their attention, and the plain attention that it calls "eager"."""
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
+
+
+class AlbefAttentionModel(PreTrainedModel):
+    """A model whose layers go through the library's attention interface."""
+
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # losses are means over the batch, not normalised over accumulated batches
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
 
 
 def eager_attention_forward(
@@ -17,18 +29,8 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend step by step, so that the attention maps can be returned and differentiated.
 
-    Args:
-        module: The calling attention; its `training` flag switches dropout.
-        query: (B, heads, L, d).
-        key: (B, heads, N, d).
-        value: (B, heads, N, d).
-        attention_mask: Additive, broadcastable to (B, heads, L, N), or None.
-        scaling: Factor of the dot products.
-        dropout: Share of probabilities that are dropped, 0..1.
-        kwargs: Options of other attention functions; not used here.
-
-    Returns:
-        The context (B, L, heads, d), and the probabilities (B, heads, L, N) before dropout.
+    Queries (B, heads, L, d), keys and values (B, heads, N, d), an additive mask broadcastable to (B, heads, L, N);
+    gives the context (B, L, heads, d), and the probabilities (B, heads, L, N) before dropout.
     """
     scores = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:

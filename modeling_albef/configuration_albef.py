@@ -1,7 +1,8 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Configurations of ALBEF (vision tower, text tower, decoder, and the model that joins them); checks of arguments."""
+"""Configurations of ALBEF (vision tower, text tower, decoder, the model that joins them), errors, argument checks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,18 +18,26 @@ class AlbefError(ValueError):
     """What a user can mend; the message is a sentence about the value and one about the remedy."""
 
 
+@contextmanager
+def exit_with_message(*errors: type[Exception], message: Callable[[Exception], str] = str) -> Iterator[None]:
+    """End the process with status 1 and a message after one of these errors; all others keep their traceback."""
+    try:
+        yield
+    except errors as error:
+        raise SystemExit(message(error)) from error
+
+
+def one_line(error: Exception) -> str:
+    """Return the text of a library's error on one line, at most 500 characters of it."""
+    return " ".join(str(error).split())[:500]
+
+
 def check_shapes(known: Mapping[str, int] | None = None, **tensors: tuple[torch.Tensor | None, str]) -> None:
-    """Refuse tensors whose shapes do not fit each other.
+    """Refuse tensors whose shapes do not fit each other, with an error that has the argument and both shapes.
 
-    Only shapes are looked at, no values: nothing waits for a device, and compiled and exported graphs stay whole.
-
-    Args:
-        known: Sizes that are fixed, by letter.
-        tensors: By the name of the argument the tensor, or None, which fits; and its shape, a letter a dimension, as
-            "NL". The first tensor with a letter sets its size for the others; no size may be 0.
-
-    Raises:
-        ValueError: A shape is wrong; the text has the argument, its shape, and the one that is expected.
+    By the name of the argument: the tensor (None fits) and its shape, a letter a dimension, as "NL". The first tensor
+    with a letter sets its size, unless `known` does; no size may be 0. Only shapes are looked at, no values: nothing
+    waits for a device, and compiled and exported graphs stay whole.
     """
     sizes = dict(known or {})
     for name, (tensor, letters) in tensors.items():

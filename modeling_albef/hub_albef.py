@@ -16,18 +16,13 @@ from safetensors import SafetensorError
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import CONFIG_NAME, cached_file
 
-from .configuration_albef import AlbefConfig, AlbefError
+from .configuration_albef import AlbefConfig, AlbefError, one_line
 
 
 def check_model_name(name: str | None) -> None:
-    """Make sure that there is a model, before its parts are asked for one by one.
+    """Make sure that there is a model (folder or Hub name), before its parts are asked for one by one.
 
-    Args:
-        name: Folder or Hub name; the Hub is asked for USER/NAME alone, where no folder is called so. None, of a
-            run that starts from scratch, passes.
-
-    Raises:
-        AlbefError: There is none; the message says what was looked for, and how to get one.
+    The Hub is asked for USER/NAME alone, where no folder is called so. None, of a run that starts from scratch, passes.
     """
     if name is None:
         return
@@ -43,7 +38,7 @@ def check_model_name(name: str | None) -> None:
     try:
         cached_file(name, CONFIG_NAME)
     except OSError as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = one_line(error).rstrip(".")
         raise AlbefError(f"{found}, and the Hub does not give it ({reason}). {remedy}, or another name.") from error
 
 
@@ -55,15 +50,11 @@ def named_model_errors(name: Any) -> Iterator[None]:
     except (SafetensorError, StrictDataclassError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" not in str(error):
             raise
-        raise AlbefError(f"The model in {name} cannot be used: {' '.join(str(error).split()):.500}") from error
+        raise AlbefError(f"The model in {name} cannot be used: {one_line(error)}") from error
 
 
 def load_model(model_class: Any, name: str) -> Any:
-    """Return the model `name` (folder or Hub name) with its head, which the library would start at random.
-
-    Raises:
-        AlbefError: There is no such model, or it is of another kind, or damaged.
-    """
+    """Return the model `name` (folder or Hub name) with its head, which the library would start at random."""
     check_model_name(name)
     try:
         kind = AlbefConfig.get_config_dict(name)[0].get("model_type")
@@ -71,7 +62,7 @@ def load_model(model_class: Any, name: str) -> Any:
             raise AlbefError(f"The model {name!r} is of the type {kind!r}, not 'albef': give another.")
         model = model_class.from_pretrained(name)
     except OSError as error:  # a file is missing, or is not what its name says
-        raise AlbefError(f"The model in {name} cannot be used: {' '.join(str(error).split()):.500}") from error
+        raise AlbefError(f"The model in {name} cannot be used: {one_line(error)}") from error
     model.check_head()
     return model
 
@@ -258,35 +249,17 @@ It reads English text, cleaned up and cut as the original does, and squares of {
 
 @dataclass
 class RunFacts:
-    """What a card says of how a model was made.
+    """What a card says of how a model was made."""
 
-    Attributes:
-        datasets: Names of the training and evaluation data, without paths.
-        results: Metrics by the split that they were measured on.
-        arguments: Training arguments.
-        base_model: Name on the Hub of the model that training started from.
-        license: Its identifier on the Hub, where the author chose one.
-    """
-
-    datasets: tuple[str, ...] = ()
-    results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    base_model: str | None = None
-    license: str | None = None
+    datasets: tuple[str, ...] = ()  # names of the training and evaluation data, without paths
+    results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # metrics by the split they are of
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the training
+    base_model: str | None = None  # name on the Hub of the model that training started from
+    license: str | None = None  # its identifier on the Hub, where the author chose one
 
 
 def make_model_card(config: Any, architecture: str, name: str, facts: RunFacts | None = None) -> ModelCard:
-    """Write a card.
-
-    Args:
-        config: Configuration of the model.
-        architecture: Name of its class.
-        name: What it is loaded by, `user/model`.
-        facts: How it was made, where that is known.
-
-    Returns:
-        The card; its metadata have the task, the data sets and the results as `model-index`.
-    """
+    """Return the card of a model loaded by `name`; its metadata have the task, the data sets and the `model-index`."""
     facts, task = facts or RunFacts(), _TASKS.get(architecture, _FEATURES)
     dataset, title = ", ".join(facts.datasets) or "its data set", name.split("/")[-1]
     metrics = [(split, name, float(value)) for split, found in facts.results.items() for name, value in found.items()]

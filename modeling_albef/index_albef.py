@@ -19,22 +19,10 @@ class MissingFolderError(AlbefError, FileNotFoundError):
 
 
 class EmbeddingIndex:
-    """Names and their embeddings of unit length, searched exactly or by FAISS.
-
-    Attributes:
-        kind: What the names stand for, "image" or "text".
-        names: N paths or texts.
-        embeds: (N, E).
-    """
+    """Names of images or texts (`kind`) and their embeddings (N, E) of unit length, searched exactly or by FAISS."""
 
     def __init__(self, kind: str, names: list[Any], embeds: torch.Tensor, faiss: str | None = None) -> None:
-        """Make an index.
-
-        Args:
-            kind: "image" or "text".
-            names: N paths, images or texts.
-            embeds: (N, E), unit length.
-            faiss: Factory string of a FAISS index, "Flat" or "IVF256,Flat" for example; None searches exactly.
+        """Make an index of N paths, images or texts; `faiss` is a factory string, "IVF256,Flat" for example.
 
         Raises:
             ImportError: `faiss` is given, but `datasets` or FAISS is not installed.
@@ -56,15 +44,7 @@ class EmbeddingIndex:
                 ) from error
 
     def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Find the closest entries.
-
-        Args:
-            queries: (Q, E), unit length.
-            k: Entries a query; clipped to N.
-
-        Returns:
-            (Q, k) cosine similarities, falling, and (Q, k) indices of the entries.
-        """
+        """Return cosine similarities (Q, k), falling, and indices (Q, k) of the entries closest to queries (Q, E)."""
         k, queries = min(k, len(self.names)), queries.float().cpu()
         if self.faiss is None:
             found = (queries @ self.embeds.T).topk(k, dim=1)
@@ -73,11 +53,7 @@ class EmbeddingIndex:
         return torch.as_tensor(scores), torch.as_tensor(indices)
 
     def save(self, folder: str | Path) -> None:
-        """Write the index into a folder.
-
-        Raises:
-            TypeError: The names are images, not paths.
-        """
+        """Write the index into a folder; names must be paths or texts, not images."""
         if not all(isinstance(name, str) for name in self.names):
             raise TypeError("Images in memory have no path to be found by again: index files to save the index.")
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -87,17 +63,7 @@ class EmbeddingIndex:
 
     @classmethod
     def load(cls, folder: str | Path, width: int, faiss: str | None = None) -> "EmbeddingIndex":
-        """Read back what `save` wrote.
-
-        Args:
-            folder: Where it was written.
-            width: Projection width E of the model.
-            faiss: See `__init__`.
-
-        Raises:
-            MissingFolderError: The folder holds no index.
-            AlbefError: The index is of a model of another width, or its files do not belong together.
-        """
+        """Read back what `save` wrote, for a model whose projection width E is `width`."""
         if not (Path(folder) / _NAMES).is_file():
             raise MissingFolderError(f"The folder {str(folder)!r} holds no index: make one and save it there.")
         try:

@@ -1,7 +1,8 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Losses of ALBEF as pure functions of tensors (Li et al., 2021, section 3.2 and 3.3; salesforce/ALBEF `models/`).
 
-Shapes: B batch, C candidates (the teacher's batch, then the queue).
+Shapes: B batch, C candidates (the teacher's batch, then the queue), N rows of the pool that negatives are drawn from, A
+answers, L tokens, P image tokens, H width, E projection width.
 """
 
 from typing import NamedTuple
@@ -12,43 +13,25 @@ from torch.nn import functional as F  # noqa: N812, the field's own name
 
 
 def contrastive_positives(image_ids: torch.Tensor, candidate_ids: torch.Tensor) -> torch.Tensor:
-    """Return the hard targets: the candidates that show the same image share the mass equally.
+    """Return the hard targets (B, C), rows sum to 1: the candidates that show the same image share the mass equally.
 
-    Args:
-        image_ids: (B,) image of each row.
-        candidate_ids: (C,) image of each candidate; a row's own id must be among them.
-
-    Returns:
-        (B, C) float32; rows sum to 1.
+    `image_ids` (B,), `candidate_ids` (C,): the image of each row and candidate; a row's own id is among the
+    candidates'.
     """
     same = (image_ids[:, None] == candidate_ids[None, :]).float()
     return same / same.sum(dim=1, keepdim=True)
 
 
 def distill_targets(positives: torch.Tensor, teacher_logits: torch.Tensor, alpha: float | torch.Tensor) -> torch.Tensor:
-    """Return the soft targets: the hard ones mixed with the teacher's distribution (equation 6 of the paper).
+    """Return the soft targets (B, C): the hard ones mixed with the teacher's distribution (equation 6 of the paper).
 
-    Args:
-        positives: (B, C) hard targets.
-        teacher_logits: (B, C) the teacher's similarities divided by the temperature.
-        alpha: Weight of the teacher, 0..1.
-
-    Returns:
-        (B, C); rows sum to 1.
+    `teacher_logits` (B, C): the teacher's similarities / temperature; `alpha`: its weight, 0..1.
     """
     return alpha * teacher_logits.float().softmax(dim=1) + (1 - alpha) * positives
 
 
 def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy against distributions, mean over the rows.
-
-    Args:
-        logits: (B, C).
-        targets: (B, C); rows sum to 1.
-
-    Returns:
-        Scalar >= 0, float32.
-    """
+    """Return the cross-entropy of logits (B, C) against distributions (B, C), mean over the rows, float32."""
     return -(targets * logits.float().log_softmax(dim=1)).sum(dim=1).mean()
 
 
@@ -58,17 +41,7 @@ def itc_loss(
     image_targets: torch.Tensor,
     text_targets: torch.Tensor,
 ) -> torch.Tensor:
-    """Return the image-text contrastive loss: the mean of both directions (equation 2 of the paper).
-
-    Args:
-        logits_per_image: (B, C) similarity of each image to the text candidates, divided by the temperature.
-        logits_per_text: (B, C) similarity of each text to the image candidates, divided by the temperature.
-        image_targets: (B, C) for the first; rows sum to 1.
-        text_targets: (B, C) for the second; rows sum to 1.
-
-    Returns:
-        Scalar >= 0.
-    """
+    """Return the image-text contrastive loss: the mean of both directions (equation 2 of the paper); all (B, C)."""
     per_image = soft_cross_entropy(logits_per_image, image_targets)
     per_text = soft_cross_entropy(logits_per_text, text_targets)
     return (per_image + per_text) / 2
@@ -78,16 +51,10 @@ def itc_loss(
 def sample_hard_negatives(
     logits: torch.Tensor, image_ids: torch.Tensor, pool_ids: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Draw a negative for each row, the more similar the likelier, never one of the same image.
+    """Draw a negative for each row, the more similar the likelier, never one of the same image: (B,) into the pool.
 
-    Args:
-        logits: (B, N) similarity of each row to the pool, divided by the temperature.
-        image_ids: (B,) image of each row.
-        pool_ids: (N,) image of each row of the pool. Default: the pool is the batch.
-
-    Returns:
-        (B,) index into the pool. Where it all shows one image there is no negative: any index is returned, and
-        `itm_loss` leaves these rows out.
+    `logits` (B, N): similarity of the rows to the pool / temperature; `image_ids` (B,), `pool_ids` (N,; default: the
+    pool is the batch). Where it all shows one image, any index is returned, and `itm_loss` leaves these rows out.
     """
     same = image_ids[:, None] == (image_ids if pool_ids is None else pool_ids)[None, :]
     # Differs from ALBEF: masked before the softmax, so no row can underflow to zero and stop `multinomial`.
@@ -108,17 +75,8 @@ def answer_loss(
 ) -> torch.Tensor:
     """Return the weighted, distilled loss of answers' tokens (section 3.4 of the paper; salesforce/ALBEF `xbert.py`).
 
-    Args:
-        logits: (A, L, vocabulary) predictions of the token after each position.
-        answer_ids: (A, L) `[CLS] a1 .. an [SEP]`.
-        answer_mask: (A, L), 1 = token.
-        answer_weights: (A,) weight of each answer.
-        num_questions: Questions that the answers belong to; the sum is divided by it.
-        teacher_logits: (A, L, vocabulary) of the momentum teacher.
-        alpha: Weight of the teacher, 0..1.
-
-    Returns:
-        Scalar >= 0.
+    `logits`, `teacher_logits` (A, L, vocabulary): predictions of the token after each position; `answer_ids` (A, L)
+    `[CLS] a1 .. an [SEP]`, `answer_mask` (A, L), `answer_weights` (A,); the sum is divided by `num_questions`.
     """
     if teacher_logits is not None:
         teacher_logits = teacher_logits[:, :-1]
@@ -134,14 +92,8 @@ def mlm_loss(
 ) -> torch.Tensor:
     """Return the masked-language loss, distilled: the mean over the masked tokens (equations 3 and 7 of the paper).
 
-    Args:
-        logits: (B, L, vocabulary) predictions of the token at each position.
-        labels: (B, L) the token at each masked position, -100 elsewhere.
-        teacher_logits: (B, L, vocabulary) of the momentum teacher.
-        alpha: Weight of the teacher, 0..1.
-
-    Returns:
-        Scalar >= 0.
+    `logits`, `teacher_logits` (B, L, vocabulary): predictions of the token at each position; `labels` (B, L) the token
+    at each masked position, -100 elsewhere.
     """
     masked = labels != -100
     losses = _token_losses(logits, labels.clamp(min=0), teacher_logits, alpha)
@@ -164,12 +116,8 @@ def _token_losses(
 def itm_loss(itm_logits: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
     """Return the matching loss: mean cross-entropy of B matching pairs and 2B negatives (equation 4 of the paper).
 
-    Args:
-        itm_logits: (3B, 2), index 1 = match: first the matching pairs, then the two kinds of negatives.
-        image_ids: (N,) images that negatives were drawn from. Where all are equal the negatives are left out.
-
-    Returns:
-        Scalar >= 0.
+    `itm_logits` (3B, 2), index 1 = match: the matching pairs, then the two kinds of negatives; `image_ids` (N,): images
+    that negatives were drawn from. Where all are equal the negatives are left out.
     """
     batch = len(itm_logits) // 3
     labels = torch.zeros(3 * batch, dtype=torch.long, device=itm_logits.device)
@@ -182,35 +130,22 @@ def itm_loss(itm_logits: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
 
 
 class PairPool(NamedTuple):
-    """Pairs that negatives are drawn from.
+    """Pairs that negatives are drawn from."""
 
-    Attributes:
-        image_hidden_states: (N, P, H).
-        text_hidden_states: (N, L, H).
-        attention_mask: (N, L) or None.
-        image_embeds: (N, E), without gradients.
-        text_embeds: (N, E), without gradients.
-        image_ids: (N,).
-        own: (B,) the rows of this process.
-    """
-
-    image_hidden_states: torch.Tensor
-    text_hidden_states: torch.Tensor
-    attention_mask: torch.Tensor | None
-    image_embeds: torch.Tensor
-    text_embeds: torch.Tensor
-    image_ids: torch.Tensor
-    own: torch.Tensor
+    image_hidden_states: torch.Tensor  # (N, P, H)
+    text_hidden_states: torch.Tensor  # (N, L, H)
+    attention_mask: torch.Tensor | None  # (N, L)
+    image_embeds: torch.Tensor  # (N, E), without gradients
+    text_embeds: torch.Tensor  # (N, E), without gradients
+    image_ids: torch.Tensor  # (N,)
+    own: torch.Tensor  # (B,) the rows of this process
 
 
 def gather_pairs(pool: PairPool) -> PairPool:
     """Return the pairs of all processes, in the order of their ranks; on one process, or outside of a run, the same.
 
-    Args:
-        pool: This process's pairs, of which all processes have as many. Texts may differ in length.
-
-    Returns:
-        All pairs. The gradients of the states flow back to the process that they come from, summed.
+    All processes have as many pairs; texts may differ in length. The gradients of the states flow back, summed, to the
+    process that they come from.
     """
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return pool

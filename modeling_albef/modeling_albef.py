@@ -14,13 +14,13 @@ import torch
 from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F  # noqa: N812, the field's own name
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, cached_file
 from transformers.utils.generic import can_return_tuple
 
+from .attention_albef import AlbefAttentionModel
 from .configuration_albef import AlbefConfig, AlbefError
 from .hub_albef import AlbefHubMixin, named_model_errors
 from .modeling_albef_text import AlbefTextModel
@@ -48,20 +48,14 @@ class AlbefOutput(ModelOutput):
     text_hidden_states: torch.Tensor | None = None
 
 
-class AlbefPreTrainedModel(AlbefHubMixin, PreTrainedModel):  # type: ignore[misc]  # more arguments to push_to_hub
+class AlbefPreTrainedModel(AlbefHubMixin, AlbefAttentionModel):  # type: ignore[misc]  # more arguments to push_to_hub
     """What all ALBEF models share: initialisation, loading, and the resolution of their images."""
 
     config: AlbefConfig
     base_model_prefix = "albef"
     main_input_name = "pixel_values"
     input_modalities = ["image", "text"]
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False  # losses are means over the batch, not normalised over accumulated batches
     _no_split_modules = ["AlbefVisionLayer", "AlbefTextEmbeddings", "AlbefTextLayer", "AlbefAnswerHead"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
     _head: ClassVar[tuple[str, str] | None] = None  # how the names of its weights begin, and what it is called
     _lacks_head: bool = False
 

@@ -9,17 +9,18 @@ from typing import cast
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import capture_outputs
 
+from .attention_albef import AlbefAttentionModel
 from .configuration_albef import AlbefTextConfig, AlbefTextDecoderConfig
-from .modeling_albef_text import AlbefTextEmbeddings, AlbefTextLayer, AlbefTextSelfAttention, KeyValue
+from .modeling_albef_text import AlbefTextEmbeddings, AlbefTextLayer, AlbefTextModel, KeyValue
 
 
 class AlbefAnswerHead(nn.Module):
@@ -36,7 +37,7 @@ class AlbefAnswerHead(nn.Module):
         return self.decoder(self.LayerNorm(self.act(self.dense(hidden_states))))
 
 
-class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
+class AlbefTextDecoder(AlbefAttentionModel, GenerationMixin):
     """Causal language model that looks at a question's states."""
 
     config: AlbefTextDecoderConfig
@@ -44,18 +45,10 @@ class AlbefTextDecoder(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     _input_embed_layer = "word_embeddings"
     input_modalities = ["text"]
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
     _no_split_modules = ["AlbefTextEmbeddings", "AlbefTextLayer", "AlbefAnswerHead"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
+    _supports_flex_attn = False
     _tied_weights_keys = {"head.decoder.weight": "embeddings.word_embeddings.weight"}
-    _can_record_outputs = {
-        "hidden_states": AlbefTextLayer,
-        "attentions": OutputRecorder(AlbefTextSelfAttention, index=1, layer_name=".attention."),
-        "cross_attentions": OutputRecorder(AlbefTextSelfAttention, index=1, layer_name=".crossattention."),
-    }
+    _can_record_outputs = AlbefTextModel._can_record_outputs
 
     def __init__(self, config: AlbefTextDecoderConfig) -> None:
         super().__init__(config)

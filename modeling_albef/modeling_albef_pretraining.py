@@ -113,19 +113,11 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
             mlm_labels=(mlm_labels, "BL"),
             teacher_mlm_logits=(teacher_mlm_logits, "BLV"),
         )
-        outputs: Any = AlbefPreTrainingOutput(
-            **super().forward(
-                pixel_values,
-                input_ids,
-                attention_mask,
-                image_ids,
-                image_candidates,
-                text_candidates,
-                candidate_ids,
-                alpha,
-                return_dict=True,
-            )
+        candidates = (image_candidates, text_candidates, candidate_ids)
+        scores = super().forward(
+            pixel_values, input_ids, attention_mask, image_ids, *candidates, alpha, return_dict=True
         )
+        outputs: Any = AlbefPreTrainingOutput(**scores)
         if masked_input_ids is not None:
             outputs.mlm_logits = self.predict_masked(masked_input_ids, attention_mask, outputs.image_hidden_states)
         if mlm_labels is not None:

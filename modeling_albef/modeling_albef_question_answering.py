@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .answer_tree_albef import AnswerScorer, AnswerTree, RankedAnswers
-from .configuration_albef import AlbefConfig, AlbefTextDecoderConfig, check_shapes
+from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefTextDecoderConfig, check_shapes
 from .losses_albef import answer_loss
 from .modeling_albef import AlbefModel, AlbefPreTrainedModel
 from .modeling_albef_decoder import AlbefTextDecoder
@@ -272,12 +272,6 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
 def _decoder_like(config: AlbefConfig) -> AlbefTextDecoderConfig:
     """Return a decoder with the sizes of the text tower and as many layers as it has fusion layers."""
     text = config.text_config
-    names = (
-        *("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings"),
-        *("type_vocab_size", "hidden_act", "layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob"),
-        *("initializer_range", "pad_token_id"),
-    )
-    layers = {"num_hidden_layers": text.num_fusion_layers, "num_fusion_layers": text.num_fusion_layers}
-    sizes = {name: getattr(text, name) for name in names}
-    tied = config.tie_word_embeddings
-    return AlbefTextDecoderConfig(encoder_hidden_size=text.hidden_size, tie_word_embeddings=tied, **layers, **sizes)
+    fields = {name: getattr(text, name) for name in AlbefTextConfig.__annotations__}
+    fields |= {"encoder_hidden_size": text.hidden_size, "num_hidden_layers": text.num_fusion_layers}
+    return AlbefTextDecoderConfig(**fields, tie_word_embeddings=config.tie_word_embeddings)

@@ -50,17 +50,11 @@ class AlbefImageTextRetrievalOutput(AlbefOutput):
 
 
 class Candidates(NamedTuple):
-    """What images and texts are contrasted with.
+    """What images and texts are contrasted with."""
 
-    Attributes:
-        image_embeds: (C, E).
-        text_embeds: (C, E).
-        ids: (C,) the image of each candidate.
-    """
-
-    image_embeds: torch.Tensor
-    text_embeds: torch.Tensor
-    ids: torch.Tensor
+    image_embeds: torch.Tensor  # (C, E)
+    text_embeds: torch.Tensor  # (C, E)
+    ids: torch.Tensor  # (C,) the image of each candidate
 
 
 class AlbefForImageTextRetrieval(AlbefPreTrainedModel):

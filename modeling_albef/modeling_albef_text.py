@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_bidirectional_mask
@@ -20,7 +19,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention_albef import eager_attention_forward
+from .attention_albef import AlbefAttentionModel, eager_attention_forward
 from .configuration_albef import AlbefTextConfig, check_shapes
 
 KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, heads, tokens, d)
@@ -270,7 +269,7 @@ class AlbefTextEncoder(nn.Module):
         return cast(list[AlbefTextLayer], list(self.layer[self.num_text_layers :]))
 
 
-class AlbefTextModel(PreTrainedModel):
+class AlbefTextModel(AlbefAttentionModel):
     """Text layers and fusion layers, which can be run apart."""
 
     config: AlbefTextConfig
@@ -278,13 +277,7 @@ class AlbefTextModel(PreTrainedModel):
     main_input_name = "input_ids"
     _input_embed_layer = "word_embeddings"
     input_modalities = ["text"]
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
     _no_split_modules = ["AlbefTextEmbeddings", "AlbefTextLayer"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
     _can_record_outputs = {
         "hidden_states": AlbefTextLayer,
         "attentions": OutputRecorder(AlbefTextSelfAttention, index=1, layer_name=".attention."),

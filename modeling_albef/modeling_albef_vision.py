@@ -7,7 +7,6 @@ released weights map one to one. Shapes: B batch, P image tokens (class token, t
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -17,7 +16,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention_albef import eager_attention_forward
+from .attention_albef import AlbefAttentionModel, eager_attention_forward
 from .configuration_albef import AlbefVisionConfig, check_shapes
 
 
@@ -112,7 +111,7 @@ class AlbefVisionLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.norm2(hidden_states))
 
 
-class AlbefVisionModel(PreTrainedModel):
+class AlbefVisionModel(AlbefAttentionModel):
     """The vision transformer: normalised image -> states of all its tokens, after a last layer norm."""
 
     config: AlbefVisionConfig
@@ -120,13 +119,7 @@ class AlbefVisionModel(PreTrainedModel):
     main_input_name = "pixel_values"
     _input_embed_layer = "patch_embed"
     input_modalities = ["image"]
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
     _no_split_modules = ["AlbefVisionLayer"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
     _can_record_outputs = {
         "hidden_states": AlbefVisionLayer,
         "attentions": OutputRecorder(AlbefVisionAttention, index=1),

@@ -21,25 +21,15 @@ from .modeling_albef_text import AlbefTextModel, AlbefTextSelfAttention, KeyValu
 
 @dataclass(frozen=True)
 class Packing:
-    """Where texts of known lengths stand when they are put one after the other, the shortest first.
+    """Where texts of known lengths stand when they are put one after the other, the shortest first."""
 
-    Attributes:
-        order: (N,) the texts as they are put.
-        lengths: (N,) tokens of each, in that order.
-        runs: For each length, (texts, tokens of each).
-    """
-
-    order: torch.Tensor
-    lengths: torch.Tensor
-    runs: tuple[tuple[int, int], ...]
+    order: torch.Tensor  # (N,) the texts as they are put
+    lengths: torch.Tensor  # (N,) tokens of each, in that order
+    runs: tuple[tuple[int, int], ...]  # for each length, (texts, tokens of each)
 
     @classmethod
     def from_lengths(cls, lengths: torch.Tensor) -> Packing:
-        """Pack texts.
-
-        Args:
-            lengths: (N,) tokens of each text, >= 1, on the CPU.
-        """
+        """Pack texts of `lengths` (N,) tokens, >= 1, on the CPU."""
         found, counts = lengths.unique(return_counts=True)
         order = lengths.argsort(stable=True)
         return cls(order, lengths[order], tuple(zip(counts.tolist(), found.tolist(), strict=True)))
@@ -49,11 +39,7 @@ class Packing:
         return self.lengths.cumsum(0) - self.lengths
 
     def tokens(self, starts: torch.Tensor) -> torch.Tensor:
-        """Return the rows (S,) of the packed tokens in a store.
-
-        Args:
-            starts: (N,) row of each text's first token in the store, in the texts' own order.
-        """
+        """Return the rows (S,) of the packed tokens in a store; `starts` (N,) are the rows of first tokens there."""
         first = (starts[self.order] - self.first_tokens()).repeat_interleave(self.lengths)
         return first + torch.arange(len(first))
 
@@ -62,12 +48,7 @@ class PackedTexts(PaddedRows):
     """Attention pattern of packed texts (1, S, H): each attends to itself, and all to one image."""
 
     def __init__(self, packing: Packing, first_only: bool = False) -> None:
-        """Make a pattern.
-
-        Args:
-            packing: How the texts stand in the states.
-            first_only: Whether to compute the rows of the first tokens alone, (1, N, H).
-        """
+        """Make a pattern; with `first_only` it computes the rows of the first tokens alone, (1, N, H)."""
         self.packing = packing
         self.first_tokens = packing.first_tokens() if first_only else None
 
@@ -91,32 +72,17 @@ class PackedTexts(PaddedRows):
 
 
 def start_fusion(text_model: AlbefTextModel, states: torch.Tensor, packing: Packing) -> torch.Tensor:
-    """Return what the fusion layers do before they see an image: the self-attention of the first.
-
-    Args:
-        text_model: The text tower.
-        states: (S, H) after the text layers.
-        packing: How the texts stand in them.
-
-    Returns:
-        (S, H).
-    """
+    """Return states (S, H) after what fusion does before it sees an image: the self-attention of its first layer."""
     return text_model.encoder.fusion_layers[0].attention(states[None], pattern=PackedTexts(packing))[0]
 
 
 def finish_fusion(
     text_model: AlbefTextModel, states: torch.Tensor, packing: Packing, image_key_values: list[KeyValue]
 ) -> torch.Tensor:
-    """Fuse packed texts with one image.
+    """Return the states (N, H) of the `[CLS]` tokens after the last layer, in packed order, fused with one image.
 
-    Args:
-        text_model: The text tower.
-        states: (S, H), what `start_fusion` made.
-        packing: How the texts stand in them.
-        image_key_values: What `AlbefTextModel.project_images` made of the one image.
-
-    Returns:
-        (N, H) states of the `[CLS]` tokens after the last layer, in packed order.
+    `states` (S, H) are what `start_fusion` made, `image_key_values` what `AlbefTextModel.project_images` made of the
+    image.
     """
     first, *others = zip(text_model.encoder.fusion_layers, image_key_values, strict=True)
     whole, first_only = PackedTexts(packing), PackedTexts(packing, first_only=True)

@@ -63,22 +63,14 @@ _TORCHMULTIMODAL = (
 
 @dataclass
 class ConvertedCheckpoint:
-    """A released checkpoint, taken apart.
+    """A released checkpoint, taken apart."""
 
-    Attributes:
-        student: Weights of a model of this package.
-        teacher: Weights of its momentum twin; empty where the file has none. The head and the temperature, which have
-            no twin, are the student's.
-        queue: State of a `FeatureQueue`; empty where the file has none.
-        leftover: Names in the file that have no counterpart here.
-        source: Whose names the file has.
-    """
-
-    student: dict[str, torch.Tensor] = field(default_factory=dict)
+    student: dict[str, torch.Tensor] = field(default_factory=dict)  # weights of a model of this package
+    # weights of its momentum twin, if any; the head and the temperature, which have no twin, are the student's
     teacher: dict[str, torch.Tensor] = field(default_factory=dict)
-    queue: dict[str, torch.Tensor] = field(default_factory=dict)
-    leftover: list[str] = field(default_factory=list)
-    source: str = SALESFORCE
+    queue: dict[str, torch.Tensor] = field(default_factory=dict)  # state of a `FeatureQueue`, if any
+    leftover: list[str] = field(default_factory=list)  # names in the file that have no counterpart here
+    source: str = SALESFORCE  # whose names the file has
 
 
 def find_source(names: Iterable[str]) -> str | None:
@@ -94,13 +86,9 @@ def find_source(names: Iterable[str]) -> str | None:
 
 
 def convert_name(name: str) -> tuple[str, bool] | None:
-    """Translate the name of a released tensor.
+    """Return the name here of a tensor of salesforce/ALBEF (with or without `bert.`), and whether it is the twin's.
 
-    Args:
-        name: As in a file of salesforce/ALBEF, with or without `bert.`.
-
-    Returns:
-        The name here, and whether it belongs to the momentum twin; None where it has no counterpart.
+    None where it has no counterpart.
     """
     if name == "temp":
         return "albef.temperature", False
@@ -130,16 +118,7 @@ def _convert_head_name(name: str, prefix: str) -> str:
 
 
 def torchmultimodal_names(names: Iterable[str]) -> dict[str, str]:
-    """Translate names of torchmultimodal into those of salesforce/ALBEF.
-
-    There the fusion layers are a module of their own and count from 0.
-
-    Args:
-        names: All names of a file.
-
-    Returns:
-        The other name of each.
-    """
+    """Return the name in salesforce/ALBEF of each name of a torchmultimodal file, where fusion layers count from 0."""
     names = list(names)
     text_layers = {m[1] for m in (re.search(r"(?:^|\.)text_encoder\.encoder\.layer\.(\d+)\.", n) for n in names) if m}
     translated = {}
@@ -154,12 +133,7 @@ def torchmultimodal_names(names: Iterable[str]) -> dict[str, str]:
 def convert_state_dict(state_dict: dict[str, torch.Tensor], source: str = SALESFORCE) -> ConvertedCheckpoint:
     """Take a released state dict apart into student, teacher and queue.
 
-    Args:
-        state_dict: Tensors by the names of the source.
-        source: What `find_source` says.
-
-    Returns:
-        See `ConvertedCheckpoint`. Token-type embeddings that LAVIS leaves out are zeros, which add nothing.
+    Token-type embeddings that LAVIS leaves out become zeros, which add nothing.
     """
     if source == OWN:
         return ConvertedCheckpoint(student=_tied(state_dict), source=source)
@@ -205,15 +179,11 @@ def _add_type_embeddings(weights: dict[str, torch.Tensor]) -> None:
 
 
 def restore_state_dict(checkpoint: ConvertedCheckpoint) -> dict[str, torch.Tensor]:
-    """Put a checkpoint together again in the format of salesforce/ALBEF: the way back of `convert_state_dict`.
+    """Return the tensors in the format of salesforce/ALBEF: the way back of `convert_state_dict`.
 
-    Args:
-        checkpoint: Student, teacher and queue.
-
-    Returns:
-        Tensors by the names of salesforce/ALBEF: `bert.` in language models only, which are the decoder and the text
-        tower with a masked-language head; position ids, both names of a head's output bias, and the queue with one
-        column a slot, in pre-training without the images' ids.
+    `bert.` is in language models only, which are the decoder and the text tower with a masked-language head; position
+    ids and both names of a head's output bias are there, and the queue has one column a slot, in pre-training without
+    image ids.
     """
     restored = {}
     is_pretrained = "mlm_head.dense.weight" in checkpoint.student

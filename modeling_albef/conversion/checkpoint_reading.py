@@ -26,17 +26,7 @@ class ConversionError(AlbefError):
 
 
 def read_checkpoint(path: Path) -> ConvertedCheckpoint:
-    """Return the parts of a checkpoint of any source.
-
-    Args:
-        path: A file of PyTorch or of safetensors, or a folder with a `model.safetensors` of this package.
-
-    Returns:
-        The parts; tensors of a file of PyTorch are mapped, not copied.
-
-    Raises:
-        ConversionError: The file is missing, damaged, would run code, or is of another model.
-    """
+    """Return the parts of a file of PyTorch (mapped, not copied) or safetensors, or of a folder of this package."""
     if path.is_dir():
         return _read_folder(path)
     tensors = _read_tensors(path)
@@ -98,13 +88,12 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ConversionError(f"{path} holds no tensors by name: a checkpoint is a state dict, alone or under `model`.")
     if all(name.startswith("module.") for name in tensors):  # saved from within a data-parallel wrapper
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    if odd := [name for name, tensor in tensors.items() if not _is_plain(tensor)]:
+    odd = [
+        key for key, value in tensors.items() if value.layout != torch.strided or value.is_quantized or value.is_meta
+    ]
+    if odd:
         raise ConversionError(f"{path} has tensors that are sparse, quantized or empty shells: {shorten(odd)}.")
     return tensors
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def _load_safely(path: Path) -> Any:

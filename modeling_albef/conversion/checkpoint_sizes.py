@@ -9,7 +9,7 @@ import re
 
 import torch
 
-from ..configuration_albef import AlbefConfig
+from ..configuration_albef import AlbefConfig, one_line
 from ..modeling_albef import AlbefPreTrainedModel
 from ..modeling_albef_pretraining import AlbefForPreTraining
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
@@ -21,11 +21,7 @@ HEAD_WIDTH = 64  # of ViT-B and BERT-base
 
 
 def find_model_class(checkpoint: ConvertedCheckpoint) -> type[AlbefPreTrainedModel]:
-    """Return the model class: that with an answer decoder, with a masked-language head, or the matching head alone.
-
-    Raises:
-        ConversionError: They are of none.
-    """
+    """Return the model class: that with an answer decoder, with a masked-language head, or the matching head alone."""
     if any(name.startswith("text_decoder.") for name in checkpoint.student):
         return AlbefForQuestionAnswering
     if any(name.startswith("mlm_head.") for name in checkpoint.student):
@@ -38,18 +34,9 @@ def find_model_class(checkpoint: ConvertedCheckpoint) -> type[AlbefPreTrainedMod
 def find_config(
     weights: dict[str, torch.Tensor], num_attention_heads: int | None, vision_num_attention_heads: int | None
 ) -> AlbefConfig:
-    """Find the sizes of a model from the shapes of its weights.
+    """Return the configuration that the shapes of the student's weights tell; heads default to width / 64.
 
-    Args:
-        weights: Of the student, by the names of this package.
-        num_attention_heads: Of the text layers and the decoder; default: width / 64.
-        vision_num_attention_heads: Of the vision tower; default: width / 64.
-
-    Returns:
-        Its configuration; what leaves no trace in the weights, such as dropout, is as published.
-
-    Raises:
-        ConversionError: A tensor that tells a size is missing, or the sizes are not those of an ALBEF.
+    What leaves no trace in the weights, such as dropout, is as published.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     vision, text, decoder = "albef.vision_model.", "albef.text_model.", "text_decoder."
@@ -139,29 +126,12 @@ def build_model(
     allow_leftover: bool = False,
     allow_missing: bool = False,
 ) -> tuple[AlbefPreTrainedModel, list[str]]:
-    """Make a model of weights, without copying them.
-
-    Args:
-        model_class: Its class.
-        config: Its sizes.
-        weights: Every tensor of the model.
-        what: What the weights are, for messages.
-        allow_leftover: Whether tensors that have no place are left out.
-        allow_missing: Whether missing tensors start at random.
-
-    Returns:
-        The model, and sentences that list what was left out or started at random.
-
-    Raises:
-        ConversionError: Tensors have another shape, or, unless allowed, have no place or are missing.
-    """
+    """Return a model of weights, not copied, and sentences that list what was left out or started at random."""
     try:
         with torch.device("meta"):
             model = model_class(config)
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise ConversionError(
-            f"{what} has a configuration of no model ({' '.join(str(error).split()):.300})."
-        ) from error
+        raise ConversionError(f"{what} has a configuration of no model ({one_line(error)}).") from error
     expected, notes = model.state_dict(), []
     if unknown := [name for name in weights if name not in expected]:
         if not allow_leftover:

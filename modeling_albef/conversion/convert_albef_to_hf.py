@@ -9,7 +9,6 @@ Reads files of salesforce/ALBEF, torchmultimodal and LAVIS, and models of this p
 
 import argparse
 import hashlib
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,14 +23,13 @@ from safetensors.torch import save_file
 
 from processing import AlbefImageProcessor, AlbefProcessor, ProcessingError, load_tokenizer
 
-from ..configuration_albef import AlbefConfig, AlbefError
+from ..configuration_albef import AlbefConfig, AlbefError, exit_with_message, one_line
 from ..modeling_albef import AlbefPreTrainedModel
 from ..training.momentum import QUEUE_FILE, TEACHER_FOLDER
-from .checkpoint_card import CardFacts, write_card
+from .checkpoint_card import write_card
 from .checkpoint_names import LAVIS, OUTPUT_MAPS, ConvertedCheckpoint, restore_state_dict
 from .checkpoint_reading import ConversionError, read_checkpoint
 from .checkpoint_sizes import build_model, find_config, find_model_class
-from .commands import exit_without_traceback
 
 BERT = "bert-base-uncased"
 ORIGINAL_FILE = "albef.pth"
@@ -56,21 +54,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@exit_with_message(AlbefError, ProcessingError)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    with exit_without_traceback():
-        convert(parse(argv))
+    convert(parse(argv))
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Convert what the options say.
-
-    Args:
-        args: See `parse`.
-
-    Raises:
-        ConversionError: The checkpoint is refused, or a file cannot be read or written.
-    """
+    """Convert what the options say."""
     if args.output_dir.exists() and (not args.output_dir.is_dir() or any(args.output_dir.iterdir())):
         raise ConversionError(f"{args.output_dir} is not empty: name a new folder, so that nothing is overwritten.")
     checkpoint = read_checkpoint(args.checkpoint)
@@ -93,9 +84,16 @@ def convert(args: argparse.Namespace) -> None:
             _save(student, folder, save_code=with_code)
             write_teacher(folder / TEACHER_FOLDER, teacher, checkpoint.queue)
             processor.save_pretrained(folder, save_code=with_code)
-            repository = args.push_to_hub or args.output_dir.name
-            facts = CardFacts(args.checkpoint.name, digest(args.checkpoint), type(student).__name__, repository, notes)
-            (folder / "README.md").write_text(write_card(facts, checkpoint, config), encoding="utf-8")
+            card = write_card(
+                checkpoint,
+                config,
+                file_name=args.checkpoint.name,
+                sha256=digest(args.checkpoint),
+                model_class=type(student).__name__,
+                repository=args.push_to_hub or args.output_dir.name,
+                notes=notes,
+            )
+            (folder / "README.md").write_text(card, encoding="utf-8")
     files = ", ".join(sorted(path.name for path in args.output_dir.iterdir()))
     print(*notes, f"{checkpoint.source}: {type(student).__name__} written to {args.output_dir}: {files}", sep="\n")
     if args.push_to_hub:
@@ -132,7 +130,7 @@ def _save(model: AlbefPreTrainedModel, folder: Path, **options: Any) -> None:
     try:
         model.save_pretrained(folder, **options)
     except RuntimeError as error:  # two names of one tensor
-        raise ConversionError(f"{' '.join(str(error).split()):.500}") from error
+        raise ConversionError(one_line(error)) from error
 
 
 def choose_config(args: argparse.Namespace, checkpoint: ConvertedCheckpoint) -> AlbefConfig:
@@ -141,8 +139,7 @@ def choose_config(args: argparse.Namespace, checkpoint: ConvertedCheckpoint) -> 
         try:
             return AlbefConfig.from_pretrained(args.checkpoint)
         except (StrictDataclassError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-            reason = " ".join(str(error).split())
-            raise ConversionError(f"{args.checkpoint / 'config.json'} cannot be used: {reason:.500}") from error
+            raise ConversionError(f"{args.checkpoint / 'config.json'} cannot be used: {one_line(error)}") from error
     heads, vision_heads = args.num_attention_heads, args.vision_num_attention_heads
     if args.to == "salesforce":  # the format has no place for them
         heads, vision_heads = 1, 1
@@ -178,32 +175,19 @@ def build_models(
 
 
 def make_processor(args: argparse.Namespace, config: AlbefConfig, end_texts: bool) -> AlbefProcessor:
-    """Return the processor for the model; the decoder's configuration takes the tokens of an answer from it.
-
-    Args:
-        args: See `parse`.
-        config: Sizes of the model; the decoder's tokens are set.
-        end_texts: Whether texts end in `[SEP]`.
-
-    Returns:
-        The processor.
-
-    Raises:
-        ConversionError: The vocabulary is not there or is of another size.
-    """
+    """Return the processor; the decoder's configuration takes the tokens of an answer from it."""
     name = args.tokenizer or BERT
     if args.tokenizer is None and (args.checkpoint / "processor_config.json").is_file():
         try:
             return AlbefProcessor.from_pretrained(args.checkpoint)
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-            reason = " ".join(str(error).split())
-            raise ConversionError(f"The processor in {args.checkpoint} cannot be used: {reason:.500}") from error
+            raise ConversionError(f"The processor in {args.checkpoint} cannot be used: {one_line(error)}") from error
     try:
         tokenizer = load_tokenizer(name)
     except ProcessingError as error:
         raise ConversionError(
-            f"The vocabulary {name!r} is no folder with a vocab.txt and cannot be had from the Hub: give --tokenizer "
-            "FOLDER with the vocab.txt of bert-base-uncased."
+            f"{error} For --tokenizer that is the vocabulary which the checkpoint was trained with; the released files "
+            "have that of bert-base-uncased."
         ) from error
     if len(tokenizer) != config.text_config.vocab_size:
         raise ConversionError(
@@ -229,11 +213,7 @@ def write_teacher(folder: Path, teacher: AlbefPreTrainedModel | None, queue: dic
 
 
 def write_original(folder: Path, checkpoint: ConvertedCheckpoint) -> None:
-    """Write a file that salesforce/ALBEF loads.
-
-    Raises:
-        ConversionError: The output map of a language head is a tensor of its own, which that code cannot hold.
-    """
+    """Write a file that salesforce/ALBEF loads."""
     if not all(is_tied(checkpoint, *names) for names in OUTPUT_MAPS):
         raise ConversionError(
             "The output map of this language head differs from its word embeddings, but in salesforce/ALBEF the two "
@@ -257,11 +237,7 @@ def digest(path: Path) -> str:
 
 
 def upload(folder: Path, name: str, private: bool) -> None:
-    """Upload the folder, which holds nothing but what this command wrote.
-
-    Raises:
-        ConversionError: The upload failed; the folder is as it was.
-    """
+    """Upload the folder, which holds nothing but what this command wrote; it stays as it is where that fails."""
     api = HfApi()
     try:
         name = api.create_repo(name, private=private, exist_ok=True).repo_id
@@ -271,7 +247,3 @@ def upload(folder: Path, name: str, private: bool) -> None:
         raise ConversionError(
             f"{folder} is complete, but was not uploaded to {name} ({reason}): try `hf upload {name} {folder}`."
         ) from error
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..configuration_albef import AlbefError, exit_with_message
 from ..hub_albef import load_model
 from ..modeling_albef_retrieval import AlbefForImageTextRetrieval
-from .commands import exit_without_traceback
 
 
 class _Graph(nn.Module):
@@ -84,15 +84,7 @@ def export_parts(model: AlbefForImageTextRetrieval) -> dict[str, Part]:
 
 
 def export_onnx(model: AlbefForImageTextRetrieval, folder: str | Path) -> list[Path]:
-    """Write the graphs of `export_parts`.
-
-    Args:
-        model: In evaluation mode.
-        folder: Made where it does not exist.
-
-    Returns:
-        The files, `image_encoder.onnx`, `text_encoder.onnx`, `matcher.onnx`.
-    """
+    """Write the graphs of `export_parts` into a folder, made where it does not exist, and return their files."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     written = []
     for name, part in export_parts(model).items():
@@ -103,17 +95,12 @@ def export_onnx(model: AlbefForImageTextRetrieval, folder: str | Path) -> list[P
     return written
 
 
+@exit_with_message(AlbefError)
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="Folder or Hub name of a retrieval model.")
     parser.add_argument("folder", help="Where the graphs go.")
     arguments = parser.parse_args(argv)
-    with exit_without_traceback():
-        model = load_model(AlbefForImageTextRetrieval, arguments.model)
-    for path in export_onnx(model, arguments.folder):
+    for path in export_onnx(load_model(AlbefForImageTextRetrieval, arguments.model), arguments.folder):
         print(path)
-
-
-if __name__ == "__main__":
-    main()

@@ -20,13 +20,9 @@ ModelWithHead = AlbefForImageTextRetrieval | AlbefForQuestionAnswering
 
 
 def default_layer(config: AlbefTextConfig) -> int:
-    """Return the layer that the original looks at: 8 of 12, the third of six fusion layers; in other sizes its equal.
+    """Return the layer, among all text layers, that the original looks at: 8 of 12, the third of six fusion layers.
 
-    Args:
-        config: Sizes of the text tower.
-
-    Returns:
-        Index among all text layers: the one a third of the way through the fusion layers.
+    In other sizes its equal, a third of the way through the fusion layers.
     """
     return config.num_text_layers + config.num_fusion_layers // 3
 

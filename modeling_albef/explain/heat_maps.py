@@ -26,19 +26,12 @@ OPACITY_EXPONENT = 0.7  # likewise
 
 @dataclass
 class HeatMaps:
-    """Where a model looks for each word.
+    """Where a model looks for each word."""
 
-    Attributes:
-        words: W words as the model reads them, cleaned up.
-        maps: (W, rows, columns), >= 0: the mean over the pieces of a word.
-        probability: Of the match, or of the answer, 0..1.
-        answer: What the question was answered by; None for a caption.
-    """
-
-    words: list[str]
-    maps: torch.Tensor
-    probability: float
-    answer: str | None = None
+    words: list[str]  # W words as the model reads them, cleaned up
+    maps: torch.Tensor  # (W, rows, columns), >= 0: the mean over the pieces of a word
+    probability: float  # of the match, or of the answer, 0..1
+    answer: str | None = None  # what the question was answered by; None for a caption
 
     def title(self) -> str:
         """Return the line above the images."""
@@ -49,22 +42,7 @@ class HeatMaps:
 def explain_match(
     model: AlbefForImageTextRetrieval, processor: Any, image: Any, caption: str, layer: int | None = None
 ) -> HeatMaps:
-    """Find what in an image speaks for a caption.
-
-    Args:
-        model: A model with a matching head.
-        processor: Its `AlbefProcessor`.
-        image: Path or Pillow image.
-        caption: A text.
-        layer: See `gradcam`.
-
-    Returns:
-        Heat maps and the probability of a match.
-
-    Raises:
-        AlbefError: The caption has no words or too many, no word looks at the image in this layer, or the image
-            cannot be read.
-    """
+    """Return what in an image (path or Pillow image) speaks for a caption; the probability is that of a match."""
     inputs = _encode(processor, image, caption, "caption", processor.max_words).to(model.device)
     with torch.no_grad():
         logits = model(**inputs).itm_logits[0, 0]
@@ -80,21 +58,9 @@ def explain_answer(
     answer: str | None = None,
     layer: int | None = None,
 ) -> HeatMaps:
-    """Find what in an image speaks for an answer.
+    """Return what in an image speaks for an answer, by default the model's best one.
 
-    Args:
-        model: A model that answers questions.
-        processor: Its `AlbefProcessor`.
-        image: Path or Pillow image.
-        question: A text.
-        answer: What is to be explained; default: the model's best answer.
-        layer: See `gradcam`.
-
-    Returns:
-        Heat maps and the probability of the answer among all texts.
-
-    Raises:
-        AlbefError: As `explain_match`; or the answer is empty.
+    The probability is that of the answer among all texts.
     """
     inputs = _encode(processor, image, question, "question", QUESTION_WORDS).to(model.device)
     if answer is None:
@@ -111,14 +77,9 @@ def explain_answer(
 
 
 def draw_heat_maps(image: Image.Image, heat: HeatMaps) -> Image.Image:
-    """Draw the image, then once a word the image with the word's heat map over it.
+    """Return an RGB sheet: the image, then once a word the image with the word's heat map over it.
 
-    Args:
-        image: RGB, of any size.
-        heat: What `explain_match` or `explain_answer` found.
-
-    Returns:
-        RGB sheet. Each map is stretched to its own range, so colors tell where, not how strongly.
+    Each map is stretched to its own range, so colors tell where, not how strongly.
     """
     width, height = (max(1, round(side * PANEL / max(image.size))) for side in image.size)
     small = image.resize((width, height), Image.Resampling.BICUBIC)

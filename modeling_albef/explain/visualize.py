@@ -8,7 +8,6 @@ Grad-CAM on the cross-attention, see `gradcam.py`.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,13 @@ from typing import Any
 from transformers import AutoProcessor
 from transformers.utils import logging
 
-from processing import open_image
+from processing import ProcessingError, open_image
 
-from ..configuration_albef import AlbefError
-from ..conversion.commands import exit_without_traceback
+from ..configuration_albef import AlbefError, exit_with_message
 from ..hub_albef import load_model
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
 from ..modeling_albef_retrieval import AlbefForImageTextRetrieval
-from .heat_maps import HeatMaps, draw_heat_maps, explain_answer, explain_match
+from .heat_maps import draw_heat_maps, explain_answer, explain_match
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,24 +39,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@exit_with_message(AlbefError, ProcessingError)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = parse(argv)
-    logging.set_verbosity_error()  # a head that is not there is told in words of our own
+    logging.set_verbosity_error()  # a missing head has an error of our own
     logging.disable_progress_bar()
-    with exit_without_traceback():
-        visualize(args)
+    visualize(args)
 
 
 def visualize(args: argparse.Namespace) -> None:
-    """Draw what the options say.
-
-    Args:
-        args: See `parse`.
-
-    Raises:
-        AlbefError: The options, the image, the text or the model do not serve, or the file cannot be written.
-    """
+    """Draw what the options say."""
     if (args.caption is None) == (args.question is None):
         raise AlbefError("Give either a caption or --question.")
     if args.answer is not None and args.question is None:
@@ -70,7 +61,12 @@ def visualize(args: argparse.Namespace) -> None:
     if not output.parent.is_dir():
         raise AlbefError(f"There is no folder {str(output.parent)!r} for the output: make it first.")
     image = open_image(args.image)
-    heat = explain(args, image)
+    model = load_model(AlbefForImageTextRetrieval if args.question is None else AlbefForQuestionAnswering, args.model)
+    processor = load_processor(args.model)
+    if args.question is None:
+        heat = explain_match(model, processor, image, args.caption, args.layer)
+    else:
+        heat = explain_answer(model, processor, image, args.question, args.answer, args.layer)
     try:
         draw_heat_maps(image, heat).save(output)
     except OSError as error:
@@ -78,26 +74,9 @@ def visualize(args: argparse.Namespace) -> None:
     print(f"{heat.title()}: {output}")
 
 
-def explain(args: argparse.Namespace, image: Any) -> HeatMaps:
-    """Return the heat maps that the options ask for."""
-    if args.question is None:
-        model = load_model(AlbefForImageTextRetrieval, args.model)
-        return explain_match(model, load_processor(args.model), image, args.caption, args.layer)
-    model = load_model(AlbefForQuestionAnswering, args.model)
-    return explain_answer(model, load_processor(args.model), image, args.question, args.answer, args.layer)
-
-
 def load_processor(name: str) -> Any:
-    """Return the processor of a model.
-
-    Raises:
-        AlbefError: There is none.
-    """
+    """Return the processor of a model."""
     try:
         return AutoProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise AlbefError(f"There is no processor beside the model {name!r}: save it into the same folder.") from error
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

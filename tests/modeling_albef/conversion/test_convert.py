@@ -626,7 +626,8 @@ def test_vocabularies_and_folders(tmp_path: Path, vocabulary: Path, monkeypatch:
     out = ["--output_dir", tmp_path / "out"]
     words = [GOLDEN / "retrieval_plain.weights.safetensors", *heads_of("")]
     message = refused([*words, *out])
-    assert message.startswith("The vocabulary 'bert-base-uncased' is no folder with a vocab.txt and cannot be had")
+    assert message.startswith("The tokenizer 'bert-base-uncased' is no folder here, and the Hub does not give it")
+    assert "--tokenizer" in message and "of bert-base-uncased" in message
     (tmp_path / "small").mkdir()
     (tmp_path / "small/vocab.txt").write_text("\n".join([*SPECIAL, "a"]))
     assert "knows 6 tokens, the checkpoint 64" in refused([*words, *out, "--tokenizer", tmp_path / "small"])
