@@ -49,9 +49,11 @@ def itc_loss(
 
 @torch.no_grad()
 def sample_hard_negatives(
-    logits: torch.Tensor, image_ids: torch.Tensor, pool_ids: torch.Tensor | None = None
+    logits: torch.Tensor, image_ids: torch.Tensor, pool_ids: torch.Tensor | None = None, hardest: bool = False
 ) -> torch.Tensor:
     """Draw a negative for each row, the more similar the likelier, never one of the same image: (B,) into the pool.
+
+    With `hardest` it is the most similar one, so that an evaluation gives the same loss each time.
 
     `logits` (B, N): similarity of the rows to the pool / temperature; `image_ids` (B,), `pool_ids` (N,; default: the
     pool is the batch). Where it all shows one image, any index is returned, and `itm_loss` leaves these rows out.
@@ -61,7 +63,7 @@ def sample_hard_negatives(
     weights = logits.float().masked_fill(same, float("-inf")).softmax(dim=1)
     # of rows that are not finite any will do: their loss is not finite either, and `multinomial` would end the process
     weights = torch.where(same.all(dim=1, keepdim=True) | ~weights.isfinite(), 1.0, weights)
-    return torch.multinomial(weights, 1).squeeze(1)
+    return weights.argmax(dim=1) if hardest else torch.multinomial(weights, 1).squeeze(1)
 
 
 def answer_loss(

@@ -194,8 +194,8 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
             negatives_per_text = outputs.text_embeds.detach() @ pool.image_embeds.T / temperature  # (B, N)
         else:
             negatives_per_image, negatives_per_text = logits_per_image[:, :batch], logits_per_text[:, :batch]
-        wrong_images = sample_hard_negatives(negatives_per_text, image_ids, pool.image_ids)
-        wrong_texts = sample_hard_negatives(negatives_per_image, image_ids, pool.image_ids)
+        wrong_images = sample_hard_negatives(negatives_per_text, image_ids, pool.image_ids, hardest=not self.training)
+        wrong_texts = sample_hard_negatives(negatives_per_image, image_ids, pool.image_ids, hardest=not self.training)
         fused = self._fuse_pairs(pool, wrong_images, wrong_texts)  # (3B, L, H)
         itm_logits = self.itm_head(fused[:, 0])
         itm = itm_loss(itm_logits, pool.image_ids)

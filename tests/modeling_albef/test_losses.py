@@ -86,3 +86,8 @@ def test_masked_language_loss_is_a_mean_over_the_masked_tokens_alone() -> None:
     torch.testing.assert_close(mlm_loss(logits, labels, teacher, 0.4), mixed)
     torch.testing.assert_close(mlm_loss(logits, labels, teacher, torch.tensor(0.4)), mixed)
     assert mlm_loss(logits, torch.full((2, 4), -100), teacher, 0.4) == 0
+
+
+def test_in_evaluation_the_hardest_negative_is_taken() -> None:
+    logits = torch.tensor([[9.0, 1.0, 2.0, 3.0], [5.0, 9.0, 6.0, 1.0], [4.0, 3.0, 9.0, 2.0], [1.0, 2.0, 3.0, 9.0]])
+    assert sample_hard_negatives(logits, torch.tensor([0, 1, 2, 2]), hardest=True).tolist() == [3, 2, 0, 1]

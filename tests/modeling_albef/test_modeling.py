@@ -243,3 +243,12 @@ def test_published_weight_decay_groups() -> None:
     published = {n for n, p in model.named_parameters() if not (p.ndim == 1 or n.endswith(".bias"))}
     assert decayed == published
     assert {"albef.temperature", "albef.vision_model.pos_embed", "albef.vision_model.cls_token"} <= decayed
+
+
+def test_the_loss_of_an_evaluation_is_the_same_each_time(
+    model: AlbefForImageTextRetrieval, inputs: dict[str, torch.Tensor]
+) -> None:
+    batch = {name: tensor[:3] for name, tensor in inputs.items()} | {"image_ids": torch.arange(3)}
+    losses = {float(model(**batch).loss) for _ in range(8)}
+    assert len(losses) == 1
+    assert len({float(model.train()(**batch).loss) for _ in range(8)}) > 1  # where negatives are drawn
