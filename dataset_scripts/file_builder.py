@@ -5,23 +5,25 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 import datasets
+import yaml
 
 from .reading.captions import FEATURES, CaptionRowBuilder
-from .reading.image_files import ImageRoot
+from .reading.image_files import ImageRoot, absolute
 from .reading.layouts import IMAGE_NAME, caption_rows, question_rows
-from .reading.paths import absolute, as_list
 from .reading.problems import AnnotationError, Problems
 from .reading.questions import VG_WEIGHT, VQA_FEATURES, QuestionRowBuilder
 from .reading.rows import SUBJECT, WHOLE, Part, RowBuilder, SourceRow, accepted, missing_roots
 
 logger = logging.getLogger(__name__)
+SOURCES: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("sources.yaml").read_text("utf-8"))
 SPLITS = ("train", "validation", "test")
 MAX_ENTRIES = 8  # of a folder, in a message
 WITHOUT = {  # how a run does without a split
@@ -29,7 +31,6 @@ WITHOUT = {  # how a run does without a split
     "test": " Without them: --do_predict false.",
 }
 FOLDERS = ("", "annotations", "data")  # below data_dir: where annotation files are looked for
-Layout = dict[str, Sequence[str]]  # split -> the files that it is made of
 FEATURES_OF_TASK = {"retrieval": FEATURES, "vqa": VQA_FEATURES}
 DROPPED = "dropped-"  # name of the file in the cache that says what was dropped; the split follows
 
@@ -58,16 +59,16 @@ class FilesConfig(datasets.BuilderConfig):
     splits: list[str] | None = None
     image_root: str | None = None
     drop_bad_rows: bool = False
-
-    USUAL_FILES: ClassVar[Sequence[Layout]] = ()
-    IMAGE_PATTERNS: ClassVar[tuple[str, ...]] = ()
+    _source: dict[str, Any] = field(default_factory=dict, repr=False)  # of SOURCES
 
     def files(self) -> dict[str, list[str]]:
         """Return absolute paths of the annotation files of each split."""
-        named = {split: getattr(self, f"{split}_files") for split in SPLITS}
-        found = {split: [self._path(file) for file in as_list(files)] for split, files in named.items() if files}
+        found = {}
+        for split in SPLITS:
+            if files := getattr(self, f"{split}_files"):
+                found[split] = list(map(self._path, [files] if isinstance(files, (str, os.PathLike)) else files))
         if not found and self.data_dir is not None:
-            layouts = [self._below_data_dir(layout) for layout in self.USUAL_FILES]
+            layouts = [self._below_data_dir(layout) for layout in self._source.get("files", ())]
             found = max(layouts, key=len, default={})  # the first of those with the most splits
         return {split: files for split, files in found.items() if self.wants(split)}
 
@@ -75,7 +76,7 @@ class FilesConfig(datasets.BuilderConfig):
         """Return whether a split is to be read."""
         return self.splits is None or split in self.splits
 
-    def _path(self, file: str) -> str:
+    def _path(self, file: str | os.PathLike[str]) -> str:
         """Return where a named file is."""
         path = absolute(file)
         if not os.path.exists(path) and self.data_dir is not None:
@@ -83,7 +84,7 @@ class FilesConfig(datasets.BuilderConfig):
             return below if os.path.exists(below) else path
         return path
 
-    def _below_data_dir(self, layout: Layout) -> dict[str, list[str]]:
+    def _below_data_dir(self, layout: dict[str, list[str]]) -> dict[str, list[str]]:
         """Return the splits of a layout that are there; of a split with several files also those that are missing."""
         root, found = absolute(self.data_dir or "."), {}
         for split, names in layout.items():
@@ -97,7 +98,9 @@ class FilesConfig(datasets.BuilderConfig):
 
     def root(self, folder: str | None, setting: str) -> ImageRoot:
         """Return where image paths start: a folder that a setting names, or `data_dir`."""
-        return ImageRoot(absolute(folder or self.data_dir or "."), setting, self.IMAGE_PATTERNS)
+        return ImageRoot(
+            absolute(folder or self.data_dir or "."), setting, tuple(self._source.get("image_patterns", ()))
+        )
 
     def source_folders(self) -> list[str]:
         """Return absolute folders that prepared data depends on."""
@@ -157,19 +160,14 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = FilesConfig
     DEFAULT_WRITER_BATCH_SIZE = 1000  # rows hold paths; the library's 100 for images is slower
-    DESCRIPTION = CITATION = HOMEPAGE = LICENSE = LAYOUT = ""
+    SOURCE: dict[str, Any] = {}
     reads_stream = shows_progress = False
     num_shards = 1
 
     def _info(self) -> datasets.DatasetInfo:
         """Return features of a row, and where the data comes from."""
-        return datasets.DatasetInfo(
-            description=self.DESCRIPTION,
-            citation=self.CITATION,
-            homepage=self.HOMEPAGE,
-            license=self.LICENSE,
-            features=FEATURES_OF_TASK[self.config.name],
-        )
+        about = {name: self.SOURCE.get(name, "") for name in ("description", "citation", "homepage", "license")}
+        return datasets.DatasetInfo(features=FEATURES_OF_TASK[self.config.name], **about)
 
     def splits_with_files(self) -> list[str]:
         """Return the splits that can be read.
@@ -181,10 +179,10 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         if not found:
             wanted = " and ".join(self.config.splits or ()) or "annotation"
             without = "".join(WITHOUT.get(split, "") for split in self.config.splits or ())
+            layout = self.SOURCE.get("layout", "see the README")
             raise AnnotationError(
                 f"{type(self).__name__} finds no {wanted} files{self._found()}: give data_dir with the usual names "
-                f"({self.LAYOUT or 'see the README'}), or name files with train_files, validation_files, test_files."
-                + without
+                f"({layout}), or name files with train_files, validation_files, test_files." + without
             )
         return found
 

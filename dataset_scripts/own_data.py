@@ -13,12 +13,12 @@ from typing import Any
 
 import datasets
 
-from .file_builder import SPLITS, FileBuilder, QuestionFilesConfig
+from .file_builder import SOURCES, SPLITS, FileBuilder, QuestionFilesConfig
 from .reading.columns import COLUMNS, ColumnNames, NamedColumns
 from .reading.embedded import EmbeddedRowBuilder
 from .reading.hub import dataset_state, load_rows, next_row, split_names
+from .reading.image_files import absolute
 from .reading.layouts import named_once
-from .reading.paths import absolute
 from .reading.problems import AnnotationError, Problems, UnusableFileError
 from .reading.rows import WHOLE, Part, RowBuilder, SourceRow
 from .reading.tables import TABLES, TableFile, ending, holds_images
@@ -101,15 +101,13 @@ class OwnData(FileBuilder):
     Image paths start from `image_root`, by default `data_dir`; those of `metadata` files from the file's own folder.
     """
 
+    SOURCE = SOURCES["own_data"]
     BUILDER_CONFIG_CLASS = OwnDataConfig
     BUILDER_CONFIGS = [
-        OwnDataConfig(name="retrieval", version=FileBuilder.VERSION, description="Images with captions."),
-        OwnDataConfig(name="vqa", version=FileBuilder.VERSION, description="Images with questions and answers."),
+        OwnDataConfig(task, FileBuilder.VERSION, _source=SOURCES["own_data"]) for task in ("retrieval", "vqa")
     ]
     DEFAULT_CONFIG_NAME = "retrieval"
     DEFAULT_WRITER_BATCH_SIZE = 100  # rows may hold images
-    DESCRIPTION = "Own images with captions or questions."
-    LAYOUT = "train.csv or metadata.csv, or .tsv, .jsonl, .parquet, .json"
 
     def check(self, split: str) -> None:
         """Check a split as `FileBuilder.check` does; a data set on the Hub is not read twice."""

@@ -86,6 +86,11 @@ class Images:
         return known[written], problem or ""
 
 
+def absolute(folder: str | os.PathLike[str]) -> str:
+    """Return a path made absolute, with "~" for the home folder."""
+    return os.path.abspath(os.path.expanduser(folder))
+
+
 def relative_path(written: str) -> str:
     """Return an image path with slashes, without "." and inner "..": one spelling a file."""
     return os.path.normpath(written.replace("\\", "/"))
