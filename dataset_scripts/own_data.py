@@ -16,12 +16,12 @@ import datasets
 from .file_builder import SOURCES, SPLITS, FileBuilder, QuestionFilesConfig
 from .reading.columns import COLUMNS, ColumnNames, NamedColumns
 from .reading.embedded import EmbeddedRowBuilder
-from .reading.hub import dataset_state, load_rows, next_row, split_names
+from .reading.hub import dataset_state, hub_rows, split_names
 from .reading.image_files import absolute
 from .reading.layouts import named_once
 from .reading.problems import AnnotationError, Problems, UnusableFileError
 from .reading.rows import WHOLE, Part, RowBuilder, SourceRow
-from .reading.tables import TABLES, TableFile, ending, holds_images
+from .reading.tables import TABLES, ending, holds_images, table_rows
 
 NAMES = {"train": ("train",), "validation": ("validation", "val", "dev", "valid"), "test": ("test",)}
 
@@ -54,8 +54,7 @@ class OwnDataConfig(QuestionFilesConfig):
 
     def columns(self) -> NamedColumns:
         """Return what is read -> the column that is set for it."""
-        named: NamedColumns = {name: getattr(self, f"{name}_column") for name in COLUMNS if name != "answer"}
-        return named | {"answer": self.answers_column}
+        return {name: getattr(self, f"{name}{'s' * (name == 'answer')}_column") for name in COLUMNS}
 
     def files(self) -> dict[str, list[str]]:
         """Return absolute paths of the files of each split; of a Hub data set its name."""
@@ -88,7 +87,7 @@ class OwnDataConfig(QuestionFilesConfig):
         return {split: alias for split, names in NAMES.items() for alias in reversed(names) if alias in theirs}
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """Return the name of the configuration's folder in the cache; goes by the state of a Hub data set, too."""
+        """See `FilesConfig`; goes by the state of a Hub data set, too."""
         state = {} if self.hub_dataset is None else {"state": dataset_state(self.hub_dataset)}
         return super().create_config_id(config_kwargs | state, custom_features)
 
@@ -132,11 +131,9 @@ class OwnData(FileBuilder):
 
     def _hub_rows(self, name: str, split: str) -> Iterator[SourceRow]:
         columns = ColumnNames(self.config.name, self.config.columns())
-        rows, number = load_rows(name, self.config.hub_config, split, self.reads_stream), 0
-        while (row := next_row(name, rows)) is not None:
+        for number, row in enumerate(hub_rows(name, self.config.hub_config, split, self.reads_stream)):
             renamed = columns.rename(row)
             yield SourceRow(f"{name} ({split})", number, 0, renamed, columns.is_numbered)
-            number += 1
 
     def _table_rows(self, files: list[str], problems: Problems) -> Iterator[SourceRow]:
         columns = ColumnNames(self.config.name, self.config.columns())
@@ -145,10 +142,9 @@ class OwnData(FileBuilder):
             folder = os.path.dirname(os.path.relpath(file, root))
             is_metadata = os.path.basename(file).startswith("metadata.") and not folder.startswith("..")
             try:
-                with TableFile(file) as table:
-                    for number, row in enumerate(table):
-                        renamed = columns.rename(row, folder if is_metadata else "")
-                        share = (index + min(table.share, 0.999)) / len(files)
-                        yield SourceRow(file, number, share, renamed, columns.is_numbered)
+                for number, (row, read) in enumerate(table_rows(file)):
+                    renamed = columns.rename(row, folder if is_metadata else "")
+                    share = (index + min(read, 0.999)) / len(files)
+                    yield SourceRow(file, number, share, renamed, columns.is_numbered)
             except UnusableFileError as error:
                 problems.add(file, str(error))

@@ -56,11 +56,11 @@ def dataset_state(name: str) -> Any:
         return None
 
 
-def load_rows(name: str, config_name: str | None, split: str, streaming: bool) -> Iterator[dict[str, Any]]:
-    """Load a split of a data set on the Hub or a folder; images stay as they are stored, with `path` and `bytes`.
+def hub_rows(name: str, config_name: str | None, split: str, streaming: bool) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a split of a data set on the Hub or a folder; images as stored, with `path` and `bytes`.
 
     Raises:
-        AnnotationError: It cannot be loaded.
+        AnnotationError: It cannot be loaded, or the network or a file does not give a row.
     """
     is_saved = any(os.path.isfile(os.path.join(name, file)) for file in ("dataset_dict.json", "state.json"))
     try:
@@ -72,16 +72,7 @@ def load_rows(name: str, config_name: str | None, split: str, streaming: bool) -
     for column, feature in (rows.features or {}).items():
         if isinstance(feature, datasets.Image):
             rows = rows.cast_column(column, datasets.Image(decode=False))
-    return iter(rows)
-
-
-def next_row(name: str, rows: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the next row of a data set, None at its end.
-
-    Raises:
-        AnnotationError: The network or a file does not give it.
-    """
     try:
-        return next(rows, None)
+        yield from rows
     except HUB_ERRORS as error:
         raise AnnotationError(f"hub_dataset {name!r} cannot be read to its end ({one_line(error)}).") from error

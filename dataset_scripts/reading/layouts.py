@@ -32,25 +32,15 @@ NumberedRows = list[tuple[int | str, Any]]
 
 
 class OpenFile(NamedTuple):
-    """An annotation file that is read.
-
-    Attributes:
-        json: The file.
-        items: What it holds.
-        rows: The rows that an item with its index gives; None where it is a row itself.
-    """
+    """An annotation file that is read, and what it holds."""
 
     json: JsonFile
     items: Iterable[Any]
-    rows: Callable[[int, Any], NumberedRows] | None = None
+    rows: Callable[[int, Any], NumberedRows] | None = None  # that an item with its index gives; None: it is a row
 
 
 def layout(json_file: JsonFile) -> str:
-    """Return what a JSON file holds, by its first item of note.
-
-    Raises:
-        UnusableFileError: It cannot be read, or holds none of the known lists.
-    """
+    """Return what a JSON file holds, by its first item of note; raises UnusableFileError."""
     key, fields = json_file.first_item(LISTS)
     if key is None:
         if "qas" in fields:
@@ -94,12 +84,9 @@ def read_rows(files: Sequence[str], open_file: Callable[[str], OpenFile], proble
 
 
 def caption_rows(files: Sequence[str], split: str, problems: Problems) -> Iterator[SourceRow]:
-    """Read rows `image`, `caption` and, where there is one, `image_id`, of files with captions.
+    """Read rows `image`, `caption` and, where there is one, `image_id`, of files of ALBEF, Karpathy or COCO.
 
-    Args:
-        files: JSON files of ALBEF, Karpathy or COCO.
-        split: "train", "validation" or "test": which images of Karpathy's files; "restval" is trained on.
-        problems: Takes what is wrong with whole files.
+    Of Karpathy's files those of the split are read; "restval" is trained on. Problems are those of whole files.
     """
 
     def open_file(file: str) -> OpenFile:
@@ -115,11 +102,7 @@ def caption_rows(files: Sequence[str], split: str, problems: Problems) -> Iterat
 
 
 def _open_rows(json_file: JsonFile, kind: str, known: str) -> OpenFile:
-    """Return a file of ALBEF's layout.
-
-    Raises:
-        UnusableFileError: It has another.
-    """
+    """Return a file of ALBEF's layout; raises UnusableFileError if it has another."""
     if kind != "rows":
         raise UnusableFileError(f"holds {kind}, but here these are read: {known}")
     return OpenFile(json_file, json_file.items("item"))
@@ -159,14 +142,10 @@ def _id(item: dict[str, Any], key: str) -> str | int | None:
 
 
 def question_rows(files: Sequence[str], problems: Problems, image_name: str = IMAGE_NAME) -> Iterator[SourceRow]:
-    """Read rows `dataset`, `image`, `question`, `question_id`, `answer` of files with questions.
+    """Read rows `dataset`, `image`, `question`, `question_id`, `answer` of files of ALBEF, VQA v2 or Visual Genome.
 
-    Where VQA v2's annotations are read, rows have `question_type` and `answer_type`, too.
-
-    Args:
-        files: JSON files of ALBEF, VQA v2 or Visual Genome.
-        problems: Takes what is wrong with whole files.
-        image_name: Path of an image of VQA v2, with "{subset}" for "train2014" and the like and "{image_id}".
+    Where VQA v2's annotations are read, rows have `question_type` and `answer_type`, too. Problems are those of whole
+    files. `image_name`: see `QuestionFilesConfig`.
     """
     with_questions: dict[str, tuple[JsonFile, str]] = {}
     answers, genome_images = dict[Any, Any](), dict[Any, str]()
