@@ -142,18 +142,21 @@ def load_dataset_script(
     """
     if num_proc is not None and num_proc < 1:
         raise DataError(f"num_proc is {num_proc}, but must be at least 1.")
-    of_files = issubclass(BUILDERS.get(name, object), FileBuilder)
-    if of_files and split is not None and (one_split := re.match(r"(train|validation|test)(\[|$)", split)):
+    if (
+        issubclass(BUILDERS.get(name, object), FileBuilder)
+        and split is not None
+        and (one_split := re.match(r"(train|validation|test)(\[|$)", split))
+    ):
         config_kwargs = {"splits": [one_split.group(1)]} | config_kwargs
     builder = make_builder(name, config_name, data_dir, cache_dir, **config_kwargs)
     if isinstance(builder, FileBuilder):
         builder.num_shards = num_proc or 1
         builder.shows_progress = builder.num_shards == 1 and not streaming
-    if streaming:
-        if isinstance(builder, FileBuilder):
+        if streaming:
             builder.reads_stream = True
             for each in builder.splits_with_files():
                 builder.check(each)
+    if streaming:
         return builder.as_streaming_dataset(split=split)
     with _bars_only_on_a_terminal():
         _prepare(builder, num_proc)

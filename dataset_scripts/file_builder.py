@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -102,16 +103,15 @@ class FilesConfig(datasets.BuilderConfig):
             absolute(folder or self.data_dir or "."), setting, tuple(self._source.get("image_patterns", ()))
         )
 
-    def source_folders(self) -> list[str]:
-        """Return absolute folders that prepared data depends on."""
-        return [self.root(self.image_root, "image_root").folder]
+    def roots(self) -> list[ImageRoot]:
+        """Return the folders of images, which prepared data depends on."""
+        return [self.root(self.image_root, "image_root")]
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
         """Return the name of the configuration's folder in the cache."""
         contents = {split: [_file_hash(file) for file in files] for split, files in self.files().items()}
-        return super().create_config_id(
-            config_kwargs | {"contents": contents, "folders": self.source_folders()}, custom_features
-        )
+        more = {"contents": contents, "folders": [root.folder for root in self.roots()]}
+        return super().create_config_id(config_kwargs | more, custom_features)
 
 
 @dataclass
@@ -130,15 +130,11 @@ class QuestionFilesConfig(FilesConfig):
     vg_weight: float = VG_WEIGHT
     image_name: str = IMAGE_NAME
 
-    def question_roots(self) -> tuple[ImageRoot, ImageRoot]:
+    def roots(self) -> list[ImageRoot]:
         """Return the folders of the images of VQA v2 and of Visual Genome."""
         setting = "image_root" if self.vqa_root is None else "vqa_root"
         first = self.root(self.vqa_root or self.image_root, setting)
-        return first, first if self.vg_root is None else self.root(self.vg_root, "vg_root")
-
-    def source_folders(self) -> list[str]:
-        """Return absolute folders that prepared data depends on."""
-        return [root.folder for root in self.question_roots()]
+        return [first, first if self.vg_root is None else self.root(self.vg_root, "vg_root")]
 
 
 class FileBuilder(datasets.GeneratorBasedBuilder):
@@ -170,11 +166,7 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         return datasets.DatasetInfo(features=FEATURES_OF_TASK[self.config.name], **about)
 
     def splits_with_files(self) -> list[str]:
-        """Return the splits that can be read.
-
-        Raises:
-            AnnotationError: There are none; the text says what was expected.
-        """
+        """Return the splits that can be read; raises AnnotationError if there are none."""
         found = list(self.config.files())
         if not found:
             wanted = " and ".join(self.config.splits or ()) or "annotation"
@@ -202,7 +194,7 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         config = self.config
         if config.name == "retrieval":
             return CaptionRowBuilder(config.root(config.image_root, "image_root"), part)
-        vqa_root, vg_root = config.question_roots()
+        vqa_root, vg_root = config.roots()
         return QuestionRowBuilder(vqa_root, vg_root, config.vg_weight, need_answers=split != "test", part=part)
 
     def sources(self, split: str, problems: Problems) -> Iterator[SourceRow]:
@@ -218,19 +210,9 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         return accepted(self.sources(split, problems), builder, problems, progress)
 
     def rows(
-        self,
-        split: str,
-        problems: Problems,
-        part: Part = WHOLE,
-        on_dropped: Callable[[str], None] | None = None,
+        self, split: str, problems: Problems, part: Part = WHOLE, on_dropped: Callable[[str], Any] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Read, check and build rows of a split.
-
-        Args:
-            split: Name of the split.
-            problems: Takes what is wrong.
-            part: Which rows are built.
-            on_dropped: Called at the end with a text about the rows that were dropped.
+        """Read, check and build rows of a part of a split; `on_dropped` is told at the end which rows were dropped.
 
         Raises:
             AnnotationError: Something is wrong with a file, or, unless bad rows are dropped, with a row. All rows are
@@ -256,15 +238,10 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
             on_dropped(problems.describe(f"{problems.refused} rows of {split} are dropped"))
 
     def check(self, split: str) -> None:
-        """Read a split and keep nothing, as before rows are streamed.
-
-        Raises:
-            AnnotationError: It cannot be used.
-        """
+        """Read a split and keep nothing, as before rows are streamed; raises AnnotationError if it cannot be used."""
         self.shows_progress = True
         try:
-            for _ in self.rows(split, Problems()):
-                pass
+            deque(self.rows(split, Problems()), maxlen=0)
         finally:
             self.shows_progress = False
 
@@ -272,9 +249,8 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         """Return one generator a split; nothing is downloaded."""
         shards = [(index, self.num_shards) for index in range(self.num_shards)]
         kwargs = {"shards": shards, "streaming": dl_manager.is_streaming}
-        return [
-            datasets.SplitGenerator(split, gen_kwargs={"split": split, **kwargs}) for split in self.splits_with_files()
-        ]
+        splits = self.splits_with_files()
+        return [datasets.SplitGenerator(split, gen_kwargs={"split": split, **kwargs}) for split in splits]
 
     def _generate_examples(
         self, split: str, shards: list[tuple[int, int]], streaming: bool
@@ -282,13 +258,9 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         """Return numbered rows of some shards of a split; the first shard says what is dropped."""
         count = shards[0][1]
         part = Part(frozenset(index for index, _ in shards), count, self.config.drop_bad_rows or count == 1)
-        say = logger.warning if streaming else partial(self._write_dropped, split)
+        kept = Path("" if streaming else self._output_dir, f"{DROPPED}{split}.txt")  # in the cache
+        say = logger.warning if streaming else partial(kept.write_text, encoding="utf-8")
         return enumerate(self.rows(split, Problems(), part, say if part.holds(0) else None))
-
-    def _write_dropped(self, split: str, text: str) -> None:
-        """Keep in the cache what was dropped."""
-        with open(os.path.join(self._output_dir, f"{DROPPED}{split}.txt"), "w", encoding="utf-8") as stream:
-            stream.write(text)
 
 
 def _file_hash(file: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import datasets
 
-from .file_builder import SOURCES, SPLITS, FileBuilder, QuestionFilesConfig
+from .file_builder import SOURCES, FileBuilder, QuestionFilesConfig
 from .reading.columns import COLUMNS, ColumnNames, NamedColumns
 from .reading.embedded import EmbeddedRowBuilder
 from .reading.hub import dataset_state, hub_rows, split_names
@@ -59,8 +59,9 @@ class OwnDataConfig(QuestionFilesConfig):
     def files(self) -> dict[str, list[str]]:
         """Return absolute paths of the files of each split; of a Hub data set its name."""
         if self.hub_dataset is not None:
-            splits = self._named_splits()
-            return {split: [splits[split]] for split in SPLITS if split in splits and self.wants(split)}
+            theirs = split_names(self.hub_dataset, self.hub_config)
+            found = {split: [name for name in names if name in theirs][:1] for split, names in NAMES.items()}
+            return {split: files for split, files in found.items() if files and self.wants(split)}
         if self.data_dir is None or self.train_files or self.validation_files or self.test_files:
             return super().files()
         found = {split: self._tables_below(names) for split, names in NAMES.items()}
@@ -68,10 +69,10 @@ class OwnDataConfig(QuestionFilesConfig):
         for split, files in found.items():
             if len(files) > 1 and self.wants(split):
                 names = ", ".join(os.path.relpath(file, absolute(self.data_dir)) for file in files)
-                raise AnnotationError(
-                    f"{self.data_dir} has several tables for {split}: {names}. Leave one, or name those that are read "
-                    f"with {split}_files."
+                text = (
+                    f"{self.data_dir} has several tables for {split}: {names}. Leave one, or name those that are read"
                 )
+                raise AnnotationError(f"{text} with {split}_files.")
         return {split: files for split, files in found.items() if files and self.wants(split)}
 
     def _tables_below(self, names: Sequence[str]) -> list[str]:
@@ -80,11 +81,6 @@ class OwnDataConfig(QuestionFilesConfig):
         stems = [stem for name in names for stem in (name, os.path.join(name, "metadata")) if stem]
         paths = (os.path.join(root, f"{stem}.{kind}") for stem in stems for kind in TABLES)
         return [path for path in paths if os.path.isfile(path)]
-
-    def _named_splits(self) -> dict[str, str]:
-        """Return our name of a split -> that of the data set."""
-        theirs = split_names(self.hub_dataset or "", self.hub_config)
-        return {split: alias for split, names in NAMES.items() for alias in reversed(names) if alias in theirs}
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
         """See `FilesConfig`; goes by the state of a Hub data set, too."""

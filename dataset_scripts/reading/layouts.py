@@ -16,7 +16,8 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import chain, starmap
+from typing import Any
 
 from .json_files import JsonFile
 from .problems import Problems, UnusableFileError, short
@@ -28,15 +29,8 @@ IMAGE_NAME = "{subset}/COCO_{subset}_{image_id:012d}.jpg"  # of the images of VQ
 LISTS = ("questions", "annotations", "images")  # of an object that tell its layout
 _SUBSET = re.compile(r"(train|val|test)(?:-dev)?(\d{4})")  # test-dev2015 is a part of the images of test2015
 _PART_OF_URL = re.compile(r"[^/]+/[^/]+$")
-NumberedRows = list[tuple[int | str, Any]]
-
-
-class OpenFile(NamedTuple):
-    """An annotation file that is read, and what it holds."""
-
-    json: JsonFile
-    items: Iterable[Any]
-    rows: Callable[[int, Any], NumberedRows] | None = None  # that an item with its index gives; None: it is a row
+NumberedRows = Iterable[tuple[int | str, Any]]
+OpenFile = tuple[JsonFile, NumberedRows]
 
 
 def layout(json_file: JsonFile) -> str:
@@ -70,17 +64,17 @@ def read_rows(files: Sequence[str], open_file: Callable[[str], OpenFile], proble
     """Read all rows of JSON files, and note what is wrong with whole files."""
     for index, file in enumerate(files):
         try:
-            opened = open_file(file)
-            with opened.json:
-                for number, item in enumerate(opened.items):
-                    share = (index + min(opened.json.share, 0.999)) / len(files)
-                    if opened.rows is None:
-                        yield SourceRow(file, number, share, item)
-                    else:
-                        for name, row in opened.rows(number, item):
-                            yield SourceRow(file, name, share, row)
+            json_file, rows = open_file(file)
+            with json_file:
+                for number, row in rows:
+                    yield SourceRow(file, number, (index + min(json_file.share, 0.999)) / len(files), row)
         except UnusableFileError as error:
             problems.add(file, str(error))
+
+
+def _spread(items: Iterable[Any], to_rows: Callable[[int, Any], NumberedRows]) -> NumberedRows:
+    """Return the rows that items give with their indices."""
+    return chain.from_iterable(starmap(to_rows, enumerate(items)))
 
 
 def caption_rows(files: Sequence[str], split: str, problems: Problems) -> Iterator[SourceRow]:
@@ -93,9 +87,9 @@ def caption_rows(files: Sequence[str], split: str, problems: Problems) -> Iterat
         json_file = JsonFile(file)
         kind = layout(json_file)
         if kind == "karpathy":
-            return OpenFile(json_file, json_file.items("images.item"), partial(_karpathy_rows, split, file))
+            return json_file, _spread(json_file.items("images.item"), partial(_karpathy_rows, split, file))
         if kind == "captions":
-            return OpenFile(json_file, _coco_rows(json_file))
+            return json_file, enumerate(_coco_rows(json_file))
         return _open_rows(json_file, kind, "rows, karpathy, captions")
 
     return read_rows(named_once(files, problems, "captions"), open_file, problems)
@@ -105,7 +99,7 @@ def _open_rows(json_file: JsonFile, kind: str, known: str) -> OpenFile:
     """Return a file of ALBEF's layout; raises UnusableFileError if it has another."""
     if kind != "rows":
         raise UnusableFileError(f"holds {kind}, but here these are read: {known}")
-    return OpenFile(json_file, json_file.items("item"))
+    return json_file, enumerate(json_file.items("item"))
 
 
 def _karpathy_rows(split: str, file: str, number: int, item: Any) -> NumberedRows:
@@ -166,9 +160,9 @@ def question_rows(files: Sequence[str], problems: Problems, image_name: str = IM
         json_file, kind = with_questions[file]
         if kind == "questions":
             to_rows = partial(_question_rows, answers, image_name, _subset(json_file))
-            return OpenFile(json_file, json_file.items("questions.item"), to_rows)
+            return json_file, _spread(json_file.items("questions.item"), to_rows)
         if kind == "genome":
-            return OpenFile(json_file, json_file.items("item"), partial(_genome_rows, genome_images))
+            return json_file, _spread(json_file.items("item"), partial(_genome_rows, genome_images))
         return _open_rows(json_file, kind, "rows, questions, genome")
 
     if not with_questions and files and not problems.file_count:
