@@ -13,19 +13,11 @@ from typing import Any
 
 import datasets
 
+from .file_builder import SOURCES
 from .reading.problems import DataError
 from .reading.questions import VQA_FEATURES
 
 SHAPES = ("circle", "rectangle", "triangle")  # the other answers are yes, no and colors
-HOMEPAGE = "https://github.com/vzhou842/easy-VQA"
-CITATION = """\
-@misc{zhou2019easyvqa,
-  author = {Victor Zhou},
-  title = {easy-VQA: an easy dataset for visual question answering},
-  year = {2019},
-  url = {https://github.com/vzhou842/easy-VQA}
-}
-"""
 
 
 class MissingPackageError(ImportError, DataError):
@@ -79,13 +71,7 @@ class EasyVQA(datasets.GeneratorBasedBuilder):
     def _info(self) -> datasets.DatasetInfo:
         """Return features of a row, and where the data comes from."""
         features = {name: feature for name, feature in VQA_FEATURES.items() if name != "answer_type"}
-        return datasets.DatasetInfo(
-            description="Questions about the shape and the color in an image of 64 x 64 pixels.",
-            citation=CITATION,
-            homepage=HOMEPAGE,
-            license="MIT",
-            features=datasets.Features(features),
-        )
+        return datasets.DatasetInfo(features=datasets.Features(features), **SOURCES["easy_vqa"])
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         """Return one generator a split; nothing is downloaded."""

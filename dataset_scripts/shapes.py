@@ -86,11 +86,7 @@ class Shapes(datasets.GeneratorBasedBuilder):
     DEFAULT_CONFIG_NAME = "retrieval"
 
     def _info(self) -> datasets.DatasetInfo:
-        """Return the features of a row.
-
-        Raises:
-            DataError: The configuration is out of range.
-        """
+        """Return the features of a row; raises DataError if the configuration is out of range."""
         self.config.check()
         names = ("image", "question", "answers", "question_id", "image_id", "answer_weight", "question_type")
         of_questions = datasets.Features({name: VQA_FEATURES[name] for name in names})

@@ -28,8 +28,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def data_fields(options: argparse.Namespace) -> dict[str, Any]:
     """Return keyword arguments of `load_dataset_script` and `make_builder` for what a command line names.
 
-    Raises:
-        DataError: `--dataset_config` is neither JSON nor YAML as in a configuration file, or no mapping.
+    `--dataset_config` is JSON, or YAML as in a configuration file; raises DataError if not, or if it is no mapping.
     """
     given = {name: getattr(options, name) for name in ("name", "config_name", "data_dir", *FILES, "image_root")}
     text, value = options.dataset_config or "{}", None

@@ -45,11 +45,7 @@ class QuestionRowBuilder(RowBuilder):
     def __init__(
         self, vqa_root: ImageRoot, vg_root: ImageRoot, vg_weight: float, need_answers: bool, part: Part = WHOLE
     ) -> None:
-        """Begin; the folders are those of the images of "vqa" and "vg" rows, the weight that of answers of the latter.
-
-        Raises:
-            DataError: `vg_weight` is no finite number >= 0.
-        """
+        """Begin; the folders are those of images of "vqa" and "vg" rows, the weight that of answers of the latter."""
         if not (math.isfinite(vg_weight) and vg_weight >= 0):
             raise DataError(f"vg_weight is {vg_weight}, but must be a finite number >= 0.")
         super().__init__(part)

@@ -29,10 +29,7 @@ def ending(file: str) -> str:
 def table_rows(file: str) -> Iterator[tuple[Any, float]]:
     """Yield the rows of a table, each with the part of the file that is read, 0..1, never falling.
 
-    Its name ends in one of `TABLES`; JSON is one list of objects.
-
-    Raises:
-        UnusableFileError: It cannot be read.
+    Its name ends in one of `TABLES`; JSON is one list of objects. Raises UnusableFileError.
     """
     kind, count = ending(file), 0
     if kind not in TABLES:
