@@ -29,8 +29,9 @@ from .flickr30k import Flickr30k
 from .own_data import OwnData
 from .reading.answer_lists import load_answer_list
 from .reading.image_checks import good_images, image_problems
+from .reading.image_files import absolute
 from .reading.problems import AnnotationError, DataError
-from .reading.training_rows import CaptionRows, process_share, stream_captions
+from .reading.training_rows import CaptionRows, one_caption_a_row, process_share, stream_captions
 from .shapes import Shapes, ShapesConfig
 from .visual_genome import VisualGenome
 from .vqa_v2 import VQAv2
@@ -54,6 +55,7 @@ __all__ = [
     "load_answer_list",
     "load_dataset_script",
     "make_builder",
+    "one_caption_a_row",
     "process_share",
     "stream_captions",
 ]
@@ -85,10 +87,11 @@ def make_builder(
     if name not in BUILDERS:
         raise DataError(f"No data set is called {name!r}; there are: {', '.join(sorted(BUILDERS))}.")
     if data_dir is not None:
-        config_kwargs["data_dir"] = os.path.abspath(os.path.expanduser(data_dir))
-    folder = None if cache_dir is None else os.path.abspath(os.path.expanduser(cache_dir))
+        config_kwargs["data_dir"] = absolute(data_dir)
+    folder = None if cache_dir is None else absolute(cache_dir)
     builder_class = BUILDERS[name]
-    known = [field.name for field in dataclasses.fields(builder_class.BUILDER_CONFIG_CLASS)]
+    fields = dataclasses.fields(builder_class.BUILDER_CONFIG_CLASS)
+    known = [field.name for field in fields if not field.name.startswith("_")]
     if config_name is not None and config_name not in builder_class.builder_configs:
         names = ", ".join(builder_class.builder_configs)
         raise DataError(f"Configuration {config_name!r} not found in the data set {name}; there are: {names}.")
@@ -97,8 +100,7 @@ def make_builder(
             near = difflib.get_close_matches(field, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}."
             raise DataError(f"The data set {name} has no field {field!r}; {hint}")
-    source = _source_hash(builder_class)
-    return builder_class(cache_dir=folder, config_name=config_name, hash=source, **config_kwargs)
+    return builder_class(cache_dir=folder, config_name=config_name, hash=_source_hash(builder_class), **config_kwargs)
 
 
 def load_dataset_script(
@@ -140,18 +142,21 @@ def load_dataset_script(
     """
     if num_proc is not None and num_proc < 1:
         raise DataError(f"num_proc is {num_proc}, but must be at least 1.")
-    of_files = issubclass(BUILDERS.get(name, object), FileBuilder)
-    if of_files and split is not None and (one_split := re.match(r"(train|validation|test)(\[|$)", split)):
+    if (
+        issubclass(BUILDERS.get(name, object), FileBuilder)
+        and split is not None
+        and (one_split := re.match(r"(train|validation|test)(\[|$)", split))
+    ):
         config_kwargs = {"splits": [one_split.group(1)]} | config_kwargs
     builder = make_builder(name, config_name, data_dir, cache_dir, **config_kwargs)
     if isinstance(builder, FileBuilder):
         builder.num_shards = num_proc or 1
         builder.shows_progress = builder.num_shards == 1 and not streaming
-    if streaming:
-        if isinstance(builder, FileBuilder):
+        if streaming:
             builder.reads_stream = True
             for each in builder.splits_with_files():
                 builder.check(each)
+    if streaming:
         return builder.as_streaming_dataset(split=split)
     with _bars_only_on_a_terminal():
         _prepare(builder, num_proc)
@@ -163,20 +168,18 @@ def load_dataset_script(
 
 def _prepare(builder: datasets.GeneratorBasedBuilder, num_proc: int | None) -> None:
     """Prepare data where the cache has none; what the library hides in an error of its own comes out."""
-    of_files = isinstance(builder, FileBuilder)
     try:
-        builder.download_and_prepare(num_proc=num_proc if of_files else None)
-    except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, DataError):
-            raise error.__cause__ from None
-        if isinstance(error.__cause__, OSError):
-            raise DataError(f"The data cannot be prepared in {builder.cache_dir} ({error.__cause__}).") from error
+        builder.download_and_prepare(num_proc=num_proc if isinstance(builder, FileBuilder) else None)
+    except (datasets.exceptions.DatasetGenerationError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, DataError):
+            raise cause from None
+        if isinstance(cause, OSError):
+            raise DataError(f"The data cannot be prepared in {builder.cache_dir} ({cause}).") from error
         if isinstance(builder, FileBuilder):
             for split in builder.splits_with_files():  # an error of another process has lost its cause
                 builder.check(split)
         raise
-    except OSError as error:
-        raise DataError(f"The data cannot be prepared in {builder.cache_dir} ({error}).") from error
     for path in sorted(Path(builder.cache_dir).glob(f"{DROPPED}*.txt")):
         logger.warning(path.read_text(encoding="utf-8"))
 
@@ -185,19 +188,19 @@ def _source_hash(builder_class: type[datasets.GeneratorBasedBuilder]) -> str:
     """Hash of the files that define a builder: data made by an older text of it is not taken from the cache."""
     folder = Path(__file__).parent
     sources = [sys.modules[builder_class.__module__].__file__, *sorted(folder.glob("*.py"))]
-    sources += sorted(folder.glob("reading/*.py"))
+    sources += [*sorted(folder.glob("reading/*.py")), folder / "sources.yaml"]
     return Hasher.hash([Path(source).read_bytes() for source in sources if source] or builder_class.__qualname__)
 
 
 @contextmanager
 def _bars_only_on_a_terminal() -> Iterator[None]:
     """Silence the progress bars of `datasets` while standard error is no terminal, and restore them."""
-    quiet = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
-    if quiet and os.environ.get("HF_DATASETS_DISABLE_PROGRESS_BARS") is None:  # the variable is the user's word
+    is_set = os.environ.get("HF_DATASETS_DISABLE_PROGRESS_BARS") is not None  # by the user, whose word counts
+    quiet = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled() and not is_set
+    if quiet:
         datasets.disable_progress_bars()
-        try:
-            yield
-        finally:
-            datasets.enable_progress_bars()
-    else:
+    try:
         yield
+    finally:
+        if quiet:
+            datasets.enable_progress_bars()

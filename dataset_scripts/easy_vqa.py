@@ -13,18 +13,11 @@ from typing import Any
 
 import datasets
 
+from .file_builder import SOURCES
 from .reading.problems import DataError
+from .reading.questions import VQA_FEATURES
 
 SHAPES = ("circle", "rectangle", "triangle")  # the other answers are yes, no and colors
-HOMEPAGE = "https://github.com/vzhou842/easy-VQA"
-CITATION = """\
-@misc{zhou2019easyvqa,
-  author = {Victor Zhou},
-  title = {easy-VQA: an easy dataset for visual question answering},
-  year = {2019},
-  url = {https://github.com/vzhou842/easy-VQA}
-}
-"""
 
 
 class MissingPackageError(ImportError, DataError):
@@ -32,11 +25,7 @@ class MissingPackageError(ImportError, DataError):
 
 
 def _package() -> ModuleType:
-    """Return the package easy-vqa.
-
-    Raises:
-        MissingPackageError: It is not installed.
-    """
+    """Return the package easy-vqa; raises MissingPackageError."""
     try:
         import easy_vqa
     except ImportError as error:
@@ -46,11 +35,7 @@ def _package() -> ModuleType:
 
 
 def easy_vqa_answers() -> list[str]:
-    """Return all thirteen answers, in the package's order.
-
-    Raises:
-        MissingPackageError: The package easy-vqa is not installed.
-    """
+    """Return all thirteen answers, in the package's order; raises MissingPackageError."""
     return list(_package().get_answers())
 
 
@@ -65,11 +50,7 @@ class EasyVQAConfig(datasets.BuilderConfig):
     """The plain configuration; prepared data holds paths into the package, so the cache goes by its folder too."""
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """Return the name of the configuration's folder in the cache.
-
-        Raises:
-            MissingPackageError: The package easy-vqa is not installed.
-        """
+        """Return the name of the configuration's folder in the cache; raises MissingPackageError."""
         folder = os.path.dirname(os.path.abspath(str(_package().__file__)))
         return super().create_config_id(config_kwargs | {"package": folder}, custom_features)
 
@@ -89,23 +70,12 @@ class EasyVQA(datasets.GeneratorBasedBuilder):
 
     def _info(self) -> datasets.DatasetInfo:
         """Return features of a row, and where the data comes from."""
-        text, number = datasets.Value("string"), datasets.Value("int64")
-        features = {"image": datasets.Image(), "question": text, "question_id": number, "image_id": number}
-        features |= {"answers": datasets.List(text), "answer_weight": datasets.Value("float32"), "question_type": text}
-        return datasets.DatasetInfo(
-            description="Questions about the shape and the color in an image of 64 x 64 pixels.",
-            citation=CITATION,
-            homepage=HOMEPAGE,
-            license="MIT",
-            features=datasets.Features(features),
-        )
+        features = {name: feature for name, feature in VQA_FEATURES.items() if name != "answer_type"}
+        return datasets.DatasetInfo(features=datasets.Features(features), **SOURCES["easy_vqa"])
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         """Return one generator a split; nothing is downloaded."""
-        return [
-            datasets.SplitGenerator(datasets.Split.TRAIN, gen_kwargs={"split": "train"}),
-            datasets.SplitGenerator(datasets.Split.TEST, gen_kwargs={"split": "test"}),
-        ]
+        return [datasets.SplitGenerator(split, gen_kwargs={"split": split}) for split in ("train", "test")]
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield rows of a split with their numbers."""
@@ -116,9 +86,4 @@ class EasyVQA(datasets.GeneratorBasedBuilder):
             columns, first_id = package.get_test_questions(), len(columns[0])
         for question_id, (question, answer, image_id) in enumerate(zip(*columns, strict=True), start=first_id):
             row = {"image": paths[image_id], "question": question, "question_id": question_id, "image_id": image_id}
-            yield question_id, row | self._answer_columns(answer)
-
-    @staticmethod
-    def _answer_columns(answer: str) -> dict[str, Any]:
-        """Return an answer as columns of its row."""
-        return {"answers": [answer], "answer_weight": 1.0, "question_type": question_type(answer)}
+            yield question_id, row | {"answers": [answer], "answer_weight": 1.0, "question_type": question_type(answer)}

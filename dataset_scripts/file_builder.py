@@ -5,23 +5,26 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 import datasets
+import yaml
 
 from .reading.captions import FEATURES, CaptionRowBuilder
-from .reading.image_files import ImageRoot
+from .reading.image_files import ImageRoot, absolute
 from .reading.layouts import IMAGE_NAME, caption_rows, question_rows
-from .reading.paths import absolute, as_list
 from .reading.problems import AnnotationError, Problems
 from .reading.questions import VG_WEIGHT, VQA_FEATURES, QuestionRowBuilder
 from .reading.rows import SUBJECT, WHOLE, Part, RowBuilder, SourceRow, accepted, missing_roots
 
 logger = logging.getLogger(__name__)
+SOURCES: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("sources.yaml").read_text("utf-8"))
 SPLITS = ("train", "validation", "test")
 MAX_ENTRIES = 8  # of a folder, in a message
 WITHOUT = {  # how a run does without a split
@@ -29,7 +32,6 @@ WITHOUT = {  # how a run does without a split
     "test": " Without them: --do_predict false.",
 }
 FOLDERS = ("", "annotations", "data")  # below data_dir: where annotation files are looked for
-Layout = dict[str, Sequence[str]]  # split -> the files that it is made of
 FEATURES_OF_TASK = {"retrieval": FEATURES, "vqa": VQA_FEATURES}
 DROPPED = "dropped-"  # name of the file in the cache that says what was dropped; the split follows
 
@@ -58,16 +60,16 @@ class FilesConfig(datasets.BuilderConfig):
     splits: list[str] | None = None
     image_root: str | None = None
     drop_bad_rows: bool = False
-
-    USUAL_FILES: ClassVar[Sequence[Layout]] = ()
-    IMAGE_PATTERNS: ClassVar[tuple[str, ...]] = ()
+    _source: dict[str, Any] = field(default_factory=dict, repr=False)  # of SOURCES
 
     def files(self) -> dict[str, list[str]]:
         """Return absolute paths of the annotation files of each split."""
-        named = {split: getattr(self, f"{split}_files") for split in SPLITS}
-        found = {split: [self._path(file) for file in as_list(files)] for split, files in named.items() if files}
+        found = {}
+        for split in SPLITS:
+            if files := getattr(self, f"{split}_files"):
+                found[split] = list(map(self._path, [files] if isinstance(files, (str, os.PathLike)) else files))
         if not found and self.data_dir is not None:
-            layouts = [self._below_data_dir(layout) for layout in self.USUAL_FILES]
+            layouts = [self._below_data_dir(layout) for layout in self._source.get("files", ())]
             found = max(layouts, key=len, default={})  # the first of those with the most splits
         return {split: files for split, files in found.items() if self.wants(split)}
 
@@ -75,7 +77,7 @@ class FilesConfig(datasets.BuilderConfig):
         """Return whether a split is to be read."""
         return self.splits is None or split in self.splits
 
-    def _path(self, file: str) -> str:
+    def _path(self, file: str | os.PathLike[str]) -> str:
         """Return where a named file is."""
         path = absolute(file)
         if not os.path.exists(path) and self.data_dir is not None:
@@ -83,7 +85,7 @@ class FilesConfig(datasets.BuilderConfig):
             return below if os.path.exists(below) else path
         return path
 
-    def _below_data_dir(self, layout: Layout) -> dict[str, list[str]]:
+    def _below_data_dir(self, layout: dict[str, list[str]]) -> dict[str, list[str]]:
         """Return the splits of a layout that are there; of a split with several files also those that are missing."""
         root, found = absolute(self.data_dir or "."), {}
         for split, names in layout.items():
@@ -97,18 +99,19 @@ class FilesConfig(datasets.BuilderConfig):
 
     def root(self, folder: str | None, setting: str) -> ImageRoot:
         """Return where image paths start: a folder that a setting names, or `data_dir`."""
-        return ImageRoot(absolute(folder or self.data_dir or "."), setting, self.IMAGE_PATTERNS)
+        return ImageRoot(
+            absolute(folder or self.data_dir or "."), setting, tuple(self._source.get("image_patterns", ()))
+        )
 
-    def source_folders(self) -> list[str]:
-        """Return absolute folders that prepared data depends on."""
-        return [self.root(self.image_root, "image_root").folder]
+    def roots(self) -> list[ImageRoot]:
+        """Return the folders of images, which prepared data depends on."""
+        return [self.root(self.image_root, "image_root")]
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
         """Return the name of the configuration's folder in the cache."""
         contents = {split: [_file_hash(file) for file in files] for split, files in self.files().items()}
-        return super().create_config_id(
-            config_kwargs | {"contents": contents, "folders": self.source_folders()}, custom_features
-        )
+        more = {"contents": contents, "folders": [root.folder for root in self.roots()]}
+        return super().create_config_id(config_kwargs | more, custom_features)
 
 
 @dataclass
@@ -127,15 +130,11 @@ class QuestionFilesConfig(FilesConfig):
     vg_weight: float = VG_WEIGHT
     image_name: str = IMAGE_NAME
 
-    def question_roots(self) -> tuple[ImageRoot, ImageRoot]:
+    def roots(self) -> list[ImageRoot]:
         """Return the folders of the images of VQA v2 and of Visual Genome."""
         setting = "image_root" if self.vqa_root is None else "vqa_root"
         first = self.root(self.vqa_root or self.image_root, setting)
-        return first, first if self.vg_root is None else self.root(self.vg_root, "vg_root")
-
-    def source_folders(self) -> list[str]:
-        """Return absolute folders that prepared data depends on."""
-        return [root.folder for root in self.question_roots()]
+        return [first, first if self.vg_root is None else self.root(self.vg_root, "vg_root")]
 
 
 class FileBuilder(datasets.GeneratorBasedBuilder):
@@ -157,34 +156,25 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = FilesConfig
     DEFAULT_WRITER_BATCH_SIZE = 1000  # rows hold paths; the library's 100 for images is slower
-    DESCRIPTION = CITATION = HOMEPAGE = LICENSE = LAYOUT = ""
+    SOURCE: dict[str, Any] = {}
     reads_stream = shows_progress = False
     num_shards = 1
 
     def _info(self) -> datasets.DatasetInfo:
         """Return features of a row, and where the data comes from."""
-        return datasets.DatasetInfo(
-            description=self.DESCRIPTION,
-            citation=self.CITATION,
-            homepage=self.HOMEPAGE,
-            license=self.LICENSE,
-            features=FEATURES_OF_TASK[self.config.name],
-        )
+        about = {name: self.SOURCE.get(name, "") for name in ("description", "citation", "homepage", "license")}
+        return datasets.DatasetInfo(features=FEATURES_OF_TASK[self.config.name], **about)
 
     def splits_with_files(self) -> list[str]:
-        """Return the splits that can be read.
-
-        Raises:
-            AnnotationError: There are none; the text says what was expected.
-        """
+        """Return the splits that can be read; raises AnnotationError if there are none."""
         found = list(self.config.files())
         if not found:
             wanted = " and ".join(self.config.splits or ()) or "annotation"
             without = "".join(WITHOUT.get(split, "") for split in self.config.splits or ())
+            layout = self.SOURCE.get("layout", "see the README")
             raise AnnotationError(
                 f"{type(self).__name__} finds no {wanted} files{self._found()}: give data_dir with the usual names "
-                f"({self.LAYOUT or 'see the README'}), or name files with train_files, validation_files, test_files."
-                + without
+                f"({layout}), or name files with train_files, validation_files, test_files." + without
             )
         return found
 
@@ -204,7 +194,7 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         config = self.config
         if config.name == "retrieval":
             return CaptionRowBuilder(config.root(config.image_root, "image_root"), part)
-        vqa_root, vg_root = config.question_roots()
+        vqa_root, vg_root = config.roots()
         return QuestionRowBuilder(vqa_root, vg_root, config.vg_weight, need_answers=split != "test", part=part)
 
     def sources(self, split: str, problems: Problems) -> Iterator[SourceRow]:
@@ -220,19 +210,9 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         return accepted(self.sources(split, problems), builder, problems, progress)
 
     def rows(
-        self,
-        split: str,
-        problems: Problems,
-        part: Part = WHOLE,
-        on_dropped: Callable[[str], None] | None = None,
+        self, split: str, problems: Problems, part: Part = WHOLE, on_dropped: Callable[[str], Any] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Read, check and build rows of a split.
-
-        Args:
-            split: Name of the split.
-            problems: Takes what is wrong.
-            part: Which rows are built.
-            on_dropped: Called at the end with a text about the rows that were dropped.
+        """Read, check and build rows of a part of a split; `on_dropped` is told at the end which rows were dropped.
 
         Raises:
             AnnotationError: Something is wrong with a file, or, unless bad rows are dropped, with a row. All rows are
@@ -258,15 +238,10 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
             on_dropped(problems.describe(f"{problems.refused} rows of {split} are dropped"))
 
     def check(self, split: str) -> None:
-        """Read a split and keep nothing, as before rows are streamed.
-
-        Raises:
-            AnnotationError: It cannot be used.
-        """
+        """Read a split and keep nothing, as before rows are streamed; raises AnnotationError if it cannot be used."""
         self.shows_progress = True
         try:
-            for _ in self.rows(split, Problems()):
-                pass
+            deque(self.rows(split, Problems()), maxlen=0)
         finally:
             self.shows_progress = False
 
@@ -274,9 +249,8 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         """Return one generator a split; nothing is downloaded."""
         shards = [(index, self.num_shards) for index in range(self.num_shards)]
         kwargs = {"shards": shards, "streaming": dl_manager.is_streaming}
-        return [
-            datasets.SplitGenerator(split, gen_kwargs={"split": split, **kwargs}) for split in self.splits_with_files()
-        ]
+        splits = self.splits_with_files()
+        return [datasets.SplitGenerator(split, gen_kwargs={"split": split, **kwargs}) for split in splits]
 
     def _generate_examples(
         self, split: str, shards: list[tuple[int, int]], streaming: bool
@@ -284,13 +258,9 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         """Return numbered rows of some shards of a split; the first shard says what is dropped."""
         count = shards[0][1]
         part = Part(frozenset(index for index, _ in shards), count, self.config.drop_bad_rows or count == 1)
-        say = logger.warning if streaming else partial(self._write_dropped, split)
+        kept = Path("" if streaming else self._output_dir, f"{DROPPED}{split}.txt")  # in the cache
+        say = logger.warning if streaming else partial(kept.write_text, encoding="utf-8")
         return enumerate(self.rows(split, Problems(), part, say if part.holds(0) else None))
-
-    def _write_dropped(self, split: str, text: str) -> None:
-        """Keep in the cache what was dropped."""
-        with open(os.path.join(self._output_dir, f"{DROPPED}{split}.txt"), "w", encoding="utf-8") as stream:
-            stream.write(text)
 
 
 def _file_hash(file: str) -> str:

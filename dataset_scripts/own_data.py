@@ -13,15 +13,15 @@ from typing import Any
 
 import datasets
 
-from .file_builder import SPLITS, FileBuilder, QuestionFilesConfig
+from .file_builder import SOURCES, FileBuilder, QuestionFilesConfig
 from .reading.columns import COLUMNS, ColumnNames, NamedColumns
 from .reading.embedded import EmbeddedRowBuilder
-from .reading.hub import dataset_state, load_rows, next_row, split_names
+from .reading.hub import dataset_state, hub_rows, split_names
+from .reading.image_files import absolute
 from .reading.layouts import named_once
-from .reading.paths import absolute
 from .reading.problems import AnnotationError, Problems, UnusableFileError
 from .reading.rows import WHOLE, Part, RowBuilder, SourceRow
-from .reading.tables import TABLES, TableFile, ending, holds_images
+from .reading.tables import TABLES, ending, holds_images, table_rows
 
 NAMES = {"train": ("train",), "validation": ("validation", "val", "dev", "valid"), "test": ("test",)}
 
@@ -54,14 +54,14 @@ class OwnDataConfig(QuestionFilesConfig):
 
     def columns(self) -> NamedColumns:
         """Return what is read -> the column that is set for it."""
-        named: NamedColumns = {name: getattr(self, f"{name}_column") for name in COLUMNS if name != "answer"}
-        return named | {"answer": self.answers_column}
+        return {name: getattr(self, f"{name}{'s' * (name == 'answer')}_column") for name in COLUMNS}
 
     def files(self) -> dict[str, list[str]]:
         """Return absolute paths of the files of each split; of a Hub data set its name."""
         if self.hub_dataset is not None:
-            splits = self._named_splits()
-            return {split: [splits[split]] for split in SPLITS if split in splits and self.wants(split)}
+            theirs = split_names(self.hub_dataset, self.hub_config)
+            found = {split: [name for name in names if name in theirs][:1] for split, names in NAMES.items()}
+            return {split: files for split, files in found.items() if files and self.wants(split)}
         if self.data_dir is None or self.train_files or self.validation_files or self.test_files:
             return super().files()
         found = {split: self._tables_below(names) for split, names in NAMES.items()}
@@ -69,10 +69,10 @@ class OwnDataConfig(QuestionFilesConfig):
         for split, files in found.items():
             if len(files) > 1 and self.wants(split):
                 names = ", ".join(os.path.relpath(file, absolute(self.data_dir)) for file in files)
-                raise AnnotationError(
-                    f"{self.data_dir} has several tables for {split}: {names}. Leave one, or name those that are read "
-                    f"with {split}_files."
+                text = (
+                    f"{self.data_dir} has several tables for {split}: {names}. Leave one, or name those that are read"
                 )
+                raise AnnotationError(f"{text} with {split}_files.")
         return {split: files for split, files in found.items() if files and self.wants(split)}
 
     def _tables_below(self, names: Sequence[str]) -> list[str]:
@@ -82,13 +82,8 @@ class OwnDataConfig(QuestionFilesConfig):
         paths = (os.path.join(root, f"{stem}.{kind}") for stem in stems for kind in TABLES)
         return [path for path in paths if os.path.isfile(path)]
 
-    def _named_splits(self) -> dict[str, str]:
-        """Return our name of a split -> that of the data set."""
-        theirs = split_names(self.hub_dataset or "", self.hub_config)
-        return {split: alias for split, names in NAMES.items() for alias in reversed(names) if alias in theirs}
-
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """Return the name of the configuration's folder in the cache; goes by the state of a Hub data set, too."""
+        """See `FilesConfig`; goes by the state of a Hub data set, too."""
         state = {} if self.hub_dataset is None else {"state": dataset_state(self.hub_dataset)}
         return super().create_config_id(config_kwargs | state, custom_features)
 
@@ -101,15 +96,13 @@ class OwnData(FileBuilder):
     Image paths start from `image_root`, by default `data_dir`; those of `metadata` files from the file's own folder.
     """
 
+    SOURCE = SOURCES["own_data"]
     BUILDER_CONFIG_CLASS = OwnDataConfig
     BUILDER_CONFIGS = [
-        OwnDataConfig(name="retrieval", version=FileBuilder.VERSION, description="Images with captions."),
-        OwnDataConfig(name="vqa", version=FileBuilder.VERSION, description="Images with questions and answers."),
+        OwnDataConfig(task, FileBuilder.VERSION, _source=SOURCES["own_data"]) for task in ("retrieval", "vqa")
     ]
     DEFAULT_CONFIG_NAME = "retrieval"
     DEFAULT_WRITER_BATCH_SIZE = 100  # rows may hold images
-    DESCRIPTION = "Own images with captions or questions."
-    LAYOUT = "train.csv or metadata.csv, or .tsv, .jsonl, .parquet, .json"
 
     def check(self, split: str) -> None:
         """Check a split as `FileBuilder.check` does; a data set on the Hub is not read twice."""
@@ -134,11 +127,9 @@ class OwnData(FileBuilder):
 
     def _hub_rows(self, name: str, split: str) -> Iterator[SourceRow]:
         columns = ColumnNames(self.config.name, self.config.columns())
-        rows, number = load_rows(name, self.config.hub_config, split, self.reads_stream), 0
-        while (row := next_row(name, rows)) is not None:
+        for number, row in enumerate(hub_rows(name, self.config.hub_config, split, self.reads_stream)):
             renamed = columns.rename(row)
             yield SourceRow(f"{name} ({split})", number, 0, renamed, columns.is_numbered)
-            number += 1
 
     def _table_rows(self, files: list[str], problems: Problems) -> Iterator[SourceRow]:
         columns = ColumnNames(self.config.name, self.config.columns())
@@ -147,10 +138,9 @@ class OwnData(FileBuilder):
             folder = os.path.dirname(os.path.relpath(file, root))
             is_metadata = os.path.basename(file).startswith("metadata.") and not folder.startswith("..")
             try:
-                with TableFile(file) as table:
-                    for number, row in enumerate(table):
-                        renamed = columns.rename(row, folder if is_metadata else "")
-                        share = (index + min(table.share, 0.999)) / len(files)
-                        yield SourceRow(file, number, share, renamed, columns.is_numbered)
+                for number, (row, read) in enumerate(table_rows(file)):
+                    renamed = columns.rename(row, folder if is_metadata else "")
+                    share = (index + min(read, 0.999)) / len(files)
+                    yield SourceRow(file, number, share, renamed, columns.is_numbered)
             except UnusableFileError as error:
                 problems.add(file, str(error))

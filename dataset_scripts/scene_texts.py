@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,8 +36,7 @@ def all_captions(scene: Scene) -> list[str]:
     return captions
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """A question, its only answer and its type, one of `QUESTION_TYPES`."""
 
     text: str
@@ -112,22 +109,11 @@ def ask_number(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     return f"how many {color} shapes are there", str(count)
 
 
-ASK: dict[str, Callable[[Scene, np.random.Generator], tuple[str, str]]] = dict(
-    zip(QUESTION_TYPES, (ask_color, ask_shape, ask_yes_no, ask_number), strict=True)
-)
+ASK = dict(zip(QUESTION_TYPES, (ask_color, ask_shape, ask_yes_no, ask_number), strict=True))
 
 
 def draw_questions(scene: Scene, count: int, rng: np.random.Generator) -> list[Question]:
-    """Return different questions about a scene.
-
-    Args:
-        scene: What is asked about.
-        count: How many, at least three: a color, a shape and a yes-no question come first.
-        rng: Source of the choices.
-
-    Returns:
-        `count` questions without repeats.
-    """
+    """Return `count` different questions about a scene, >= 3: a color, a shape and a yes-no question come first."""
     questions: dict[str, Question] = {}
     while len(questions) < count:
         kind = QUESTION_TYPES[len(questions)] if len(questions) < 3 else _pick(rng, list(QUESTION_TYPES))

@@ -34,6 +34,7 @@ SCENE, IMAGE, CAPTIONS, QUESTIONS = range(4)  # independent random streams of an
 SPLITS = ("train", "validation", "test")
 MAX_ATTEMPTS = 5_000
 Box = tuple[float, float, float, float]  # left, top, right, bottom
+PlacedItem = tuple[list[tuple[float, float]], tuple[int, int, int]]  # corners in shares of the side, y downwards; RGB
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """Up to three objects with pairwise different names.
+    """Up to three objects with pairwise different names."""
 
-    Attributes:
-        layout: "row" or "column".
-        items: The objects from left to right, or from top to bottom.
-    """
-
-    layout: str
-    items: tuple[Item, ...]
+    layout: str  # "row" or "column"
+    items: tuple[Item, ...]  # from left to right, or from top to bottom
 
     def statements(self) -> set[tuple[str, ...]]:
         """Return what holds of the scene: the layout with the names, in order, of any two or more of its objects."""
@@ -87,23 +83,12 @@ def random_scene(rng: np.random.Generator, min_objects: int = 2) -> Scene:
 
 
 def draw_scenes(seed: int, split: str, num_images: int, min_objects: int = 2) -> Iterator[Scene]:
-    """Draw the scenes of a split.
+    """Draw scenes of a split with `min_objects` (1..3) to three objects.
 
-    Args:
-        seed: Seed of the data set.
-        split: "train", "validation" or "test".
-        num_images: How many.
-        min_objects: Least number of objects of a scene, 1..3.
-
-    Yields:
-        Scenes. Outside "train" a scene's full statement holds of no other scene, so a caption tells its image; not so
-        with single objects, of which there are too few.
-
-    Raises:
-        DataError: More scenes are wanted than can be told apart.
+    Outside "train" a scene's full statement holds of no other scene, so a caption tells its image; not so with single
+    objects, of which there are too few. Raises DataError if more scenes are wanted than can be told apart.
     """
-    described: set[tuple[str, ...]] = set()
-    held: set[tuple[str, ...]] = set()
+    described, held = set[tuple[str, ...]](), set[tuple[str, ...]]()
     for index in range(num_images):
         rng = random_stream(seed, split, index, SCENE)
         for _ in range(MAX_ATTEMPTS):
@@ -141,34 +126,8 @@ def outline(shape: str) -> list[tuple[float, float]]:
     return [(0.97 * math.cos(angle), 0.97 * math.sin(angle)) for angle in corners]
 
 
-@dataclass(frozen=True)
-class PlacedItem:
-    """An object where it is drawn.
-
-    Attributes:
-        corners: (x, y) as shares of the image's side, y downwards.
-        color: Red, green, blue, 0..255.
-    """
-
-    corners: list[tuple[float, float]]
-    color: tuple[int, int, int]
-
-    def box(self) -> Box:
-        """Return the smallest box around it."""
-        xs, ys = zip(*self.corners, strict=True)
-        return min(xs), min(ys), max(xs), max(ys)
-
-
 def place_items(scene: Scene, rng: np.random.Generator) -> tuple[int, list[PlacedItem]]:
-    """Place a scene's objects; positions, sizes, colors and the ground vary a little.
-
-    Args:
-        scene: What to place.
-        rng: Source of the variation.
-
-    Returns:
-        The grey of the ground, 0..255, and the objects in their order.
-    """
+    """Return the grey of the ground, 0..255, and a scene's objects in order; all of it varies a little."""
     ground, count, placed = int(rng.integers(105, 136)), len(scene.items), []
     for item, center in zip(scene.items, CENTERS[count], strict=True):
         along = center + rng.uniform(-ALONG_JITTER[count], ALONG_JITTER[count])
@@ -177,7 +136,7 @@ def place_items(scene: Scene, rng: np.random.Generator) -> tuple[int, list[Place
         radius = SIZES[item.size] * rng.uniform(0.94, 1.0)
         corners = [(x + radius * dx, y + radius * dy) for dx, dy in outline(item.shape)]
         color = np.clip(np.array(COLORS[item.color]) + rng.integers(-8, 9, size=3), 0, 255)
-        placed.append(PlacedItem(corners, tuple(color.tolist())))
+        placed.append((corners, tuple(color.tolist())))
     return ground, placed
 
 
@@ -187,18 +146,14 @@ def draw_image(scene: Scene, image_size: int, rng: np.random.Generator) -> Image
     ground, placed = place_items(scene, rng)
     canvas = Image.new("RGB", (side, side), (ground,) * 3)
     pen = ImageDraw.Draw(canvas)
-    for item in placed:
-        pen.polygon([(x * side, y * side) for x, y in item.corners], fill=item.color)
+    for corners, color in placed:
+        pen.polygon([(x * side, y * side) for x, y in corners], fill=color)
     return canvas.reduce(SUPERSAMPLING)
 
 
-def scenes_with_boxes(
-    seed: int, split: str, num_images: int, min_objects: int = 2
-) -> Iterator[tuple[Scene, list[Box]]]:
-    """Draw scenes as `draw_scenes` does, each with the boxes of its objects in the image that the builder draws of it.
-
-    A box is (left, top, right, bottom) in shares of the image's side.
-    """
-    for index, scene in enumerate(draw_scenes(seed, split, num_images, min_objects)):
+def scenes_with_boxes(seed: int, split: str, num_images: int) -> Iterator[tuple[Scene, list[Box]]]:
+    """Draw scenes, each with the boxes of its objects, in shares of the side of the image that the builder draws."""
+    for index, scene in enumerate(draw_scenes(seed, split, num_images)):
         _, placed = place_items(scene, random_stream(seed, split, index, IMAGE))
-        yield scene, [item.box() for item in placed]
+        columns = [tuple(zip(*corners, strict=True)) for corners, _ in placed]
+        yield scene, [(min(xs), min(ys), max(xs), max(ys)) for xs, ys in columns]

@@ -11,18 +11,23 @@ data, and both configurations show the same images.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
 
+from .reading.captions import FEATURES
 from .reading.problems import DataError
-from .scene_texts import Question, all_captions, draw_questions
-from .scenes import CAPTIONS, IMAGE, QUESTIONS, Scene, draw_image, draw_scenes, random_stream
+from .reading.questions import VQA_FEATURES
+from .scene_texts import all_captions, draw_questions
+from .scenes import CAPTIONS, IMAGE, QUESTIONS, SPLITS, Scene, draw_image, draw_scenes, random_stream
 
 ANNOTATORS = 10  # equal answers a question, as VQA v2 has ten annotators
-SPLITS = {"train": datasets.Split.TRAIN, "validation": datasets.Split.VALIDATION, "test": datasets.Split.TEST}
+RANGES = {name: (1, math.inf) for name in ("num_train", "num_validation", "num_test")}
+RANGES |= {"image_size": (16, math.inf), "seed": (0, math.inf)}
+RANGES |= {"captions_per_image": (1, 16), "questions_per_image": (3, 20), "min_objects": (1, 3)}
 
 
 @dataclass
@@ -56,18 +61,10 @@ class ShapesConfig(datasets.BuilderConfig):
         Raises:
             DataError: A value is no integer or out of its range; the text names it.
         """
-        ranges: dict[str, tuple[int, int | None]] = {
-            "num_train": (1, None),
-            "num_validation": (1, None),
-            "num_test": (1, None),
-            "image_size": (16, None),
-        }
-        ranges |= {"seed": (0, None), "captions_per_image": (1, 16), "questions_per_image": (3, 20)}
-        ranges["min_objects"] = (1, 3)
-        for name, (low, high) in ranges.items():
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
-            if type(value) is not int or value < low or (high is not None and value > high):
-                wanted = f">= {low}" if high is None else f"{low}..{high}"
+            if type(value) is not int or not low <= value <= high:
+                wanted = f">= {low}" if high == math.inf else f"{low}..{high}"
                 raise DataError(f"{name} is {value!r}, but must be an integer {wanted}.")
 
 
@@ -83,37 +80,29 @@ class Shapes(datasets.GeneratorBasedBuilder):
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = ShapesConfig
     BUILDER_CONFIGS = [
-        ShapesConfig(name="retrieval", version=VERSION, description="Images with captions."),
-        ShapesConfig(name="vqa", version=VERSION, description="Images with questions and answers."),
+        ShapesConfig("retrieval", datasets.Version("1.0.0")),
+        ShapesConfig("vqa", datasets.Version("1.0.0")),
     ]
     DEFAULT_CONFIG_NAME = "retrieval"
 
     def _info(self) -> datasets.DatasetInfo:
-        """Return the features of a row.
-
-        Raises:
-            DataError: The configuration is out of range.
-        """
+        """Return the features of a row; raises DataError if the configuration is out of range."""
         self.config.check()
-        texts, number = datasets.List(datasets.Value("string")), datasets.Value("int64")
-        if self.config.name == "retrieval":
-            features: dict[str, Any] = {"image": datasets.Image(), "caption": texts, "image_id": number}
-        else:
-            text = datasets.Value("string")
-            features = {"image": datasets.Image(), "question": text, "answers": texts, "question_id": number}
-            features |= {"image_id": number, "answer_weight": datasets.Value("float32"), "question_type": text}
+        names = ("image", "question", "answers", "question_id", "image_id", "answer_weight", "question_type")
+        of_questions = datasets.Features({name: VQA_FEATURES[name] for name in names})
+        features = FEATURES if self.config.name == "retrieval" else of_questions
         description = "Colored shapes in a row or a column, drawn from a seed."
-        return datasets.DatasetInfo(description=description, features=datasets.Features(features))
+        return datasets.DatasetInfo(description=description, features=features)
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         """Return one generator a split; nothing is downloaded."""
-        return [datasets.SplitGenerator(name, gen_kwargs={"split": split}) for split, name in SPLITS.items()]
+        return [datasets.SplitGenerator(split, gen_kwargs={"split": split}) for split in SPLITS]
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield rows of a split with their numbers."""
         config = self.config
-        sizes = {"train": config.num_train, "validation": config.num_validation, "test": config.num_test}
-        first_image = sum(size for name, size in sizes.items() if list(sizes).index(name) < list(sizes).index(split))
+        sizes = {split: getattr(config, f"num_{split}") for split in SPLITS}
+        first_image = sum(sizes[earlier] for earlier in SPLITS[: SPLITS.index(split)])
         are_told_apart = config.name == "retrieval" and split != "train"
         min_objects = max(2, config.min_objects) if are_told_apart else config.min_objects
         for index, scene in enumerate(draw_scenes(config.seed, split, sizes[split], min_objects)):
@@ -127,7 +116,8 @@ class Shapes(datasets.GeneratorBasedBuilder):
             rng = random_stream(config.seed, split, index, QUESTIONS)
             for order, question in enumerate(draw_questions(scene, config.questions_per_image, rng)):
                 number = (first_image + index) * config.questions_per_image + order
-                yield number, row | self._question_columns(question, number)
+                columns = {"question": question.text, "answers": [question.answer] * ANNOTATORS, "question_id": number}
+                yield number, row | columns | {"question_type": question.question_type, "answer_weight": 1.0}
 
     def _captions(self, scene: Scene, split: str, index: int) -> list[str]:
         """Return different captions of an image."""
@@ -135,10 +125,3 @@ class Shapes(datasets.GeneratorBasedBuilder):
         rng = random_stream(self.config.seed, split, index, CAPTIONS)
         count = min(len(options), self.config.captions_per_image)
         return [options[i] for i in rng.choice(len(options), size=count, replace=False)]
-
-    @staticmethod
-    def _question_columns(question: Question, question_id: int) -> dict[str, Any]:
-        """Return a question as columns of its row."""
-        answers = [question.answer] * ANNOTATORS
-        columns = {"question": question.text, "answers": answers, "question_type": question.question_type}
-        return columns | {"question_id": question_id, "answer_weight": 1.0}

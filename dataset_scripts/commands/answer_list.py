@@ -28,25 +28,14 @@ def build_answer_list(
     min_count: int | None = None,
     num_answers: int | None = None,
 ) -> list[str]:
-    """Collect the frequent answers of annotation files.
+    """Return the frequent answers of annotation files, the most frequent first, equally frequent ones by code points.
 
-    Each annotator's answer counts once: the same answer by all ten annotators of a question counts ten times, the
-    string of a row with one answer once. Answers are taken as written, except for space at their ends; blank ones are
-    left out, since there is nothing to rank.
-
-    Args:
-        files: JSON files of ALBEF's, VQA v2's or Visual Genome's layout, or tables with a column `answers` or `answer`.
-        min_count: Keep answers that were given at least so many times.
-        num_answers: Keep so many of the most frequent. With both, both hold.
-
-    Returns:
-        The most frequent answer first; equally frequent ones in alphabetical order (by code point), so the same files
-        give the same list in any order.
+    Each annotator's answer counts once: the same answer by all ten annotators of a question counts ten times. Answers
+    are taken as written, except for space at their ends; blank ones are left out. With both limits, both hold.
 
     Raises:
         DataError: Neither limit is given, one is below 1, or no answer reaches them.
-        AnnotationError: A file or row cannot be used, or a file is named twice. All rows are checked first; the text
-            lists the first ten problems with file, row and remedy.
+        AnnotationError: A file or row cannot be used, or a file is named twice.
     """
     if min_count is None and num_answers is None:
         raise DataError("Give min_count, num_answers or both; min_count=1 keeps every answer.")

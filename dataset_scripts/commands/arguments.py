@@ -28,27 +28,17 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def data_fields(options: argparse.Namespace) -> dict[str, Any]:
     """Return keyword arguments of `load_dataset_script` and `make_builder` for what a command line names.
 
-    Raises:
-        DataError: `dataset_config` is no mapping.
+    `--dataset_config` is JSON, or YAML as in a configuration file; raises DataError if not, or if it is no mapping.
     """
     given = {name: getattr(options, name) for name in ("name", "config_name", "data_dir", *FILES, "image_root")}
-    return {name: value for name, value in given.items() if value is not None} | as_mapping(options.dataset_config)
-
-
-def as_mapping(text: str | None) -> dict[str, Any]:
-    """Return the fields of `--dataset_config`, which is JSON, or YAML as in a configuration file.
-
-    Raises:
-        DataError: It is neither, or no mapping.
-    """
+    text, value = options.dataset_config or "{}", None
     try:
-        value = json.loads(text or "{}")
+        value = json.loads(text)
     except ValueError as error:
-        value = None
         with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
-            value = yaml.safe_load(text or "")
+            value = yaml.safe_load(text)
         if not isinstance(value, dict):
             raise DataError(f"--dataset_config is neither JSON nor YAML of a mapping: {error}") from error
     if not isinstance(value, dict):
         raise DataError(f"--dataset_config is {text}, but must be a mapping of fields to values.")
-    return value
+    return {name: value for name, value in given.items() if value is not None} | value

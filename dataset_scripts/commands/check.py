@@ -7,7 +7,6 @@ their end are said, but do not stop it.
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,17 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass
 class SplitCheck:
-    """What was found in a split.
+    """What was found in a split."""
 
-    Attributes:
-        problems: What training stumbles over.
-        notes: What it does not stumble over.
-        counts: How many of what there are.
-    """
-
-    problems: Problems
-    notes: Problems
-    counts: dict[str, int] = field(default_factory=dict)
+    problems: Problems  # what training stumbles over
+    notes: Problems  # what it does not stumble over
+    counts: dict[str, int] = field(default_factory=dict)  # how many of what there are
+    first_rows: list[str] = field(default_factory=list)  # where each image occurs first
+    questions: dict[int, str] = field(default_factory=dict)  # `question_id` -> where it is
 
     def describe(self, split: str) -> str:
         """Return a line of counts, then what was found."""
@@ -56,103 +51,80 @@ class SplitCheck:
         return "\n".join(lines)
 
 
-@dataclass
 class SplitChecker:
-    """Checks the splits of a builder one after the other, and remembers what the earlier ones hold.
+    """Checks the splits of a builder one after the other, and remembers what the earlier ones hold."""
 
-    Attributes:
-        builder: Reads annotation files.
-        max_words: Words of a text that are read.
-        limit: How many problems of a kind are kept.
-        decode: Whether to decode images.
-        max_image_pixels: Largest image that is accepted.
-        image_in: Path of an image -> where an earlier split has it.
-        question_in: `question_id` -> where an earlier split has it.
-    """
-
-    builder: FileBuilder
-    max_words: int = 30
-    limit: int = MAX_PROBLEMS
-    decode: bool = False
-    max_image_pixels: int = MAX_IMAGE_PIXELS
-    image_in: dict[str, str] = field(default_factory=dict)
-    question_in: dict[int, str] = field(default_factory=dict)
+    def __init__(self, builder: FileBuilder, options: argparse.Namespace) -> None:
+        """Begin with no split."""
+        self.builder, self.options = builder, options
+        self.image_in: dict[str, str] = {}  # path of an image -> where an earlier split has it
+        self.question_in: dict[int, str] = {}  # `question_id` -> the same
 
     def check(self, split: str) -> SplitCheck:
         """Read a split."""
-        found = SplitCheck(Problems(self.limit), Problems(self.limit))
+        found = SplitCheck(Problems(self.options.max_problems), Problems(self.options.max_problems))
         builder = self.builder.row_builder(split)
         if builder is None or missing_roots(builder, found.problems):
             return found
-        first_rows, questions = list[str](), dict[int, str]()
-        counts = Counter[str]()
+        is_vqa = self.builder.config.name == "vqa"
+        rows, texts = ("questions", "answers") if is_vqa else ("rows", "captions")
+        found.counts = {rows: 0, "images": 0, texts: 0}
         for source in self.builder.accepted(split, builder, found.problems):
             where = f"{source.file}, row {source.number}"
-            if isinstance(builder, EmbeddedRowBuilder) and builder.last_image == len(first_rows):
+            if isinstance(builder, EmbeddedRowBuilder) and builder.last_image == len(found.first_rows):
                 self._check_images([source.row["image"]], [where], found.problems)
-            self._note_new_image(builder, first_rows, where, found.notes)
-            counts.update(rows=1)
-            if self.builder.config.name == "vqa":
-                self._note_question(source, builder, questions, where, counts, found.notes)
+            self._note_new_image(builder, where, found)
+            found.counts[rows] += 1
+            if is_vqa:
+                self._note_question(source, builder, where, found)
                 continue
             captions = source.row["caption"]
             captions = [captions] if isinstance(captions, str) else captions
-            counts.update(captions=len(captions))
+            found.counts[texts] += len(captions)
             self._note_long(captions, where, found.notes)
-        names = {"rows": "questions", "images": "images", "answers": "answers"}
-        if self.builder.config.name == "retrieval":
-            names = {"rows": "rows", "images": "images", "captions": "captions"}
-        counts["images"] = len(first_rows)
-        found.counts = {shown: counts[name] for name, shown in names.items()}
+        found.counts["images"] = len(found.first_rows)
         paths = builder.images.paths
         if not isinstance(builder, EmbeddedRowBuilder):
-            self._check_images(({"path": path, "bytes": None} for path in paths), first_rows, found.problems)
-        self.image_in |= {path: f"{split} ({where})" for path, where in zip(paths, first_rows, strict=False)}
-        self.question_in |= {number: f"{split} ({where})" for number, where in questions.items()}
+            self._check_images(({"path": path, "bytes": None} for path in paths), found.first_rows, found.problems)
+        self.image_in |= {path: f"{split} ({where})" for path, where in zip(paths, found.first_rows, strict=False)}
+        self.question_in |= {number: f"{split} ({where})" for number, where in found.questions.items()}
         return found
 
-    def _note_new_image(self, builder: RowBuilder, first_rows: list[str], where: str, notes: Problems) -> None:
+    def _note_new_image(self, builder: RowBuilder, where: str, found: SplitCheck) -> None:
         """Remember where an image occurs first, and note it if an earlier split has it."""
         index = builder.last_image
-        if index < len(first_rows):
+        if index < len(found.first_rows):
             return
-        first_rows.extend([where] * (index + 1 - len(first_rows)))
+        found.first_rows.extend([where] * (index + 1 - len(found.first_rows)))
         path = builder.images.paths[index]
         if earlier := self.image_in.get(path):
-            notes.add_row(where, f"image {path!r} is in {earlier}, too: the splits should not share images")
+            found.notes.add_row(where, f"image {path!r} is in {earlier}, too: the splits should not share images")
 
-    def _note_question(
-        self,
-        source: SourceRow,
-        builder: RowBuilder,
-        questions: dict[int, str],
-        where: str,
-        counts: Counter[str],
-        notes: Problems,
-    ) -> None:
+    def _note_question(self, source: SourceRow, builder: RowBuilder, where: str, found: SplitCheck) -> None:
         """Count answers, remember where a question is, and note it if it is long or an earlier split has it."""
         for row in builder.pop_ready():
-            counts.update(answers=len(row["answers"]))
-            self._note_long([row["question"]], where, notes)
+            found.counts["answers"] += len(row["answers"])
+            self._note_long([row["question"]], where, found.notes)
             number = row["question_id"]
             if number < 0 or source.is_numbered:
                 continue
-            questions[number] = where
+            found.questions[number] = where
             if earlier := self.question_in.get(number):
-                notes.add_row(where, f"'question_id' {number} is in {earlier}, too")
+                found.notes.add_row(where, f"'question_id' {number} is in {earlier}, too")
 
     def _note_long(self, texts: Iterable[str], where: str, notes: Problems) -> None:
         """Note texts that are not read to their end."""
+        limit = self.options.max_words
         for text in texts:
-            if (words := len(text.split())) > self.max_words:
-                notes.add_row(where, f"{short(text)} has {words} words, of which {self.max_words} are read")
+            if (words := len(text.split())) > limit:
+                notes.add_row(where, f"{short(text)} has {words} words, of which {limit} are read")
 
     def _check_images(self, images: Iterable[dict[str, Any]], wheres: list[str], problems: Problems) -> None:
         """Decode images, if that is wanted."""
-        if not self.decode:
+        if not self.options.decode:
             return
         shown = tqdm(wheres, "Opening images", leave=False, disable=None if len(wheres) > 1 else True)
-        for where, problem in zip(shown, problems_of_images(images, True, self.max_image_pixels), strict=False):
+        for where, problem in zip(shown, problems_of_images(images, True, self.options.max_image_pixels), strict=False):
             if problem:
                 problems.add_row(where, problem)
 
@@ -169,15 +141,12 @@ def check_made_data(dataset: datasets.Dataset, options: argparse.Namespace) -> S
 
 def run(options: argparse.Namespace) -> int:
     """Check a data set; return the exit status."""
-    fields: dict[str, Any] = data_fields(options)
+    fields = data_fields(options)
     builder = make_builder(**fields)
-    checks: dict[str, SplitCheck] = {}
     if isinstance(builder, FileBuilder):
-        settings = {"limit": options.max_problems, "decode": options.decode}
-        checker = SplitChecker(builder, options.max_words, max_image_pixels=options.max_image_pixels, **settings)
+        checker = SplitChecker(builder, options)
         builder.shows_progress = True
-        for split in builder.splits_with_files():
-            checks[split] = checker.check(split)
+        checks = {split: checker.check(split) for split in builder.splits_with_files()}
     else:
         checks = {split: check_made_data(rows, options) for split, rows in load_dataset_script(**fields).items()}
     for split, found in checks.items():

@@ -9,7 +9,6 @@ import argparse
 import base64
 import os
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,25 +50,17 @@ def run(options: argparse.Namespace) -> int:
         unfinished.write_text(page, encoding="utf-8")
         unfinished.replace(out)
     except OSError as error:
-        raise DataError(
-            f"--out {out} cannot be written ({error.strerror}): check path, permissions and space."
-        ) from error
+        text = f"--out {out} cannot be written ({error.strerror}): check path, permissions and space."
+        raise DataError(text) from error
     print(f"Wrote {out}: open it in a browser.")
     return 0
 
 
 def contact_sheet(dataset: datasets.Dataset, title: str, count: int = 24) -> str:
-    """Draw images with what belongs to them.
+    """Return an HTML page with `count` images inside, evenly from all, the longer side at most 480 pixels.
 
-    Args:
-        dataset: Rows with `image`, and `caption` (one or a list) or `question` and `answers`; those of the same
-            `image_id` share a figure.
-        title: Heading of the page.
-        count: Images, taken evenly from all.
-
-    Returns:
-        An HTML page with the images inside, the longer side at most 480 pixels. An image that cannot be read is
-        replaced by what is wrong with it.
+    Rows have `image`, and `caption` (one or a list) or `question` and `answers`; those of the same `image_id` share a
+    figure. An image that cannot be read is replaced by what is wrong with it.
     """
     dataset = dataset.cast_column("image", datasets.Image(decode=False))
     groups = _rows_of_images(dataset)
@@ -102,8 +93,11 @@ def _figure(dataset: datasets.Dataset, numbers: np.ndarray) -> dict[str, Any]:
     figure: dict[str, Any] = {"texts": texts[:TEXTS], "problem": "", "source": ""}
     figure["hidden"] = max(0, len(texts) - TEXTS) + max(0, len(numbers) - TEXTS)
     try:
-        size, figure["source"] = _small_image(source)
-        facts.append(size)
+        image = open_image(source)
+        data = thumbnail(image, THUMBNAIL)
+        kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
+        figure["source"] = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        facts.append(f"{image.width}{TIMES}{image.height}")
     except UnreadableImageError as error:
         figure["problem"] = str(error)
     return figure | {"facts": f"{NO_BREAK}· ".join(facts)}
@@ -119,23 +113,11 @@ def _named_rows(numbers: np.ndarray) -> str:
 
 
 def _texts(row: dict[str, Any]) -> list[dict[str, str]]:
-    """Return captions of a row, or its question with the answers and how many people gave each."""
-    if "question" in row:
-        return [{"question": row["question"], "body": _counted(row.get("answers") or [])}]
-    captions = row.get("caption") or []
-    return [{"question": "", "body": text} for text in ([captions] if isinstance(captions, str) else captions)]
-
-
-def _counted(answers: Sequence[str]) -> str:
-    """Return different answers, the most frequent first."""
+    """Return captions of a row, or its question with the answers, the most frequent first, and their counts."""
+    if "question" not in row:
+        captions = row.get("caption") or []
+        return [{"question": "", "body": text} for text in ([captions] if isinstance(captions, str) else captions)]
+    answers = row.get("answers") or []
     counts = Counter(answers).most_common()
     shown = (answer if len(answers) == 1 else f"{answer}{TIMES}{count}" for answer, count in counts)
-    return ", ".join(shown) or "no answer"
-
-
-def _small_image(source: Any) -> tuple[str, str]:
-    """Return the size in pixels, and a thumbnail as an address that holds it."""
-    image = open_image(source)
-    data = thumbnail(image, THUMBNAIL)
-    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
-    return f"{image.width}{TIMES}{image.height}", f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return [{"question": row["question"], "body": ", ".join(shown) or "no answer"}]

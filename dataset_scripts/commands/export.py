@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Export a data set.
-
-    Raises:
-        DataError: The target is not named, or cannot be written.
-    """
+    """Export a data set; raises DataError if the target is not named, or cannot be written."""
     needed = "repo_id" if options.to == "hub" else "output"
     if not getattr(options, needed):
         raise DataError(f"--to {options.to} needs --{needed}.")
@@ -68,11 +65,10 @@ def run(options: argparse.Namespace) -> int:
         if options.to == "hub":
             export_to_hub(splits, options.name, options.repo_id, options.private, max_bytes)
         else:
-            export_to_folder(splits, options.name, options.to, options.output, max_bytes)
+            export_to_folder(splits, options.name, options.to, Path(options.output), max_bytes)
     except NETWORK_ERRORS as error:
-        raise DataError(
-            f"The data set cannot be exported to {getattr(options, needed)} ({one_line(error)})."
-        ) from error
+        target = getattr(options, needed)
+        raise DataError(f"The data set cannot be exported to {target} ({one_line(error)}).") from error
     target = options.repo_id or os.path.abspath(options.output)
     rows = ", ".join(f"{len(dataset)} rows of {split}" for split, dataset in splits.items())
     print(f"Wrote {rows}. Load them with datasets.load_dataset({str(target)!r}).")
@@ -80,23 +76,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def export_to_folder(
-    splits: datasets.DatasetDict,
-    name: str,
-    kind: str,
-    output: str | os.PathLike[str],
-    max_shard_size: str | int = MAX_SHARD_SIZE,
+    splits: datasets.DatasetDict, name: str, kind: str, output: Path, max_shard_size: str | int = MAX_SHARD_SIZE
 ) -> None:
-    """Write `data/SPLIT-NUMBER.parquet` or `.tar` and a card, `README.md`.
+    """Write `data/SPLIT-NUMBER.parquet` or `.tar` and a card, `README.md`, into a folder that is not there or empty.
 
-    Nothing is at `output` before all is written. Image files are taken as they are, byte by byte.
-
-    Args:
-        splits: Data sets with an `image`.
-        name: Of the data set, for the card.
-        kind: "parquet", with the same columns; or "webdataset", whose rows are files KEY.jpg (or .png ..; all get the
-            ending of the first, whatever they hold) and KEY.json with the other columns.
-        output: Folder; it must not exist or be empty.
-        max_shard_size: Size at which another file is begun, such as "500MB".
+    Nothing is at `output` before all is written. Image files are taken as they are, byte by byte. "parquet" has the
+    same columns. Rows of "webdataset" are files KEY.jpg (or .png ..; all get the ending of the first, whatever they
+    hold) and KEY.json with the other columns. Another file is begun at `max_shard_size`, such as "500MB".
 
     Raises:
         DataError: `output` is not empty.
@@ -112,12 +98,12 @@ def export_to_folder(
         others = {column: feature for column, feature in features.items() if column != "image"}
         text = datasets.Value("string")
         features = datasets.Features({image_name: datasets.Image(), "json": others, "__key__": text, "__url__": text})
-    with moved_to(Path(output)) as folder:
+    with moved_to(output) as folder:
         (folder / "data").mkdir()
         for split, dataset in splits.items():
             paths = (folder / "data" / f"{split}-{number:05d}.{suffix}" for number in count())
             if kind == "webdataset":
-                _write_shards(_members(dataset, image_name), paths, _open_tar, _add, max_bytes)
+                _write_shards(_members(dataset, image_name), paths, partial(tarfile.open, mode="w"), _add, max_bytes)
             else:
                 _write_parquet(dataset, paths, max_bytes)
         info = next(iter(splits.values())).info
@@ -125,22 +111,8 @@ def export_to_folder(
         DatasetCard(f"---\n{data}\n---\n\n{card_body(splits, name, kind)}").save(folder / "README.md")
 
 
-def export_to_hub(
-    splits: datasets.DatasetDict,
-    name: str,
-    repo_id: str,
-    private: bool = False,
-    max_shard_size: str | int = MAX_SHARD_SIZE,
-) -> None:
-    """Push Parquet files with embedded images, then the card's text.
-
-    Args:
-        splits: Data sets with an `image`.
-        name: Of the data set, for the card.
-        repo_id: USER/NAME; made where it does not exist.
-        private: Whether only its owner sees it, if it is made.
-        max_shard_size: Size at which another file is begun, such as "500MB".
-    """
+def export_to_hub(splits: datasets.DatasetDict, name: str, repo_id: str, private: bool, max_shard_size: int) -> None:
+    """Push Parquet files with embedded images, then the card's text; `private` holds if the repository is made."""
     splits.push_to_hub(repo_id, private=private, max_shard_size=max_shard_size)
     card = DatasetCard.load(repo_id)
     for field, value in card_data(next(iter(splits.values())).info, name).to_dict().items():
@@ -150,11 +122,7 @@ def export_to_hub(
 
 
 def refuse_if_used(output: Path) -> None:
-    """Check that a folder can be written.
-
-    Raises:
-        DataError: It exists and is not empty.
-    """
+    """Raise a DataError if a folder exists and is not empty."""
     output = output.expanduser()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise DataError(f"{str(output)!r} is there and not empty: name another folder, or remove it first.")
@@ -203,11 +171,8 @@ def _embedded(dataset: datasets.Dataset) -> Iterator[pa.Table]:
 
 def _write_parquet(dataset: datasets.Dataset, paths: Iterator[Path], max_bytes: int) -> None:
     """Write Parquet files."""
-
-    def open_shard(path: Path) -> pq.ParquetWriter:
-        schema = dataset.features.arrow_schema
-        return pq.ParquetWriter(path, schema, dictionary_pagesize_limit=DICTIONARY_BYTES, write_page_index=True)
-
+    settings = {"dictionary_pagesize_limit": DICTIONARY_BYTES, "write_page_index": True}
+    open_shard = partial(pq.ParquetWriter, schema=dataset.features.arrow_schema, **settings)
     _write_shards(_embedded(dataset), paths, open_shard, pq.ParquetWriter.write_table, max_bytes)
 
 
@@ -218,11 +183,6 @@ def _members(dataset: datasets.Dataset, image_suffix: str) -> Iterator[dict[str,
         for row in table.to_pylist():
             key, image = f"{next(number):08d}", row.pop("image")
             yield {f"{key}.{image_suffix}": image["bytes"], f"{key}.json": json.dumps(row, ensure_ascii=False).encode()}
-
-
-def _open_tar(path: Path) -> tarfile.TarFile:
-    """Open a tar file to write."""
-    return tarfile.open(path, "w")
 
 
 def _add(shard: tarfile.TarFile, members: dict[str, bytes]) -> None:

@@ -11,17 +11,9 @@ SMALL = 128  # pixels of the longer side up to which JPEG would be seen
 
 
 def thumbnail(source: Any, side: int) -> bytes:
-    """Make a small image.
+    """Return a JPEG file of an image, the longer side at most so many pixels, or a PNG file if it is small itself.
 
-    Args:
-        source: See `processing.open_image`.
-        side: Pixels of the longer side, at most.
-
-    Returns:
-        A JPEG file, or a PNG file of an image that is small itself.
-
-    Raises:
-        UnreadableImageError: There is no image to read.
+    For `source` see `processing.open_image`; raises UnreadableImageError.
     """
     image = open_image(source)
     image.thumbnail((side, side))

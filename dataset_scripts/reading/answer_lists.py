@@ -9,27 +9,20 @@ from .problems import Problems, UnusableFileError, short, text_problem
 
 
 def load_answer_list(path: str | os.PathLike[str]) -> list[str]:
-    """Read the answers a model chooses from.
-
-    Args:
-        path: JSON file, a list of strings.
-
-    Returns:
-        The answers in the file's order.
+    """Read the answers a model chooses from, in the order of a JSON file that is a list of strings.
 
     Raises:
         AnnotationError: The file is no list of different strings that are not empty; the text lists the first ten
             problems with entry and remedy.
     """
-    file, problems = os.fspath(path), Problems()
-    entries = []
+    file, problems, entries = os.fspath(path), Problems(), []
     try:
         entries = read_list(file, "list of strings")
     except UnusableFileError as error:
         problems.add(file, str(error))
     first_use: dict[str, int] = {}
     for number, answer in enumerate(entries):
-        problem = None
+        problem: str | None
         if not isinstance(answer, str):
             problem = f"is {short(answer)}: a string is expected"
         elif not answer.strip():

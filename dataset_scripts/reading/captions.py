@@ -8,14 +8,13 @@ returned, so that a wrong path ends a run in its first seconds and not in its la
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
 
-from .image_files import ImageRoot, Images, relative_path
-from .problems import READABLE, AnnotationError, json_type, short, text_problem
-from .rows import SUBJECT, WHOLE, Part, SourceRow
+from .image_files import ImageRoot, relative_path
+from .problems import READABLE, AnnotationError, image_problem, json_type, short, text_problem
+from .rows import SUBJECT, WHOLE, Part, RowBuilder, SourceRow
 
 FEATURES = datasets.Features(
     {
@@ -27,33 +26,18 @@ FEATURES = datasets.Features(
 _ONE_ID = "give every image an id of its own, or load files whose ids clash apart"
 
 
-@dataclass
-class CaptionRowBuilder:
-    """Images and their captions, gathered row by row; see `RowBuilder`.
+class CaptionRowBuilder(RowBuilder):
+    """Images and their captions; any later row may hold a further caption of an image, so rows are built at the end.
 
-    Any later row may hold a further caption of an image, so all rows are built at the end: those of the part's images
-    alone, whose captions are checked then, unless all are checked.
-
-    Attributes:
-        root: Folder of the images.
-        part: Which images' rows are built.
-        images: Those that occur.
-        captions: The captions of each.
-        image_of_id: `image_id` as written -> image as first written.
-        last_image: Index of the image of the row that was accepted last.
+    Those of the part's images alone, whose captions are checked then, unless all are checked.
     """
 
-    root: ImageRoot
-    part: Part = WHOLE
-    images: Images = field(default_factory=Images)
-    captions: list[list[str]] = field(default_factory=list)
-    image_of_id: dict[str | int, str] = field(default_factory=dict)
-    last_image: int = -1
-
-    @property
-    def roots(self) -> tuple[ImageRoot, ...]:
-        """The one folder."""
-        return (self.root,)
+    def __init__(self, root: ImageRoot, part: Part = WHOLE) -> None:
+        """Begin; image paths start from `root`."""
+        super().__init__(part)
+        self.roots = (root,)
+        self.captions: list[list[str]] = []  # of each image
+        self.image_of_id: dict[str | int, str] = {}  # `image_id` as written -> image as first written
 
     def add(self, source: SourceRow) -> str | None:
         """See `RowBuilder`; an image that cannot be used is reported once, at its first row."""
@@ -62,7 +46,7 @@ class CaptionRowBuilder:
         if problem:
             return problem
         written, caption, image_id = row["image"], row["caption"], row.get("image_id")
-        index, problem = self.images.add(self.root, written)
+        index, problem = self.images.add(self.roots[0], written)
         if image_id is not None and not problem:
             known = self.image_of_id.setdefault(image_id, written)
             if known != written and relative_path(known) != relative_path(written):
@@ -73,10 +57,6 @@ class CaptionRowBuilder:
         self.captions.extend([] for _ in range(len(self.captions), index + 1))
         self.captions[index].extend([caption] if isinstance(caption, str) else caption)
         return None
-
-    def pop_ready(self) -> list[dict[str, Any]]:
-        """See `RowBuilder`; there are none."""
-        return []
 
     def flush(self) -> Iterator[dict[str, Any]]:
         """Yield a row an image, in order of first appearance."""
@@ -93,12 +73,9 @@ def caption_problem(row: Any, check_texts: bool = True) -> str | None:
     """Return what is wrong with a row's keys and types and, if wanted, its captions; or None."""
     if not isinstance(row, dict):
         return f"is a JSON {json_type(row)}, not an object: write {{'image': .., 'caption': ..}}"
-    missing = [key for key in ("image", "caption") if key not in row]
-    if missing:
-        return f"has no {' and no '.join(map(repr, missing))}; its keys are {list(row)[:6]}: add it"
-    image, caption, image_id = row["image"], row["caption"], row.get("image_id")
-    if not isinstance(image, str) or not image.strip():
-        return f"image is {short(image)}: a path relative to image_root is expected"
+    if problem := image_problem(row, ("image", "caption")):
+        return problem
+    caption, image_id = row["caption"], row.get("image_id")
     if image_id is not None and type(image_id) not in (str, int):
         return f"'image_id' is {short(image_id)}: a string or an integer is expected"
     if caption == []:

@@ -26,27 +26,16 @@ NamedColumns = dict[str, str | list[str] | None]
 
 @dataclass
 class ColumnNames:
-    """Turns rows with people's names of columns into rows of ALBEF's layout.
+    """Turns rows with people's names of columns into rows of ALBEF's layout."""
 
-    Attributes:
-        task: "retrieval" or "vqa".
-        named: What is read -> the column that is set for it, or several, which hold one each.
-        is_numbered: Whether the `question_id` of the last row is its index.
-    """
-
-    task: str
-    named: NamedColumns
-    is_numbered: bool = False
+    task: str  # "retrieval" or "vqa"
+    named: NamedColumns  # what is read -> the column that is set for it, or several, which hold one each
+    is_numbered: bool = False  # the `question_id` of the last row is its index
     _count: int = 0
     _reported: str = ""
 
     def rename(self, row: Any, folder: str = "") -> Any:
-        """Return a row of ALBEF's layout, or what is wrong with the columns.
-
-        Args:
-            row: As a table has it.
-            folder: Where its image paths start, below the folder of all images.
-        """
+        """Return a row of ALBEF's layout, or what is wrong with the columns; image paths start from `folder`."""
         if not isinstance(row, dict):
             return row
         if None in row:  # what a CSV file has beyond its header

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from .captions import caption_problem
-from .image_files import ImageRoot, Images
+from .image_files import ImageRoot
 from .problems import short
 from .questions import NO_QUESTION_ID, VQA_WEIGHT, question_problem
-from .rows import SourceRow
+from .rows import RowBuilder, SourceRow
 
 _STANDS_FOR_IMAGE = "embedded"
 _ROOTS = {name: ImageRoot("") for name in ("vqa", "vg")}
 
 
-@dataclass
-class EmbeddedRowBuilder:
-    """Builds rows of rows with images, one after the other; see `RowBuilder`.
+class EmbeddedRowBuilder(RowBuilder):
+    """Builds rows of rows with images, one after the other; `images` holds names, not paths.
 
     Rows of the same image, known by its `image_id`, have to be adjacent if they hold captions; without `image_id` every
     row is an image of its own.
-
-    Attributes:
-        task: "retrieval" or "vqa".
-        need_answers: Whether a question without an answer is a problem.
-        images: Names for the images that occur, not paths.
-        last_image: Index of the image of the row that was accepted last.
     """
 
-    task: str
-    need_answers: bool = False
-    images: Images = field(default_factory=Images)
-    last_image: int = -1
-    _index_of_id: dict[Any, int] = field(default_factory=dict)
-    _question_ids: set[int] = field(default_factory=set)
-    _open: dict[str, Any] | None = None
-    _ready: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def roots(self) -> tuple[ImageRoot, ...]:
-        """None."""
-        return ()
+    def __init__(self, task: str, need_answers: bool) -> None:
+        """Begin; the task is "retrieval" or "vqa", where a question without an answer may be a problem."""
+        super().__init__()
+        self.task, self.need_answers = task, need_answers
+        self._index_of_id: dict[Any, int] = {}
+        self._question_ids: set[int] = set()
+        self._open: dict[str, Any] | None = None
 
     def add(self, source: SourceRow) -> str | None:
         """See `RowBuilder`."""
@@ -75,7 +61,7 @@ class EmbeddedRowBuilder:
             self._open["caption"] += captions
             return None
         if self._open is not None:
-            self._ready.append(self._open)
+            self.ready.append(self._open)
         self._open = {"image": row["image"], "caption": captions, "image_id": index}
         return None
 
@@ -89,13 +75,8 @@ class EmbeddedRowBuilder:
         built = {name: row.get(name) for name in ("image", "question", "question_type", "answer_type")}
         built |= {"question_id": number, "image_id": self.last_image}
         built |= {"answers": [answers] if isinstance(answers, str) else list(answers)}
-        self._ready.append(built | {"answer_weight": row.get("answer_weight", VQA_WEIGHT)})
+        self.ready.append(built | {"answer_weight": row.get("answer_weight", VQA_WEIGHT)})
         return None
-
-    def pop_ready(self) -> list[dict[str, Any]]:
-        """See `RowBuilder`."""
-        ready, self._ready = self._ready, []
-        return ready
 
     def flush(self) -> list[dict[str, Any]]:
         """Return the last image."""

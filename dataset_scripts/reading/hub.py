@@ -26,11 +26,7 @@ def one_line(error: Exception) -> str:
 
 
 def split_names(name: str, config_name: str | None) -> list[str]:
-    """Return the names of a data set's splits.
-
-    Raises:
-        AnnotationError: There is no such data set, or the Hub cannot be reached.
-    """
+    """Return the names of a data set's splits; raises AnnotationError if there is none, or no Hub."""
     if os.path.isfile(os.path.join(name, "dataset_dict.json")):
         with open(os.path.join(name, "dataset_dict.json"), encoding="utf-8") as stream:
             return json.load(stream)["splits"]
@@ -39,10 +35,8 @@ def split_names(name: str, config_name: str | None) -> list[str]:
     try:
         return datasets.get_dataset_split_names(name, config_name)
     except HUB_ERRORS as error:
-        raise AnnotationError(
-            f"hub_dataset {name!r} is no folder here that can be read, and the Hub does not give it "
-            f"({one_line(error)}): check the name."
-        ) from error
+        text = f"hub_dataset {name!r} is no folder here that can be read, and the Hub does not give it"
+        raise AnnotationError(f"{text} ({one_line(error)}): check the name.") from error
 
 
 def dataset_state(name: str) -> Any:
@@ -56,11 +50,10 @@ def dataset_state(name: str) -> Any:
         return None
 
 
-def load_rows(name: str, config_name: str | None, split: str, streaming: bool) -> Iterator[dict[str, Any]]:
-    """Load a split of a data set on the Hub or a folder; images stay as they are stored, with `path` and `bytes`.
+def hub_rows(name: str, config_name: str | None, split: str, streaming: bool) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a split of a data set on the Hub or a folder; images as stored, with `path` and `bytes`.
 
-    Raises:
-        AnnotationError: It cannot be loaded.
+    Raises AnnotationError if it cannot be loaded, or the network or a file does not give a row.
     """
     is_saved = any(os.path.isfile(os.path.join(name, file)) for file in ("dataset_dict.json", "state.json"))
     try:
@@ -72,16 +65,7 @@ def load_rows(name: str, config_name: str | None, split: str, streaming: bool) -
     for column, feature in (rows.features or {}).items():
         if isinstance(feature, datasets.Image):
             rows = rows.cast_column(column, datasets.Image(decode=False))
-    return iter(rows)
-
-
-def next_row(name: str, rows: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the next row of a data set, None at its end.
-
-    Raises:
-        AnnotationError: The network or a file does not give it.
-    """
     try:
-        return next(rows, None)
+        yield from rows
     except HUB_ERRORS as error:
         raise AnnotationError(f"hub_dataset {name!r} cannot be read to its end ({one_line(error)}).") from error

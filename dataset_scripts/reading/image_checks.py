@@ -24,25 +24,11 @@ _TOO_LARGE = "make it smaller, leave it out or raise max_image_pixels"
 
 
 def problems_of_images(
-    images: Iterable[dict[str, Any] | None],
-    decode: bool,
-    max_pixels: int = MAX_IMAGE_PIXELS,
-    num_threads: int = 4,
+    images: Iterable[dict[str, Any] | None], decode: bool, max_pixels: int = MAX_IMAGE_PIXELS, num_threads: int = 4
 ) -> Iterator[str | None]:
-    """Open images, several at a time.
+    """Open images, as `datasets.Image(decode=False)` gives them, and yield what is wrong with each, or None, in order.
 
-    Args:
-        images: Mappings with `path` and `bytes`, as `datasets.Image(decode=False)` gives them.
-        decode: False reads headers, which finds files that are no images; True decodes all pixels, which also finds
-            files that are cut short, at the cost of reading everything.
-        max_pixels: Width times height of the largest image that is accepted, up to `MAX_IMAGE_PIXELS`.
-        num_threads: Images opened at a time, >= 1.
-
-    Yields:
-        What is wrong with each image, or None, in order.
-
-    Raises:
-        DataError: `num_threads` or `max_pixels` is out of range.
+    For the other arguments see `image_problems`.
     """
     if num_threads < 1:
         raise DataError(f"num_threads is {num_threads}, but must be at least 1.")
@@ -62,9 +48,10 @@ def image_problems(
 
     Args:
         dataset: With a column `image` of type `datasets.Image`.
-        decode: See `problems_of_images`.
-        max_pixels: See `problems_of_images`.
-        num_threads: See `problems_of_images`.
+        decode: False reads headers, which finds files that are no images; True decodes all pixels, which also finds
+            files that are cut short, at the cost of reading everything.
+        max_pixels: Width times height of the largest image that is accepted, up to `MAX_IMAGE_PIXELS`.
+        num_threads: Images opened at a time, >= 1.
 
     Returns:
         What is wrong, and the rows whose image is good.
@@ -87,14 +74,16 @@ def image_problems(
     problems, good, is_bad = Problems(), [], dict[str, bool]()
     shown = tqdm(_column(images), "Opening images", len(images), leave=False, disable=None)
     for row, image in enumerate(shown):
-        name, problem = path(image), None
-        if name is None or name not in is_bad:
+        name = path(image)
+        if name is not None and name in is_bad:
+            problem = "" if is_bad[name] else None  # "": it was said of an earlier row
+        else:
             problem = next(found)
             is_bad |= {} if name is None else {name: problem is not None}
-        if problem or (name is not None and is_bad[name]):
-            problems.add_row(f"row {row}", problem or "")
-        else:
+        if problem is None:
             good.append(row)
+        else:
+            problems.add_row(f"row {row}", problem)
     return problems, good
 
 
@@ -111,8 +100,8 @@ def good_images(
 
     Args:
         dataset: With a column `image` of type `datasets.Image`.
-        decode: See `problems_of_images`.
-        max_pixels: See `problems_of_images`.
+        decode: See `image_problems`.
+        max_pixels: See `image_problems`.
         drop: Leave the other rows out, and log how many, where otherwise the data is refused.
 
     Raises:
@@ -124,10 +113,8 @@ def good_images(
         return dataset
     if not drop or not good:
         problems.raise_if_any("Cannot read the images")
-    subject = (
-        f"{problems.refused} of the {len(dataset)} rows of {dataset.split or 'the data'} that were loaded are dropped"
-    )
-    logger.warning(problems.describe(subject))
+    subject = f"{problems.refused} of the {len(dataset)} rows of {dataset.split or 'the data'} that were loaded"
+    logger.warning(problems.describe(f"{subject} are dropped"))
     return dataset.select(good)
 
 

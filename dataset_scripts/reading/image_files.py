@@ -15,18 +15,11 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 @dataclass(frozen=True)
 class ImageRoot:
-    """Where image paths of annotations start.
+    """Where image paths of annotations start."""
 
-    Attributes:
-        folder: Absolute path.
-        setting: Name of the setting that says so, for messages.
-        patterns: Where else an image may lie that is not where its path says, below the folder, with "{path}" for the
-            path as written or "{name}" for its last part.
-    """
-
-    folder: str
-    setting: str = "image_root"
-    patterns: tuple[str, ...] = ()
+    folder: str  # absolute
+    setting: str = "image_root"  # that names the folder, for messages
+    patterns: tuple[str, ...] = ()  # where else an image may lie, below the folder: see `sources.yaml`
 
     def problem(self) -> str | None:
         """Return what is wrong with the folder, or None."""
@@ -49,25 +42,19 @@ class ImageRoot:
 
 @dataclass
 class Images:
-    """Images in order of first appearance: one index a file, however its path is written.
+    """Images in order of first appearance: one index a file, however its path is written."""
 
-    Attributes:
-        paths: Absolute path of each.
-        index_of: For each root: image as written, and relative path -> index; None for an image that cannot be used.
-        index_of_path: Absolute path -> index.
-    """
-
-    paths: list[str] = field(default_factory=list)
-    index_of: dict[ImageRoot, dict[str, int | None]] = field(default_factory=dict)
-    index_of_path: dict[str, int] = field(default_factory=dict)
+    paths: list[str] = field(default_factory=list)  # absolute
+    # For each root: image as written, and relative path -> index; None for an image that cannot be used.
+    _index_of: dict[ImageRoot, dict[str, int | None]] = field(default_factory=dict)
+    _index_of_path: dict[str, int] = field(default_factory=dict)
 
     def add(self, root: ImageRoot, written: str) -> tuple[int | None, str]:
-        """Look an image up, once.
+        """Return an image's index, or None and what is wrong with it: said for its first row, empty for further ones.
 
-        Returns:
-            Its index, or None and what is wrong with it, said for its first row and empty for further ones.
+        Each image is looked up once.
         """
-        known = self.index_of.setdefault(root, {})
+        known = self._index_of.setdefault(root, {})
         if written in known:
             return known[written], ""
         relative = relative_path(written)
@@ -79,11 +66,16 @@ class Images:
             known[written] = known[relative]
             return known[written], ""
         path, problem = root.find(relative)
-        if not problem and path not in self.index_of_path:
-            self.index_of_path[path] = len(self.paths)
+        if not problem and path not in self._index_of_path:
+            self._index_of_path[path] = len(self.paths)
             self.paths.append(path)
-        known[written] = known[relative] = None if problem else self.index_of_path[path]
+        known[written] = known[relative] = None if problem else self._index_of_path[path]
         return known[written], problem or ""
+
+
+def absolute(folder: str | os.PathLike[str]) -> str:
+    """Return a path made absolute, with "~" for the home folder."""
+    return os.path.abspath(os.path.expanduser(folder))
 
 
 def relative_path(written: str) -> str:

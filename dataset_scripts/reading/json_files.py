@@ -27,11 +27,7 @@ _ESCAPE = re.compile(rb"\\\\|" + _HIGH + _LOW + rb"|" + _HIGH + rb"|" + _LOW)
 
 
 def open_file(file: str) -> BinaryIO:
-    """Open a file.
-
-    Raises:
-        UnusableFileError: It cannot be opened.
-    """
+    """Open a file; raises UnusableFileError."""
     try:
         return open(file, "rb")
     except FileNotFoundError as error:
@@ -46,22 +42,10 @@ def unreadable(error: OSError) -> UnusableFileError:
 
 
 class JsonFile:
-    """An open JSON file, which is an iterator over what was asked for last; to be closed, or used by `with`.
-
-    Attributes:
-        file: Its path.
-    """
+    """An open JSON file, which is an iterator over what was asked for last; to be used by `with`."""
 
     def __init__(self, file: str, expected: str = "list of objects") -> None:
-        """Open a file.
-
-        Args:
-            file: Its path.
-            expected: What it should hold, for messages.
-
-        Raises:
-            UnusableFileError: It cannot be opened.
-        """
+        """Open a file; `expected` says in messages what it should hold. Raises UnusableFileError."""
         self.file, self._expected = file, expected
         self._stream = open_file(file)
         self._size = max(1, os.fstat(self._stream.fileno()).st_size)
@@ -72,10 +56,6 @@ class JsonFile:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
         self._stream.close()
 
     @property
@@ -88,16 +68,9 @@ class JsonFile:
         return self._start("item", lambda **sizes: ijson.items(self, prefix, use_float=True, **sizes))
 
     def first_item(self, lists: tuple[str, ...] | None = None) -> tuple[str | None, list[str]]:
-        """Find the first item of the file's lists.
+        """Return the key of the first list with an item, None where the whole file is one list; and the item's keys.
 
-        Args:
-            lists: Keys of the lists that count; None takes any.
-
-        Returns:
-            The key of its list, or None where the whole file is one list, and the item's own keys.
-
-        Raises:
-            UnusableFileError: The file is no JSON, or there is no such item.
+        Lists with other keys than those of `lists`, if given, do not count. Raises UnusableFileError.
         """
         key, depth, depth_of_items, is_list = None, 0, 1, True
         for event, value in self._start("token", lambda **sizes: ijson.basic_parse(self, use_float=True, **sizes)):
@@ -205,11 +178,7 @@ def _error_of(data: bytes) -> Exception | None:
 
 
 def read_list(file: str, expected: str = "list of objects") -> list[Any]:
-    """Return all items of a file that is one list.
-
-    Raises:
-        UnusableFileError: The file cannot be used.
-    """
+    """Return all items of a file that is one list; raises UnusableFileError."""
     with JsonFile(file, expected) as opened:
         if opened.first_item()[0] is not None:
             opened.refuse({})

@@ -16,7 +16,8 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import chain, starmap
+from typing import Any
 
 from .json_files import JsonFile
 from .problems import Problems, UnusableFileError, short
@@ -28,29 +29,12 @@ IMAGE_NAME = "{subset}/COCO_{subset}_{image_id:012d}.jpg"  # of the images of VQ
 LISTS = ("questions", "annotations", "images")  # of an object that tell its layout
 _SUBSET = re.compile(r"(train|val|test)(?:-dev)?(\d{4})")  # test-dev2015 is a part of the images of test2015
 _PART_OF_URL = re.compile(r"[^/]+/[^/]+$")
-NumberedRows = list[tuple[int | str, Any]]
-
-
-class OpenFile(NamedTuple):
-    """An annotation file that is read.
-
-    Attributes:
-        json: The file.
-        items: What it holds.
-        rows: The rows that an item with its index gives; None where it is a row itself.
-    """
-
-    json: JsonFile
-    items: Iterable[Any]
-    rows: Callable[[int, Any], NumberedRows] | None = None
+NumberedRows = Iterable[tuple[int | str, Any]]
+OpenFile = tuple[JsonFile, NumberedRows]
 
 
 def layout(json_file: JsonFile) -> str:
-    """Return what a JSON file holds, by its first item of note.
-
-    Raises:
-        UnusableFileError: It cannot be read, or holds none of the known lists.
-    """
+    """Return what a JSON file holds, by its first item of note; raises UnusableFileError."""
     key, fields = json_file.first_item(LISTS)
     if key is None:
         if "qas" in fields:
@@ -80,49 +64,42 @@ def read_rows(files: Sequence[str], open_file: Callable[[str], OpenFile], proble
     """Read all rows of JSON files, and note what is wrong with whole files."""
     for index, file in enumerate(files):
         try:
-            opened = open_file(file)
-            with opened.json:
-                for number, item in enumerate(opened.items):
-                    share = (index + min(opened.json.share, 0.999)) / len(files)
-                    if opened.rows is None:
-                        yield SourceRow(file, number, share, item)
-                    else:
-                        for name, row in opened.rows(number, item):
-                            yield SourceRow(file, name, share, row)
+            json_file, rows = open_file(file)
+            with json_file:
+                for number, row in rows:
+                    yield SourceRow(file, number, (index + min(json_file.share, 0.999)) / len(files), row)
         except UnusableFileError as error:
             problems.add(file, str(error))
 
 
-def caption_rows(files: Sequence[str], split: str, problems: Problems) -> Iterator[SourceRow]:
-    """Read rows `image`, `caption` and, where there is one, `image_id`, of files with captions.
+def _spread(items: Iterable[Any], to_rows: Callable[[int, Any], NumberedRows]) -> NumberedRows:
+    """Return the rows that items give with their indices."""
+    return chain.from_iterable(starmap(to_rows, enumerate(items)))
 
-    Args:
-        files: JSON files of ALBEF, Karpathy or COCO.
-        split: "train", "validation" or "test": which images of Karpathy's files; "restval" is trained on.
-        problems: Takes what is wrong with whole files.
+
+def caption_rows(files: Sequence[str], split: str, problems: Problems) -> Iterator[SourceRow]:
+    """Read rows `image`, `caption` and, where there is one, `image_id`, of files of ALBEF, Karpathy or COCO.
+
+    Of Karpathy's files those of the split are read; "restval" is trained on. Problems are those of whole files.
     """
 
     def open_file(file: str) -> OpenFile:
         json_file = JsonFile(file)
         kind = layout(json_file)
         if kind == "karpathy":
-            return OpenFile(json_file, json_file.items("images.item"), partial(_karpathy_rows, split, file))
+            return json_file, _spread(json_file.items("images.item"), partial(_karpathy_rows, split, file))
         if kind == "captions":
-            return OpenFile(json_file, _coco_rows(json_file))
+            return json_file, enumerate(_coco_rows(json_file))
         return _open_rows(json_file, kind, "rows, karpathy, captions")
 
     return read_rows(named_once(files, problems, "captions"), open_file, problems)
 
 
 def _open_rows(json_file: JsonFile, kind: str, known: str) -> OpenFile:
-    """Return a file of ALBEF's layout.
-
-    Raises:
-        UnusableFileError: It has another.
-    """
+    """Return a file of ALBEF's layout; raises UnusableFileError if it has another."""
     if kind != "rows":
         raise UnusableFileError(f"holds {kind}, but here these are read: {known}")
-    return OpenFile(json_file, json_file.items("item"))
+    return json_file, enumerate(json_file.items("item"))
 
 
 def _karpathy_rows(split: str, file: str, number: int, item: Any) -> NumberedRows:
@@ -159,14 +136,10 @@ def _id(item: dict[str, Any], key: str) -> str | int | None:
 
 
 def question_rows(files: Sequence[str], problems: Problems, image_name: str = IMAGE_NAME) -> Iterator[SourceRow]:
-    """Read rows `dataset`, `image`, `question`, `question_id`, `answer` of files with questions.
+    """Read rows `dataset`, `image`, `question`, `question_id`, `answer` of files of ALBEF, VQA v2 or Visual Genome.
 
-    Where VQA v2's annotations are read, rows have `question_type` and `answer_type`, too.
-
-    Args:
-        files: JSON files of ALBEF, VQA v2 or Visual Genome.
-        problems: Takes what is wrong with whole files.
-        image_name: Path of an image of VQA v2, with "{subset}" for "train2014" and the like and "{image_id}".
+    Where VQA v2's annotations are read, rows have `question_type` and `answer_type`, too. Problems are those of whole
+    files. `image_name`: see `QuestionFilesConfig`.
     """
     with_questions: dict[str, tuple[JsonFile, str]] = {}
     answers, genome_images = dict[Any, Any](), dict[Any, str]()
@@ -187,9 +160,9 @@ def question_rows(files: Sequence[str], problems: Problems, image_name: str = IM
         json_file, kind = with_questions[file]
         if kind == "questions":
             to_rows = partial(_question_rows, answers, image_name, _subset(json_file))
-            return OpenFile(json_file, json_file.items("questions.item"), to_rows)
+            return json_file, _spread(json_file.items("questions.item"), to_rows)
         if kind == "genome":
-            return OpenFile(json_file, json_file.items("item"), partial(_genome_rows, genome_images))
+            return json_file, _spread(json_file.items("item"), partial(_genome_rows, genome_images))
         return _open_rows(json_file, kind, "rows, questions, genome")
 
     if not with_questions and files and not problems.file_count:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,21 +27,13 @@ class UnusableFileError(DataError):
 
 @dataclass
 class Problems:
-    """Collects problems, keeps the first ones and counts the rest.
+    """Collects problems, keeps the first ones and counts the rest."""
 
-    Attributes:
-        limit: How many are kept, >= 0.
-        kept: The first ones, each after where it is.
-        count: All of them.
-        file_count: Those of whole files, folders or settings, which no dropped row mends.
-        refused: Rows that cannot be used; one image that many rows name is a single problem.
-    """
-
-    limit: int = MAX_PROBLEMS
-    kept: list[str] = field(default_factory=list)
+    limit: int = MAX_PROBLEMS  # how many are kept, >= 0
+    kept: list[str] = field(default_factory=list)  # each after where it is
     count: int = 0
-    file_count: int = 0
-    refused: int = 0
+    file_count: int = 0  # of whole files, folders or settings, which no dropped row mends
+    refused: int = 0  # rows that cannot be used; one image that many rows name is a single problem
 
     def add(self, where: str, text: str) -> None:
         """Note a problem of a file, folder or setting."""
@@ -67,15 +60,7 @@ class Problems:
         return "\n".join(lines)
 
     def raise_if_any(self, subject: str, drop_rows: bool = False) -> None:
-        """Refuse the data.
-
-        Args:
-            subject: What cannot be done, for the first line.
-            drop_rows: Let problems of single rows pass.
-
-        Raises:
-            AnnotationError: There is a problem.
-        """
+        """Raise an AnnotationError if there is a problem, or, with `drop_rows`, one that is not of a single row."""
         if self.file_count if drop_rows else self.count:
             raise AnnotationError(self.describe(subject))
 
@@ -104,6 +89,16 @@ def encodes(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return HALF_CHARACTER not in text
+
+
+def image_problem(row: dict[str, Any], needed: Sequence[str], setting: str = "image_root") -> str | None:
+    """Return which keys a row lacks, or what is wrong with its image as a value, or None."""
+    missing = [key for key in needed if key not in row]
+    if missing:
+        return f"has no {' and no '.join(map(repr, missing))}; its keys are {list(row)[:6]}: add it"
+    if not isinstance(row["image"], str) or not row["image"].strip():
+        return f"image is {short(row['image'])}: a path relative to {setting} is expected"
+    return None
 
 
 def text_problem(name: str, text: str) -> str | None:

@@ -8,15 +8,13 @@ in `captions.py`.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
 
-from .image_files import ImageRoot, Images
-from .problems import READABLE, DataError, encodes, json_type, short, text_problem
-from .rows import WHOLE, Part, SourceRow
+from .image_files import ImageRoot
+from .problems import READABLE, DataError, encodes, image_problem, json_type, short, text_problem
+from .rows import WHOLE, Part, RowBuilder, SourceRow
 
 TEXT = datasets.Value("string")
 VQA_FEATURES = datasets.Features(
@@ -38,54 +36,30 @@ MAX_QUESTION_ID = 2**63 - 1
 MAX_WEIGHT = 1e6  # of an answer; far above any that makes sense, far below what the sum of losses can hold
 
 
-@dataclass
-class QuestionRowBuilder:
-    """Questions, built one by one; what is kept of them is which ids and images occurred. See `RowBuilder`.
+class QuestionRowBuilder(RowBuilder):
+    """Questions, built one by one; what is kept of them is which ids and images occurred.
 
-    Attributes:
-        vqa_root: Folder of the images of "vqa" rows.
-        vg_root: Folder of the images of "vg" rows.
-        vg_weight: Weight of the answers of "vg" rows; that of "vqa" rows is 1.
-        need_answers: Whether a row without an answer is a problem.
-        part: Which rows are built; those of other shards are not checked, unless all are.
-        images: Those that occur, of both sources.
-        first_use: `question_id` of "vqa" rows -> index of the row, counted over all files.
-        files: Files with rows, in order.
-        starts: How many rows came before each of them.
-        num_rows: Rows added so far.
-        last_image: Index of the image of the row that was accepted last.
+    Rows of shards that are not in the part are not checked, unless all are.
     """
 
-    vqa_root: ImageRoot
-    vg_root: ImageRoot
-    vg_weight: float = VG_WEIGHT
-    need_answers: bool = False
-    part: Part = WHOLE
-    images: Images = field(default_factory=Images)
-    first_use: dict[int, int] = field(default_factory=dict)
-    files: list[str] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-    num_rows: int = 0
-    last_image: int = -1
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.vg_weight) and self.vg_weight >= 0):
-            raise DataError(f"vg_weight is {self.vg_weight}, but must be a finite number >= 0.")
-        self._by_source = {"vqa": self.vqa_root, "vg": self.vg_root}
-        self._ready: list[dict[str, Any]] = []
-        self._has_genome = False
-
-    @property
-    def roots(self) -> tuple[ImageRoot, ...]:
-        """The folder of "vqa" rows and, once there is one, of "vg" rows."""
-        return (self.vqa_root, self.vg_root) if self._has_genome else (self.vqa_root,)
+    def __init__(
+        self, vqa_root: ImageRoot, vg_root: ImageRoot, vg_weight: float, need_answers: bool, part: Part = WHOLE
+    ) -> None:
+        """Begin; the folders are those of images of "vqa" and "vg" rows, the weight that of answers of the latter."""
+        if not (math.isfinite(vg_weight) and vg_weight >= 0):
+            raise DataError(f"vg_weight is {vg_weight}, but must be a finite number >= 0.")
+        super().__init__(part)
+        self.roots = (vqa_root,)
+        self.vg_weight, self.need_answers = vg_weight, need_answers
+        self._by_source = {"vqa": vqa_root, "vg": vg_root}
+        self._first_use: dict[int, int] = {}  # `question_id` of "vqa" rows -> index of the row, counted over all files
+        self._starts: dict[str, int] = {}  # file -> how many rows came before it
+        self._num_rows = 0
 
     def add(self, source: SourceRow) -> str | None:
         """See `RowBuilder`."""
-        if not self.files or self.files[-1] != source.file:
-            self.files.append(source.file)
-            self.starts.append(self.num_rows)
-        self.num_rows += 1
+        self._starts.setdefault(source.file, self._num_rows)
+        self._num_rows += 1
         row, is_own = source.row, self.part.holds(source.share)
         if not is_own and not self.part.check_all:
             self._count(row)
@@ -95,15 +69,16 @@ class QuestionRowBuilder:
             return problem
         name, question_id = row.get("dataset", "vqa"), row.get("question_id")
         if name == "vqa":
-            first = self.first_use.setdefault(question_id, self.num_rows - 1)
-            if first != self.num_rows - 1:
+            first = self._first_use.setdefault(question_id, self._num_rows - 1)
+            if first != self._num_rows - 1:
                 return f"'question_id' {question_id} is taken by {self._where(first)}: give every question its own"
-        self._has_genome = self._has_genome or name == "vg"
+        else:
+            self.roots = tuple(self._by_source.values())
         index, problem = self.images.add(self._by_source[name], row["image"])
         if index is None:
             return problem
         self.last_image = index
-        self._ready = [self._build(row, name, index)] if is_own else []
+        self.ready = [self._build(row, name, index)] if is_own else []
         return None
 
     def _count(self, row: Any) -> None:
@@ -112,9 +87,9 @@ class QuestionRowBuilder:
             return
         name, question_id, image = row.get("dataset", "vqa"), row.get("question_id"), row.get("image")
         if name == "vqa" and isinstance(question_id, int):
-            self.first_use.setdefault(question_id, self.num_rows - 1)
+            self._first_use.setdefault(question_id, self._num_rows - 1)
         if isinstance(image, str):
-            self.images.add(self.vg_root if name == "vg" else self.vqa_root, image)
+            self.images.add(self._by_source["vg" if name == "vg" else "vqa"], image)
 
     def _build(self, row: dict[str, Any], name: str, index: int) -> dict[str, Any]:
         """Return a row of the data set."""
@@ -132,17 +107,8 @@ class QuestionRowBuilder:
 
     def _where(self, number: int) -> str:
         """Return file and row of a row's index over all files."""
-        index = bisect_right(self.starts, number) - 1
-        return f"{self.files[index]}, row {number - self.starts[index]}"
-
-    def pop_ready(self) -> list[dict[str, Any]]:
-        """See `RowBuilder`."""
-        ready, self._ready = self._ready, []
-        return ready
-
-    def flush(self) -> list[dict[str, Any]]:
-        """See `RowBuilder`; every row is ready at once."""
-        return []
+        file, start = [(file, start) for file, start in self._starts.items() if start <= number][-1]
+        return f"{file}, row {number - start}"
 
 
 def question_problem(row: Any, need_answers: bool, roots: dict[str, ImageRoot]) -> str | None:
@@ -153,13 +119,9 @@ def question_problem(row: Any, need_answers: bool, roots: dict[str, ImageRoot]) 
     if source not in ("vqa", "vg"):
         return f"'dataset' is {short(source)}: 'vqa' or 'vg' is expected"
     needed = ("image", "question", "question_id") if source == "vqa" else ("image", "question")
-    missing = [key for key in needed if key not in row]
-    if missing:
-        return f"has no {' and no '.join(map(repr, missing))}; its keys are {list(row)[:6]}: add it"
-    setting = roots[source].setting
-    image, question, question_id = row["image"], row["question"], row.get("question_id", NO_QUESTION_ID)
-    if not isinstance(image, str) or not image.strip():
-        return f"image is {short(image)}: a path relative to {setting} is expected"
+    if problem := image_problem(row, needed, roots[source].setting):
+        return problem
+    question, question_id = row["question"], row.get("question_id", NO_QUESTION_ID)
     if not isinstance(question, str):
         return f"'question' is {short(question)}: a string is expected"
     if not READABLE.search(question):

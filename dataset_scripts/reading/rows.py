@@ -7,36 +7,26 @@ needs, and builds rows of the data set when it can.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import datasets
 from tqdm.auto import tqdm
 
+from .image_files import ImageRoot, Images
 from .problems import Problems
-
-if TYPE_CHECKING:
-    from .image_files import ImageRoot, Images
 
 SUBJECT = "Cannot load the annotations"
 ROWS_A_LOOK = 1_000  # between two looks at the progress bar
 
 
 class SourceRow(NamedTuple):
-    """A row as it is read.
-
-    Attributes:
-        file: Annotation file.
-        number: Its index in the file, from 0.
-        share: Part of all files that is read, 0..1, never falling: what several processes divide the rows by.
-        row: What stands there, in ALBEF's layout; anything at all if the file is wrong.
-        is_numbered: Whether the question had no `question_id` and was given its index, which other splits have, too.
-    """
+    """A row as it is read."""
 
     file: str
-    number: int | str
-    share: float
-    row: Any
-    is_numbered: bool = False
+    number: int | str  # its index in the file, from 0
+    share: float  # of all files that is read, 0..1, never falling: what several processes divide the rows by
+    row: Any  # in ALBEF's layout; anything at all if the file is wrong
+    is_numbered: bool = False  # the question had no `question_id` and was given its index, which other splits have, too
 
 
 class BadRow(NamedTuple):
@@ -46,17 +36,11 @@ class BadRow(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The shards of a split that are made; each is a range of what it is divided by.
-
-    Attributes:
-        shards: Their indices, from 0.
-        num_shards: Number of shards of the split, >= 1.
-        check_all: Whether rows of other shards are checked, too, since they may be dropped.
-    """
+    """The shards of a split that are made; each is a range of what it is divided by."""
 
     shards: frozenset[int] = frozenset({0})
     num_shards: int = 1
-    check_all: bool = True
+    check_all: bool = True  # rows of other shards, too, since they may be dropped
 
     def holds(self, share: float) -> bool:
         """Return whether what lies at a share of the whole, 0..1, belongs to the part."""
@@ -71,44 +55,37 @@ class Part(NamedTuple):
 WHOLE = Part()
 
 
-class RowBuilder(Protocol):
-    """Builds rows of a data set from annotation rows.
+class RowBuilder:
+    """Builds rows of a data set from annotation rows; this base takes none."""
 
-    Attributes:
-        images: Those that occur.
-        last_image: Index of the image of the row that was accepted last.
-    """
+    roots: tuple[ImageRoot, ...] = ()  # of the images; the first row that needs another one adds it
 
-    images: Images
-    last_image: int
-
-    @property
-    def roots(self) -> tuple[ImageRoot, ...]:
-        """Folders of the images; one that not all files need is added by the first row that needs it."""
+    def __init__(self, part: Part = WHOLE) -> None:
+        """Begin with no images; rows of one part of the split are built."""
+        self.part, self.images = part, Images()
+        self.last_image = -1  # index of the image of the row that was accepted last
+        self.ready: list[dict[str, Any]] = []
 
     def add(self, source: SourceRow) -> str | None:
         """Take a row; returns None, or why it cannot be used, or "" if that was said of an earlier row."""
+        raise NotImplementedError
 
     def pop_ready(self) -> list[dict[str, Any]]:
         """Return the rows that the last row that was added completed."""
+        ready, self.ready = self.ready, []
+        return ready
 
     def flush(self) -> Iterable[dict[str, Any]]:
         """Return the rows that could only be built when all rows were added."""
+        return ()
 
 
 def accepted(
     sources: Iterable[SourceRow], builder: RowBuilder, problems: Problems, progress: str | None = None
 ) -> Iterator[SourceRow]:
-    """Add annotation rows to a builder and note what is wrong with them.
+    """Add annotation rows to a builder, note what is wrong with rows and folders, and yield rows that can be used.
 
-    Args:
-        sources: Rows of annotation files.
-        builder: Checks them, and builds rows.
-        problems: Takes what is wrong with rows and folders.
-        progress: What a bar on a terminal says, which tells how much of the files is read; None shows none.
-
-    Yields:
-        The rows that the builder can use. Ends at a row whose folder of images is missing.
+    Ends at a row whose folder of images is missing. `progress` is what a bar on a terminal says; None shows none.
     """
     quiet = datasets.are_progress_bars_disabled() or progress is None or None  # None: where there is no terminal
     form = "{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"

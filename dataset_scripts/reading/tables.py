@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -25,83 +26,57 @@ def ending(file: str) -> str:
     return os.path.splitext(file)[1][1:].lower()
 
 
-class TableFile:
-    """An open table, which is an iterator over its rows; to be used by `with`."""
+def table_rows(file: str) -> Iterator[tuple[Any, float]]:
+    """Yield the rows of a table, each with the part of the file that is read, 0..1, never falling.
 
-    def __init__(self, file: str) -> None:
-        """Open a table.
-
-        Args:
-            file: A path that ends in one of `TABLES`; JSON is one list of objects.
-
-        Raises:
-            UnusableFileError: It cannot be opened.
-        """
-        self._kind, self._count = ending(file), 0
-        if self._kind not in TABLES:
-            raise UnusableFileError(f"is no table: its name should end in one of {', '.join(TABLES)}")
-        self._file: Any = JsonFile(file) if self._kind == "json" else open_file(file)
-        self._rows: Iterator[Any] | None = None  # what reads the beginning may fail, too
-
-    def __enter__(self) -> TableFile:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._file.close()
-
-    @property
-    def share(self) -> float:
-        """Part of the file that is read, 0..1, never falling."""
-        if self._kind == "json":
-            return self._file.share
-        if self._kind == "parquet":
-            return self._count / max(1, self._num_rows)
-        return self._file.tell() / max(1, os.fstat(self._file.fileno()).st_size)
-
-    def __iter__(self) -> TableFile:
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            self._rows = self._rows or self._open_rows()
-            row = next(self._rows)
-        except StopIteration:
-            if self._count == 0:
-                has_header = self._kind in ("csv", "tsv") and self._file.tell()
-                raise UnusableFileError("has a header and no row: add rows" if has_header else EMPTY) from None
-            raise
-        except UnicodeDecodeError as error:
-            where = f"byte {error.start} after row {self._count - 1}" if self._count else f"byte {error.start}"
-            raise UnusableFileError(f"is not UTF-8 ({where}): save it as UTF-8") from error
-        except csv.Error as error:
-            raise UnusableFileError(f"is not CSV ({error}, after row {self._count - 1}): check quotes") from error
-        except pa.ArrowException as error:
-            raise UnusableFileError(f"is not Parquet ({error}): write it again") from error
-        except OSError as error:
-            raise unreadable(error) from error
-        self._count += 1
-        return row
-
-    def _open_rows(self) -> Iterator[Any]:
-        """Return the rows as the libraries read them."""
-        if self._kind == "json":
-            key, _ = self._file.first_item()
-            return self._file.items("item" if key is None else f"{key}.item")
-        if self._kind == "parquet":
-            table = pq.ParquetFile(self._file)
-            self._num_rows = table.metadata.num_rows
-            return chain.from_iterable(map(pa.RecordBatch.to_pylist, table.iter_batches(batch_size=ROWS_A_BATCH)))
-        text = io.TextIOWrapper(self._file, encoding="utf-8-sig", newline="" if "sv" in self._kind else None)
-        if "sv" not in self._kind:
-            return map(_json_of_line, filter(_has_text, enumerate(text, start=1)))
-        header = text.readline()
-        text.seek(0)
-        others = [] if "," in header else [mark for mark in ("\t", ";") if mark in header]
-        return csv.DictReader(text, delimiter="\t" if self._kind == "tsv" else (*others, ",")[0], strict=True)
+    Its name ends in one of `TABLES`; JSON is one list of objects. Raises UnusableFileError.
+    """
+    kind, count = ending(file), 0
+    if kind not in TABLES:
+        raise UnusableFileError(f"is no table: its name should end in one of {', '.join(TABLES)}")
+    try:
+        with _open(file, kind) as (stream, rows, share):
+            for count, row in enumerate(rows, start=1):
+                yield row, share(count)
+            if count == 0:
+                has_header = kind in ("csv", "tsv") and stream.tell()
+                raise UnusableFileError("has a header and no row: add rows" if has_header else EMPTY)
+    except UnicodeDecodeError as error:
+        where = f"byte {error.start} after row {count - 1}" if count else f"byte {error.start}"
+        raise UnusableFileError(f"is not UTF-8 ({where}): save it as UTF-8") from error
+    except csv.Error as error:
+        raise UnusableFileError(f"is not CSV ({error}, after row {count - 1}): check quotes") from error
+    except pa.ArrowException as error:
+        raise UnusableFileError(f"is not Parquet ({error}): write it again") from error
+    except OSError as error:
+        raise unreadable(error) from error
 
 
-def _has_text(numbered: tuple[int, str]) -> bool:
-    return bool(numbered[1].strip())
+@contextmanager
+def _open(file: str, kind: str) -> Iterator[tuple[Any, Iterator[Any], Callable[[int], float]]]:
+    """Give an open file, its rows as the libraries read them, and how much is read after so many."""
+    if kind == "json":
+        with JsonFile(file) as opened:
+            key, _ = opened.first_item()
+            yield opened, opened.items("item" if key is None else f"{key}.item"), lambda _: opened.share
+        return
+    with open_file(file) as stream:
+        if kind == "parquet":
+            table = pq.ParquetFile(stream)
+            batches = table.iter_batches(batch_size=ROWS_A_BATCH)
+            rows: Iterator[Any] = chain.from_iterable(map(pa.RecordBatch.to_pylist, batches))
+            yield stream, rows, lambda count: count / max(1, table.metadata.num_rows)
+            return
+        size = max(1, os.fstat(stream.fileno()).st_size)
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="" if "sv" in kind else None)
+        if "sv" in kind:
+            header = text.readline()
+            text.seek(0)
+            others = [] if "," in header else [mark for mark in ("\t", ";") if mark in header]
+            rows = csv.DictReader(text, delimiter="\t" if kind == "tsv" else (*others, ",")[0], strict=True)
+        else:
+            rows = map(_json_of_line, filter(lambda numbered: numbered[1].strip(), enumerate(text, start=1)))
+        yield stream, rows, lambda _: stream.tell() / size
 
 
 def _json_of_line(numbered: tuple[int, str]) -> Any:

@@ -25,7 +25,12 @@ class CaptionRows:
         Raises:
             AnnotationError: A column is missing or `caption` is no list.
         """
-        _check_columns(dataset)
+        features = dataset.features
+        missing = [name for name in FEATURES if name not in features]
+        if missing or not isinstance(features["caption"], (datasets.List, datasets.LargeList)):
+            found = ", ".join(f"{name}: {feature}" for name, feature in features.items())
+            text = f"Need the columns image, caption (a list of strings) and image_id, but found {found}."
+            raise AnnotationError(text)
         self.dataset = dataset.select_columns(list(FEATURES))
         captions = dataset.select_columns("caption").with_format("arrow")[:]["caption"]
         counts = pc.fill_null(pc.list_value_length(captions), 0).to_numpy()
@@ -50,13 +55,9 @@ class CaptionRows:
         return row | {"caption": row["caption"][self._position_in_row[index]]}
 
 
-def _check_columns(dataset: datasets.Dataset) -> None:
-    """Raise an AnnotationError if a column is missing or `caption` is no list."""
-    features = dataset.features
-    missing = [name for name in FEATURES if name not in features]
-    if missing or not isinstance(features["caption"], (datasets.List, datasets.LargeList)):
-        found = ", ".join(f"{name}: {feature}" for name, feature in features.items())
-        raise AnnotationError(f"Need the columns image, caption (a list of strings) and image_id, but found {found}.")
+def one_caption_a_row(dataset: datasets.Dataset) -> CaptionRows:
+    """Return the captions of a data set as rows; see `CaptionRows`."""
+    return CaptionRows(dataset)
 
 
 def stream_captions(stream: datasets.IterableDataset) -> datasets.IterableDataset:

@@ -12,7 +12,14 @@ import pytest
 from data_cases import read_captions
 from PIL import Image
 
-from dataset_scripts import AnnotationError, CaptionRows, good_images, image_problems, stream_captions
+from dataset_scripts import (
+    AnnotationError,
+    CaptionRows,
+    good_images,
+    image_problems,
+    one_caption_a_row,
+    stream_captions,
+)
 
 
 @pytest.fixture
@@ -304,6 +311,7 @@ def test_a_caption_a_row(root: Path, chosen: bool) -> None:
     ]
     assert len(rows) == len(expected) and [rows[index] for index in range(len(rows))] == expected
     assert rows[-1] == expected[-1]
+    assert list(map(one_caption_a_row(dataset).__getitem__, range(len(expected)))) == expected
     assert list(stream_captions(dataset.to_iterable_dataset())) == expected
     number = expected[2]["image_id"]
     assert rows.cast_column("image", datasets.Image())[2]["image"].getpixel((0, 0)) == (20 * number, 0, 0)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from dataset_scripts.__main__ import main
-from dataset_scripts.commands.contact_sheet import contact_sheet
+from dataset_scripts.contact_sheet import contact_sheet  # as people's scripts import it
 
 
 class Page(HTMLParser):
