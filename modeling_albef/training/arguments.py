@@ -126,16 +126,17 @@ class AlbefTrainingArguments(TrainingArguments):
         for name in ("log_level", "log_level_replica"):
             value = getattr(self, name)
             _refuse(value not in trainer_log_levels, name, repr(value), f"be one of {', '.join(trainer_log_levels)}")
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-            _refuse(getattr(self, name) < 1, name, getattr(self, name), "be at least 1")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "k_test"):
+            value = getattr(self, name, 1)  # not every task has a k_test
+            _refuse(value < 1, name, value, "be at least 1")
         for name in ("report_items", "log_images"):
             _refuse(getattr(self, name) < 0, name, getattr(self, name), "be 0 or more")
         for name in ("momentum", "alpha"):
             _refuse(not 0 <= getattr(self, name) <= 1, name, getattr(self, name), "lie between 0 and 1")
         if self.published_schedule and self.learning_rate <= 0:
             raise SettingError(f"learning_rate is {self.learning_rate}, but the published schedule needs a rate > 0.")
-        value = self.non_finite_loss
-        _refuse(value not in ("stop", "skip"), "non_finite_loss", repr(value), "be stop or skip")
+        is_unknown = self.non_finite_loss not in ("stop", "skip")
+        _refuse(is_unknown, "non_finite_loss", repr(self.non_finite_loss), "be stop or skip")
         metric = (self.metric_for_best_model or "").removeprefix("eval_")
         is_unknown = self.eval_strategy != "no" and bool(metric) and metric not in self.METRICS
         _refuse(is_unknown, "metric_for_best_model", repr(metric), f"be one of {', '.join(self.METRICS)}")
@@ -173,8 +174,6 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
                 f"min_temperature is {self.min_temperature} and max_temperature {self.max_temperature}: they must be "
                 "above 0 and in this order."
             )
-        if self.k_test < 1:
-            raise SettingError(f"k_test is {self.k_test}, but at least one candidate must be re-ranked.")
         _refuse(self.image_memory < 0, "image_memory", self.image_memory, "be 0 or more megabytes")
 
 
@@ -198,8 +197,3 @@ class VQATrainingArguments(AlbefTrainingArguments):
         default=False, metadata={"help": "Skip candidates that cannot win: same answers, faster, no probabilities."}
     )
     metric_for_best_model: str | None = field(default="vqa_accuracy", metadata={"help": "Metric of the best one."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.k_test < 1:
-            raise SettingError(f"k_test is {self.k_test}, but at least one candidate must be scored.")

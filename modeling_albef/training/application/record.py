@@ -76,7 +76,7 @@ class RunRecord:
         metrics |= {f"{split}_{name}": value for name, value in further.items()}
         if split == "test" and self.trainer.is_world_process_zero():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.written |= self.trainer.write_predictions(dataset, outcome.predictions, self.folder)
+            self.written |= outcome.predictions.write(dataset, self.folder)
         self.trainer.log_metrics(split, metrics)
         self.trainer.save_metrics(split, metrics)
         self.report.add(split, metrics, EvaluationRecord(split, dataset, outcome.predictions))
