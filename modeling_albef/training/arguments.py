@@ -44,9 +44,7 @@ class AlbefTrainingArguments(TrainingArguments):
     distill: bool = field(default=True, metadata={"help": "Use the teacher's soft targets (else the hard ones)."})
 
     # Schedule
-    published_schedule: bool = field(
-        default=True, metadata={"help": "The published schedule; false: lr_scheduler_type decides."}
-    )
+    published_schedule: bool = field(default=True, metadata={"help": "As published; false: lr_scheduler_type decides."})
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
     min_learning_rate: float = field(default=1e-6, metadata={"help": "End of the published cosine."})
     warmup_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of the first steps."})
@@ -63,17 +61,11 @@ class AlbefTrainingArguments(TrainingArguments):
 
     # Report
     write_report: bool = field(default=True, metadata={"help": "Write report.html into the output folder."})
-    report_items: int = field(
-        default=24, metadata={"help": "Hardest queries of a kind that the report shows; 0 = no images."}
-    )
-    log_images: int = field(
-        default=4, metadata={"help": "Hardest queries of a kind that go to report_to as images; 0 = none."}
-    )
+    report_items: int = field(default=24, metadata={"help": "Hardest queries of a kind in the report; 0 = no images."})
+    log_images: int = field(default=4, metadata={"help": "Hardest queries sent to report_to as images; 0 = none."})
 
     # How the run behaves
-    non_finite_loss: str = field(
-        default="stop", metadata={"help": "Where a loss is infinite or not a number: stop, or skip the step."}
-    )
+    non_finite_loss: str = field(default="stop", metadata={"help": "If a loss is not finite: stop, or skip the step."})
     push_code: bool = field(default=True, metadata={"help": "Upload the Python files with a model that is pushed."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps, epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch, best."})
@@ -102,9 +94,7 @@ class AlbefTrainingArguments(TrainingArguments):
         """Compute in float32 in place of bfloat16 on a CPU that would have to emulate it, many times slower."""
         asked_for = self.bf16 or os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
         if asked_for and self.use_cpu and not has_bfloat16_instructions():
-            logger.warning(
-                "This processor has no bfloat16 instructions: the arithmetic is float32, which is faster here."
-            )
+            logger.warning("This processor has no bfloat16 instructions: the arithmetic is float32, which is faster.")
             self.bf16 = False
             os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
 
@@ -154,15 +144,11 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
     METRICS: ClassVar[tuple[str, ...]] = RETRIEVAL_METRICS
 
     queue_size: int = field(default=65536, metadata={"help": "Slots of the feature queue; any number >= 0."})
-    global_negatives: bool = field(
-        default=False, metadata={"help": "Draw hard negatives from the batches of all processes, not of each its own."}
-    )
+    global_negatives: bool = field(default=False, metadata={"help": "Draw hard negatives from all processes' batches."})
     min_temperature: float = field(default=0.001, metadata={"help": "The learned temperature is kept above this."})
     max_temperature: float = field(default=0.5, metadata={"help": "The learned temperature is kept below this."})
     k_test: int = field(default=256, metadata={"help": "Candidates that the matching head re-ranks."})
-    image_memory: int = field(
-        default=2000, metadata={"help": "MB of image states an evaluation keeps a process; the rest is encoded again."}
-    )
+    image_memory: int = field(default=2000, metadata={"help": "MB of image states a process keeps; others are redone."})
     metric_for_best_model: str | None = field(default="r_mean", metadata={"help": "Metric of the best checkpoint."})
 
     def __post_init__(self) -> None:
@@ -188,12 +174,7 @@ class VQATrainingArguments(AlbefTrainingArguments):
     num_train_epochs: float = field(default=8.0, metadata={"help": "Passes over the training data."})
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Questions a process and step."})
     k_test: int = field(default=128, metadata={"help": "Candidate answers a question that are scored whole."})
-    group_by_image: bool = field(
-        default=False,
-        metadata={"help": "Train on all questions of an image in a row, which is encoded once for those of a batch."},
-    )
+    group_by_image: bool = field(default=False, metadata={"help": "Train image by image: a batch encodes each once."})
     count_first_token_twice: bool = field(default=True, metadata={"help": "The published score does."})
-    best_answer_only: bool = field(
-        default=False, metadata={"help": "Skip candidates that cannot win: same answers, faster, no probabilities."}
-    )
+    best_answer_only: bool = field(default=False, metadata={"help": "Skip what cannot win: faster, no probabilities."})
     metric_for_best_model: str | None = field(default="vqa_accuracy", metadata={"help": "Metric of the best one."})

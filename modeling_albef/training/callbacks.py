@@ -108,9 +108,7 @@ class InterruptionCallback(TrainerCallback):
         if self._has_agreed and state.epoch != int(state.epoch or 0):
             self._ask(control)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
         """Ask where the last step of the epoch was the one to stop after."""
         if self._has_agreed:
             self._ask(control)

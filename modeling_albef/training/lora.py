@@ -63,9 +63,7 @@ def merged_state_dict(model: Any) -> dict[str, torch.Tensor] | None:
 
 
 def save_adapter(model: Any, folder: str | Path) -> None:
-    """Write the adapters of a model alone, where it has any, as `peft.PeftModel.from_pretrained` reads them."""
-    if not hasattr(model, "albef_lora_config"):
-        return
+    """Write the adapters of a model alone, as `peft.PeftModel.from_pretrained` reads them."""
     from peft import get_peft_model_state_dict
 
     model.albef_lora_config.save_pretrained(folder)

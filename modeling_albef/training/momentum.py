@@ -97,7 +97,7 @@ class FeatureQueue(nn.Module):
     def candidates(
         self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, image_ids: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Put a batch before the queue: `image_candidates` and `text_candidates` (B + Q, E), `candidate_ids` (B + Q,)."""
+        """Return batch, then queue: `image_candidates` and `text_candidates` (B + Q, E), `candidate_ids` (B + Q,)."""
         return {
             "image_candidates": torch.cat([image_embeds, self.image_embeds]),
             "text_candidates": torch.cat([text_embeds, self.text_embeds]),

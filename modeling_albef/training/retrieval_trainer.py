@@ -33,8 +33,8 @@ class RetrievalTrainer(AlbefTrainer):
         super().__init__(model, args, **kwargs)
         if isinstance(self.train_dataset, Sized) and args.queue_size > len(self.train_dataset):
             logger.warning(
-                f"queue_size is {args.queue_size}, but there are {len(self.train_dataset)} training captions: lower it, "
-                "or the queue holds them several times."
+                f"queue_size is {args.queue_size}, but there are {len(self.train_dataset)} training captions: lower "
+                "it, or the queue holds them several times."
             )
         self.queue = FeatureQueue(args.queue_size, model.config.projection_dim, seed=args.seed).to(args.device)
         # Differs from ALBEF, which clamps the temperature in pre-training only.

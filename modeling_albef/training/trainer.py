@@ -50,14 +50,19 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
     loss_is_scaled_for_ga = False  # losses are means over a batch; the Trainer divides by the accumulation steps
 
     def __init__(
-        self, model: PreTrainedModel, args: AlbefTrainingArguments, *, teacher: Any = None, **kwargs: Any
+        self,
+        model: PreTrainedModel,
+        args: AlbefTrainingArguments,
+        *,
+        teacher: PreTrainedModel | None = None,
+        **kwargs: Any,
     ) -> None:
         """Make a trainer.
 
         Args:
             model: The student.
             args: Arguments of the task.
-            teacher: Momentum model to start from, of the student's class; default: a copy of the student.
+            teacher: Momentum model to start from; default: a copy of the student.
             kwargs: Those of `transformers.Trainer`, above all `train_dataset`, `eval_dataset`, `data_collator` and
                 `processing_class`, an `AlbefProcessor`. `compute_metrics` gets what `evaluate_dataset` returns, and
                 returns further metrics.

@@ -14,11 +14,17 @@ from .ranking import RankedCandidates
 
 
 class EvaluationRecord(NamedTuple):
-    """An evaluation that was done."""
+    """An evaluation that was done.
 
-    split: str  # what its metrics begin with: eval or test
+    Attributes:
+        split: What its metrics begin with: eval or test.
+        dataset: What was evaluated.
+        result: Its outcome, of the task's evaluator.
+    """
+
+    split: str
     dataset: Any
-    result: Any  # of the task's evaluator
+    result: Any
 
 
 @dataclass

@@ -8,7 +8,7 @@ the same answers count as equal.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -121,7 +121,7 @@ def vqa_accuracy(
         Per cent, not rounded: the mean over questions.
 
     Raises:
-        ValueError: A question has no prediction, two, or no annotation. The text names its id.
+        AlbefError: A question has no prediction, two, or no annotation. The text names its id.
     """
     scores = _score(predictions, annotations)
     types = [ANSWER_TYPES[answer_type(annotation)] for annotation in annotations]
@@ -133,10 +133,9 @@ def vqa_accuracy(
 def vqa_accuracy_by_question_type(
     predictions: Mapping[int, str] | Iterable[Mapping[str, Any]], annotations: Sequence[QuestionRecord]
 ) -> dict[str, float]:
-    """Return the accuracy for each annotated `question_type`, in alphabetical order; arguments and errors as above.
+    """Return the accuracy for each annotated `question_type`, in alphabetical order.
 
-    Raises:
-        AlbefError: As `vqa_accuracy`, and if a question's type is not annotated.
+    Arguments and errors are those of `vqa_accuracy`, and it is an error if a question's type is not annotated.
     """
     scores = _score(predictions, annotations)
     untyped = [annotation.question_id for annotation in annotations if annotation.question_type is None]
@@ -188,7 +187,7 @@ def _pairs(rows: Iterable[Mapping[str, Any]]) -> Iterable[tuple[int, str]]:
 
 
 def _means(groups: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
-    members: dict[str, list[float]] = {}
+    members: dict[str, list[float]] = defaultdict(list)
     for group, score in zip(groups, scores, strict=True):
-        members.setdefault(group, []).append(score)
+        members[group].append(score)
     return {group: sum(values) / len(values) for group, values in members.items()}

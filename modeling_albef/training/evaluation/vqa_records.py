@@ -22,16 +22,16 @@ ANSWER_TYPES = {"yes/no": "yes_no", "number": "number", "other": "other"}
 
 @dataclass(frozen=True)
 class QuestionRecord:
-    """A question, its annotation, or both.
+    """A question, its annotation, or both; None stands for what a file does not have.
 
     Attributes:
         question_id: Unique in a file.
-        question: None in the official annotations, which leave it to the questions' file.
+        question: In the official annotations there is none; it is in the questions' file.
         image: Path as written, in ALBEF's files.
         image_id: The COCO image, in the official files.
         answers: One an annotator, with repeats; empty where the file has none.
-        answer_type: "yes/no", "number", "other" or None where it is not annotated.
-        question_type: First words of the question, such as "how many"; None where it is not annotated.
+        answer_type: "yes/no", "number" or "other".
+        question_type: First words of the question, such as "how many".
     """
 
     question_id: int

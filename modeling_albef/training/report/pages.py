@@ -19,12 +19,7 @@ class ThumbnailCache:
     """Small images of a data set's rows for a page, each read once."""
 
     def __init__(self, dataset: Any, thumbnail: Thumbnail) -> None:
-        """Prepare them.
-
-        Args:
-            dataset: Rows with an `image`, best not decoded: only then a file's name is known.
-            thumbnail: Image of a row, and pixels of the longer side -> a PNG or JPEG file.
-        """
+        """Prepare them for rows with an `image`, best not decoded: only then a file's name is known."""
         self.dataset, self.thumbnail = dataset, thumbnail
         self._known: dict[tuple[int, int], str | None] = {}
 
