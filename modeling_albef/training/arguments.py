@@ -25,6 +25,14 @@ RECIPE = (  # what a model card and a report say of the arguments; none of them 
     *("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "seed", "bf16", "fp16", "momentum", "alpha", "alpha_warmup", "distill", "queue_size", "k_test"),
 )
+RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task has them: lowest, highest, in words
+    **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1, "lie between 0 and 2**32 - 1")),
+    **dict.fromkeys(("momentum", "alpha"), (0, 1, "lie between 0 and 1")),
+    **dict.fromkeys(("report_items", "log_images", "image_memory"), (0, math.inf, "be 0 or more")),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, math.inf, "be at least 1")),
+    "k_test": (1, math.inf, "be at least 1"),
+    "queue_size": (0, MAX_QUEUE_SIZE, f"lie between 0 and {MAX_QUEUE_SIZE}"),
+}
 
 
 @dataclass
@@ -110,19 +118,12 @@ class AlbefTrainingArguments(TrainingArguments):
     def _check_ranges(self) -> None:
         for name, value in vars(self).items():
             _refuse(isinstance(value, float) and not math.isfinite(value), name, value, "be a finite number")
-        for name in ("seed", "data_seed"):
-            value = getattr(self, name)
-            _refuse(value is not None and not 0 <= value < 2**32, name, value, "lie between 0 and 2**32 - 1")
+        for name, (lowest, highest, rule) in RANGES.items():
+            value = getattr(self, name, None)
+            _refuse(value is not None and not lowest <= value <= highest, name, value, rule)
         for name in ("log_level", "log_level_replica"):
             value = getattr(self, name)
             _refuse(value not in trainer_log_levels, name, repr(value), f"be one of {', '.join(trainer_log_levels)}")
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "k_test"):
-            value = getattr(self, name, 1)  # not every task has a k_test
-            _refuse(value < 1, name, value, "be at least 1")
-        for name in ("report_items", "log_images"):
-            _refuse(getattr(self, name) < 0, name, getattr(self, name), "be 0 or more")
-        for name in ("momentum", "alpha"):
-            _refuse(not 0 <= getattr(self, name) <= 1, name, getattr(self, name), "lie between 0 and 1")
         if self.published_schedule and self.learning_rate <= 0:
             raise SettingError(f"learning_rate is {self.learning_rate}, but the published schedule needs a rate > 0.")
         is_unknown = self.non_finite_loss not in ("stop", "skip")
@@ -153,14 +154,11 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        is_outside = not 0 <= self.queue_size <= MAX_QUEUE_SIZE
-        _refuse(is_outside, "queue_size", self.queue_size, f"lie between 0 and {MAX_QUEUE_SIZE}")
         if not 0 < self.min_temperature <= self.max_temperature:
             raise SettingError(
                 f"min_temperature is {self.min_temperature} and max_temperature {self.max_temperature}: they must be "
                 "above 0 and in this order."
             )
-        _refuse(self.image_memory < 0, "image_memory", self.image_memory, "be 0 or more megabytes")
 
 
 @dataclass

@@ -37,6 +37,7 @@ class RetrievalTrainer(AlbefTrainer):
                 "it, or the queue holds them several times."
             )
         self.queue = FeatureQueue(args.queue_size, model.config.projection_dim, seed=args.seed).to(args.device)
+        self.teacher_parts.append(self.queue)
         # Differs from ALBEF, which clamps the temperature in pre-training only.
         self.add_callback(TemperatureCallback(self.model.albef.temperature, args.min_temperature, args.max_temperature))
 
@@ -69,13 +70,3 @@ class RetrievalTrainer(AlbefTrainer):
         """Rank a data set's images and captions; see `RetrievalEvaluator`."""
         options = self.evaluator_options("k_test", "image_memory")
         return RetrievalEvaluator(self.model, self.processing_class, **options)(dataset)
-
-    def save_teacher(self, checkpoint: str) -> None:
-        """Write the teacher and the queue."""
-        super().save_teacher(checkpoint)
-        self.queue.save(checkpoint)
-
-    def load_teacher(self, checkpoint: str) -> None:
-        """Read back what `save_teacher` wrote."""
-        super().load_teacher(checkpoint)
-        self.queue.load(checkpoint)

@@ -18,14 +18,8 @@ from transformers.trainer_utils import PredictionOutput, speed_metrics
 from transformers.utils import logging
 
 from ..configuration_albef import AlbefError
+from . import callbacks
 from .arguments import AlbefTrainingArguments
-from .callbacks import (
-    EpochCallback,
-    FiniteLossCallback,
-    InterruptionCallback,
-    MomentumTeacherCallback,
-    RankSeedCallback,
-)
 from .checkpoints.manifest import last_checkpoint
 from .checkpoints.processes import check_engine
 from .checkpoints.push import HubPushMixin
@@ -86,13 +80,14 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
                 "per_device_train_batch_size, or set dataloader_drop_last to false."
             )
         self.teacher = MomentumTeacher(self.model, args.momentum, teacher)
-        self.add_callback(MomentumTeacherCallback(self.teacher, self._restore_teacher))
-        self.add_callback(RankSeedCallback())
-        self._finite_loss = FiniteLossCallback(skip=args.non_finite_loss == "skip")
-        self.add_callback(InterruptionCallback())
+        self.teacher_parts: list[Any] = [self.teacher]  # a checkpoint has them; each can save and load
+        self.add_callback(callbacks.MomentumTeacherCallback(self.teacher, self._restore_teacher))
+        self.add_callback(callbacks.RankSeedCallback())
+        self._finite_loss = callbacks.FiniteLossCallback(skip=args.non_finite_loss == "skip")
+        self.add_callback(callbacks.InterruptionCallback())
         self.add_callback(self._finite_loss)
         if hasattr(self.train_dataset, "set_epoch"):
-            self.add_callback(EpochCallback(self.train_dataset))
+            self.add_callback(callbacks.EpochCallback(self.train_dataset))
         self._loss_parts: dict[str, Any] = {}  # sums since the last log line
         self._loss_parts_count: Any = 0
         self._num_replaced_images = self._steps_per_epoch = 0
@@ -252,9 +247,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
                 logger.error(f"The evaluation failed; the training up to step {self.state.global_step} is saved.")
             raise
 
-    def predict(
-        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
-    ) -> PredictionOutput:
+    def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> PredictionOutput:
         """Return what `evaluate_dataset` gives as `predictions`, the `metrics` as `evaluate` does, no `label_ids`."""
         start = time.time()
         outcome = self.evaluate_dataset(test_dataset)
@@ -289,8 +282,10 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
 
     def save_teacher(self, checkpoint: str) -> None:
         """Write what the teacher needs to go on."""
-        self.teacher.save(checkpoint)
+        for part in self.teacher_parts:
+            part.save(checkpoint)
 
     def load_teacher(self, checkpoint: str) -> None:
         """Read back what `save_teacher` wrote."""
-        self.teacher.load(checkpoint)
+        for part in self.teacher_parts:
+            part.load(checkpoint)

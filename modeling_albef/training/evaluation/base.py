@@ -57,8 +57,6 @@ class Evaluator:
 
     def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum over the processes; each entry is zero on all but one."""
-        if self.accelerator.num_processes == 1:
-            return tensor
         return self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").cpu()
 
     def progress(self, items: Any, description: str) -> Any:

@@ -60,7 +60,7 @@ class RetrievalResult:
         return queries
 
     def write(self, dataset: Any, folder: Path) -> dict[str, Path]:
-        """Write the ten best candidates of every query into a folder, and return the file by what it holds.
+        """Write the ten best candidates of every query to `predictions.json`; return the file by what it holds.
 
         The images of `dataset` are not decoded; those that are not files go by their row.
         """
@@ -87,7 +87,7 @@ class VQAResult:
     by_question_type: dict[str, float] = field(default_factory=dict)
 
     def write(self, dataset: Any, folder: Path) -> dict[str, Path]:
-        """Write answers and accuracies by type, where there are any; return the files by what they hold."""
+        """Write `vqa_result.json` and, where types are known, `question_types.json`; return both by what they hold."""
         written = {"predictions": folder / "vqa_result.json"}
         written["predictions"].write_text(json.dumps(self.answers), encoding="utf-8")
         if self.by_question_type:

@@ -86,11 +86,7 @@ class VQAEvaluator(Evaluator):
         return VQAResult(vqa_accuracy(answers, records), answers, probabilities, by_type)
 
     def rank(self, dataset: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Find the best candidate of every question.
-
-        Returns:
-            (N,) int64 indices into the answer list, and (N,) float32 probabilities, or None with `best_answer_only`.
-        """
+        """Return (N,) indices of the best answers and (N,) their probabilities, or None with `best_answer_only`."""
         batches = group_questions(dataset["image_id"], self.batch_size)
         own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
         device = self.model.device
