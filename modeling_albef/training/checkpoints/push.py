@@ -54,7 +54,7 @@ class HubPushMixin(Trainer):
                 self.results = {"eval": metrics}
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository on the Hub where there is none; a PushError says why not. `push_to_hub` asks for it early."""
+        """Make the repository on the Hub where there is none; a PushError says why not. A push needs it first."""
         if not self.is_world_process_zero():
             return
         name = self.args.hub_model_id or self.args.output_folder.absolute().name
