@@ -25,6 +25,14 @@ RECIPE = (  # what a model card and a report say of the arguments; none of them 
     *("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "seed", "bf16", "fp16", "momentum", "alpha", "alpha_warmup", "distill", "queue_size", "k_test"),
 )
+RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task has them: lowest, highest, in words
+    **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1, "lie between 0 and 2**32 - 1")),
+    **dict.fromkeys(("momentum", "alpha"), (0, 1, "lie between 0 and 1")),
+    **dict.fromkeys(("report_items", "log_images", "image_memory"), (0, math.inf, "be 0 or more")),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, math.inf, "be at least 1")),
+    "k_test": (1, math.inf, "be at least 1"),
+    "queue_size": (0, MAX_QUEUE_SIZE, f"lie between 0 and {MAX_QUEUE_SIZE}"),
+}
 
 
 @dataclass
@@ -44,9 +52,7 @@ class AlbefTrainingArguments(TrainingArguments):
     distill: bool = field(default=True, metadata={"help": "Use the teacher's soft targets (else the hard ones)."})
 
     # Schedule
-    published_schedule: bool = field(
-        default=True, metadata={"help": "The published schedule; false: lr_scheduler_type decides."}
-    )
+    published_schedule: bool = field(default=True, metadata={"help": "As published; false: lr_scheduler_type decides."})
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
     min_learning_rate: float = field(default=1e-6, metadata={"help": "End of the published cosine."})
     warmup_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of the first steps."})
@@ -63,17 +69,11 @@ class AlbefTrainingArguments(TrainingArguments):
 
     # Report
     write_report: bool = field(default=True, metadata={"help": "Write report.html into the output folder."})
-    report_items: int = field(
-        default=24, metadata={"help": "Hardest queries of a kind that the report shows; 0 = no images."}
-    )
-    log_images: int = field(
-        default=4, metadata={"help": "Hardest queries of a kind that go to report_to as images; 0 = none."}
-    )
+    report_items: int = field(default=24, metadata={"help": "Hardest queries of a kind in the report; 0 = no images."})
+    log_images: int = field(default=4, metadata={"help": "Hardest queries sent to report_to as images; 0 = none."})
 
     # How the run behaves
-    non_finite_loss: str = field(
-        default="stop", metadata={"help": "Where a loss is infinite or not a number: stop, or skip the step."}
-    )
+    non_finite_loss: str = field(default="stop", metadata={"help": "If a loss is not finite: stop, or skip the step."})
     push_code: bool = field(default=True, metadata={"help": "Upload the Python files with a model that is pushed."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps, epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch, best."})
@@ -102,9 +102,7 @@ class AlbefTrainingArguments(TrainingArguments):
         """Compute in float32 in place of bfloat16 on a CPU that would have to emulate it, many times slower."""
         asked_for = self.bf16 or os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
         if asked_for and self.use_cpu and not has_bfloat16_instructions():
-            logger.warning(
-                "This processor has no bfloat16 instructions: the arithmetic is float32, which is faster here."
-            )
+            logger.warning("This processor has no bfloat16 instructions: the arithmetic is float32, which is faster.")
             self.bf16 = False
             os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
 
@@ -120,22 +118,16 @@ class AlbefTrainingArguments(TrainingArguments):
     def _check_ranges(self) -> None:
         for name, value in vars(self).items():
             _refuse(isinstance(value, float) and not math.isfinite(value), name, value, "be a finite number")
-        for name in ("seed", "data_seed"):
-            value = getattr(self, name)
-            _refuse(value is not None and not 0 <= value < 2**32, name, value, "lie between 0 and 2**32 - 1")
+        for name, (lowest, highest, rule) in RANGES.items():
+            value = getattr(self, name, None)
+            _refuse(value is not None and not lowest <= value <= highest, name, value, rule)
         for name in ("log_level", "log_level_replica"):
             value = getattr(self, name)
             _refuse(value not in trainer_log_levels, name, repr(value), f"be one of {', '.join(trainer_log_levels)}")
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-            _refuse(getattr(self, name) < 1, name, getattr(self, name), "be at least 1")
-        for name in ("report_items", "log_images"):
-            _refuse(getattr(self, name) < 0, name, getattr(self, name), "be 0 or more")
-        for name in ("momentum", "alpha"):
-            _refuse(not 0 <= getattr(self, name) <= 1, name, getattr(self, name), "lie between 0 and 1")
         if self.published_schedule and self.learning_rate <= 0:
             raise SettingError(f"learning_rate is {self.learning_rate}, but the published schedule needs a rate > 0.")
-        value = self.non_finite_loss
-        _refuse(value not in ("stop", "skip"), "non_finite_loss", repr(value), "be stop or skip")
+        is_unknown = self.non_finite_loss not in ("stop", "skip")
+        _refuse(is_unknown, "non_finite_loss", repr(self.non_finite_loss), "be stop or skip")
         metric = (self.metric_for_best_model or "").removeprefix("eval_")
         is_unknown = self.eval_strategy != "no" and bool(metric) and metric not in self.METRICS
         _refuse(is_unknown, "metric_for_best_model", repr(metric), f"be one of {', '.join(self.METRICS)}")
@@ -153,29 +145,20 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
     METRICS: ClassVar[tuple[str, ...]] = RETRIEVAL_METRICS
 
     queue_size: int = field(default=65536, metadata={"help": "Slots of the feature queue; any number >= 0."})
-    global_negatives: bool = field(
-        default=False, metadata={"help": "Draw hard negatives from the batches of all processes, not of each its own."}
-    )
+    global_negatives: bool = field(default=False, metadata={"help": "Draw hard negatives from all processes' batches."})
     min_temperature: float = field(default=0.001, metadata={"help": "The learned temperature is kept above this."})
     max_temperature: float = field(default=0.5, metadata={"help": "The learned temperature is kept below this."})
     k_test: int = field(default=256, metadata={"help": "Candidates that the matching head re-ranks."})
-    image_memory: int = field(
-        default=2000, metadata={"help": "MB of image states an evaluation keeps a process; the rest is encoded again."}
-    )
+    image_memory: int = field(default=2000, metadata={"help": "MB of image states a process keeps; others are redone."})
     metric_for_best_model: str | None = field(default="r_mean", metadata={"help": "Metric of the best checkpoint."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        is_outside = not 0 <= self.queue_size <= MAX_QUEUE_SIZE
-        _refuse(is_outside, "queue_size", self.queue_size, f"lie between 0 and {MAX_QUEUE_SIZE}")
         if not 0 < self.min_temperature <= self.max_temperature:
             raise SettingError(
                 f"min_temperature is {self.min_temperature} and max_temperature {self.max_temperature}: they must be "
                 "above 0 and in this order."
             )
-        if self.k_test < 1:
-            raise SettingError(f"k_test is {self.k_test}, but at least one candidate must be re-ranked.")
-        _refuse(self.image_memory < 0, "image_memory", self.image_memory, "be 0 or more megabytes")
 
 
 @dataclass
@@ -189,17 +172,7 @@ class VQATrainingArguments(AlbefTrainingArguments):
     num_train_epochs: float = field(default=8.0, metadata={"help": "Passes over the training data."})
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Questions a process and step."})
     k_test: int = field(default=128, metadata={"help": "Candidate answers a question that are scored whole."})
-    group_by_image: bool = field(
-        default=False,
-        metadata={"help": "Train on all questions of an image in a row, which is encoded once for those of a batch."},
-    )
+    group_by_image: bool = field(default=False, metadata={"help": "Train image by image: a batch encodes each once."})
     count_first_token_twice: bool = field(default=True, metadata={"help": "The published score does."})
-    best_answer_only: bool = field(
-        default=False, metadata={"help": "Skip candidates that cannot win: same answers, faster, no probabilities."}
-    )
+    best_answer_only: bool = field(default=False, metadata={"help": "Skip what cannot win: faster, no probabilities."})
     metric_for_best_model: str | None = field(default="vqa_accuracy", metadata={"help": "Metric of the best one."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.k_test < 1:
-            raise SettingError(f"k_test is {self.k_test}, but at least one candidate must be scored.")

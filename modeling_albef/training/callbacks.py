@@ -6,9 +6,10 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
@@ -29,20 +30,12 @@ class MomentumTeacherCallback(TrainerCallback):
         """Prepare it; `restore` is called when training begins, after the student was read from a checkpoint."""
         self.teacher, self.restore = teacher, restore
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, *_: Any, **kwargs: Any) -> None:
         """Restore the teacher of the checkpoint that training goes on from."""
         if self.restore is not None:
             self.restore()
 
-    def on_step_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
+    def on_step_begin(self, *_: Any, **kwargs: Any) -> None:
         """Move the teacher towards the student."""
         if not getattr(kwargs.get("optimizer"), "step_was_skipped", False):
             self.teacher.update(kwargs["model"])
@@ -54,9 +47,7 @@ class TemperatureCallback(TrainerCallback):
     def __init__(self, temperature: torch.nn.Parameter, lowest: float, highest: float) -> None:
         self.temperature, self.lowest, self.highest = temperature, lowest, highest
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, *_: Any, **kwargs: Any) -> None:
         """Clamp it."""
         with torch.no_grad():
             self.temperature.clamp_(self.lowest, self.highest)
@@ -65,27 +56,20 @@ class TemperatureCallback(TrainerCallback):
 class RankSeedCallback(TrainerCallback):
     """Gives each process its own random numbers for dropout and negatives, as published: seed + rank."""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, *_: Any, **kwargs: Any) -> None:
         """Seed, after the order of the data was drawn, which all processes share."""
         if args.world_size > 1:
             torch.manual_seed(args.seed + args.process_index)
 
 
-class _HasEpoch(Protocol):
-    def set_epoch(self, epoch: int) -> None: ...
-
-
 class EpochCallback(TrainerCallback):
     """Tells the training data the epoch, so that its augmentation differs from epoch to epoch and survives a resume."""
 
-    def __init__(self, dataset: _HasEpoch) -> None:
+    def __init__(self, dataset: Any) -> None:
+        """Prepare it for training data with a `set_epoch`."""
         self.dataset = dataset
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         """Set the epoch; in an epoch that is resumed half-way, its number."""
         self.dataset.set_epoch(int(state.epoch or 0))
 
@@ -97,11 +81,7 @@ class InterruptionCallback(TrainerCallback):
     on the CPU, and read the outcome a step later, so no step waits. A second SIGTERM ends the process at once.
 
     Where the epoch or an evaluation ends with that step, the evaluation comes first: a run that goes on would not make
-    up for it.
-
-    Attributes:
-        was_received: Whether this process got the signal.
-        is_due: Whether training stops here, on all processes.
+    up for it. `was_received` is about this process; `is_due` says on all processes that training stops here.
     """
 
     def __init__(self) -> None:
@@ -114,9 +94,7 @@ class InterruptionCallback(TrainerCallback):
         self.was_received = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, *_: Any, **kwargs: Any) -> None:
         """Start to listen; in a thread, where signals do not arrive, there is nothing to listen to."""
         self.was_received = self.is_due = self._has_agreed = False
         if threading.current_thread() is threading.main_thread():
@@ -130,9 +108,7 @@ class InterruptionCallback(TrainerCallback):
         if self._has_agreed and state.epoch != int(state.epoch or 0):
             self._ask(control)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
         """Ask where the last step of the epoch was the one to stop after."""
         if self._has_agreed:
             self._ask(control)
@@ -153,12 +129,8 @@ class InterruptionCallback(TrainerCallback):
         self._vote = flag, work
         return agreed
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """End the training where the checkpoint that was asked for is there.
-
-        Raises:
-            TrainingInterruptedError: It is.
-        """
+    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
+        """End the training, by an error, where the checkpoint that was asked for is there."""
         if self.is_due:
             self._close()
             raise TrainingInterruptedError(
@@ -166,14 +138,8 @@ class InterruptionCallback(TrainerCallback):
                 "--resume_from_checkpoint last."
             )
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Stop to listen.
-
-        Raises:
-            TrainingInterruptedError: The training was to end, but no checkpoint was due: it was not the best.
-        """
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
+        """Stop to listen; it is an error, too, if the training was to end but this step was not saved."""
         self._close()
         if self.is_due:
             raise TrainingInterruptedError(
@@ -197,13 +163,10 @@ class FiniteLossCallback(TrainerCallback):
     Before an optimizer step the processes find out together whether a loss of it was not finite, which waits for what
     was queued on the device, once a step. Then training stops, or goes on without this step. Queue and weights are as
     they were in both cases.
-
-    Attributes:
-        skip: Whether to go on.
-        num_skipped: Steps that were left out.
     """
 
     def __init__(self, skip: bool = False) -> None:
+        """Prepare it; `skip` says whether to go on without the step."""
         self.skip, self.num_skipped, self._in_a_row = skip, 0, 0
         self._watched: list[tuple[torch.Tensor, Any]] = []
 
@@ -211,14 +174,8 @@ class FiniteLossCallback(TrainerCallback):
         """Take the loss of a batch into account; `names` are its images' files, or a tensor of their ids."""
         self._watched.append((loss.detach(), names))
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Look at the losses of the step.
-
-        Raises:
-            LossNotFiniteError: One is not finite and `skip` is false, or too many steps in a row were left out.
-        """
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
+        """Look at the losses of the step; it is an error if one is not finite, or with `skip` too many in a row."""
         watched, self._watched = self._watched, []
         if not watched:
             return
@@ -228,7 +185,7 @@ class FiniteLossCallback(TrainerCallback):
         if not is_bad.item():
             self._in_a_row = 0
             return
-        message = self._describe(watched, state.global_step + 1, args)
+        message = self._describe(watched, state.global_step + 1)
         self.num_skipped, self._in_a_row = self.num_skipped + 1, self._in_a_row + 1
         if not self.skip:
             raise LossNotFiniteError(
@@ -243,14 +200,11 @@ class FiniteLossCallback(TrainerCallback):
             for parameter in kwargs["model"].parameters():  # without gradients the optimizer changes nothing
                 parameter.grad = None
 
-    def _describe(self, watched: list[tuple[torch.Tensor, Any]], step: int, args: TrainingArguments) -> str:
+    def _describe(self, watched: list[tuple[torch.Tensor, Any]], step: int) -> str:
+        """Say on all processes which losses were not finite, and of which images."""
         own = []
         for loss, names in watched:
             if not loss.isfinite():
                 listed = names.tolist() if isinstance(names, torch.Tensor) else names
                 own.append(f"{loss.item()}, of the images {', '.join(map(str, listed or ['without names']))}")
-        found: list[Any] = [own]
-        if args.world_size > 1:
-            found = [None] * args.world_size
-            torch.distributed.all_gather_object(found, own)
-        return f"The loss of step {step} is " + "; ".join(one for rank in found for one in rank) + "."
+        return f"The loss of step {step} is " + "; ".join(gather_object(own)) + "."

@@ -23,16 +23,9 @@ TARGETS = ("qkv", "query", "value", "vision_proj", "text_proj", "itm_head")
 
 
 def add_lora(model: PreTrainedModel, rank: int, alpha: float | None = None, targets: Sequence[str] = TARGETS) -> None:
-    """Put adapters into a model and freezes all else.
+    """Put adapters into the linear maps whose names end in `targets`, and freeze all else of the model.
 
-    Args:
-        model: Changed in place.
-        rank: Rank of the adapters, at least 1.
-        alpha: The adapters count alpha / rank; default: 2 * rank.
-        targets: Ends of the names of the linear maps that get one.
-
-    Raises:
-        SettingError: `peft` is not installed, no linear map has such a name, or the rank is too low or too high.
+    They count alpha / rank; alpha is 2 * rank by default. A SettingError names a rank or targets that cannot be used.
     """
     if rank < 1:
         raise SettingError(f"lora_rank is {rank}, but must be at least 1.")
@@ -70,9 +63,7 @@ def merged_state_dict(model: Any) -> dict[str, torch.Tensor] | None:
 
 
 def save_adapter(model: Any, folder: str | Path) -> None:
-    """Write the adapters of a model alone, where it has any, as `peft.PeftModel.from_pretrained` reads them."""
-    if not hasattr(model, "albef_lora_config"):
-        return
+    """Write the adapters of a model alone, as `peft.PeftModel.from_pretrained` reads them."""
     from peft import get_peft_model_state_dict
 
     model.albef_lora_config.save_pretrained(folder)

@@ -56,11 +56,7 @@ class MomentumTeacher:
         self.model.save_pretrained(Path(checkpoint) / TEACHER_FOLDER)
 
     def load(self, checkpoint: str | Path) -> None:
-        """Read back what `save` wrote.
-
-        Raises:
-            SettingError: The teacher is missing, damaged, or of another model.
-        """
+        """Read back what `save` wrote; a SettingError says that it is missing, damaged, or of another model."""
         path = Path(checkpoint) / TEACHER_FOLDER / "model.safetensors"
         try:
             load_model(self.model, path)  # knows of tied tensors
@@ -101,11 +97,7 @@ class FeatureQueue(nn.Module):
     def candidates(
         self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, image_ids: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Put a batch of the teacher's features before the queue.
-
-        Returns:
-            `image_candidates` and `text_candidates` (B + Q, E), `candidate_ids` (B + Q,).
-        """
+        """Return batch, then queue: `image_candidates` and `text_candidates` (B + Q, E), `candidate_ids` (B + Q,)."""
         return {
             "image_candidates": torch.cat([image_embeds, self.image_embeds]),
             "text_candidates": torch.cat([text_embeds, self.text_embeds]),
@@ -131,10 +123,8 @@ class FeatureQueue(nn.Module):
         """Start from the features of an earlier training, of which the newest are kept where they do not all fit.
 
         Their image ids become -100, as when the published code loads a pre-trained model, whose ids are those of other
-        data. Differs from ALBEF, which takes the numbers over from a fine-tuned model.
-
-        Args:
-            state: What `read_queue` gives of a file that `save` wrote, or the converter of released checkpoints.
+        data. Differs from ALBEF, which takes the numbers over from a fine-tuned model. `state` is what `read_queue`
+        gives of a file that `save` or the converter of released checkpoints wrote.
         """
         stored = len(state["image_ids"])
         oldest_first = (state["pointer"] + torch.arange(stored)) % max(stored, 1)
@@ -148,12 +138,7 @@ class FeatureQueue(nn.Module):
         save_file(self.state_dict(), path)
 
     def load(self, checkpoint: str | Path) -> None:
-        """Read back what `save` wrote.
-
-        Raises:
-            SettingError: It has another size.
-            AlbefError: There is no queue, or it is damaged.
-        """
+        """Read back what `save` wrote; an AlbefError says that it is missing, damaged, or of another size."""
         path = Path(checkpoint) / TEACHER_FOLDER / QUEUE_FILE
         state = read_queue(path, width=self.image_embeds.shape[1])
         if len(state["image_ids"]) != self.size:

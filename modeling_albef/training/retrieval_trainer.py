@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sized
-from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -32,22 +31,18 @@ class RetrievalTrainer(AlbefTrainer):
 
     def __init__(self, model: PreTrainedModel, args: RetrievalTrainingArguments, **kwargs: Any) -> None:
         super().__init__(model, args, **kwargs)
-        captions = len(self.train_dataset) if isinstance(self.train_dataset, Sized) else None
-        if captions is not None and args.queue_size > captions:
+        if isinstance(self.train_dataset, Sized) and args.queue_size > len(self.train_dataset):
             logger.warning(
-                f"queue_size is {args.queue_size}, but there are {captions} training captions: lower it, or the queue "
-                "holds them several times."
+                f"queue_size is {args.queue_size}, but there are {len(self.train_dataset)} training captions: lower "
+                "it, or the queue holds them several times."
             )
         self.queue = FeatureQueue(args.queue_size, model.config.projection_dim, seed=args.seed).to(args.device)
+        self.teacher_parts.append(self.queue)
         # Differs from ALBEF, which clamps the temperature in pre-training only.
         self.add_callback(TemperatureCallback(self.model.albef.temperature, args.min_temperature, args.max_temperature))
 
     def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Return the loss of a step: the teacher's features, the student's forward, then the queue."""
         alpha = self.alpha
@@ -67,48 +62,11 @@ class RetrievalTrainer(AlbefTrainer):
     def _teacher_features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         with torch.no_grad(), self.accelerator.autocast():
             network: Any = self.teacher.model
-            text = network.get_text_features(inputs["input_ids"], inputs.get("attention_mask"))
-            return {
-                "image_embeds": network.get_image_features(inputs["pixel_values"]).pooler_output.float(),
-                "text_embeds": text.pooler_output.float(),
-                "image_ids": inputs["image_ids"],
-            }
+            image = network.get_image_features(inputs["pixel_values"]).pooler_output.float()
+            text = network.get_text_features(inputs["input_ids"], inputs.get("attention_mask")).pooler_output.float()
+            return {"image_embeds": image, "text_embeds": text, "image_ids": inputs["image_ids"]}
 
     def evaluate_dataset(self, dataset: Any) -> RetrievalResult:
         """Rank a data set's images and captions; see `RetrievalEvaluator`."""
-        evaluator = RetrievalEvaluator(
-            self.model,
-            self.processing_class,
-            k_test=self.args.k_test,
-            batch_size=self.args.per_device_eval_batch_size,
-            image_memory=self.args.image_memory,
-            num_workers=self.args.dataloader_num_workers,
-            accelerator=self.accelerator,
-        )
-        return evaluator(dataset)
-
-    def write_predictions(self, dataset: Any, result: RetrievalResult, folder: Path) -> dict[str, Path]:
-        """Write the ten best candidates of every query; images that are not files go by their row.
-
-        Args:
-            dataset: Rows whose `image` is not decoded.
-            result: What `evaluate_dataset` returned for them.
-            folder: Where `predictions.json` goes.
-
-        Returns:
-            The file, by what it holds.
-        """
-        names = [image["path"] or str(row) for row, image in enumerate(dataset["image"])]
-        path = folder / "predictions.json"
-        path.write_text(json.dumps(result.top_predictions(names), indent=1), encoding="utf-8")
-        return {"predictions": path}
-
-    def save_teacher(self, checkpoint: str) -> None:
-        """Write the teacher and the queue."""
-        super().save_teacher(checkpoint)
-        self.queue.save(checkpoint)
-
-    def load_teacher(self, checkpoint: str) -> None:
-        """Read back what `save_teacher` wrote."""
-        super().load_teacher(checkpoint)
-        self.queue.load(checkpoint)
+        options = self.evaluator_options("k_test", "image_memory")
+        return RetrievalEvaluator(self.model, self.processing_class, **options)(dataset)

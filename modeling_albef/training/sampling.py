@@ -21,8 +21,7 @@ class ImageGroupSampler(Sampler[int]):
         rows: dict[Any, list[int]] = {}
         for row, image in enumerate(image_ids):
             rows.setdefault(image, []).append(row)
-        self.groups = list(rows.values())
-        self.num_rows = len(image_ids)
+        self.groups, self.num_rows = list(rows.values()), len(image_ids)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, which draws another order."""

@@ -41,14 +41,7 @@ class PublishedSchedule:
             )
 
     def __call__(self, step: int) -> float:
-        """Return the learning rate of a step.
-
-        Args:
-            step: Optimizer steps done before it.
-
-        Returns:
-            The rate, > 0.
-        """
+        """Return the learning rate, > 0, that follows `step` optimizer steps."""
         epoch, levels = step // self.steps_per_epoch, self.warmup_steps // STEPS_A_LEVEL
         if epoch == 0:  # the level is set after the steps 0, 100, 200 ..
             return self._at(min(max(step - 1, 0) // STEPS_A_LEVEL, levels), levels)

@@ -18,14 +18,8 @@ from transformers.trainer_utils import PredictionOutput, speed_metrics
 from transformers.utils import logging
 
 from ..configuration_albef import AlbefError
+from . import callbacks
 from .arguments import AlbefTrainingArguments
-from .callbacks import (
-    EpochCallback,
-    FiniteLossCallback,
-    InterruptionCallback,
-    MomentumTeacherCallback,
-    RankSeedCallback,
-)
 from .checkpoints.manifest import last_checkpoint
 from .checkpoints.processes import check_engine
 from .checkpoints.push import HubPushMixin
@@ -86,17 +80,17 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
                 "per_device_train_batch_size, or set dataloader_drop_last to false."
             )
         self.teacher = MomentumTeacher(self.model, args.momentum, teacher)
-        self.add_callback(MomentumTeacherCallback(self.teacher, self._restore_teacher))
-        self.add_callback(RankSeedCallback())
-        self._finite_loss = FiniteLossCallback(skip=args.non_finite_loss == "skip")
-        self.add_callback(InterruptionCallback())
+        self.teacher_parts: list[Any] = [self.teacher]  # a checkpoint has them; each can save and load
+        self.add_callback(callbacks.MomentumTeacherCallback(self.teacher, self._restore_teacher))
+        self.add_callback(callbacks.RankSeedCallback())
+        self._finite_loss = callbacks.FiniteLossCallback(skip=args.non_finite_loss == "skip")
+        self.add_callback(callbacks.InterruptionCallback())
         self.add_callback(self._finite_loss)
         if hasattr(self.train_dataset, "set_epoch"):
-            self.add_callback(EpochCallback(self.train_dataset))
-        self._loss_parts: dict[str, Any] = {}
+            self.add_callback(callbacks.EpochCallback(self.train_dataset))
+        self._loss_parts: dict[str, Any] = {}  # sums since the last log line
         self._loss_parts_count: Any = 0
-        self._replaced_images: list[str] = []
-        self._steps_per_epoch = 0
+        self._num_replaced_images = self._steps_per_epoch = 0
 
     @property
     def alpha(self) -> float:
@@ -179,16 +173,15 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
     # ---- the step, and what it leaves in the log
 
     def training_step(
-        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Make the library's step; `image_names` and `replaced_images`, which a collator may add, are for messages.
+        """Make the library's step, and return its loss; zero where that is not finite and the step will be left out.
 
-        Returns:
-            The loss; zero where it is not finite and the step will be left out.
+        `image_names` and `replaced_images`, which a collator may add to the inputs, are for messages.
         """
         names = inputs.pop("image_names", inputs.get("image_ids"))
         for name in inputs.pop("replaced_images", ()):
-            self._replaced_images.append(name)
+            self._num_replaced_images += 1
             logger.warning(f"{name} could not be read: another row is used instead.")
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._finite_loss.watch(loss, names)
@@ -197,23 +190,19 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
     def record_loss_parts(self, **parts: torch.Tensor | float) -> None:
         """Add up what the next log line shows beside the loss; nothing leaves the device before.
 
-        Args:
-            parts: Means over a batch. Where one is not finite none of them counts.
+        The parts are means over a batch. Where `non_finite_loss` is skip and one is not finite, none of them counts.
         """
-        tensors = [part.detach().float() for part in parts.values() if isinstance(part, torch.Tensor)]
+        values = [part.detach().float() if isinstance(part, torch.Tensor) else part for part in parts.values()]
+        tensors = [value for value in values if isinstance(value, torch.Tensor)]
         counts = torch.stack(tensors).isfinite().all() | (self.args.non_finite_loss != "skip")
-        for name, part in parts.items():
-            if isinstance(part, torch.Tensor):
-                counted = torch.where(counts, part.detach().float(), 0.0)
-            else:
-                counted = part * counts
-            self._loss_parts[name] = self._loss_parts.get(name, 0.0) + counted
+        for name, value in zip(parts, values, strict=True):
+            self._loss_parts[name] = self._loss_parts.get(name, 0.0) + torch.where(counts, value, 0.0)
         self._loss_parts_count = self._loss_parts_count + counts.float()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of the loss parts since the last line, over all processes, and the faults so far."""
         if "loss" in logs and self._loss_parts:
-            replaced = torch.tensor(float(len(self._replaced_images)), device=self.args.device)
+            replaced = torch.tensor(float(self._num_replaced_images), device=self.args.device)
             sums = torch.stack([*self._loss_parts.values(), self._loss_parts_count, replaced])
             *sums, count, replaced = self.accelerator.reduce(sums, "sum").tolist()
             logs.update({name: part / max(count, 1) for name, part in zip(self._loss_parts, sums, strict=True)})
@@ -227,12 +216,20 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
     # ---- evaluation
 
     @abstractmethod
-    def write_predictions(self, dataset: Any, result: Any, folder: Path) -> dict[str, Path]:
-        """Write what `evaluate_dataset` returned for a data set into files, and return these by what they hold."""
-
-    @abstractmethod
     def evaluate_dataset(self, dataset: Any) -> Any:
-        """Apply the model to a data set; the outcome has `metrics`, the same on every process."""
+        """Apply the model to a data set; the outcome has `metrics`, the same on every process.
+
+        For the run scripts it also has a method `write(dataset, folder)`, which returns files by what they hold.
+        """
+
+    def evaluator_options(self, *names: str) -> dict[str, Any]:
+        """Return the options of every `Evaluator`, and the arguments of these names."""
+        return {
+            "batch_size": self.args.per_device_eval_batch_size,
+            "num_workers": self.args.dataloader_num_workers,
+            "accelerator": self.accelerator,
+            **{name: getattr(self.args, name) for name in names},
+        }
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -250,9 +247,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
                 logger.error(f"The evaluation failed; the training up to step {self.state.global_step} is saved.")
             raise
 
-    def predict(
-        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
-    ) -> PredictionOutput:
+    def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> PredictionOutput:
         """Return what `evaluate_dataset` gives as `predictions`, the `metrics` as `evaluate` does, no `label_ids`."""
         start = time.time()
         outcome = self.evaluate_dataset(test_dataset)
@@ -287,8 +282,10 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
 
     def save_teacher(self, checkpoint: str) -> None:
         """Write what the teacher needs to go on."""
-        self.teacher.save(checkpoint)
+        for part in self.teacher_parts:
+            part.save(checkpoint)
 
     def load_teacher(self, checkpoint: str) -> None:
         """Read back what `save_teacher` wrote."""
-        self.teacher.load(checkpoint)
+        for part in self.teacher_parts:
+            part.load(checkpoint)

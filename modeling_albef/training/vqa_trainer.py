@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from .arguments import VQATrainingArguments
@@ -31,14 +30,7 @@ class VQATrainer(AlbefTrainer):
     def __init__(
         self, model: PreTrainedModel, args: VQATrainingArguments, *, answer_list: Sequence[str], **kwargs: Any
     ) -> None:
-        """Make a trainer.
-
-        Args:
-            model: The student.
-            args: Arguments of the task.
-            answer_list: Candidate answers of the evaluation.
-            kwargs: Those of `AlbefTrainer`.
-        """
+        """Make a trainer as `AlbefTrainer` does; `answer_list` has the candidate answers of the evaluation."""
         super().__init__(model, args, **kwargs)
         check_answers(answer_list, self.processing_class.tokenizer)
         self.answer_list = list(answer_list)
@@ -51,11 +43,7 @@ class VQATrainer(AlbefTrainer):
         return super()._get_train_sampler(dataset)
 
     def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Return the loss of a step: the teacher's predictions, then the student's."""
         alpha, teacher_logits = self.alpha, None
@@ -68,33 +56,5 @@ class VQATrainer(AlbefTrainer):
 
     def evaluate_dataset(self, dataset: Any) -> VQAResult:
         """Answer the questions of a data set; see `VQAEvaluator`."""
-        evaluator = VQAEvaluator(
-            self.model,
-            self.processing_class,
-            self.answer_list,
-            k_test=self.args.k_test,
-            count_first_token_twice=self.args.count_first_token_twice,
-            best_answer_only=self.args.best_answer_only,
-            batch_size=self.args.per_device_eval_batch_size,
-            num_workers=self.args.dataloader_num_workers,
-            accelerator=self.accelerator,
-        )
-        return evaluator(dataset)
-
-    def write_predictions(self, dataset: Any, result: VQAResult, folder: Path) -> dict[str, Path]:
-        """Write the answers in the VQA server's format and, where types are known, the accuracy of each.
-
-        Args:
-            dataset: Not used here.
-            result: What `evaluate_dataset` returned for it.
-            folder: Where `vqa_result.json` and `question_types.json` go.
-
-        Returns:
-            The files, by what they hold.
-        """
-        written = {"predictions": folder / "vqa_result.json"}
-        written["predictions"].write_text(json.dumps(result.answers), encoding="utf-8")
-        if result.by_question_type:
-            written["accuracy by question type"] = path = folder / "question_types.json"
-            path.write_text(json.dumps(result.by_question_type, indent=1), encoding="utf-8")
-        return written
+        options = self.evaluator_options("k_test", "count_first_token_twice", "best_answer_only")
+        return VQAEvaluator(self.model, self.processing_class, self.answer_list, **options)(dataset)

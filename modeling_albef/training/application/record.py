@@ -72,14 +72,15 @@ class RunRecord:
             further: Metrics from elsewhere, without the split in their names.
         """
         outcome = self.trainer.predict(dataset, metric_key_prefix=split)
+        evaluation = EvaluationRecord(split, dataset, outcome.predictions)
         metrics: dict[str, float] = dict(outcome.metrics or {})
         metrics |= {f"{split}_{name}": value for name, value in further.items()}
         if split == "test" and self.trainer.is_world_process_zero():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.written |= self.trainer.write_predictions(dataset, outcome.predictions, self.folder)
+            self.written |= evaluation.result.write(dataset, self.folder)
         self.trainer.log_metrics(split, metrics)
         self.trainer.save_metrics(split, metrics)
-        self.report.add(split, metrics, EvaluationRecord(split, dataset, outcome.predictions))
+        self.report.add(split, metrics, evaluation)
         self.written.pop("metrics", None)
         self.written["metrics"] = self.folder / "all_results.json"
 

@@ -76,12 +76,9 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
 
 def _checkpoints(output_dir: Path) -> list[Path]:
     """Return all `checkpoint-N`, by N."""
-    steps = {
-        int(number): path
-        for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if (number := path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")).isdecimal()
-    }
-    return [steps[step] for step in sorted(steps)]
+    start = f"{PREFIX_CHECKPOINT_DIR}-"
+    found = [path for path in output_dir.glob(f"{start}*") if path.name.removeprefix(start).isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(start)))
 
 
 def quarantine_newer_checkpoints(output_dir: str | Path, checkpoint: str | None) -> None:

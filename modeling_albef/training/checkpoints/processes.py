@@ -25,8 +25,7 @@ def first_message(message: str | None, args: TrainingArguments) -> str | None:
 def from_first(make: Callable[[], Any], args: TrainingArguments) -> Any:
     """Return what `make` gives on the first process, on all processes; all must call it.
 
-    Raises:
-        AlbefError: `make` raised one, or an OSError; it is raised on all processes.
+    If it raises an AlbefError or an OSError, an AlbefError is raised on all processes.
     """
     made: list[Any] = [None, None]
     if args.process_index == 0:
@@ -42,18 +41,13 @@ def from_first(make: Callable[[], Any], args: TrainingArguments) -> Any:
 
 
 def check_engine(args: Any) -> None:
-    """Refuse what shards parameters: the momentum teacher is made of whole ones.
-
-    Raises:
-        SettingError: FSDP or DeepSpeed ZeRO-3 was asked for, or DeepSpeed with what it cannot do.
-    """
+    """Refuse FSDP and DeepSpeed ZeRO-3, which shard parameters, and what DeepSpeed cannot do."""
     if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":  # which becomes DDP on a CPU, without a word
         raise SettingError(
             "FSDP shards the parameters, of which the momentum teacher needs whole ones: train with DDP "
             "(configs/accelerate/gpus_8.yaml); the model has 210 million."
         )
-    plugin = args.deepspeed_plugin
-    if plugin is None:
+    if (plugin := args.deepspeed_plugin) is None:
         return
     if plugin.zero_stage > 2:
         raise SettingError(

@@ -34,27 +34,19 @@ class HubPushMixin(Trainer):
     Each push is one commit of a folder that is made for it, so a push that breaks off leaves the repository as it was.
     `training_args.bin`, a pickle with paths and tokens, is never uploaded; the optimizer's state and the teacher only
     with the `hub_strategy` "checkpoint" or "all_checkpoints", which ask for them.
-
-    Attributes:
-        dataset_names: Of the card, without paths.
-        base_model: Name on the Hub of what training started from, for the card.
-        results: Metrics by split, measured on the model as it is.
     """
 
     args: AlbefTrainingArguments
     model: Any
-    processing_class: Any
     hub_model_id: Any
     push_in_progress: Any
-    dataset_names: tuple[str, ...] = ()
-    base_model: str | None = None
-    results: dict[str, dict[str, float]]
+    dataset_names: tuple[str, ...] = ()  # of the card, without paths
+    base_model: str | None = None  # name on the Hub of what training started from, for the card
+    results: dict[str, dict[str, float]]  # metrics by split, measured on the model as it is
 
     def keep_final_results(self) -> None:
         """Keep of the evaluations during training only the one of the final weights as a result."""
-        step: int | None = self.state.global_step
-        if self.args.load_best_model_at_end:
-            step = self.state.best_global_step
+        step = self.state.best_global_step if self.args.load_best_model_at_end else self.state.global_step
         self.results = {}
         for line in self.state.log_history:
             metrics = {name: line[f"eval_{name}"] for name in self.args.METRICS if f"eval_{name}" in line}
@@ -62,11 +54,7 @@ class HubPushMixin(Trainer):
                 self.results = {"eval": metrics}
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository on the Hub where there is none; with the argument `push_to_hub` before training.
-
-        Raises:
-            PushError: The Hub cannot be reached, or refuses.
-        """
+        """Make the repository on the Hub where there is none; a PushError says why not. A push needs it first."""
         if not self.is_world_process_zero():
             return
         name = self.args.hub_model_id or self.args.output_folder.absolute().name
@@ -100,15 +88,10 @@ class HubPushMixin(Trainer):
         private: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Upload the model as it is, the processor, the code (`push_code`) and the card.
+        """Upload the model as it is, the processor, the code (`push_code`) and the card; a PushError says what failed.
 
-        The arguments are the library's; `license` is for the card. A `revision` is made where it does not exist.
-
-        Returns:
-            The commit, or a `Future` of it; None on all processes but the first.
-
-        Raises:
-            PushError: The upload failed.
+        The arguments are the library's; `license` is for the card. A `revision` is made where it does not exist. The
+        first process gets the commit, or a `Future` of it.
         """
         if not self.is_world_process_zero():
             return None

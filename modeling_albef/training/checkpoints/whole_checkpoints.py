@@ -33,17 +33,11 @@ class WholeCheckpointMixin(Trainer):
 
     args: AlbefTrainingArguments
     state: Any
-    control: Any
-    callback_handler: Any
     model: Any
     push_checkpoint: Callable[[Path], None]  # of `HubPushMixin`
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint of this step.
-
-        Raises:
-            CheckpointError: It could not be written, on all processes; the older ones are as they were.
-        """
+        """Write a checkpoint of this step; a CheckpointError, on all processes, leaves the older ones as they were."""
         self.store_flos()
         run = Path(self._get_output_dir(trial))
         final = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"

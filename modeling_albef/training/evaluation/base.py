@@ -20,21 +20,14 @@ class Evaluator:
     """Applies a model to a data set, on one process or many.
 
     What is computed together never depends on the number of processes, so neither does any bit of the result.
-
-    Attributes:
-        model: The model, not wrapped.
-        processor: An `AlbefProcessor`.
-        batch_size: Rows that are encoded together.
-        num_workers: Processes that read images.
-        accelerator: Of the run; default: a new one, which finds out about other processes.
     """
 
-    model: Any
-    processor: Any
+    model: Any  # not wrapped
+    processor: Any  # an `AlbefProcessor`
     _: KW_ONLY
-    batch_size: int = 64
-    num_workers: int = 0
-    accelerator: Accelerator = field(default_factory=Accelerator)
+    batch_size: int = 64  # rows that are encoded together
+    num_workers: int = 0  # processes that read images
+    accelerator: Accelerator = field(default_factory=Accelerator)  # of the run; a new one finds other processes
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
@@ -64,8 +57,6 @@ class Evaluator:
 
     def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum over the processes; each entry is zero on all but one."""
-        if self.accelerator.num_processes == 1:
-            return tensor
         return self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").cpu()
 
     def progress(self, items: Any, description: str) -> Any:
@@ -74,17 +65,10 @@ class Evaluator:
 
 
 def balance_load(loads: Sequence[int], owners: Sequence[int], num_processes: int) -> list[int]:
-    """Share pieces of work so that all processes have about as much.
+    """Return the process of each piece of work (loads, owners), so that all have about as much.
 
-    The largest first, each goes to its owner as long as that has room for it, else to the process with least to do.
-
-    Args:
-        loads: Work of each piece.
-        owners: The process that has done a part of it already.
-        num_processes: How many there are.
-
-    Returns:
-        The process of each piece.
+    The largest first, each goes to its owner, which has done a part of it, as long as that has room for it, else to the
+    process with least to do.
     """
     room, taken, assigned = sum(loads) / num_processes, [0] * num_processes, list(owners)
     for piece in sorted(range(len(loads)), key=lambda piece: -loads[piece]):

@@ -29,21 +29,13 @@ class RankedCandidates:
 
 
 def select_candidates(queries: torch.Tensor, gallery: torch.Tensor, k: int, block_size: int = 1024) -> torch.Tensor:
-    """Return the k most similar gallery rows (G, E) of each query (Q, E), computed in blocks of queries.
-
-    Returns:
-        (Q, min(k, G)) int64, the most similar first.
-    """
+    """Return (Q, min(k, G)) the gallery rows (G, E) most similar to each query (Q, E), the best first."""
     k = min(k, len(gallery))
     return torch.cat([(block @ gallery.T).topk(k, dim=1).indices for block in queries.split(block_size)])
 
 
 def pairs_to_score(texts_of_image: torch.Tensor, images_of_text: torch.Tensor) -> torch.Tensor:
-    """Return every pair that either direction asks for, once.
-
-    Returns:
-        (n, 2) image and text, sorted by image, then text.
-    """
+    """Return (n, 2) image and text of every pair that either direction asks for, once, sorted by image, then text."""
     num_texts = len(images_of_text)
     keys = torch.cat([keys.flatten() for keys in _keys(texts_of_image, images_of_text)]).unique()
     return torch.stack([keys // num_texts, keys % num_texts], dim=1)
@@ -52,13 +44,9 @@ def pairs_to_score(texts_of_image: torch.Tensor, images_of_text: torch.Tensor) -
 def rank_candidates(
     pairs: torch.Tensor, scores: torch.Tensor, texts_of_image: torch.Tensor, images_of_text: torch.Tensor
 ) -> tuple[RankedCandidates, RankedCandidates]:
-    """Sort the candidates of every image and of every text by score; equal scores keep the order of similarity.
+    """Sort the candidates of the images (I, k) and of the texts (T, k) by the scores (n,) of `pairs_to_score` (n, 2).
 
-    Args:
-        pairs: (n, 2), what `pairs_to_score` gave.
-        scores: (n,).
-        texts_of_image: (I, k) candidates of the images.
-        images_of_text: (T, k) candidates of the texts.
+    Equal scores keep the order of similarity.
     """
     keys = pairs[:, 0] * len(images_of_text) + pairs[:, 1]
     ranked = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -44,15 +46,7 @@ class RetrievalResult:
     caption_image: torch.Tensor
 
     def top_predictions(self, image_names: Sequence[str], depth: int = 10) -> dict[str, list[dict[str, Any]]]:
-        """Return the best candidates of every query, ready for JSON.
-
-        Args:
-            image_names: A name for each image.
-            depth: Candidates a query.
-
-        Returns:
-            `image_to_text` and `text_to_image`: a list of queries with their candidates, scores, and which are right.
-        """
+        """Return the `depth` best candidates of every query, with their scores and which are right, ready for JSON."""
         image_of = self.caption_image.tolist()
         queries: dict[str, list[dict[str, Any]]] = {"image_to_text": [], "text_to_image": []}
         for image, name in enumerate(image_names):
@@ -64,6 +58,16 @@ class RetrievalResult:
             images = [{"image": image_names[i], "score": s, "correct": image_of[text] == i} for i, s in best]
             queries["text_to_image"].append({"caption": caption, "images": images})
         return queries
+
+    def write(self, dataset: Any, folder: Path) -> dict[str, Path]:
+        """Write the ten best candidates of every query to `predictions.json`; return the file by what it holds.
+
+        The images of `dataset` are not decoded; those that are not files go by their row.
+        """
+        names = [image["path"] or str(row) for row, image in enumerate(dataset["image"])]
+        path = folder / "predictions.json"
+        path.write_text(json.dumps(self.top_predictions(names), indent=1), encoding="utf-8")
+        return {"predictions": path}
 
 
 @dataclass
@@ -81,3 +85,12 @@ class VQAResult:
     answers: list[dict[str, Any]]
     probabilities: torch.Tensor | None
     by_question_type: dict[str, float] = field(default_factory=dict)
+
+    def write(self, dataset: Any, folder: Path) -> dict[str, Path]:
+        """Write `vqa_result.json` and, where types are known, `question_types.json`; return both by what they hold."""
+        written = {"predictions": folder / "vqa_result.json"}
+        written["predictions"].write_text(json.dumps(self.answers), encoding="utf-8")
+        if self.by_question_type:
+            written["accuracy by question type"] = path = folder / "question_types.json"
+            path.write_text(json.dumps(self.by_question_type, indent=1), encoding="utf-8")
+        return written

@@ -28,36 +28,22 @@ TEXTS_AT_ONCE = 1_000  # that become tokens between two looks at the progress ba
 
 @dataclass
 class EncodedTexts:
-    """Texts, read as far as no image is needed; without padding.
+    """Texts, read as far as no image is needed; without padding."""
 
-    Attributes:
-        embeds: (T, E).
-        lengths: (T,) tokens of each.
-        starts: (T,) index of each text's first token among the states.
-        states: (S, H), on the model's device; see `start_fusion`.
-    """
-
-    embeds: torch.Tensor
-    lengths: torch.Tensor
-    starts: torch.Tensor
-    states: torch.Tensor
+    embeds: torch.Tensor  # (T, E)
+    lengths: torch.Tensor  # (T,) tokens of each
+    starts: torch.Tensor  # (T,) index of each text's first token among the states
+    states: torch.Tensor  # (S, H) on the model's device; see `start_fusion`
 
 
 @dataclass
 class EncodedImages:
-    """Images after the vision tower.
+    """Images after the vision tower."""
 
-    Attributes:
-        embeds: (I, E) of all images.
-        batches: Rows of the images that were encoded together.
-        owners: The process that encoded each batch.
-        states: Batch -> (n, P, H) of its images, as far as this process had memory for.
-    """
-
-    embeds: torch.Tensor
-    batches: list[list[int]]
-    owners: list[int]
-    states: dict[int, torch.Tensor] = field(default_factory=dict)
+    embeds: torch.Tensor  # (I, E) of all images
+    batches: list[list[int]]  # rows of the images that were encoded together
+    owners: list[int]  # the process that encoded each batch
+    states: dict[int, torch.Tensor] = field(default_factory=dict)  # batch -> (n, P, H), as far as memory allowed
 
 
 @dataclass(eq=False)
@@ -170,8 +156,7 @@ class RetrievalEvaluator(Evaluator):
         with self.progress(None, "Re-ranking") as bar:
             bar.reset(total=sum(loads[index] for index in own))
             for index in own:
-                states = images.states.pop(index, None)
-                if states is None:
+                if (states := images.states.pop(index, None)) is None:
                     states = self.model.get_image_features(next(again).to(self.model.device)).last_hidden_state
                 for image, state in zip(images.batches[index], states, strict=True):
                     chosen = slice(starts[image], stops[image])

@@ -12,14 +12,7 @@ RETRIEVAL_METRICS = (
 
 
 def rank_of_first_match(matches: torch.Tensor) -> torch.Tensor:
-    """Return the rank of the first right candidate.
-
-    Args:
-        matches: (Q, K) bool, candidates from best to worst.
-
-    Returns:
-        (Q,) int64, 0 = the best candidate; where no candidate is right, the largest int64.
-    """
+    """Return (Q,) int64 ranks, 0 = best, of the first match (Q, K) of each query; without a match the largest int64."""
     first = matches.int().argmax(dim=1)
     return torch.where(matches.any(dim=1), first, torch.iinfo(torch.int64).max)
 

@@ -22,11 +22,7 @@ from .vqa_records import QuestionRecord
 
 
 def check_answers(answer_list: Sequence[str], tokenizer: Any) -> None:
-    """Check candidate answers.
-
-    Raises:
-        AlbefError: There are none, one is there twice or empty, or the tokenizer cannot represent one.
-    """
+    """Refuse candidate answers if there are none, or one occurs twice, is empty, or cannot be represented by tokens."""
     if not answer_list:
         raise AlbefError("The answer list is empty: there is nothing to choose from.")
     twice = next((answer for answer, count in Counter(answer_list).items() if count > 1), None)
@@ -83,18 +79,14 @@ class VQAEvaluator(Evaluator):
         if not known or not all(known):
             return VQAResult({}, answers, probabilities)
         has_types = "question_type" in getattr(dataset, "column_names", ())
-        types = list(dataset["question_type"]) if has_types else [None] * len(ids)
+        types = dataset["question_type"] if has_types else [None] * len(ids)
         rows = zip(ids, dataset["question"], known, types, strict=True)
         records = [QuestionRecord(question_id=n, question=q, answers=a, question_type=t) for n, q, a, t in rows]
         by_type = vqa_accuracy_by_question_type(answers, records) if has_types else {}
         return VQAResult(vqa_accuracy(answers, records), answers, probabilities, by_type)
 
     def rank(self, dataset: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Find the best candidate of every question.
-
-        Returns:
-            (N,) int64 indices into the answer list, and (N,) float32 probabilities, or None with `best_answer_only`.
-        """
+        """Return (N,) indices of the best answers and (N,) their probabilities, or None with `best_answer_only`."""
         batches = group_questions(dataset["image_id"], self.batch_size)
         own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
         device = self.model.device
@@ -130,14 +122,9 @@ class VQAEvaluator(Evaluator):
 
 
 def group_questions(image_ids: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Group questions into batches, image by image.
+    """Group questions, of which each has an image id, into batches of rows.
 
-    Args:
-        image_ids: The image of each question.
-        batch_size: Questions of a batch; one image's questions are never parted, so a batch may have more.
-
-    Returns:
-        Rows of the questions of each batch. Every question is in one batch.
+    An image's questions are never parted, so a batch may have more than `batch_size`.
     """
     questions_of: dict[int, list[int]] = defaultdict(list)
     for question, image in enumerate(image_ids):

@@ -8,9 +8,10 @@ the same answers count as equal.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from ...configuration_albef import AlbefError
@@ -23,16 +24,8 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _MAX_PERIODS = 32  # the official call passes re.UNICODE, which is 32, where `re.sub` takes the number of replacements
-# Each is also recognised with any one of its apostrophes missing.
-_CONTRACTIONS = """
-    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
-    he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've
-    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
-    someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
-    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
-    what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
-    wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
-""".split()
+# A word a line; each is also recognised with any one of its apostrophes missing.
+_CONTRACTIONS = Path(__file__).with_name("vqa_contractions.txt").read_text(encoding="utf-8").split()
 _REPAIRS = {
     word[:index] + word[index + 1 :]: word
     for word in _CONTRACTIONS
@@ -62,22 +55,12 @@ def normalise_answer(answer: str) -> str:
 
 
 def answer_accuracy(answer: str, ground_truths: Sequence[str]) -> float:
-    """Return the accuracy of an answer: min(matches / 3, 1), averaged over leaving out each annotator.
+    """Return the accuracy, per cent, of an answer: min(matches / 3, 1), averaged over leaving out each annotator.
 
     As in the official code, answers are normalised only where the annotators disagree; where all gave the same answer,
-    it has to be met to the letter, since it may be text read from the image.
-
-    Args:
-        answer: The predicted answer.
-        ground_truths: One an annotator, ten in VQA v2. With three or fewer the remaining annotators cannot give three
-            matches, so all of them have to match: the answer of a sole annotator is right or wrong, and an answer on
-            which everybody agrees always counts fully.
-
-    Returns:
-        Per cent: 0, 30, 60, 90, 100 for 0, 1, 2, 3, 4 and more matches of ten.
-
-    Raises:
-        AlbefError: There is no ground truth.
+    it has to be met to the letter, since it may be text read from the image. Of ten annotators 0, 1, 2, 3, 4 and more
+    matches give 0, 30, 60, 90, 100. With three or fewer the remaining annotators cannot give three matches, so all of
+    them have to match: the answer of a sole annotator is right or wrong, and one on which everybody agrees is right.
     """
     if isinstance(ground_truths, str) or not ground_truths:
         raise AlbefError(f"ground_truths is {ground_truths!r}: give a list with the answer of at least one annotator.")
@@ -121,7 +104,7 @@ def vqa_accuracy(
         Per cent, not rounded: the mean over questions.
 
     Raises:
-        ValueError: A question has no prediction, two, or no annotation. The text names its id.
+        AlbefError: A question has no prediction, two, or no annotation. The text names its id.
     """
     scores = _score(predictions, annotations)
     types = [ANSWER_TYPES[answer_type(annotation)] for annotation in annotations]
@@ -133,10 +116,9 @@ def vqa_accuracy(
 def vqa_accuracy_by_question_type(
     predictions: Mapping[int, str] | Iterable[Mapping[str, Any]], annotations: Sequence[QuestionRecord]
 ) -> dict[str, float]:
-    """Return the accuracy for each annotated `question_type`, in alphabetical order; arguments and errors as above.
+    """Return the accuracy for each annotated `question_type`, in alphabetical order.
 
-    Raises:
-        AlbefError: As `vqa_accuracy`, and if a question's type is not annotated.
+    Arguments and errors are those of `vqa_accuracy`, and it is an error if a question's type is not annotated.
     """
     scores = _score(predictions, annotations)
     untyped = [annotation.question_id for annotation in annotations if annotation.question_type is None]
@@ -188,7 +170,7 @@ def _pairs(rows: Iterable[Mapping[str, Any]]) -> Iterable[tuple[int, str]]:
 
 
 def _means(groups: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
-    members: dict[str, list[float]] = {}
+    members: dict[str, list[float]] = defaultdict(list)
     for group, score in zip(groups, scores, strict=True):
-        members.setdefault(group, []).append(score)
+        members[group].append(score)
     return {group: sum(values) / len(values) for group, values in members.items()}

@@ -9,29 +9,22 @@ from typing import Any
 
 from ...configuration_albef import AlbefError
 
-_FIELDS = (  # of a record, as the files name them
-    ("question_id", int, "an integer"),
-    ("question", str, "a string"),
-    ("image", str, "a path"),
-    ("image_id", int, "an integer"),
-    ("answer_type", str, "a string"),
-    ("question_type", str, "a string"),
-)
+_INTEGERS, _TEXTS = ("question_id", "image_id"), ("question", "image", "answer_type", "question_type")
 ANSWER_TYPES = {"yes/no": "yes_no", "number": "number", "other": "other"}
 
 
 @dataclass(frozen=True)
 class QuestionRecord:
-    """A question, its annotation, or both.
+    """A question, its annotation, or both; None stands for what a file does not have.
 
     Attributes:
         question_id: Unique in a file.
-        question: None in the official annotations, which leave it to the questions' file.
+        question: In the official annotations there is none; it is in the questions' file.
         image: Path as written, in ALBEF's files.
         image_id: The COCO image, in the official files.
         answers: One an annotator, with repeats; empty where the file has none.
-        answer_type: "yes/no", "number", "other" or None where it is not annotated.
-        question_type: First words of the question, such as "how many"; None where it is not annotated.
+        answer_type: "yes/no", "number" or "other".
+        question_type: First words of the question, such as "how many".
     """
 
     question_id: int
@@ -107,11 +100,12 @@ def _record(row: Any, answers_needed: bool) -> QuestionRecord:
         missing.append("answers")
     if missing:
         raise AlbefError(f"has no {' and no '.join(map(repr, missing))}, its keys are {list(row)[:8]}: add it")
-    for key, kind, word in _FIELDS:
+    for key in (*_INTEGERS, *_TEXTS):
+        kind, word = (int, "an integer") if key in _INTEGERS else (str, "a string")
         is_given = row.get(key) is not None or key in needed
         if is_given and (not isinstance(row[key], kind) or isinstance(row[key], bool)):
             raise AlbefError(f"{key!r} is {row[key]!r:.60}: {word} is expected")
-    values: dict[str, Any] = {key: row.get(key) for key, _, _ in _FIELDS}
+    values: dict[str, Any] = {key: row.get(key) for key in (*_INTEGERS, *_TEXTS)}
     return QuestionRecord(**values, answers=_answers(row, answers_needed))
 
 

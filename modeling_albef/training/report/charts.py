@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from operator import itemgetter
 
 Point = tuple[float, float]  # step and value, or where they are drawn
 LEFT, RIGHT, TOP, BOTTOM = 58, 340, 26, 170  # edges of the area of the curve, in the units of the template's viewBox
@@ -45,7 +46,7 @@ class Chart:
     @property
     def summary(self) -> str:
         """Last, lowest and highest value in words, and how many are not finite."""
-        lowest, highest = min(self.finite, key=_value), max(self.finite, key=_value)
+        lowest, highest = min(self.finite, key=itemgetter(1)), max(self.finite, key=itemgetter(1))
         words = f"last {self.finite[-1][1]:.4g}"
         if lowest[1] < highest[1]:
             words += f", lowest {lowest[1]:.4g} at step {lowest[0]:g}, highest {highest[1]:.4g} at step {highest[0]:g}"
@@ -78,16 +79,8 @@ class Chart:
         return self.finite if len(self.finite) <= MARKED_POINTS else self.finite[-1:]
 
 
-def _value(point: Point) -> float:
-    return point[1]
-
-
 def round_ticks(low: float, high: float, count: int = 4, whole: bool = False) -> tuple[float, ...]:
-    """Return round values from `low` or below to `high` or above, in about `count` steps.
-
-    Returns:
-        At least two values, whole numbers if asked for, rising by one, two or five times a power of ten.
-    """
+    """Return at least two values about a range, in about `count` steps of 1, 2 or 5 times a power of ten."""
     if low == high:
         low, high = (low - abs(low) / 2, high + abs(high) / 2) if low else (0.0, 1.0)
     rough = (high - low) / count

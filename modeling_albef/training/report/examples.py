@@ -26,86 +26,49 @@ QUESTIONS_INTRO = "The worst first: wrong answers, the surest before the others,
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a model gave for a query.
+    """What a model gave for a query."""
 
-    Attributes:
-        text: A caption or an answer; None where it is an image.
-        row: The image's row in the data set; None where it is a text.
-        credit: How right it is: 1 wholly, 0 not at all; None where nobody knows.
-        rank: Among all candidates, 1 = the best; None where it was not among them.
-        score: Matching logit.
-        probability: Of an answer, 0..1.
-    """
-
-    text: str | None = None
-    row: int | None = None
-    credit: float | None = None
-    rank: int | None = None
-    score: float | None = None
-    probability: float | None = None
+    text: str | None = None  # a caption or an answer; None where it is an image
+    row: int | None = None  # the image's row in the data set; None where it is a text
+    credit: float | None = None  # how right it is: 1 wholly, 0 not at all; None where nobody knows
+    rank: int | None = None  # among all candidates, 1 = the best; None where it was not among them
+    score: float | None = None  # matching logit
+    probability: float | None = None  # of an answer, 0..1
 
 
 @dataclass(frozen=True)
 class Example:
-    """A query and what came of it.
+    """A query and what came of it."""
 
-    Attributes:
-        text: A caption or a question; None where the query is an image.
-        row: The query's image in the data set; None where it has none.
-        candidates: The best ones, and what would have been right.
-        note: What makes it hard.
-        truths: What is right, where it is text.
-    """
-
-    text: str | None
-    row: int | None
-    candidates: tuple[Candidate, ...]
-    note: str
-    truths: tuple[str, ...] = ()
+    text: str | None  # a caption or a question; None where the query is an image
+    row: int | None  # the query's image in the data set; None where it has none
+    candidates: tuple[Candidate, ...]  # the best ones, and what would have been right
+    note: str  # what makes it hard
+    truths: tuple[str, ...] = ()  # what is right, where it is text
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Queries of a kind, the hardest first.
+    """Queries of a kind, the hardest first."""
 
-    Attributes:
-        name: Short, for file and tag names.
-        title: Its heading.
-        examples: The queries.
-        intro: How they are ordered.
-    """
-
-    name: str
+    name: str  # short, for tag names
     title: str
     examples: tuple[Example, ...]
-    intro: str = ""
+    intro: str  # how they are ordered
 
 
 def hardest_examples(result: RetrievalResult | VQAResult, dataset: Any, count: int) -> list[Gallery]:
-    """Return the hardest queries of an evaluation: captions and images of a retrieval, or questions.
-
-    Args:
-        result: Its outcome.
-        dataset: What was evaluated.
-        count: Queries of a kind.
-    """
+    """Return the `count` hardest queries of each kind: captions and images of a retrieval, or questions."""
     if isinstance(result, VQAResult):
         return [hardest_questions(result, dataset, count)]
     return [hardest_captions(result, count), hardest_images(result, count)]
 
 
 def hardest_first(matches: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Order queries by how badly they went.
+    """Return the order (Q,) of queries, from matches and scores (Q, K) of their candidates, that went worst first.
 
     First those whose first right candidate has the largest rank, or that have none; of equal ranks the one where the
     best wrong candidate is furthest ahead of the best right one.
-
-    Args:
-        matches: (Q, K) bool, which candidates are right, best first.
-        scores: (Q, K) float.
-
-    Returns:
-        (Q,) int64.
     """
     ranks = rank_of_first_match(matches)
     order = _margins(matches, scores).argsort(stable=True)
@@ -125,10 +88,7 @@ def hardest_captions(result: RetrievalResult, count: int) -> Gallery:
     matches = ranked.ids == owners[:, None]
     examples = []
     for query in hardest_first(matches, ranked.scores)[:count].tolist():
-        candidates = [
-            Candidate(row=row, credit=credit, rank=rank, score=score)
-            for rank, row, score, credit in _best(ranked, matches, query)
-        ]
+        candidates = _best(ranked, matches, query)
         if not any(candidate.credit for candidate in candidates):
             candidates.append(Candidate(row=int(owners[query]), credit=1.0))
         note = _note(matches[query], ranked.scores[query])
@@ -142,24 +102,27 @@ def hardest_images(result: RetrievalResult, count: int) -> Gallery:
     matches = owners[ranked.ids] == torch.arange(len(ranked.ids))[:, None]
     examples = []
     for query in hardest_first(matches, ranked.scores)[:count].tolist():
-        candidates = tuple(
-            Candidate(text=result.captions[text], credit=credit, rank=rank, score=score)
-            for rank, text, score, credit in _best(ranked, matches, query)
-        )
+        candidates = tuple(_best(ranked, matches, query, result.captions))
         own = tuple(result.captions[text] for text in (owners == query).nonzero()[:, 0].tolist())
         note = _note(matches[query], ranked.scores[query]) if own else "this image has no caption"
         examples.append(Example(None, query, candidates, note, own))
     return Gallery("image_to_text", "Captions found for an image", tuple(examples), RETRIEVAL_INTRO)
 
 
-def _best(ranked: RankedCandidates, matches: torch.Tensor, query: int) -> Iterable[tuple[int, int, float, float]]:
-    """Yield rank, row, score and credit of the best candidates, and of the first right one where it comes later."""
+def _best(
+    ranked: RankedCandidates, matches: torch.Tensor, query: int, captions: list[str] | None = None
+) -> list[Candidate]:
+    """Return the best candidates, images or captions, and the first right one where it comes later."""
     indices = list(range(min(SHOWN, matches.shape[1])))
     if matches[query].any() and not matches[query, :SHOWN].any():
         indices.append(int(matches[query].int().argmax()))
+    found = []
     for index in indices:
-        row, score = int(ranked.ids[query, index]), float(ranked.scores[query, index])
-        yield index + 1, row, score, float(matches[query, index])
+        row = int(ranked.ids[query, index])
+        text, image = (None, row) if captions is None else (captions[row], None)
+        credit, score = float(matches[query, index]), float(ranked.scores[query, index])
+        found.append(Candidate(text, image, credit, rank=index + 1, score=score))
+    return found
 
 
 def _note(matches: torch.Tensor, scores: torch.Tensor) -> str:
@@ -178,12 +141,7 @@ def hardest_questions(result: VQAResult, dataset: Any, count: int) -> Gallery:
     """Return the worst answered questions, each with its answer and those that people gave.
 
     Of equals those come first whose wrong answer was the surest, or whose right one was the least sure; where people
-    gave no answers, the least sure ones.
-
-    Args:
-        result: The outcome.
-        dataset: Rows with `question`, `answers` and perhaps `question_type`.
-        count: Number of questions.
+    gave no answers, the least sure ones. The data set has `question`, `answers` and perhaps `question_type`.
     """
     sure = [0.0] * len(result.answers) if result.probabilities is None else result.probabilities.tolist()
     truths = [tuple(row) for row in dataset["answers"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,9 @@ class ThumbnailCache:
     """Small images of a data set's rows for a page, each read once."""
 
     def __init__(self, dataset: Any, thumbnail: Thumbnail) -> None:
-        """Prepare them.
-
-        Args:
-            dataset: Rows with an `image`, best not decoded: only then a file's name is known.
-            thumbnail: Image of a row, and pixels of the longer side -> a PNG or JPEG file.
-        """
+        """Prepare them for rows with an `image`, best not decoded: only then a file's name is known."""
         self.dataset, self.thumbnail = dataset, thumbnail
-        self._known: dict[tuple[int, int], str | None] = {}
+        self.source = cache(self._source)
 
     def name(self, row: int) -> str:
         """Return the name of the image's file without its folder, or the number of its row."""
@@ -37,16 +33,14 @@ class ThumbnailCache:
         path = source.get("path") if isinstance(source, Mapping) else None
         return os.path.basename(path) if path else f"row {row}"
 
-    def source(self, row: int, side: int) -> str | None:
+    def _source(self, row: int, side: int) -> str | None:
         """Return a data URI of an image, `side` pixels long, or None where it cannot be read any more."""
-        if (row, side) not in self._known:
-            try:
-                data = self.thumbnail(self.dataset[row]["image"], side)
-                kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
-                self._known[row, side] = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-            except (OSError, ValueError):
-                self._known[row, side] = None
-        return self._known[row, side]
+        try:
+            data = self.thumbnail(self.dataset[row]["image"], side)
+        except (OSError, ValueError):
+            return None
+        kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
+        return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def rounded(value: float) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,9 @@ from tqdm.auto import tqdm
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
-from ..evaluation.results import EvaluationRecord, VQAResult
+from ..evaluation.results import EvaluationRecord
 from .charts import Chart
-from .examples import Example, Gallery, hardest_examples
+from .examples import Gallery, hardest_examples
 from .pages import TEMPLATES, Thumbnail, ThumbnailCache
 
 if TYPE_CHECKING:
@@ -57,11 +58,9 @@ class RunReport:
             self.history = list(self.trainer.state.log_history)
 
     def write(self) -> Path | None:
-        """Write the report.
+        """Write the report and return its file; None where it is not wanted or there is nothing to tell.
 
-        Returns:
-            The file; None where it is not wanted, there is nothing to tell, or the disk does not take it, which is
-            logged: a finished run is worth more than its report.
+        It is None, too, where the disk does not take it, which is logged: a finished run is worth more than its report.
         """
         args = self.trainer.args
         if not (args.write_report and self.metrics and self.trainer.is_world_process_zero()):
@@ -84,11 +83,12 @@ class RunReport:
         history = self.history or _saved_history(args.output_folder)
         best_step = self.trainer.state.best_global_step if "train" in self.metrics else None
         deciding = (args.metric_for_best_model or "").removeprefix("eval_")
+        by_question_type = getattr(evaluation and evaluation.result, "by_question_type", {})
         return TEMPLATES.get_template("page.html.j2").render(
             title=f"Report of {args.output_folder.absolute().name}",
             facts=self._facts(),
             result=metrics_table(self.metrics, args.METRICS),
-            question_types=_question_types(evaluation),
+            question_types=sorted(by_question_type.items(), key=itemgetter(1)),  # the worst first
             curves=curves(history),
             is_own_history=bool(self.history),
             evaluations=evaluations_table(history, args.METRICS, deciding, best_step),
@@ -96,7 +96,7 @@ class RunReport:
             galleries=self._galleries(),
             images=evaluation and self.thumbnail and ThumbnailCache(evaluation.dataset, self.thumbnail),
             split=evaluation and SPLIT_TITLES.get(evaluation.split, evaluation.split),
-            progress=_with_progress,
+            progress=lambda gallery: tqdm(gallery.examples, f"Report: {gallery.title}", leave=False, disable=None),
             settings=list(args.recipe().items()),
         )
 
@@ -113,17 +113,6 @@ class RunReport:
         if not count or evaluation is None or self.thumbnail is None:
             return []
         return hardest_examples(evaluation.result, evaluation.dataset, count)
-
-
-def _with_progress(gallery: Gallery) -> Iterable[Example]:
-    return tqdm(gallery.examples, f"Report: {gallery.title}", leave=False, disable=None)
-
-
-def _question_types(evaluation: EvaluationRecord | None) -> list[tuple[str, float]]:
-    """Return the accuracy by type of question, the worst first."""
-    if evaluation is None or not isinstance(evaluation.result, VQAResult):
-        return []
-    return sorted(evaluation.result.by_question_type.items(), key=lambda item: item[1])
 
 
 def metrics_table(metrics: dict[str, dict[str, float]], first: Sequence[str] = ()) -> Table:

@@ -11,40 +11,24 @@ import torch
 
 from modeling_albef.training.evaluation.retrieval_metrics import rank_of_first_match, retrieval_metrics
 
-_DESCRIPTION = """
-Share of queries with a right candidate among the first 1, 5 and 10, for text retrieval (an image asks for its captions)
-and image retrieval (a caption asks for its image), and their means, as published for ALBEF.
-"""
+_DESCRIPTION = "Recall at 1, 5, 10 of text retrieval (an image asks) and image retrieval (a caption asks), their means."
 _INPUTS = """
 Args:
     predictions: Configuration "default": for each query the rank of its best right candidate, 0 = first. Configuration
         "scores": for each query its scores of all candidates, higher = better; equals keep their order.
     references: "default": for each query "txt" (text retrieval) or "img" (image retrieval). "scores":
-        `{"retrieval": "txt", "matches": [0, 1, 2, 3, 4]}`, where matches are the indices of the right candidates in the
-        list of scores. Both retrievals have to occur.
+        `{"retrieval": "txt", "matches": [0, 1]}`, the indices of the right candidates. Both retrievals have to occur.
 
 Returns:
     `txt_r1 txt_r5 txt_r10 txt_r_mean img_r1 img_r5 img_r10 img_r_mean r_mean`; per cent, not rounded.
 """
-_CITATION = """
-@inproceedings{li2021albef,
-  title = {Align before Fuse: Vision and Language Representation Learning with Momentum Distillation},
-  author = {Li, Junnan and Selvaraju, Ramprasaath R. and Gotmare, Akhilesh Deepak and Joty, Shafiq and Xiong, Caiming
-            and Hoi, Steven},
-  booktitle = {Advances in Neural Information Processing Systems (NeurIPS)},
-  year = {2021},
-}
-"""
+_CITATION = """@inproceedings{li2021albef, author = {Li, Junnan and others}, booktitle = {NeurIPS}, year = {2021},
+  title = {Align before Fuse: Vision and Language Representation Learning with Momentum Distillation}}"""
 _RETRIEVALS = ("txt", "img")
+_MATCHES = {"retrieval": datasets.Value("string"), "matches": datasets.Sequence(datasets.Value("int64"))}
 _FEATURES = {
     "default": {"predictions": datasets.Value("int64"), "references": datasets.Value("string")},
-    "scores": {
-        "predictions": datasets.Sequence(datasets.Value("float64")),
-        "references": {
-            "retrieval": datasets.Value("string"),
-            "matches": datasets.Sequence(datasets.Value("int64")),
-        },
-    },
+    "scores": {"predictions": datasets.Sequence(datasets.Value("float64")), "references": _MATCHES},
 }
 
 

@@ -10,10 +10,7 @@ import evaluate
 from modeling_albef.training.evaluation.vqa_metrics import vqa_accuracy as accuracy_of
 from modeling_albef.training.evaluation.vqa_records import QuestionRecord
 
-_DESCRIPTION = """
-The official accuracy of VQA v2 for answers in words: an answer that three of the other annotators gave counts fully,
-averaged over leaving out each annotator in turn; answers are normalised as in the official evaluation.
-"""
+_DESCRIPTION = "The official accuracy of VQA v2: min(matches / 3, 1) of normalised answers, leaving out each annotator."
 _INPUTS = """
 Args:
     predictions: Configuration "default": the answers, as strings. Configuration "rows": the rows of a result file,
@@ -26,24 +23,15 @@ Returns:
     `vqa_accuracy` and `vqa_accuracy_yes_no`, `vqa_accuracy_number`, `vqa_accuracy_other` for the types that occur;
     per cent, not rounded.
 """
-_CITATION = """
-@inproceedings{goyal2017vqa,
-  title = {Making the {V} in {VQA} Matter: Elevating the Role of Image Understanding in Visual Question Answering},
-  author = {Goyal, Yash and Khot, Tejas and Summers-Stay, Douglas and Batra, Dhruv and Parikh, Devi},
-  booktitle = {Conference on Computer Vision and Pattern Recognition (CVPR)},
-  year = {2017},
-}
-"""
-_ANSWERS = datasets.Sequence(datasets.Value("string"))
+_CITATION = """@inproceedings{goyal2017vqa, author = {Goyal, Yash and others}, booktitle = {CVPR}, year = {2017},
+  title = {Making the {V} in {VQA} Matter: Elevating the Role of Image Understanding in Visual Question Answering}}"""
+_ID, _TEXT = datasets.Value("int64"), datasets.Value("string")
+_ANSWERS = datasets.Sequence(_TEXT)
 _FEATURES = {
-    "default": {"predictions": datasets.Value("string"), "references": _ANSWERS},
+    "default": {"predictions": _TEXT, "references": _ANSWERS},
     "rows": {
-        "predictions": {"question_id": datasets.Value("int64"), "answer": datasets.Value("string")},
-        "references": {
-            "question_id": datasets.Value("int64"),
-            "answers": _ANSWERS,
-            "answer_type": datasets.Value("string"),
-        },
+        "predictions": {"question_id": _ID, "answer": _TEXT},
+        "references": {"question_id": _ID, "answers": _ANSWERS, "answer_type": _TEXT},
     },
 }
 
