@@ -122,7 +122,8 @@ def whole(quick: bool, runs: int) -> dict[str, float]:
     captions = [caption for row in gallery.captions for caption in row]
     with evaluator.inference():
         encoded_images, encoded_texts = evaluator.encode_images(gallery), evaluator.encode_texts(captions)
-    pixels = evaluator._collate_images([gallery[image] for image in range(num_images)])
+    drawn = [gallery[image]["image"] for image in range(num_images)]
+    pixels: Any = processor(images=drawn, return_tensors="pt")["pixel_values"]
     owner = torch.tensor([image for image, row in enumerate(gallery.captions) for _ in row])
 
     def ours() -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:

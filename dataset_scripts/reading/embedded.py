@@ -34,7 +34,7 @@ class EmbeddedRowBuilder(RowBuilder):
         row = source.row
         image = row.get("image") if isinstance(row, dict) else None
         if isinstance(row, dict) and "image" in row and not _is_image(image):
-            return f"image is {short(image)}: an image is expected"
+            return f"image is {short(image)}: an image is expected, with its bytes; a path or an address is not opened"
         checked = row | {"image": _STANDS_FOR_IMAGE} if image else row
         if self.task == "retrieval":
             return caption_problem(checked) or self._add_captions(source)
@@ -84,8 +84,5 @@ class EmbeddedRowBuilder(RowBuilder):
 
 
 def _is_image(image: Any) -> bool:
-    """Return whether something is an image as `datasets` stores it."""
-    if not isinstance(image, dict):
-        return False
-    data, path = image.get("bytes"), image.get("path")
-    return isinstance(data, bytes | None) and isinstance(path, str | None) and bool(data or path)
+    """Return whether something is an image as `datasets` stores it, with its bytes; its path is a label."""
+    return isinstance(image, dict) and isinstance(image.get("bytes"), bytes) and bool(image["bytes"])

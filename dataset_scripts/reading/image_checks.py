@@ -120,8 +120,10 @@ def good_images(
 
 def _pixels(image: dict[str, Any]) -> int:
     """Return width times height of an image, from its header."""
+    from processing.image_processing_albef import open_lazily  # brings in transformers: not for reading text
+
     try:
-        with Image.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as opened:
+        with open_lazily(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as opened:
             return opened.width * opened.height
     except (Image.DecompressionBombError, ValueError, OSError):
         raise

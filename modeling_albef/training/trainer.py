@@ -13,14 +13,14 @@ import torch
 from accelerate.data_loader import IterableDatasetShard
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerState
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 from transformers.utils import logging
 
 from ..configuration_albef import AlbefError
 from . import callbacks
 from .arguments import AlbefTrainingArguments
-from .checkpoints.manifest import last_checkpoint
+from .checkpoints.manifest import STATE_FILE, last_checkpoint
 from .checkpoints.processes import check_engine
 from .checkpoints.push import HubPushMixin
 from .checkpoints.whole_checkpoints import WholeCheckpointMixin
@@ -138,6 +138,9 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         if self._is_stream:  # for the Trainer all of it is one epoch
             self._num_epochs = math.ceil(self.args.num_train_epochs)
             self._steps_per_epoch = math.ceil(self.args.max_steps / self._num_epochs)
+        state_file = None if self._checkpoint is None else Path(self._checkpoint) / STATE_FILE
+        if state_file is not None and TrainerState.load_from_json(str(state_file)).global_step >= values[-1]:
+            return 0, *values[1:]  # no epoch is left; the library would make one more step
         return values
 
     @property

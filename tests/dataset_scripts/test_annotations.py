@@ -20,6 +20,7 @@ from dataset_scripts import (
     one_caption_a_row,
     stream_captions,
 )
+from processing.image_processing_albef import open_lazily
 
 
 @pytest.fixture
@@ -271,6 +272,8 @@ def test_decoding_goes_through_the_image_reader(root: Path, monkeypatch: pytest.
     opened = []
 
     class Reader:
+        open_lazily = staticmethod(open_lazily)
+
         @staticmethod
         def open_image(source: dict[str, Any]) -> None:
             opened.append(source["path"])

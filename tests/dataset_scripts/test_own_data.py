@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 from data_cases import rows_of, write_coco_images, write_coco_karpathy, write_image
 from datasets.table import embed_table_storage
@@ -244,3 +245,12 @@ def test_rows_of_an_embedded_image_stand_together(folder: Path) -> None:
     ]
     assert (rows["image_id"][:], rows["question_id"][:], rows["answers"][0]) == ([0, 0, 1], [0, 1, 2], ["yes", "no"])
     assert rows[2]["image"].getpixel((0, 0)) == (40, 0, 0)
+
+
+@pytest.mark.parametrize("path", ["0.png", "/etc/hostname", "../0.png", "http://127.0.0.1:9/x.png", "/dev/null"])
+def test_a_row_with_images_opens_no_path(folder: Path, path: str) -> None:
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    rows = datasets.Dataset.from_dict({"image": [{"path": path, "bytes": None}], "caption": ["a"]}, features=features)
+    pq.write_table(rows.data.table, folder / "train.parquet")
+    with pytest.raises(AnnotationError, match="a path or an address is not opened"):
+        load_dataset_script("own_data", train_files=[str(folder / "train.parquet")], split="train")

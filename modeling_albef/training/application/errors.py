@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from transformers import Trainer, TrainingArguments
 
-from dataset_scripts import DataError
+from dataset_scripts.reading.problems import DataError
 from processing import ProcessingError
 
 from ...configuration_albef import AlbefError

@@ -55,7 +55,7 @@ class WholeCheckpointMixin(Trainer):
                 output_dir=str(run),
                 save_total_limit=self.args.save_total_limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
+                use_mtime=False,  # by step: a clock may jump back
             )
 
     def _write_together(self, final: Path, write: Callable[[], None]) -> None:

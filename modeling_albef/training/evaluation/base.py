@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ...configuration_albef import AlbefError
 from ..hardware import has_bfloat16_instructions
 
 
@@ -62,6 +63,16 @@ class Evaluator:
     def progress(self, items: Any, description: str) -> Any:
         """Show a progress bar on the first process, where there is a terminal."""
         return tqdm(items, description, leave=False, disable=None if self.accelerator.is_main_process else True)
+
+
+def check_finite(values: torch.Tensor, what: str) -> None:
+    """Refuse values (N, ..) of which a row is infinite or not a number; `what` says what a row belongs to."""
+    rows = (~values.isfinite()).flatten(1).any(dim=1).nonzero()
+    if len(rows):
+        raise AlbefError(
+            f"What the model computes for {what} {int(rows[0])} is not finite, nor for {len(rows) - 1} others: its "
+            "weights are damaged or the training went wrong; give an earlier checkpoint."
+        )
 
 
 def balance_load(loads: Sequence[int], owners: Sequence[int], num_processes: int) -> list[int]:

@@ -11,13 +11,14 @@ Shapes: I images, T texts, S tokens of all texts, P image tokens, E projection w
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from ...configuration_albef import AlbefError
 from ...packed_fusion_albef import Packing, finish_fusion, start_fusion
-from .base import Evaluator, balance_load
+from .base import Evaluator, balance_load, check_finite
 from .ranking import RankedCandidates, pairs_to_score, rank_candidates, select_candidates
 from .results import RetrievalResult
 from .retrieval_metrics import rank_of_first_match, retrieval_metrics
@@ -96,10 +97,13 @@ class RetrievalEvaluator(Evaluator):
         self, dataset: Any, images: EncodedImages, texts: EncodedTexts
     ) -> tuple[RankedCandidates, RankedCandidates]:
         """Select candidates by similarity and re-rank them by matching; image states that were kept are used up."""
+        check_finite(images.embeds, "image")
+        check_finite(texts.embeds, "caption")
         texts_of_image = select_candidates(images.embeds, texts.embeds, self.k_test)  # (I, k)
         images_of_text = select_candidates(texts.embeds, images.embeds, self.k_test)  # (T, k)
         pairs = pairs_to_score(texts_of_image, images_of_text)
         scores = self.score_pairs(dataset, pairs, images, texts)
+        check_finite(scores[:, None], "pair of an image and a caption")
         return rank_candidates(pairs, scores, texts_of_image, images_of_text)
 
     def encode_texts(self, captions: list[str]) -> EncodedTexts:
@@ -179,7 +183,8 @@ class RetrievalEvaluator(Evaluator):
         return scores
 
     def _load_images(self, dataset: Any, batches: list[list[int]], chosen: list[int]) -> Any:
-        return self.load(dataset, [batches[index] for index in chosen], self._collate_images)
+        return self.load(dataset, [batches[index] for index in chosen], partial(_collate_images, self.processor))
 
-    def _collate_images(self, rows: list[dict[str, Any]]) -> torch.Tensor:
-        return self.processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]
+
+def _collate_images(processor: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
+    return processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from ...answer_tree_albef import AnswerTree
 from ...configuration_albef import AlbefError
-from .base import Evaluator
+from .base import Evaluator, check_finite
 from .results import VQAResult
 from .vqa_metrics import vqa_accuracy, vqa_accuracy_by_question_type
 from .vqa_records import QuestionRecord
@@ -96,29 +97,33 @@ class VQAEvaluator(Evaluator):
         options["best_only"] = self.best_answer_only
         best, probabilities = torch.zeros(len(dataset), dtype=torch.int64), torch.zeros(len(dataset))
         with self.inference():
-            loader = self.progress(self.load(dataset, own, self._collate), "Answering questions")
-            for batch, inputs in zip(own, loader, strict=True):
+            loader = self.progress(
+                self.load(dataset, own, partial(_collate, self.processor, self.max_words)), "Answering questions"
+            )
+            for batch, inputs in zip(own, self.progress(loader, "Answering questions"), strict=True):
                 inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
                 ranked = self.model.rank_answers(**inputs, candidates=tree, **options)
                 best[batch] = ranked.ids[:, 0].cpu()
                 if ranked.probabilities is not None:
                     probabilities[batch] = ranked.probabilities[:, 0].cpu()
-        best = self.sum_over_processes(best)
-        return best, None if self.best_answer_only else self.sum_over_processes(probabilities)
+        best, probabilities = self.sum_over_processes(best), self.sum_over_processes(probabilities)
+        check_finite(probabilities[:, None], "question")
+        return best, None if self.best_answer_only else probabilities
 
-    def _collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        numbers: dict[Any, int] = {}
-        index = [numbers.setdefault(row["image_id"], len(numbers)) for row in rows]
-        first = [index.index(number) for number in range(len(numbers))]  # a row for each different image
-        inputs = self.processor(
-            images=[rows[row]["image"] for row in first],
-            text=[row["question"] for row in rows],
-            text_type="question",
-            max_words=self.max_words,
-            padding=True,
-            return_tensors="pt",
-        )
-        return {**inputs, "image_index": torch.tensor(index)}
+
+def _collate(processor: Any, max_words: int, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    numbers: dict[Any, int] = {}
+    index = [numbers.setdefault(row["image_id"], len(numbers)) for row in rows]
+    first = [index.index(number) for number in range(len(numbers))]  # a row for each different image
+    inputs = processor(
+        images=[rows[row]["image"] for row in first],
+        text=[row["question"] for row in rows],
+        text_type="question",
+        max_words=max_words,
+        padding=True,
+        return_tensors="pt",
+    )
+    return {**inputs, "image_index": torch.tensor(index)}
 
 
 def group_questions(image_ids: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from run_cases import no_file_larger_than
 from safetensors.torch import load_file
 from trainer_cases import make_trainer, weights
+from transformers import TrainerCallback
 
 from modeling_albef.training import CheckpointError, find_damage, last_checkpoint
 from modeling_albef.training.checkpoints.manifest import quarantine_newer_checkpoints
@@ -162,3 +164,28 @@ def test_a_damaged_best_checkpoint_leaves_the_last_weights(tmp_path: Path) -> No
     trainer.train()
     last = load_file(tmp_path / "checkpoint-8/model.safetensors")
     assert all(torch.equal(value, trainer.model.state_dict()[name]) for name, value in last.items())
+
+
+def test_a_clock_that_jumps_back_costs_no_newer_checkpoint(tmp_path: Path) -> None:
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 4, "save_total_limit": 2}
+    trainer = make_trainer(tmp_path, **options)
+
+    class Clock(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            os.utime(tmp_path / f"checkpoint-{state.global_step}", (10**9 - state.global_step,) * 2)
+
+    trainer.add_callback(Clock())
+    trainer.train()
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
+
+
+@pytest.mark.parametrize("options", [{"max_steps": 3}, {"num_train_epochs": 1}])
+def test_a_finished_run_makes_no_further_step(tmp_path: Path, options: dict[str, Any]) -> None:
+    make_trainer(tmp_path, **options, save_strategy="steps", save_steps=1).train()
+    last = last_checkpoint(tmp_path)
+    before = load_file(Path(str(last)) / "model.safetensors")
+    for _ in range(2):
+        trainer = make_trainer(tmp_path, **options, save_strategy="steps", save_steps=1)
+        outcome = trainer.train(resume_from_checkpoint=last)
+        assert outcome.global_step == int(str(last).rpartition("-")[2]) and last_checkpoint(tmp_path) == last
+        assert all(torch.equal(value, trainer.model.state_dict()[name]) for name, value in before.items())

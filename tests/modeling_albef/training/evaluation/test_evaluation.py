@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
 import torch
 from golden_cases import INDEX, build, load_case, tiny_config
+from PIL import Image
 
-from modeling_albef import AlbefForImageTextRetrieval
+from modeling_albef import AlbefError, AlbefForImageTextRetrieval
 from modeling_albef.training import RetrievalEvaluator, RetrievalResult, retrieval_metrics
 from modeling_albef.training.evaluation.base import balance_load
 from modeling_albef.training.evaluation.ranking import pairs_to_score, rank_candidates, select_candidates
 from modeling_albef.training.evaluation.retrieval_metrics import rank_of_first_match
 from modeling_albef.training.evaluation.vqa import group_questions
+from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer
 
 
 class RecordedProcessor:
@@ -158,3 +161,34 @@ def test_bfloat16_weights_come_back_to_the_bit(monkeypatch: pytest.MonkeyPatch) 
         assert all(torch.equal(value, before[name].float()) for name, value in model.state_dict().items())
     after = model.state_dict()
     assert all(value.dtype == after[name].dtype and torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize(("tower", "name"), [("vision_proj", "image 0"), ("text_proj", "caption 0")])
+def test_scores_that_are_no_numbers_are_not_ranked(tower: str, name: str) -> None:
+    case, checkpoint = load_case("retrieval_evaluation")
+    student, _, _ = build(checkpoint)
+    torch.nn.init.constant_(getattr(student.albef, tower).bias, float("nan"))
+    rows = Gallery({"image": image, "caption": [str(image)]} for image in range(3))
+    with pytest.raises(AlbefError, match=f"for {name} is not finite, nor for 2 others"):
+        RetrievalEvaluator(student, RecordedProcessor(case), k_test=2)(rows)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_readers_are_started_by_any_method(method: str) -> None:
+    """What goes to the readers holds no model."""
+    evaluator = RetrievalEvaluator(build(load_case("retrieval_evaluation")[1])[0], processor(), num_workers=1)
+    evaluator.model.hook = lambda: None  # what cannot be pickled
+    rows = Gallery({"image": {"bytes": png(), "path": None}, "caption": ["a"]} for _ in range(2))
+    loader = evaluator._load_images(rows, [[0], [1]], [0, 1])
+    loader.multiprocessing_context = method
+    assert [batch.shape for batch in loader] == [(1, 3, 32, 32)] * 2
+
+
+def png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "png")
+    return stream.getvalue()
+
+
+def processor() -> AlbefProcessor:
+    return AlbefProcessor(AlbefImageProcessor(size={"height": 32, "width": 32}), build_tokenizer(["a"]))
