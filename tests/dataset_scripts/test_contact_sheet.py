@@ -116,3 +116,13 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert [path.name for path in out.parent.iterdir()] == ["page.html"]
     assert main([*command, "--n", "0"]) == 1
     assert "--n is 0, but must be at least 1" in capsys.readouterr().err
+
+
+def test_names_of_files_are_text() -> None:
+    """A file's name, where its image cannot be read and where it can, is never markup."""
+    name = "<script>alert(1)<b>&amp;.png"
+    good = stored_image(3) | {"path": name}
+    for image in (good, good | {"bytes": b"no image"}):
+        rows = datasets.Dataset.from_dict({"image": [image], "caption": [["a"]]}).cast_column("image", datasets.Image())
+        page = Page(contact_sheet(rows.cast_column("image", datasets.Image(decode=False)), "mine", 1))
+        assert "script" not in page.tags and name in page.figures[0]["text"]

@@ -111,3 +111,22 @@ def test_too_long_a_candidate_is_named(model: Any, questions: Any) -> None:
     tree = AnswerTree.from_tokens(**encode([[7] * 45]))
     with pytest.raises(ValueError, match="46 tokens, but the decoder reads 40"):
         AnswerScorer(model.text_decoder, tree, questions[0])
+
+
+def test_the_best_is_not_given_up_too_early() -> None:
+    """Many candidates whose first tokens are about as likely: a bound that is a nat too low would lose the winner."""
+    late = 0
+    answers = [[first, *rest] for first in range(5, 25) for rest in ([], [7], [8, 9])]
+    tree = AnswerTree.from_tokens(**encode(answers))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        model: Any = AlbefForQuestionAnswering(tiny_config(initializer_range=0.2)).eval()
+        with torch.no_grad():
+            model.text_decoder.head.decoder.bias[SEP] += 4
+            scorer = AnswerScorer(model.text_decoder, tree, torch.randn(4, 5, 16))
+            for twice in (True, False):
+                ranked, best = scorer.rank(60, twice), scorer.rank(60, twice, best_only=True)
+                assert torch.equal(best.ids, ranked.ids[:, :1])
+                order = scorer.first_scores.topk(60, dim=1).indices
+                late += int(((order == best.ids).int().argmax(dim=1) >= 2).sum())  # not in the first group
+    assert late > 20

@@ -110,3 +110,21 @@ def test_questions_share_their_image(processor: AlbefProcessor) -> None:
         del row["image_id"]
     with pytest.raises(KeyError, match="image_id"):
         VQACollator(processor, share_images=True)(given)
+
+
+def test_answers_weigh_what_their_annotators_share(processor: AlbefProcessor) -> None:
+    """Of ten annotators each counts 0.1; the one answer of a Visual Genome row 0.5."""
+    image = Image.fromarray(IMAGES[0])
+    given = [
+        {"image": image, "question": "a", "answers": ["red"] * 7 + ["ball"] * 3},
+        {"image": image, "question": "a", "answers": ["ball"], "answer_weight": 0.5},
+        {"image": image, "question": "a", "answers": ["a", "red", "ball", "red"], "answer_weight": 2.0},
+    ]
+    batch = VQACollator(processor)(given)
+    torch.testing.assert_close(batch["answer_weights"], torch.tensor([0.7, 0.3, 0.5, 0.5, 1.0, 0.5]))
+    assert batch["answers_per_question"].tolist() == [2, 1, 3]
+
+
+def test_questions_are_cut_to_the_published_25_tokens(processor: AlbefProcessor) -> None:
+    question = {"image": Image.fromarray(IMAGES[0]), "question": "red " * 40, "answers": ["a"]}
+    assert VQACollator(processor)([question])["input_ids"].tolist() == [[2] + [6] * 24]

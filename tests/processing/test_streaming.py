@@ -144,3 +144,15 @@ def test_streams_are_checked_first(images: Path, model: str) -> None:
     (images / "train.json").write_text(json.dumps([*rows, rows[0] | {"caption": "?"}]))
     changes = {"model_config": None, "model_name_or_path": model, "max_steps": 2}
     assert "train.json, row 24: caption '?' holds no letter" in refused(main, [write_stream(images, **changes)])
+
+
+def test_every_row_of_every_worker_and_pass_has_its_own_draws(images: Path) -> None:
+    """Four passes of two workers of two processes: no row is augmented as another one is."""
+    draws = []
+    for index in range(2):
+        args = SimpleNamespace(seed=0, process_index=index, world_size=2)
+        share = process_share(streamed(images, 4), args, buffer_size=10)
+        dataset = AugmentedStream(share, augmentation=lambda image, rng: rng.random(2).tolist(), process_index=index)
+        loader = iter(DataLoader(dataset, batch_size=None, num_workers=2))
+        draws += [tuple(next(loader)["image"]) for _ in range(4 * 12)]
+    assert len(set(draws)) == len(draws) == 96

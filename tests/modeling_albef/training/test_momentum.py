@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from golden_cases import tiny_config
 
 from modeling_albef import AlbefForImageTextRetrieval
-from modeling_albef.training import FeatureQueue, MomentumTeacher
+from modeling_albef.training import FeatureQueue, MomentumTeacher, RankSeedCallback, TemperatureCallback
 
 
 def features(rows: range) -> dict[str, torch.Tensor]:
@@ -88,3 +89,20 @@ def test_teacher_round_trip(tmp_path: Path) -> None:
     smaller = MomentumTeacher(AlbefForImageTextRetrieval(tiny_config(vocab_size=9)), 0.5)
     with pytest.raises(ValueError, match=r"The teacher in .*model\.safetensors cannot be used \(.*size mismatch"):
         smaller.load(tmp_path)
+
+
+def test_the_temperature_is_clamped_on_both_sides() -> None:
+    temperature = torch.nn.Parameter(torch.tensor(0.9))
+    callback = TemperatureCallback(temperature, 0.001, 0.5)
+    for value, kept in ((0.9, 0.5), (0.0001, 0.001), (0.07, 0.07)):
+        temperature.data.fill_(value)
+        callback.on_optimizer_step(None, None, None)
+        assert temperature.item() == pytest.approx(kept)
+
+
+def test_each_rank_has_its_own_random_numbers() -> None:
+    drawn = []
+    for rank in range(3):
+        RankSeedCallback().on_train_begin(SimpleNamespace(world_size=3, seed=7, process_index=rank))
+        drawn.append(torch.initial_seed())
+    assert drawn == [7, 8, 9]
