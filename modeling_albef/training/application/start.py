@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from transformers import TrainingArguments, set_seed
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
@@ -64,6 +65,8 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Trai
             raise StartError("A stream has no length: give max_steps, which are spread over num_train_epochs.")
         if isinstance(args.accelerator_config, AcceleratorConfig):
             args.accelerator_config.dispatch_batches = False
+    if unknown := [name for name in args.report_to if name not in INTEGRATION_TO_CALLBACK]:
+        raise StartError(f"report_to is {unknown[0]!r}, but must be none or of {', '.join(INTEGRATION_TO_CALLBACK)}.")
     checkpoint = from_first(lambda: _prepare_output(args, data_args.overwrite_output_dir), args)
     check_model_name(model_args.model_name_or_path)
     set_seed(args.seed)
@@ -100,7 +103,7 @@ def _prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
         quarantine_newer_checkpoints(folder, found)
         return found
     if resume is not None:
-        if not (Path(resume) / STATE_FILE).is_file():
+        if not os.path.isfile(os.path.join(resume, STATE_FILE)):  # False for a name that no file can have, too
             raise StartError(f"{resume} is not a checkpoint: give --resume_from_checkpoint a folder, or `last`.")
         if damage := find_damage(resume):
             raise StartError(f"{resume} is damaged, {damage}: give another, or `last` for the last whole one.")
