@@ -9,8 +9,8 @@ from datasets import Dataset
 from dataset_scripts import load_answer_list
 
 from ...configuration_albef import AlbefConfig
+from ..evaluation.base import progress
 from ..evaluation.vqa import question_only_accuracy
-from .data import progress
 from .settings import VQADataArguments
 from .start import StartError
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from accelerate import PartialState
 from datasets import Dataset, Image, IterableDataset
-from tqdm.auto import tqdm
 from transformers.trainer_utils import IntervalStrategy
 
 from dataset_scripts import CaptionRows, good_images, load_dataset_script, process_share, stream_captions
@@ -94,8 +92,3 @@ def training_rows(
         stream = process_share(stream_captions(rows) if has_captions else rows, args, data_args.shuffle_buffer)
         return AugmentedStream(stream, augmentation, args.seed, args.process_index, data_args.bad_images)
     return AugmentedDataset(CaptionRows(rows) if has_captions else rows, augmentation, args.seed, data_args.bad_images)
-
-
-def progress(items: Any, description: str) -> Any:
-    """Return the same items; with a bar on the first process, where there is a terminal."""
-    return tqdm(items, description, leave=False, disable=None if PartialState().is_main_process else True)

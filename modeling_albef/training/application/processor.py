@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer, load_tokenizer
 
-from .data import progress
+from ..evaluation.base import progress
 from .settings import ModelArguments
 from .start import StartError
 

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -60,9 +60,10 @@ class Evaluator:
         """Return the sum over the processes; each entry is zero on all but one."""
         return self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").cpu()
 
-    def progress(self, items: Any, description: str) -> Any:
-        """Show a progress bar on the first process, where there is a terminal."""
-        return tqdm(items, description, leave=False, disable=None if self.accelerator.is_main_process else True)
+
+def progress(items: Any, description: str) -> Any:
+    """Return the same items, with a progress bar on the first process if it writes to a terminal."""
+    return tqdm(items, description, leave=False, disable=None if PartialState().is_main_process else True)
 
 
 def check_finite(values: torch.Tensor, what: str) -> None:
