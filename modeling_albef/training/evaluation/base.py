@@ -1,4 +1,4 @@
-"""What the evaluations of both tasks share: the processes they run on, how these share work and add up results."""
+"""What the evaluations of both tasks share: precision, progress, and the division of work over processes."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def check_finite(values: torch.Tensor, what: str) -> None:
     rows = (~values.isfinite()).flatten(1).any(dim=1).nonzero()
     if len(rows):
         raise AlbefError(
-            f"What the model computes for {what} {int(rows[0])} is not finite, nor for {len(rows) - 1} others: its "
-            "weights are damaged or the training went wrong; give an earlier checkpoint."
+            f"What the model computes for {what} {int(rows[0])} is not finite, nor for {len(rows) - 1} others: give an "
+            "earlier checkpoint."
         )
 
 

@@ -2,8 +2,8 @@
 
 The scores are the published ones (salesforce/ALBEF `Retrieval.py`): an image ranks the k_test most similar texts by the
 matching logit, a text the k_test most similar images. A pair that both directions ask for is scored once. Work goes
-image by image, see `packed_fusion_albef.py`: memory grows with images and texts, not with their product, and of the
-images' many states only so many are kept as a budget allows; the others are computed again when they are needed.
+image by image, see `packed_fusion_albef.py`: memory grows with images and texts, not with their product. States of
+images are kept up to a budget of memory; the others are computed again when they are needed.
 
 Shapes: I images, T texts, S tokens of all texts, P image tokens, E projection width, H width.
 """
@@ -24,12 +24,12 @@ from .results import RetrievalResult
 from .retrieval_metrics import rank_of_first_match, retrieval_metrics
 
 MEGABYTE = 1_000_000
-TEXTS_AT_ONCE = 1_000  # that become tokens between two looks at the progress bar
+TEXTS_AT_ONCE = 1_000  # that become tokens between two updates of the progress bar
 
 
 @dataclass
 class EncodedTexts:
-    """Texts, read as far as no image is needed; without padding."""
+    """Texts as far as they are encoded without an image; without padding."""
 
     embeds: torch.Tensor  # (T, E)
     lengths: torch.Tensor  # (T,) tokens of each
@@ -96,7 +96,7 @@ class RetrievalEvaluator(Evaluator):
     def rank(
         self, dataset: Any, images: EncodedImages, texts: EncodedTexts
     ) -> tuple[RankedCandidates, RankedCandidates]:
-        """Select candidates by similarity and re-rank them by matching; image states that were kept are used up."""
+        """Select candidates by similarity and re-rank them by matching; the kept image states are consumed."""
         check_finite(images.embeds, "image")
         check_finite(texts.embeds, "caption")
         texts_of_image = select_candidates(images.embeds, texts.embeds, self.k_test)  # (I, k)
@@ -107,7 +107,7 @@ class RetrievalEvaluator(Evaluator):
         return rank_candidates(pairs, scores, texts_of_image, images_of_text)
 
     def encode_texts(self, captions: list[str]) -> EncodedTexts:
-        """Run the text layers over all captions, batched by length, and the fusion layers as far as they go alone."""
+        """Run the text layers over all captions, batched by length, and of the fusion layers what needs no image."""
         ids: list[list[int]] = []
         for start in progress(range(0, len(captions), TEXTS_AT_ONCE), "Reading texts"):
             some = captions[start : start + TEXTS_AT_ONCE]

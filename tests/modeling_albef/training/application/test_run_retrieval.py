@@ -345,7 +345,7 @@ def test_going_on_from_the_end_keeps_what_the_training_measured(finished: tuple[
     before = json.loads((folder / "train_results.json").read_text())
     assert before["train_loss"] > 0
     done = run(SCRIPT, [write_run(tmp_path), "--resume_from_checkpoint", "last"])
-    assert "is the end of the training: there was no step left to make" in done.stderr
+    assert "is the end of the training: there was no step left." in done.stderr
     assert json.loads((folder / "train_results.json").read_text()) == before
     assert json.loads((folder / "all_results.json").read_text())["train_loss"] == before["train_loss"]
 
