@@ -37,7 +37,7 @@ _Loader.add_implicit_resolver(
 
 
 class _Parser(HfArgumentParser):
-    """The library's parser; it raises what it would exit with, and its help shows this project's fields first."""
+    """The library's parser; it raises what it would exit with; its help shows each field once, our own first."""
 
     def __init__(self, dataclass_types: Iterable[Any], **kwargs: Any) -> None:
         super().__init__(list(dataclass_types), usage="%(prog)s [CONFIG.yaml] [--field value ..]", **kwargs)
@@ -46,6 +46,9 @@ class _Parser(HfArgumentParser):
         raise ArgumentsError(f"The arguments are refused: {message}.")
 
     def format_help(self) -> str:
+        for action in self._actions:  # the library adds --field-name to --field_name, and --no_field to --field false
+            action.option_strings = [word for word in action.option_strings if "-" not in word[2:]]
+            action.help = argparse.SUPPRESS if action.const is False else action.help
         mros = [one.__mro__ for one in self.dataclass_types if issubclass(one, TrainingArguments)]
         own = {name for mro in mros for one in mro[: mro.index(TrainingArguments)] for name in one.__annotations__}
         training = argparse._ArgumentGroup(self, "training")

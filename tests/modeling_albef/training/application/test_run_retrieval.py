@@ -315,6 +315,7 @@ def test_help_shows_our_fields_first() -> None:
     text = "\n".join(lines[lines.index("model:") :])
     names = ["--model_name_or_path", "--dataset ", "--queue_size ", "--momentum ", "--adam_beta1"]
     rows = [text.index(f"\n  {name}") for name in names]
+    assert "--queue-size" not in text and "--no_" not in text
     assert rows[:2] == sorted(rows[:2]) and max(rows[:2]) < min(rows[2:4]) and max(rows[2:4]) < rows[4]
 
 
