@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     image_size, max_length = model.config.vision_config.image_size, model.config.text_config.max_position_embeddings
     processor.image_processor.size = {"height": image_size, "width": image_size}
 
-    # Trainer, and the feature queue where one was saved beside the model; names of image files are for messages
+    # Trainer; its messages name image files, and its feature queue starts from one that was saved beside the model
     trainer = RetrievalTrainer(
         model,
         args,
@@ -58,8 +58,8 @@ def main(argv: list[str] | None = None) -> None:
         data_collator=RetrievalCollator(processor, data_args.max_words, max_length=max_length, with_names=True),
         processing_class=processor,
     )
-    load_saved_queue(trainer.queue, model_args)
     record = RunRecord(trainer, model_args, data_args, checkpoint)
+    load_saved_queue(trainer.queue, model_args)
 
     # Train, evaluate, predict; each step writes its files into the output folder
     if args.do_train:
