@@ -2,7 +2,8 @@
 
     accelerate launch run_retrieval.py configs/retrieval_coco.yaml --model_name_or_path MODEL --output_dir out
 
-The command line can give every field of the YAML file, and wins. On two CPU processes:
+Every field of the YAML file can be given on the command line, which wins; a field of a mapping is changed alone by
+`--model_config.vision_config.hidden_size 64`. On two CPU processes:
 
     accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no \
         run_retrieval.py configs/demo_retrieval.yaml --use_cpu
@@ -39,28 +40,28 @@ def main(argv: list[str] | None = None) -> None:
     # Data: a row an image, with all its captions
     splits = load_splits(data_args, args, task="retrieval")
 
-    # Processor and model
+    # Processor and model; a run that does not train needs a checkpoint with a matching head
     processor = load_processor(model_args, training_texts(splits, "caption"), max_words=data_args.max_words)
     model, teacher = load_model(
         AlbefForImageTextRetrieval, model_args, processor.tokenizer, needs_head=not args.do_train
     )
-    image_size, longest = model.config.vision_config.image_size, model.config.text_config.max_position_embeddings
+    image_size, max_length = model.config.vision_config.image_size, model.config.text_config.max_position_embeddings
     processor.image_processor.size = {"height": image_size, "width": image_size}
 
-    # Trainer
+    # Trainer; its messages name image files, and its feature queue starts from one that was saved beside the model
     trainer = RetrievalTrainer(
         model,
         args,
         teacher=teacher,
         train_dataset=training_rows(splits.get("train"), data_args, args, image_size),
         eval_dataset=splits.get("validation"),
-        data_collator=RetrievalCollator(processor, data_args.max_words, max_length=longest, with_names=True),
+        data_collator=RetrievalCollator(processor, data_args.max_words, max_length=max_length, with_names=True),
         processing_class=processor,
     )
     record = RunRecord(trainer, model_args, data_args, checkpoint)
     load_saved_queue(trainer.queue, model_args)
 
-    # Train, evaluate, predict
+    # Train, evaluate, predict; each step writes its files into the output folder
     if args.do_train:
         record.add_training(trainer.train(resume_from_checkpoint=checkpoint))
     if args.do_eval:

@@ -2,7 +2,8 @@
 
     accelerate launch run_vqa.py configs/vqa.yaml --model_name_or_path MODEL --output_dir out
 
-The command line can give every field of the YAML file, and wins.
+Every field of the YAML file can be given on the command line, which wins; a field of a mapping is changed alone by
+`--model_config.vision_config.hidden_size 64`.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ def main(argv: list[str] | None = None) -> None:
     model_args, data_args, args = parse_arguments((ModelArguments, VQADataArguments, VQATrainingArguments), argv)
     checkpoint = prepare_run(model_args, data_args, args)
 
-    # Data: a row a question; and the answers that the evaluation ranks
+    # Data: a row a question; and the candidate answers, which the evaluation ranks
     splits = load_splits(data_args, args, task="vqa")
     candidates = load_candidates(data_args, splits, model_args.model_name_or_path)
 
-    # Processor and model
+    # Processor and model; evaluation reads 50 words of a question, training `max_words` of them, both as published
     texts = training_texts(splits, "question", candidates)
     processor = load_processor(model_args, texts, text_type="question", max_words=50)
     model, teacher = load_model(
         AlbefForQuestionAnswering, model_args, processor.tokenizer, needs_head=not args.do_train
     )
     check_answer_lengths(candidates, data_args, splits, processor, model.config.decoder_config.max_position_embeddings)
-    side = model.config.vision_config.image_size
-    processor.image_processor.size = {"height": side, "width": side}
+    image_size = model.config.vision_config.image_size
+    processor.image_processor.size = {"height": image_size, "width": image_size}
 
     # Trainer
     collator = VQACollator(processor, data_args.max_words, share_images=args.group_by_image, with_names=True)
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         args,
         answer_list=candidates,
         teacher=teacher,
-        train_dataset=training_rows(splits.get("train"), data_args, args, side),
+        train_dataset=training_rows(splits.get("train"), data_args, args, image_size),
         eval_dataset=splits.get("validation"),
         data_collator=collator,
         processing_class=processor,
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.do_eval:
         record.add_evaluation("eval", splits["validation"])
 
-    # Answer the test's questions, beside what questions alone give away
+    # Predict: answer the test questions, and measure how far guessing from the question alone gets
     if args.do_predict:
         record.add_evaluation("test", splits["test"], **question_only_metrics(splits))
     record.finish()

@@ -1,6 +1,6 @@
 """How long annotation files of full size take to prepare, and how much memory.
 
-    python benchmarks/data_preparation.py --output preparation.json
+    python -m benchmarks.data_preparation --output preparation.json
 
 Writes made-up annotations into a temporary folder: 600,000 captions of 120,000 images, as COCO has, and 1.4 million
 questions, as VQA v2 and Visual Genome have together; the images are links to a few real files. Each preparation runs in

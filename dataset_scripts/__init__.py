@@ -167,7 +167,7 @@ def load_dataset_script(
 
 
 def _prepare(builder: datasets.GeneratorBasedBuilder, num_proc: int | None) -> None:
-    """Prepare data where the cache has none; what the library hides in an error of its own comes out."""
+    """Prepare data that the cache lacks; raise the cause that the library wraps in an error of its own."""
     try:
         builder.download_and_prepare(num_proc=num_proc if isinstance(builder, FileBuilder) else None)
     except (datasets.exceptions.DatasetGenerationError, OSError) as error:
@@ -185,7 +185,7 @@ def _prepare(builder: datasets.GeneratorBasedBuilder, num_proc: int | None) -> N
 
 
 def _source_hash(builder_class: type[datasets.GeneratorBasedBuilder]) -> str:
-    """Hash of the files that define a builder: data made by an older text of it is not taken from the cache."""
+    """Return a hash of the files that define a builder, so that data of an older version is not used from the cache."""
     folder = Path(__file__).parent
     sources = [sys.modules[builder_class.__module__].__file__, *sorted(folder.glob("*.py"))]
     sources += [*sorted(folder.glob("reading/*.py")), folder / "sources.yaml"]

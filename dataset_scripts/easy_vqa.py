@@ -34,11 +34,6 @@ def _package() -> ModuleType:
     return easy_vqa
 
 
-def easy_vqa_answers() -> list[str]:
-    """Return all thirteen answers, in the package's order; raises MissingPackageError."""
-    return list(_package().get_answers())
-
-
 def question_type(answer: str) -> str:
     """Return the type of a question with this answer: "yes/no", "shape" or "color"."""
     if answer in ("yes", "no"):

@@ -1,4 +1,4 @@
-"""What the builders share that read annotation files and image folders from disk."""
+"""What builders that read annotation files and image folders share."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
     def rows(
         self, split: str, problems: Problems, part: Part = WHOLE, on_dropped: Callable[[str], Any] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Read, check and build rows of a part of a split; `on_dropped` is told at the end which rows were dropped.
+        """Read, check and build rows of a part of a split; `on_dropped` gets a text of what was dropped.
 
         Raises:
             AnnotationError: Something is wrong with a file, or, unless bad rows are dropped, with a row. All rows are
@@ -255,7 +255,7 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
     def _generate_examples(
         self, split: str, shards: list[tuple[int, int]], streaming: bool
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Return numbered rows of some shards of a split; the first shard says what is dropped."""
+        """Return numbered rows of some shards of a split; the first shard reports the dropped rows."""
         count = shards[0][1]
         part = Part(frozenset(index for index, _ in shards), count, self.config.drop_bad_rows or count == 1)
         kept = Path("" if streaming else self._output_dir, f"{DROPPED}{split}.txt")  # in the cache

@@ -39,7 +39,7 @@ class OwnDataConfig(QuestionFilesConfig):
         caption_column: Holds a caption or a list of them; or several columns, which hold one each.
         question_column: Holds a question.
         answers_column: Holds an answer or a list of them, with repeats; or several columns, which hold one each.
-        image_id_column: The same for rows of the same image; without it rows belong together that name the same path.
+        image_id_column: The same for rows of the same image; without it, rows that name the same path belong together.
         question_id_column: Different for each question, an integer >= 0; without it questions are numbered.
     """
 

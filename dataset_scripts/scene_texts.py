@@ -14,7 +14,6 @@ DIRECTIONS = {
     "row": ("from left to right", "from right to left"),
     "column": ("from top to bottom", "from bottom to top"),
 }
-ANSWERS = ("yes", "no", "0", "1", "2", "3", *COLORS, *SHAPES)
 QUESTION_TYPES = ("color", "shape", "yes/no", "number")
 
 

@@ -46,7 +46,7 @@ class Item:
     shape: str
 
     def name(self, sized: bool = False) -> str:
-        """Return words that name it, such as "red circle" or, sized, "small red circle"."""
+        """Return the words that name it, such as "red circle" or, sized, "small red circle"."""
         return f"{self.size} {self.color} {self.shape}" if sized else f"{self.color} {self.shape}"
 
 
@@ -86,7 +86,7 @@ def draw_scenes(seed: int, split: str, num_images: int, min_objects: int = 2) ->
     """Draw scenes of a split with `min_objects` (1..3) to three objects.
 
     Outside "train" a scene's full statement holds of no other scene, so a caption tells its image; not so with single
-    objects, of which there are too few. Raises DataError if more scenes are wanted than can be told apart.
+    objects, of which there are too few. Raises DataError if there are not that many distinct scenes.
     """
     described, held = set[tuple[str, ...]](), set[tuple[str, ...]]()
     for index in range(num_images):

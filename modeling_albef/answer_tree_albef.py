@@ -109,7 +109,7 @@ class TreeNodes(PaddedRows):
     question: torch.Tensor  # (S,) of each node; counted among these questions
     slot: torch.Tensor  # (S,) its index among the N of its question
     node: torch.Tensor  # (S,) its index in the tree
-    rows: torch.Tensor  # (B, V + 1) the reverse: index among the S of a question's node, S where it has none
+    rows: torch.Tensor  # (B, V + 1) inverse map: index among the S of a question's node, S where it has none
     width: int  # N of the question that needs most
     implementation: str  # of the attention; it must take a mask of any form
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""What all models of ALBEF tell the library of their attention, and the plain attention that it calls "eager"."""
+"""What all models of ALBEF declare to the library, and the plain attention that it calls "eager"."""
 
 import torch
 from torch import nn

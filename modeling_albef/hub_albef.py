@@ -44,7 +44,7 @@ def check_model_name(name: str | None) -> None:
 
 @contextmanager
 def named_model_errors(name: Any) -> Iterator[None]:
-    """Raise what the library says of damaged or foreign weights and configurations as an error that names the model."""
+    """Turn the library's errors about damaged or foreign weights and configurations into one that names the model."""
     try:
         yield
     except (SafetensorError, StrictDataclassError, RuntimeError) as error:

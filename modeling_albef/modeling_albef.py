@@ -121,10 +121,10 @@ class AlbefPreTrainedModel(AlbefHubMixin, AlbefAttentionModel):  # type: ignore[
         return super().train(mode)
 
     def check_head(self) -> None:
-        """Refuse a model whose head was started at random, since the checkpoint had none, and was not trained since.
+        """Refuse a model whose head the checkpoint lacked, and which was not trained since.
 
         Raises:
-            AlbefError: So it is; the message says which head.
+            AlbefError: The head is still random; the message says which.
         """
         if self._lacks_head and self._head is not None:
             name = self.config._name_or_path

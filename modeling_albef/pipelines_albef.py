@@ -52,7 +52,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
         Args:
             image: Path, URL or Pillow image; a list of them; or, without `question`, a mapping with `image` and
                 `question`, a list, data set or generator of such mappings.
-            question: A text or a list; one image and a list of questions belong together, and the reverse.
+            question: A text or a list; a single image goes with all questions, a single question with all images.
             kwargs: `top_k` answers that are returned (5); `answer_list`, candidates or a JSON file of them;
                 `k_test` candidates that are scored whole (128); `free_form=True` to write answers in spite of
                 candidates, and then `max_new_tokens` (10); `batch_size` and `num_workers`.

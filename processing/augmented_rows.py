@@ -1,4 +1,4 @@
-"""Training rows with their image opened and augmented, from a data set or from a stream without an end."""
+"""Training rows with their image opened and augmented, from a data set or from an endless stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows to batches: a class for each task."""
+"""Collators that make batches of rows, one for each task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _TextCollator:
-    """What collators of images and texts have in common."""
+    """What the collators of both tasks share."""
 
     processor: AlbefProcessor
     max_words: int = 30
@@ -61,7 +61,7 @@ class RetrievalCollator(_TextCollator):
     _has_warned: bool = field(default=False, init=False, repr=False)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Join rows.
+        """Make a batch of rows.
 
         Args:
             rows: Each with `image` (what `open_image` reads), `caption` (string) and `image_id` (integer, the same for
@@ -106,7 +106,7 @@ class VQACollator(_TextCollator):
     share_images: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Join rows.
+        """Make a batch of rows.
 
         Args:
             rows: Each with `image`, `question`, `answers` (strings, with repeats) and, if it is not 1, `answer_weight`;

@@ -1,4 +1,4 @@
-"""Images for ALBEF: any image source to an RGB image, and RGB images to the model's pixel values."""
+"""Images for ALBEF: from any image source to an RGB image, and from RGB images to pixel values."""
 
 import errno
 import io
@@ -179,7 +179,7 @@ class AlbefImageProcessor(PilBackend):
         return super().resize(image, size, resample, reducing_gap, **kwargs)
 
     def _preprocess(self, images: list[np.ndarray], **options: Any) -> BatchFeature:  # type: ignore[override]
-        """Run the library's steps; look the values of eight-bit images of one size up in a table of its results.
+        """Run the library's steps; take the values of eight-bit images of one size from a table of its results.
 
         The values are bit-identical to the library's. The table takes one pass, straight into the batch, where the
         library goes through double precision.

@@ -1,4 +1,4 @@
-"""Counts the frequent answers of question files: the candidates of visual question answering.
+"""Count the frequent answers of question files: the candidates of visual question answering.
 
 ALBEF ranks a fixed list of answers (`answer_list.json`, a list of strings). Here such a list is made from the files
 that `own_data` reads: `vqa_train.json`, where a row's `answer` is the list of the annotators' answers, `vg_qa.json`,
@@ -41,7 +41,7 @@ def build_answer_list(
         raise DataError("Give min_count, num_answers or both; min_count=1 keeps every answer.")
     for name, limit in (("min_count", min_count), ("num_answers", num_answers)):
         if limit is not None and limit < 1:
-            raise DataError(f"{name} is {limit}: it has to be at least 1.")
+            raise DataError(f"{name} is {limit}, but must be at least 1.")
     counts = _count([files] if isinstance(files, (str, os.PathLike)) else files)
     ranked = sorted(counts, key=lambda answer: (-counts[answer], answer))
     answers = [answer for answer in ranked if counts[answer] >= (min_count or 1)][:num_answers]

@@ -1,7 +1,7 @@
-"""Reads every row of a data set and says what is wrong with it, before training does.
+"""Read every row of a data set and report what is wrong with it, before training starts.
 
-Exit status 0 means that training can start; images that two splits share and texts that are too long to be read to
-their end are said, but do not stop it.
+Exit status 0 means that training can start. Images that two splits share, and texts of which the end is not read, are
+reported, but do not stop it.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class SplitCheck:
     """What was found in a split."""
 
-    problems: Problems  # what training stumbles over
-    notes: Problems  # what it does not stumble over
-    counts: dict[str, int] = field(default_factory=dict)  # how many of what there are
+    problems: Problems  # what stops training
+    notes: Problems  # what does not stop it
+    counts: dict[str, int] = field(default_factory=dict)  # name of what is counted -> how many there are
     first_rows: list[str] = field(default_factory=list)  # where each image occurs first
     questions: dict[int, str] = field(default_factory=dict)  # `question_id` -> where it is
 
@@ -113,7 +113,7 @@ class SplitChecker:
                 found.notes.add_row(where, f"'question_id' {number} is in {earlier}, too")
 
     def _note_long(self, texts: Iterable[str], where: str, notes: Problems) -> None:
-        """Note texts that are not read to their end."""
+        """Note texts of which the end is not read."""
         limit = self.options.max_words
         for text in texts:
             if (words := len(text.split())) > limit:

@@ -1,4 +1,4 @@
-"""Draws images of a data set with their captions, or questions and answers, as one HTML page.
+"""Draw images of a data set with their captions, or questions and answers, as one HTML page.
 
 The page needs no other file, and reads well on a phone and on a dark screen.
 """

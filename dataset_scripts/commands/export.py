@@ -1,4 +1,4 @@
-"""Writes a data set with its images inside, so that plain `datasets.load_dataset` reads it anywhere.
+"""Write a data set with its images inside, so that plain `datasets.load_dataset` reads it anywhere.
 
 Parquet files, tar files for WebDataset, or a data set on the Hub; each with a card that says what is in it.
 """

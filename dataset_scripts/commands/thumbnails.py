@@ -11,7 +11,7 @@ SMALL = 128  # pixels of the longer side up to which JPEG would be seen
 
 
 def thumbnail(source: Any, side: int) -> bytes:
-    """Return a JPEG file of an image, the longer side at most so many pixels, or a PNG file if it is small itself.
+    """Return a JPEG file of an image whose longer side has at most `side` pixels; a PNG file where that is small.
 
     For `source` see `processing.open_image`; raises UnreadableImageError.
     """

@@ -1,4 +1,4 @@
-"""The answers a model chooses from, read."""
+"""Files of the answers that a model chooses from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .problems import Problems, UnusableFileError, short, text_problem
 
 
 def load_answer_list(path: str | os.PathLike[str]) -> list[str]:
-    """Read the answers a model chooses from, in the order of a JSON file that is a list of strings.
+    """Read the answers that a model chooses from, in order, from a JSON file that is a list of strings.
 
     Raises:
         AnnotationError: The file is no list of different strings that are not empty; the text lists the first ten

@@ -29,7 +29,7 @@ _ONE_ID = "give every image an id of its own, or load files whose ids clash apar
 class CaptionRowBuilder(RowBuilder):
     """Images and their captions; any later row may hold a further caption of an image, so rows are built at the end.
 
-    Those of the part's images alone, whose captions are checked then, unless all are checked.
+    Only rows of the part's images are built. Their captions are checked then, unless those of all images are.
     """
 
     def __init__(self, root: ImageRoot, part: Part = WHOLE) -> None:

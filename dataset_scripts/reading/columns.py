@@ -1,4 +1,4 @@
-"""People's own names of columns, as those of ALBEF's layout."""
+"""Tables whose columns have names of their own, as rows of ALBEF's layout."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ColumnNames:
         return found
 
     def _missing(self, name: str, row: dict[Any, Any]) -> BadRow:
-        """Return what to say of a row without a value; one column is one problem, not one a row."""
+        """Return the problem of a row without a value; a missing column is reported once, not for each row."""
         column = self.named[name]
         looked_for: Any = column or COLUMNS[name]
         known = [each for each in ([looked_for] if isinstance(looked_for, str) else looked_for) if each in row]
@@ -71,7 +71,7 @@ class ColumnNames:
         return BadRow("" if is_known else text)
 
     def _hint(self, row: dict[Any, Any]) -> str:
-        """Return what else may be meant where a column is missing."""
+        """Return another remedy for a missing column."""
         if self.task == "retrieval" and "question" in row:
             return ", or, for questions, config_name vqa"
         if self.task == "vqa" and not {"caption", "captions", "text"}.isdisjoint(row):

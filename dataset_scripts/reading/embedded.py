@@ -1,4 +1,4 @@
-"""Rows that hold their images themselves, as Parquet files and data sets on the Hub do; nothing of them is kept."""
+"""Rows that hold their images themselves, as in Parquet files and data sets on the Hub; no image is kept."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def open_file(file: str) -> BinaryIO:
 
 
 def unreadable(error: OSError) -> UnusableFileError:
-    """Return what to say of a file that the operating system does not give."""
+    """Return the error for a file that the operating system cannot read."""
     return UnusableFileError(f"cannot be read ({error.strerror or error}): check path and permissions")
 
 
@@ -102,7 +102,7 @@ class JsonFile:
         return keys
 
     def refuse(self, value: Any) -> NoReturn:
-        """Say that the file holds something else."""
+        """Raise an UnusableFileError: the file holds something else."""
         raise UnusableFileError(f"holds a JSON {json_type(value)}, not a list: one {self._expected} is expected")
 
     def __iter__(self) -> JsonFile:
@@ -144,7 +144,7 @@ class JsonFile:
         return data
 
     def _problem(self, error: Exception) -> UnusableFileError:
-        """Return what to say of an error of the parser; Python's own parser knows line and column."""
+        """Return the error for one of the parser, with line and column where Python's own parser gives them."""
         expected = f"one {self._expected} is expected"
         if self._size <= MAX_LOCATED:
             self._stream.seek(0)
@@ -158,7 +158,7 @@ class JsonFile:
             except json.JSONDecodeError as found:
                 where = f"line {found.lineno}, column {found.colno}"
                 return UnusableFileError(f"is not JSON ({where}: {found.msg}): {expected}")
-            except (ValueError, RecursionError):  # what the parser says is all that is known
+            except (ValueError, RecursionError):  # only the message of `ijson` is known
                 pass
             error = _error_of(data) or error
         reason, excerpt, *_ = [*re.split(r"\\n|\n", str(error).removeprefix("b'")), ""]
@@ -169,7 +169,7 @@ class JsonFile:
 
 
 def _error_of(data: bytes) -> Exception | None:
-    """Return the parser's error about a file that Python's parser takes, with more of the text than in small parts."""
+    """Return the error of `ijson` for a whole file, which quotes more text than that for a small part."""
     try:
         deque(ijson.basic_parse(data, use_float=True), maxlen=0)
     except (ijson.JSONError, ValueError) as error:

@@ -1,6 +1,6 @@
 """Rows of annotation files, in whatever layout a source distributes them, as rows of ALBEF's layout.
 
-The layout is told by the content, so files can be named in any order and mixed:
+The content says which layout a file has, so files can be named in any order and mixed:
 
 - ALBEF (salesforce/ALBEF `dataset/caption_dataset.py`, `dataset/vqa_dataset.py`): a list of objects with `image` and
   `caption`, or with `image`, `question`, `question_id`, `answer` and `dataset`. Its rows pass as they are.
@@ -34,7 +34,7 @@ OpenFile = tuple[JsonFile, NumberedRows]
 
 
 def layout(json_file: JsonFile) -> str:
-    """Return what a JSON file holds, by its first item of note; raises UnusableFileError."""
+    """Return the layout of a JSON file, found from the keys of an item; raises UnusableFileError."""
     key, fields = json_file.first_item(LISTS)
     if key is None:
         if "qas" in fields:
@@ -48,7 +48,7 @@ def layout(json_file: JsonFile) -> str:
 
 
 def named_once(files: Sequence[str], problems: Problems, rows: str) -> list[str]:
-    """Return files, without those that are listed twice, which is a problem."""
+    """Return each file once; note a problem for one that is listed twice."""
     once: dict[str, str] = {}
     for file in files:
         if os.path.abspath(file) in once:
@@ -103,7 +103,7 @@ def _open_rows(json_file: JsonFile, kind: str, known: str) -> OpenFile:
 
 
 def _karpathy_rows(split: str, file: str, number: int, item: Any) -> NumberedRows:
-    """Return the row of an image of Karpathy's files, something else if it is none; none of another split."""
+    """Return the row of an image of Karpathy's files, or no row for another split; a malformed item stays as it is."""
     if isinstance(item, dict) and item.get("split") not in KARPATHY_SPLITS[split]:
         return []
     try:
@@ -171,7 +171,7 @@ def question_rows(files: Sequence[str], problems: Problems, image_name: str = IM
 
 
 def _subset_in(text: str) -> str | None:
-    """Return the name of COCO's folder that a text speaks of, such as "train2014"."""
+    """Return the name of COCO's folder in a text, such as "train2014"."""
     found = _SUBSET.search(text)
     return found.group(1) + found.group(2) if found else None
 
@@ -200,7 +200,7 @@ def _read_answers(json_file: JsonFile, answers: dict[Any, Any]) -> None:
 
 
 def _question_rows(answers: dict[Any, Any], image_name: str, subset: str, number: int, item: Any) -> NumberedRows:
-    """Return the row of a question of VQA v2 with its answers; something else if it is none."""
+    """Return the row of a question of VQA v2 with its answers; a malformed item stays as it is."""
     try:
         image = image_name.format(subset=subset, image_id=item["image_id"])
         row = {"dataset": "vqa", "image": image, "question": item["question"], "question_id": item["question_id"]}
@@ -224,7 +224,7 @@ def _read_genome_images(json_file: JsonFile, images: dict[Any, str]) -> None:
 
 
 def _genome_rows(images: dict[Any, str], number: int, item: Any) -> NumberedRows:
-    """Return the rows of the questions about an image of Visual Genome; something else if they are none."""
+    """Return the rows of the questions about an image of Visual Genome; a malformed item stays as it is."""
     try:
         path = images.get(item["id"], f"VG_100K/{item['id']}.jpg")
         rows = [{"dataset": "vg", "image": path} | _genome_question(qa) for qa in item["qas"]]
@@ -234,7 +234,7 @@ def _genome_rows(images: dict[Any, str], number: int, item: Any) -> NumberedRows
 
 
 def _genome_question(qa: dict[str, Any]) -> dict[str, Any]:
-    """Return question and answer; the full stop that most answers end with is no part of what a model should say."""
+    """Return question and answer, without the full stop that most answers end with."""
     names = {"question": "question", "answer": "answer", "qa_id": "question_id"}
     row = {names[key]: value for key, value in qa.items() if key in names}
     if isinstance(row.get("answer"), str):

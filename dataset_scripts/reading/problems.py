@@ -1,4 +1,4 @@
-"""What is wrong with the data: collected over all files and reported together, not one by one at each restart."""
+"""Problems of the data, collected over all files and reported together."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Problems:
             self.kept.append(f"{where}: {text}")
 
     def describe(self, subject: str, name: str = "problem") -> str:
-        """Return all that is known, a line each, of things with this name."""
+        """Return the count of problems (or of what `name` says) and the kept ones, a line each."""
         lines = [f"{subject}: {self.count} {name}{'s' if self.count != 1 else ''} (rows are counted from 0)."]
         lines += [f"  {problem}" for problem in self.kept]
         if self.count > len(self.kept):
@@ -60,7 +60,7 @@ class Problems:
         return "\n".join(lines)
 
     def raise_if_any(self, subject: str, drop_rows: bool = False) -> None:
-        """Raise an AnnotationError if there is a problem, or, with `drop_rows`, one that is not of a single row."""
+        """Raise an AnnotationError if there is a problem; with `drop_rows`, only problems of whole files count."""
         if self.file_count if drop_rows else self.count:
             raise AnnotationError(self.describe(subject))
 

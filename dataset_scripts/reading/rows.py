@@ -16,7 +16,7 @@ from .image_files import ImageRoot, Images
 from .problems import Problems
 
 SUBJECT = "Cannot load the annotations"
-ROWS_A_LOOK = 1_000  # between two looks at the progress bar
+ROWS_A_LOOK = 1_000  # between two updates of the progress bar
 
 
 class SourceRow(NamedTuple):
@@ -26,11 +26,13 @@ class SourceRow(NamedTuple):
     number: int | str  # its index in the file, from 0
     share: float  # of all files that is read, 0..1, never falling: what several processes divide the rows by
     row: Any  # in ALBEF's layout; anything at all if the file is wrong
-    is_numbered: bool = False  # the question had no `question_id` and was given its index, which other splits have, too
+    is_numbered: bool = (
+        False  # the question has no `question_id`; its index stands for it, which is not unique over splits
+    )
 
 
 class BadRow(NamedTuple):
-    """Stands where a row should, if what reads the file knows what is wrong with it."""
+    """Takes the place of a row that its reader knows to be wrong."""
 
     problem: str
 
@@ -67,7 +69,7 @@ class RowBuilder:
         self.ready: list[dict[str, Any]] = []
 
     def add(self, source: SourceRow) -> str | None:
-        """Take a row; returns None, or why it cannot be used, or "" if that was said of an earlier row."""
+        """Take a row; return None, or why it cannot be used, or "" if that was reported for an earlier row."""
         raise NotImplementedError
 
     def pop_ready(self) -> list[dict[str, Any]]:
@@ -106,7 +108,7 @@ def accepted(
 
 
 def missing_roots(builder: RowBuilder, problems: Problems) -> bool:
-    """Note image folders that are missing; returns whether there is one."""
+    """Note image folders that are missing, and return whether there is one."""
     wrong = {root.setting: problem for root in builder.roots if (problem := root.problem())}
     for setting, problem in wrong.items():
         problems.add(setting, problem)

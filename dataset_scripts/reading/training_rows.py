@@ -14,7 +14,7 @@ from .problems import AnnotationError
 
 
 class CaptionRows:
-    """The captions of a data set as rows, found when they are asked for: images stay where they are, on disk."""
+    """The captions of a data set as rows, which are made when they are read: images stay on disk."""
 
     def __init__(self, dataset: datasets.Dataset) -> None:
         """Count the captions.

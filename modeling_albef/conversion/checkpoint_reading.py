@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..configuration_albef import AlbefError
+from ..training.momentum import QUEUE_FILE, TEACHER_FOLDER
 from ..training.queue_file import check_queue, read_queue
 from .checkpoint_names import OWN, ConvertedCheckpoint, convert_state_dict, find_source
 
@@ -59,7 +60,7 @@ def _read_folder(folder: Path) -> ConvertedCheckpoint:
     if not weights.is_file():
         raise ConversionError(f"The folder {folder} has no model.safetensors: give a folder that a model was saved to.")
     checkpoint = convert_state_dict(_read_tensors(weights), OWN)
-    teacher, queue = folder / "teacher" / "model.safetensors", folder / "teacher" / "queue.safetensors"
+    teacher, queue = folder / TEACHER_FOLDER / "model.safetensors", folder / TEACHER_FOLDER / QUEUE_FILE
     if teacher.is_file():
         checkpoint.teacher = convert_state_dict(_read_tensors(teacher), OWN).student
     if queue.is_file():

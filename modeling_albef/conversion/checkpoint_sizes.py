@@ -1,7 +1,7 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Which model the weights of a checkpoint are of: its class and its sizes, and the model itself, every tensor checked.
+"""Find the class and the sizes of the model that a checkpoint holds, and build it, with every tensor checked.
 
-All is found from names and shapes, but for the number of attention heads, which leaves no trace in the weights.
+Names and shapes of the tensors say all but the number of attention heads, which leaves no trace in the weights.
 """
 
 import math
@@ -34,7 +34,7 @@ def find_model_class(checkpoint: ConvertedCheckpoint) -> type[AlbefPreTrainedMod
 def find_config(
     weights: dict[str, torch.Tensor], num_attention_heads: int | None, vision_num_attention_heads: int | None
 ) -> AlbefConfig:
-    """Return the configuration that the shapes of the student's weights tell; heads default to width / 64.
+    """Return the configuration found from the shapes of the student's weights; heads default to width / 64.
 
     What leaves no trace in the weights, such as dropout, is as published.
     """
@@ -94,7 +94,7 @@ def _shape(shapes: dict[str, tuple], name: str, dimensions: int) -> tuple:
     shape = shapes.get(name)
     if shape is None or len(shape) != dimensions:
         found = "is missing" if shape is None else f"has the shape {shape}"
-        raise ConversionError(f"The sizes cannot be told: {name} {found}.")
+        raise ConversionError(f"The sizes cannot be found: {name} {found}: give a whole checkpoint.")
     return shape
 
 

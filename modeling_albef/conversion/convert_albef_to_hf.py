@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Convert what the options say."""
+    """Convert the checkpoint that the options name."""
     if args.output_dir.exists() and (not args.output_dir.is_dir() or any(args.output_dir.iterdir())):
         raise ConversionError(f"{args.output_dir} is not empty: name a new folder, so that nothing is overwritten.")
     checkpoint = read_checkpoint(args.checkpoint)
@@ -102,7 +102,7 @@ def convert(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _naming(checkpoint: Path) -> Iterator[None]:
-    """Put the checkpoint's name before what is wrong with its content, where that does not have it."""
+    """Put the checkpoint's name before an error about its content that does not have it."""
     try:
         yield
     except AlbefError as error:

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def visualize(args: argparse.Namespace) -> None:
-    """Draw what the options say."""
+    """Draw the heat maps that the options ask for."""
     if (args.caption is None) == (args.question is None):
         raise AlbefError("Give either a caption or --question.")
     if args.answer is not None and args.question is None:

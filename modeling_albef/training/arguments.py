@@ -37,13 +37,13 @@ RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task ha
 
 @dataclass
 class AlbefTrainingArguments(TrainingArguments):
-    """What all ALBEF fine-tunings share, beside the arguments of `transformers.TrainingArguments`.
+    """Arguments that all ALBEF fine-tunings share, beside those of `transformers.TrainingArguments`.
 
     The defaults are those of salesforce/ALBEF `configs/Retrieval_coco.yaml` on each of 8 GPUs: AdamW, weight decay 0.02
     except on biases and layer norms, no gradient clipping, batch 32 a process, seed 42.
     """
 
-    METRICS: ClassVar[tuple[str, ...]] = ()  # names that the task's evaluation gives
+    METRICS: ClassVar[tuple[str, ...]] = ()  # names of the metrics of the task's evaluation
 
     # Momentum distillation
     momentum: float = field(default=0.995, metadata={"help": "Decay of the teacher's weights, 0..1."})
@@ -52,24 +52,24 @@ class AlbefTrainingArguments(TrainingArguments):
     distill: bool = field(default=True, metadata={"help": "Use the teacher's soft targets (else the hard ones)."})
 
     # Schedule
-    published_schedule: bool = field(default=True, metadata={"help": "As published; false: lr_scheduler_type decides."})
+    published_schedule: bool = field(default=True, metadata={"help": "Rates as published; false: lr_scheduler_type."})
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
-    min_learning_rate: float = field(default=1e-6, metadata={"help": "End of the published cosine."})
+    min_learning_rate: float = field(default=1e-6, metadata={"help": "Last rate of the published cosine."})
     warmup_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of the first steps."})
     warmup_steps: float = field(default=100, metadata={"help": "Steps of warm-up; published: a multiple of 100."})
 
     # Recipe, by the library's own names
     num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training data."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Pairs a process and step."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images a process and step."})
-    weight_decay: float = field(default=0.02, metadata={"help": "Of all tensors but biases and layer norms."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows per process and step."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images per process and step."})
+    weight_decay: float = field(default=0.02, metadata={"help": "Decay of all but biases and layer norms."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 = none."})
     optim: str = field(default="adamw_torch", metadata={"help": "The optimizer."})
-    seed: int = field(default=42, metadata={"help": "Of weights, order, augmentation and dropout."})
+    seed: int = field(default=42, metadata={"help": "Seed of weights, order, augmentation, dropout."})
 
     # Report
     write_report: bool = field(default=True, metadata={"help": "Write report.html into the output folder."})
-    report_items: int = field(default=24, metadata={"help": "Hardest queries of a kind in the report; 0 = no images."})
+    report_items: int = field(default=24, metadata={"help": "Hardest queries of each kind shown; 0 = no images."})
     log_images: int = field(default=4, metadata={"help": "Hardest queries sent to report_to as images; 0 = none."})
 
     # How the run behaves
@@ -79,18 +79,20 @@ class AlbefTrainingArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch, best."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; the best is always kept."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
-    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether the metric is to grow."})
+    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether a larger metric is better."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two log lines."})
     logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave out the last, smaller batch."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator picks the columns."})
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns; the collator needs them."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Look for unused ones; there are none."}
+    )
 
     def __post_init__(self) -> None:
         if self.eval_strategy == "no":  # nothing says which checkpoint is the best
             self.load_best_model_at_end = False
-        if self.disable_tqdm is None:  # bars are for who looks on; a file gets a line a log entry
+        if self.disable_tqdm is None:  # bars are for a terminal; a file gets a line per log entry
             self.disable_tqdm = not (sys.stderr.isatty() or is_in_notebook())
         do_eval = self.do_eval
         self._avoid_emulation()
@@ -99,7 +101,7 @@ class AlbefTrainingArguments(TrainingArguments):
         self._check_ranges()
 
     def _avoid_emulation(self) -> None:
-        """Compute in float32 in place of bfloat16 on a CPU that would have to emulate it, many times slower."""
+        """Replace bfloat16 by float32 on a CPU that would have to emulate it, which is many times slower."""
         asked_for = self.bf16 or os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
         if asked_for and self.use_cpu and not has_bfloat16_instructions():
             logger.warning("This processor has no bfloat16 instructions: the arithmetic is float32, which is faster.")
@@ -170,9 +172,9 @@ class VQATrainingArguments(AlbefTrainingArguments):
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
     warmup_steps: float = field(default=400, metadata={"help": "Steps of warm-up; published: a multiple of 100."})
     num_train_epochs: float = field(default=8.0, metadata={"help": "Passes over the training data."})
-    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Questions a process and step."})
+    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Questions per process and step."})
     k_test: int = field(default=128, metadata={"help": "Candidate answers a question that are scored whole."})
     group_by_image: bool = field(default=False, metadata={"help": "Train image by image: a batch encodes each once."})
-    count_first_token_twice: bool = field(default=True, metadata={"help": "The published score does."})
-    best_answer_only: bool = field(default=False, metadata={"help": "Skip what cannot win: faster, no probabilities."})
-    metric_for_best_model: str | None = field(default="vqa_accuracy", metadata={"help": "Metric of the best one."})
+    count_first_token_twice: bool = field(default=True, metadata={"help": "As the published score does."})
+    best_answer_only: bool = field(default=False, metadata={"help": "Skip those that cannot win; no probabilities."})
+    metric_for_best_model: str | None = field(default="vqa_accuracy", metadata={"help": "Decides which is best."})

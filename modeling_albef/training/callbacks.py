@@ -27,11 +27,11 @@ class MomentumTeacherCallback(TrainerCallback):
     """
 
     def __init__(self, teacher: MomentumTeacher, restore: Callable[[], None] | None = None) -> None:
-        """Prepare it; `restore` is called when training begins, after the student was read from a checkpoint."""
+        """Make the callback; it calls `restore` when training begins, after the student was read from a checkpoint."""
         self.teacher, self.restore = teacher, restore
 
     def on_train_begin(self, *_: Any, **kwargs: Any) -> None:
-        """Restore the teacher of the checkpoint that training goes on from."""
+        """Restore the teacher of the checkpoint that training resumes from."""
         if self.restore is not None:
             self.restore()
 
@@ -48,7 +48,7 @@ class TemperatureCallback(TrainerCallback):
         self.temperature, self.lowest, self.highest = temperature, lowest, highest
 
     def on_optimizer_step(self, *_: Any, **kwargs: Any) -> None:
-        """Clamp it."""
+        """Clamp the temperature."""
         with torch.no_grad():
             self.temperature.clamp_(self.lowest, self.highest)
 
@@ -57,7 +57,7 @@ class RankSeedCallback(TrainerCallback):
     """Gives each process its own random numbers for dropout and negatives, as published: seed + rank."""
 
     def on_train_begin(self, args: TrainingArguments, *_: Any, **kwargs: Any) -> None:
-        """Seed, after the order of the data was drawn, which all processes share."""
+        """Seed after the order of the data, which all processes share, was drawn."""
         if args.world_size > 1:
             torch.manual_seed(args.seed + args.process_index)
 
@@ -66,11 +66,11 @@ class EpochCallback(TrainerCallback):
     """Tells the training data the epoch, so that its augmentation differs from epoch to epoch and survives a resume."""
 
     def __init__(self, dataset: Any) -> None:
-        """Prepare it for training data with a `set_epoch`."""
+        """Make the callback for training data with a method `set_epoch`."""
         self.dataset = dataset
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """Set the epoch; in an epoch that is resumed half-way, its number."""
+        """Set the number of the epoch, also of one that is resumed half-way."""
         self.dataset.set_epoch(int(state.epoch or 0))
 
 
@@ -95,7 +95,7 @@ class InterruptionCallback(TrainerCallback):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def on_train_begin(self, args: TrainingArguments, *_: Any, **kwargs: Any) -> None:
-        """Start to listen; in a thread, where signals do not arrive, there is nothing to listen to."""
+        """Install the handler of SIGTERM; only the main thread can have one."""
         self.was_received = self.is_due = self._has_agreed = False
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._receive)
@@ -103,13 +103,13 @@ class InterruptionCallback(TrainerCallback):
             self._group = torch.distributed.new_group(backend="gloo")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask for a checkpoint and the end where all have agreed, unless the epoch ends here."""
+        """Ask for a checkpoint and the end once all processes have agreed, unless the epoch ends here."""
         self._has_agreed = self._has_agreed or self._agree()
         if self._has_agreed and state.epoch != int(state.epoch or 0):
             self._ask(control)
 
     def on_epoch_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask where the last step of the epoch was the one to stop after."""
+        """Ask for both if all processes have agreed to stop after the last step of the epoch."""
         if self._has_agreed:
             self._ask(control)
 
@@ -130,7 +130,7 @@ class InterruptionCallback(TrainerCallback):
         return agreed
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """End the training, by an error, where the checkpoint that was asked for is there."""
+        """Raise to end the training, once the checkpoint that was asked for is saved."""
         if self.is_due:
             self._close()
             raise TrainingInterruptedError(
@@ -139,7 +139,7 @@ class InterruptionCallback(TrainerCallback):
             )
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """Stop to listen; it is an error, too, if the training was to end but this step was not saved."""
+        """Remove the handler; raise if the training ends at a step that was not saved."""
         self._close()
         if self.is_due:
             raise TrainingInterruptedError(
@@ -160,22 +160,21 @@ class InterruptionCallback(TrainerCallback):
 class FiniteLossCallback(TrainerCallback):
     """Keeps losses that are not finite away from the weights.
 
-    Before an optimizer step the processes find out together whether a loss of it was not finite, which waits for what
-    was queued on the device, once a step. Then training stops, or goes on without this step. Queue and weights are as
-    they were in both cases.
+    Before each optimizer step the processes share whether a loss of it was not finite, which waits for the device. If
+    so, training stops or goes on without the step; queue and weights stay as they were in both cases.
     """
 
     def __init__(self, skip: bool = False) -> None:
-        """Prepare it; `skip` says whether to go on without the step."""
+        """Make the callback; `skip` says whether to go on without the step."""
         self.skip, self.num_skipped, self._in_a_row = skip, 0, 0
         self._watched: list[tuple[torch.Tensor, Any]] = []
 
     def watch(self, loss: torch.Tensor, names: Any) -> None:
-        """Take the loss of a batch into account; `names` are its images' files, or a tensor of their ids."""
+        """Add the loss of a batch to those to check; `names` are its images' files, or a tensor of their ids."""
         self._watched.append((loss.detach(), names))
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """Look at the losses of the step; it is an error if one is not finite, or with `skip` too many in a row."""
+        """Check the losses of the step; raise if one is not finite or, with `skip`, in too many steps in a row."""
         watched, self._watched = self._watched, []
         if not watched:
             return
@@ -201,7 +200,7 @@ class FiniteLossCallback(TrainerCallback):
                 parameter.grad = None
 
     def _describe(self, watched: list[tuple[torch.Tensor, Any]], step: int) -> str:
-        """Say on all processes which losses were not finite, and of which images."""
+        """Return, on all processes, which losses were not finite, and of which images."""
         own = []
         for loss, names in watched:
             if not loss.isfinite():

@@ -8,7 +8,7 @@ from ..configuration_albef import AlbefError
 
 
 class SettingError(AlbefError):
-    """A setting that does not serve; the message says which, and what helps."""
+    """A setting that cannot be used; the message has the value and the remedy."""
 
 
 class CheckpointError(AlbefError):

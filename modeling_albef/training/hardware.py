@@ -1,4 +1,4 @@
-"""What the machine can do."""
+"""Properties of the machine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 
 def has_bfloat16_instructions() -> bool:
-    """Tell whether this processor multiplies bfloat16 numbers itself; taken as given where it is not of the x86 family.
+    """Return whether this processor has bfloat16 instructions; True for all that are not of the x86 family.
 
-    Where it does not, the library's bfloat16 arithmetic on the CPU is many times slower than its float32.
+    Without them the library's bfloat16 arithmetic on the CPU is many times slower than its float32.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True

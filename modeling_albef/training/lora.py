@@ -25,7 +25,7 @@ TARGETS = ("qkv", "query", "value", "vision_proj", "text_proj", "itm_head")
 def add_lora(model: PreTrainedModel, rank: int, alpha: float | None = None, targets: Sequence[str] = TARGETS) -> None:
     """Put adapters into the linear maps whose names end in `targets`, and freeze all else of the model.
 
-    They count alpha / rank; alpha is 2 * rank by default. A SettingError names a rank or targets that cannot be used.
+    They are scaled by alpha / rank; alpha is 2 * rank by default. A SettingError names what cannot be used.
     """
     if rank < 1:
         raise SettingError(f"lora_rank is {rank}, but must be at least 1.")

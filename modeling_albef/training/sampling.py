@@ -1,4 +1,4 @@
-"""In which order the rows of a data set are trained on."""
+"""The order in which training reads the rows of a data set."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         return outcome
 
     def _restore_teacher(self) -> None:
-        """Read the teacher from the checkpoint that training goes on from, when all else has been read."""
+        """Read the teacher from the checkpoint that training resumes from, after all else has been read."""
         for parameter in self._scalars:
             del parameter.ds_optim_param
         if self._checkpoint is None:
@@ -145,11 +145,11 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
 
     @property
     def _is_stream(self) -> bool:
-        """Whether the training data has no length; then `max_steps` are spread over `num_train_epochs`."""
+        """Whether the training data has no length; `max_steps` are then spread over `num_train_epochs`."""
         return self.train_dataset is not None and not isinstance(self.train_dataset, Sized)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return the Trainer's; a stream has the process's own share already, so none of it is skipped."""
+        """Return the Trainer's loader, which skips nothing of a stream: a stream is this process's share already."""
         loader = super().get_train_dataloader()
         shard = getattr(loader, "dataset", None)
         if isinstance(shard, IterableDatasetShard):
@@ -178,7 +178,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Make the library's step, and return its loss; zero where that is not finite and the step will be left out.
+        """Run the library's step and return its loss; return 0 where the loss is not finite and the step is left out.
 
         `image_names` and `replaced_images`, which a collator may add to the inputs, are for messages.
         """
@@ -191,7 +191,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         return torch.where(loss.isfinite(), loss, 0.0) if self._finite_loss.skip else loss
 
     def record_loss_parts(self, **parts: torch.Tensor | float) -> None:
-        """Add up what the next log line shows beside the loss; nothing leaves the device before.
+        """Add to the sums whose means the next log line shows beside the loss; until then they stay on the device.
 
         The parts are means over a batch. Where `non_finite_loss` is skip and one is not finite, none of them counts.
         """
@@ -203,7 +203,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         self._loss_parts_count = self._loss_parts_count + counts.float()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means of the loss parts since the last line, over all processes, and the faults so far."""
+        """Add the means of the loss parts since the last line, over all processes, and the counts of faults so far."""
         if "loss" in logs and self._loss_parts:
             replaced = torch.tensor(float(self._num_replaced_images), device=self.args.device)
             sums = torch.stack([*self._loss_parts.values(), self._loss_parts_count, replaced])
@@ -226,7 +226,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         """
 
     def evaluator_options(self, *names: str) -> dict[str, Any]:
-        """Return the options of every `Evaluator`, and the arguments of these names."""
+        """Return the options that every `Evaluator` takes, and the arguments with these names."""
         return {
             "batch_size": self.args.per_device_eval_batch_size,
             "num_workers": self.args.dataloader_num_workers,
@@ -251,7 +251,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
             raise
 
     def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> PredictionOutput:
-        """Return what `evaluate_dataset` gives as `predictions`, the `metrics` as `evaluate` does, no `label_ids`."""
+        """Return the result of `evaluate_dataset` as `predictions`, and the `metrics` of `evaluate`; no `label_ids`."""
         start = time.time()
         outcome = self.evaluate_dataset(test_dataset)
         self.results[metric_key_prefix] = {
@@ -269,9 +269,9 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
     # ---- checkpoints
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the student; in a checkpoint also the teacher. It is `push_to_hub` that pushes, with the results.
+        """Save the student, and in a checkpoint also the teacher; this does not push, see `push_to_hub`.
 
-        Adapters are added into the weights, but in a checkpoint, from which training goes on.
+        Adapters are merged into the weights, except in a checkpoint, from which training resumes.
         """
         super().save_model(output_dir, _internal_call=True)
         folder = self.args.output_folder if output_dir is None else Path(output_dir)
@@ -284,7 +284,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
             self.save_teacher(output_dir)
 
     def save_teacher(self, checkpoint: str) -> None:
-        """Write what the teacher needs to go on."""
+        """Write the teacher and what belongs to it, such as the queue."""
         for part in self.teacher_parts:
             part.save(checkpoint)
 

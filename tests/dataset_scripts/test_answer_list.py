@@ -52,7 +52,7 @@ def test_one_file_by_its_path(files: list[str]) -> None:
 def test_unusable_limits(files: list[str]) -> None:
     with pytest.raises(ValueError, match="Give min_count, num_answers or both"):
         build_answer_list(files)
-    with pytest.raises(ValueError, match="num_answers is 0: it has to be at least 1"):
+    with pytest.raises(ValueError, match="num_answers is 0, but must be at least 1"):
         build_answer_list(files, num_answers=0)
     with pytest.raises(ValueError, match="No answer reaches min_count=7: the most frequent one, 'yes', occurs 6 times"):
         build_answer_list(files, min_count=7)

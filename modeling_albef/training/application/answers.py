@@ -1,4 +1,4 @@
-"""The answers of visual question answering: the candidates, their lengths, and what questions alone give away."""
+"""Candidate answers of visual question answering, their lengths, and the accuracy of guesses from questions alone."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from datasets import Dataset
 from dataset_scripts import load_answer_list
 
 from ...configuration_albef import AlbefConfig
+from ..evaluation.base import progress
 from ..evaluation.vqa import question_only_accuracy
-from .data import progress
 from .settings import VQADataArguments
 from .start import StartError
 
 
 def load_candidates(data_args: VQADataArguments, splits: dict[str, Any], model_name: str | None = None) -> list[str]:
-    """Return the candidate answers: the listed ones, the training data's, or those that the model was trained with."""
+    """Return the candidate answers: those of `answer_list`, else of the training data, else of the model."""
     if data_args.answer_list:
         return load_answer_list(data_args.answer_list)
     if "train" not in splits and model_name is not None:
@@ -24,16 +24,14 @@ def load_candidates(data_args: VQADataArguments, splits: dict[str, Any], model_n
         if decoder_config is not None and decoder_config.answer_list:
             return decoder_config.answer_list
     if not isinstance(splits.get("train"), Dataset):
-        raise StartError(
-            "Candidate answers are needed: give --answer_list, or training data, not streamed, to take them from."
-        )
+        raise StartError("Candidate answers are needed: give --answer_list, or training data that is not streamed.")
     return sorted(_answers(splits["train"]))
 
 
 def check_answer_lengths(
     candidates: list[str], data_args: VQADataArguments, splits: dict[str, Any], processor: Any, limit: int
 ) -> None:
-    """Refuse answers, candidates or of the training data, of more tokens than the decoder reads."""
+    """Refuse candidates and training answers that have more tokens than the decoder reads."""
     rows = splits.get("train") if data_args.answer_list else None
     answers = sorted({*candidates, *(_answers(rows) if isinstance(rows, Dataset) else ())})
     encoded = processor.encode_answers(answers, padding=False, return_tensors=None)["input_ids"] if answers else []
@@ -50,7 +48,7 @@ def _answers(rows: Dataset) -> set[str]:
 
 
 def question_only_metrics(splits: dict[str, Any]) -> dict[str, float]:
-    """Return the accuracy on the test that questions alone give; nothing where it or the training has no answers."""
+    """Return the test accuracy of guesses from questions alone; empty without training rows or test answers."""
     train, test = splits.get("train"), splits["test"]
     if not isinstance(train, Dataset) or not all(test["answers"]):
         return {}

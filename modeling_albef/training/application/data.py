@@ -1,12 +1,10 @@
-"""The data of a run: its splits, checked, and the rows that it trains on."""
+"""The data of a run: its checked splits, and the rows that it trains on."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from accelerate import PartialState
 from datasets import Dataset, Image, IterableDataset
-from tqdm.auto import tqdm
 from transformers.trainer_utils import IntervalStrategy
 
 from dataset_scripts import CaptionRows, good_images, load_dataset_script, process_share, stream_captions
@@ -30,7 +28,7 @@ def load_splits(data_args: DataArguments, args: AlbefTrainingArguments, task: st
             question).
 
     Returns:
-        A data set for each split, with undecoded images; of a stream, an iterable one.
+        A data set for each split, with undecoded images; an `IterableDataset` where the split is streamed.
     """
     wanted = {
         "train": args.do_train,
@@ -61,14 +59,14 @@ def _load_split(split: str, data_args: DataArguments, args: AlbefTrainingArgumen
     if data_args.max_rows is not None:
         dataset = dataset.select(range(min(data_args.max_rows, len(dataset))))
     if data_args.check_image_files and (args.process_index == 0 or data_args.drop_bad_rows):
-        decode = split != "train"  # a bad one there would cost a finished epoch
+        decode = split != "train"  # an evaluation image that cannot be decoded would stop the run after an epoch
         kept = good_images(dataset, decode, max_pixels=data_args.max_image_pixels, drop=data_args.drop_bad_rows)
         dataset = kept if data_args.drop_bad_rows else dataset
     return without_unknown_types(dataset.cast_column("image", Image(decode=False)))
 
 
 def without_unknown_types(dataset: Dataset) -> Dataset:
-    """Return the data set without the types of questions and answers where not all rows have them."""
+    """Remove the columns `question_type` and `answer_type` where not all rows have a value."""
     columns = [name for name in OPTIONAL_COLUMNS if name in dataset.column_names]
     return dataset.remove_columns([name for name in columns if dataset.data.column(name).null_count])
 
@@ -94,8 +92,3 @@ def training_rows(
         stream = process_share(stream_captions(rows) if has_captions else rows, args, data_args.shuffle_buffer)
         return AugmentedStream(stream, augmentation, args.seed, args.process_index, data_args.bad_images)
     return AugmentedDataset(CaptionRows(rows) if has_captions else rows, augmentation, args.seed, data_args.bad_images)
-
-
-def progress(items: Any, description: str) -> Any:
-    """Return the same items; with a bar on the first process, where there is a terminal."""
-    return tqdm(items, description, leave=False, disable=None if PartialState().is_main_process else True)

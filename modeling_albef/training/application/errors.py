@@ -24,7 +24,7 @@ from ..errors import SettingError, TrainingInterruptedError
 
 USER_ERRORS: tuple[type[Exception], ...] = (AlbefError, ProcessingError, DataError)
 RESUME = "What was saved is whole: --resume_from_checkpoint last goes on from it."
-GRACE = 5.0  # seconds that the other processes leave the first to say the same
+GRACE = 5.0  # seconds that the other processes wait for the first to report the same error
 _DEAD_WORKER = r"DataLoader worker .*(exited|killed)|Too many open files|unable to (open|mmap)"
 Main = TypeVar("Main", bound=Callable[..., None])
 
@@ -67,7 +67,7 @@ def exit_without_traceback(main: Main) -> Main:
 
 @contextmanager
 def fail_on_all_ranks(args: TrainingArguments) -> Iterator[None]:
-    """Raise the first process's mendable error on all processes, of which some may do less than the others."""
+    """Raise on all processes the error that one of them met, if a user can mend it."""
     error: Exception | None = None
     try:
         yield
@@ -84,7 +84,7 @@ def _passed_through_training(error: Exception) -> bool:
 
 
 def sentence(error: Exception) -> str:
-    """Return an error's message; of one that a reading process handed over with its whole traceback, the last line."""
+    """Return an error's message; of one from a data-loading process, which holds a traceback, its last line."""
     text = str(error).strip()
     if not text.startswith("Caught "):
         return text

@@ -29,7 +29,7 @@ class ModelError(AlbefError):
 
 
 def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, needs_head: bool = False) -> Any:
-    """Load or make the model, and load its teacher where one was saved beside it; both get the asked adapters.
+    """Load or make the model, and load its teacher where one was saved beside it; adapters are put into both.
 
     Args:
         model_class: A model class with a head.
@@ -105,7 +105,7 @@ def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any, o
 
 
 def _with_attention(make: Callable[..., Any], options: dict[str, Any]) -> Any:
-    """Make a model; what is not there is refused: an attention implementation, its package, the weights."""
+    """Make a model; refuse an attention implementation, a package or weights that do not exist."""
     name, known = options["attn_implementation"], ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
     if name not in known and "/" not in name:  # a kernel of the Hub
         raise ModelError(f"attn_implementation is {name!r}, but must be one of {', '.join(known)}.")

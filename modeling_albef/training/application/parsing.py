@@ -37,7 +37,7 @@ _Loader.add_implicit_resolver(
 
 
 class _Parser(HfArgumentParser):
-    """The library's parser; it raises what it would exit with, and its help shows this project's fields first."""
+    """The library's parser; it raises what it would exit with; its help shows each field once, our own first."""
 
     def __init__(self, dataclass_types: Iterable[Any], **kwargs: Any) -> None:
         super().__init__(list(dataclass_types), usage="%(prog)s [CONFIG.yaml] [--field value ..]", **kwargs)
@@ -46,6 +46,9 @@ class _Parser(HfArgumentParser):
         raise ArgumentsError(f"The arguments are refused: {message}.")
 
     def format_help(self) -> str:
+        for action in self._actions:  # the library adds --field-name to --field_name, and --no_field to --field false
+            action.option_strings = [word for word in action.option_strings if "-" not in word[2:]]
+            action.help = argparse.SUPPRESS if action.const is False else action.help
         mros = [one.__mro__ for one in self.dataclass_types if issubclass(one, TrainingArguments)]
         own = {name for mro in mros for one in mro[: mro.index(TrainingArguments)] for name in one.__annotations__}
         training = argparse._ArgumentGroup(self, "training")
@@ -64,8 +67,8 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
     `--model_config '{vision_config: {hidden_size: 64}}'` change one size of the file's.
 
     Args:
-        classes: Dataclasses to fill. A field of the command line removes the fields of the file that its class's
-            `DISPLACES` says cannot stand beside it.
+        classes: Dataclasses to fill. `DISPLACES` of a class names for a field those that contradict it: where the
+            command line gives the field, they are removed from the file's.
         argv: Words of the command line; default: those of this process.
 
     Returns:
@@ -99,7 +102,7 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
 
 
 def _parse(config: dict[str, Any], words: list[str], classes: Sequence[Any]) -> tuple[tuple[Any, ...], list[str]]:
-    """Fill the classes; a refusal of the library names the field of the file without which it would not be."""
+    """Fill the classes; where an error names no field, find the field of the file without which it does not occur."""
 
     def fill(config: dict[str, Any]) -> tuple[tuple[Any, ...], list[str]]:
         fresh = _Parser(classes)
@@ -131,7 +134,7 @@ def _parse(config: dict[str, Any], words: list[str], classes: Sequence[Any]) -> 
 
 
 def _file_words(parser: HfArgumentParser, config: dict[str, Any], classes: Sequence[Any]) -> list[str]:
-    """Return the words of a command line that say what a file does; lists and mappings become defaults."""
+    """Return a file's fields as words of a command line; lists and mappings become defaults of the parser."""
     lists = _fields_with(list, classes)
     mappings = _fields_with(dict, classes)
     words = []
@@ -163,7 +166,7 @@ def _fields_with(kind: type, classes: Sequence[Any]) -> set[str]:
 
 
 def _merge_mappings(config: dict[str, Any], words: Sequence[str], mappings: set[str]) -> list[str]:
-    """Merge what the command line says of mappings into the file's, in place, and return the other words."""
+    """Merge the mappings of the command line into those of the file, in place, and return the other words."""
     others, rest = [], iter(words)
     for word in rest:
         name, equals, value = word.partition("=")
@@ -202,7 +205,7 @@ def merged(old: Any, new: dict[str, Any]) -> dict[str, Any]:
 
 
 def _displace(config: dict[str, Any], words: Sequence[str], classes: Sequence[Any]) -> None:
-    """Remove the fields of a file that the command line's cannot stand beside."""
+    """Remove the fields of a file that contradict fields of the command line."""
     given = {re.split("[=.]", word[2:])[0].replace("-", "_") for word in words if word.startswith("--")}
     for name, rivals in (pair for one in classes for pair in getattr(one, "DISPLACES", {}).items()):
         gone = [rival for rival in rivals if name in given and rival not in given and config.pop(rival, None)]
@@ -234,7 +237,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
 
 
 def check_known(names: Iterable[Any], known: Iterable[str], where: str) -> None:
-    """Refuse names that nobody reads; the message says where they stand, and the likely right one."""
+    """Refuse unknown names; the message says where they stand, and the most similar known name."""
     known = list(known)
     for name in map(str, names):
         if name not in known:
@@ -244,5 +247,5 @@ def check_known(names: Iterable[Any], known: Iterable[str], where: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message; short even where YAML's references make a few lines grow without bounds."""
+    """Return a short text of a value for a message, also of one that refers to itself."""
     return reprlib.repr(value)

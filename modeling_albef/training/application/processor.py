@@ -10,13 +10,13 @@ from datasets import Dataset
 
 from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer, load_tokenizer
 
-from .data import progress
+from ..evaluation.base import progress
 from .settings import ModelArguments
 from .start import StartError
 
 
 def training_texts(splits: dict[str, Any], column: str, further: Iterable[str] = ()) -> Iterable[str] | None:
-    """Return the texts that a tokenizer can be made of: a column of the training data, and further ones.
+    """Return the texts to build a tokenizer of: a column of the training data, and further ones.
 
     The column holds strings, or lists of strings. None where there is no training data, or it is streamed.
     """
@@ -33,7 +33,7 @@ def load_processor(model_args: ModelArguments, texts: Iterable[str] | None, **se
 
     Args:
         model_args: Which model, which tokenizer.
-        texts: What a tokenizer is made of where none is named; see `training_texts`.
+        texts: What a tokenizer is built of where none is named; see `training_texts`.
         settings: Arguments of `AlbefProcessor`: `text_type`, `max_words`.
     """
     if model_args.model_name_or_path is not None and model_args.tokenizer is None:
@@ -42,5 +42,5 @@ def load_processor(model_args: ModelArguments, texts: Iterable[str] | None, **se
     if model_args.tokenizer is not None:
         return AlbefProcessor(AlbefImageProcessor(), load_tokenizer(model_args.tokenizer), **settings)
     if texts is None:
-        raise StartError("A model from scratch needs a --tokenizer, or training data, not streamed, to make it of.")
+        raise StartError("A model from scratch needs a --tokenizer, or training data that is not streamed.")
     return AlbefProcessor(AlbefImageProcessor(), build_tokenizer(texts), **settings)

@@ -27,10 +27,10 @@ class RunRecord:
     def __init__(
         self, trainer: AlbefTrainer, model_args: ModelArguments, data_args: DataArguments, checkpoint: str | None
     ) -> None:
-        """Start a record, name model and data in the trainer's model card, and log images where they are asked for.
+        """Start a record. It names model and data in the trainer's card, and adds a callback for `log_images`.
 
         Args:
-            trainer: Of the run.
+            trainer: The trainer of the run.
             model_args: Which model; the card has its name if it is one of the Hub.
             data_args: Which data; the card has names, no paths on this machine.
             checkpoint: What training is resumed from, or None.
@@ -57,7 +57,7 @@ class RunRecord:
         self.trainer.save_state()
         metrics, saved = outcome.metrics, self.folder / "train_results.json"
         if outcome.global_step == self.first_step and saved.is_file():
-            logger.warning(f"Step {self.first_step} is the end of the training: there was no step left to make.")
+            logger.warning(f"Step {self.first_step} is the end of the training: there was no step left.")
             metrics = json.loads(saved.read_text(encoding="utf-8"))
         self.trainer.save_metrics("train", metrics)
         self.report.add("train", metrics)
@@ -69,7 +69,7 @@ class RunRecord:
         Args:
             split: "eval" or "test", which metrics and files are named after.
             dataset: Rows of the task.
-            further: Metrics from elsewhere, without the split in their names.
+            further: More metrics, named without the split.
         """
         outcome = self.trainer.predict(dataset, metric_key_prefix=split)
         evaluation = EvaluationRecord(split, dataset, outcome.predictions)

@@ -23,20 +23,20 @@ class ModelArguments:
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or Hub name of a model."})
     model_config: dict | str | None = field(
-        default=None, metadata={"help": "Fields of AlbefConfig, to start from scratch; one alone: --model_config.FIELD"}
+        default=None, metadata={"help": "Fields of AlbefConfig, to start from scratch; one: --model_config.FIELD VALUE"}
     )
     tokenizer: str | None = field(
         default=None,
         metadata={"help": "Folder with vocab.txt or Hub name; default: the model's, or made of the training texts."},
     )
-    image_size: int | None = field(default=None, metadata={"help": "Side of the images; default: the model's."})
+    image_size: int | None = field(default=None, metadata={"help": "Side of the images, pixels; default: the model's."})
     attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa, eager, flash_attention_2 .."})
     lora_rank: int = field(
         default=0, metadata={"help": "Train adapters of this rank instead of all weights; 0 = none."}
     )
-    lora_alpha: float | None = field(default=None, metadata={"help": "Adapters count alpha / rank; default: 2 * rank."})
+    lora_alpha: float | None = field(default=None, metadata={"help": "Adapter scale: alpha / rank; default: 2 * rank."})
     lora_targets: list[str] = field(
-        default_factory=lambda: list(TARGETS), metadata={"help": "Ends of the names of the maps that get an adapter."}
+        default_factory=lambda: list(TARGETS), metadata={"help": "Endings of the names of linear maps to adapt."}
     )
 
     def __post_init__(self) -> None:
@@ -57,12 +57,12 @@ class DataArguments:
         "dataset": ("dataset_config", "data_dir", *FILES),
         **dict.fromkeys(FILES, ("dataset", "dataset_config", "data_dir")),
     }
-    # fields of the builder that stand here by their own names
+    # fields of builders that are fields here, too
     BUILDER_FIELDS: ClassVar[tuple[str, ...]] = ("data_dir", "image_root", "num_proc")
 
     dataset: str | None = field(default=None, metadata={"help": "Name of a builder in dataset_scripts."})
     dataset_config: dict | str | None = field(
-        default=None, metadata={"help": "Fields of the builder; one alone: --dataset_config.FIELD"}
+        default=None, metadata={"help": "Fields of the builder's configuration; one: --dataset_config.FIELD VALUE"}
     )
     data_dir: str | None = field(default=None, metadata={"help": "Folder of the builder's annotations and images."})
     image_root: str | None = field(
@@ -76,9 +76,9 @@ class DataArguments:
         default=True, metadata={"help": "Decode training images that are far larger than needed to a smaller size."}
     )
     max_words: int = field(default=30, metadata={"help": "Words of a training text that are read."})
-    max_rows: int | None = field(default=None, metadata={"help": "Use only so many rows a split."})
+    max_rows: int | None = field(default=None, metadata={"help": "Use at most this many rows of each split."})
     check_image_files: bool = field(default=True, metadata={"help": "Open all images before training."})
-    max_image_pixels: int = field(default=178_956_970, metadata={"help": "Refuse larger images; Pillow's own limit."})
+    max_image_pixels: int = field(default=178_956_970, metadata={"help": "Refuse larger images; default as in Pillow."})
     bad_images: str = field(
         default="stop",
         metadata={"help": "An image that training cannot read: stop, or replace its row by the next."},
@@ -105,7 +105,7 @@ class DataArguments:
                 raise ValueError(f"{name} is {value}, but must be at least 1.")
 
     def builder_fields(self) -> dict[str, Any]:
-        """Return what a builder is told beside its split; only what was set, since not all builders have all fields."""
+        """Return the fields of a builder beside its split; only those that were set, since builders differ."""
         fields = {name: getattr(self, name) for name in self.BUILDER_FIELDS}
         fields["drop_bad_rows"] = self.drop_bad_rows or None
         given = {name: value for name, value in fields.items() if value is not None}
@@ -122,7 +122,7 @@ class VQADataArguments(DataArguments):
         default=None, metadata={"help": "Folder that VQA v2's image paths start from; default: image_root."}
     )
     vg_root: str | None = field(default=None, metadata={"help": "Folder that Visual Genome's image paths start from."})
-    vg_weight: float | None = field(default=None, metadata={"help": "Weight of an answer of Visual Genome; 0.5."})
+    vg_weight: float | None = field(default=None, metadata={"help": "Weight of a Visual Genome answer; default: 0.5."})
     answer_list: str | None = field(
         default=None,
         metadata={"help": "JSON list of candidates; default: the training data's answers, else the model's."},

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint, and what it tells: which checkpoints of a run are whole, and which are damaged."""
+"""The manifest of a checkpoint, by which whole checkpoints are told from damaged ones."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def find_damage(checkpoint: str | Path) -> str | None:
-    """Say in a few words what is wrong with the folder of a checkpoint; None where all is as it was written.
+    """Return in a few words what is wrong with the folder of a checkpoint; None where all is as it was written.
 
-    One without a manifest, as the library's Trainer writes it, is taken as it is where its state file, which is written
-    last, can be read.
+    A checkpoint without a manifest, as the library's Trainer writes it, counts as whole if its state file, which is
+    written last, can be read.
     """
     folder = Path(checkpoint)
     try:

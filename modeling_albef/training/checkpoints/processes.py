@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other, and how they may be started."""
+"""Messages between the processes of a run, and the engines that it may use."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def from_first(make: Callable[[], Any], args: TrainingArguments) -> Any:
 
 def check_engine(args: Any) -> None:
     """Refuse FSDP and DeepSpeed ZeRO-3, which shard parameters, and what DeepSpeed cannot do."""
-    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":  # which becomes DDP on a CPU, without a word
+    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":  # on a CPU it silently becomes DDP
         raise SettingError(
             "FSDP shards the parameters, of which the momentum teacher needs whole ones: train with DDP "
             "(configs/accelerate/gpus_8.yaml); the model has 210 million."

@@ -29,7 +29,7 @@ logger = logging.get_logger(__name__)
 
 
 class HubPushMixin(Trainer):
-    """How a trainer pushes.
+    """Pushes of a trainer to the Hub.
 
     Each push is one commit of a folder that is made for it, so a push that breaks off leaves the repository as it was.
     `training_args.bin`, a pickle with paths and tokens, is never uploaded; the optimizer's state and the teacher only
@@ -45,7 +45,7 @@ class HubPushMixin(Trainer):
     results: dict[str, dict[str, float]]  # metrics by split, measured on the model as it is
 
     def keep_final_results(self) -> None:
-        """Keep of the evaluations during training only the one of the final weights as a result."""
+        """Keep, of the evaluations during training, only that of the final weights as a result."""
         step = self.state.best_global_step if self.args.load_best_model_at_end else self.state.global_step
         self.results = {}
         for line in self.state.log_history:
@@ -158,7 +158,7 @@ class HubPushMixin(Trainer):
 
 @contextmanager
 def _explained(message: str) -> Iterator[None]:
-    """Turn what the Hub, the network and the disk refuse into a `PushError`; `{reason}` stands for what they say."""
+    """Turn errors of the Hub, the network and the disk into a `PushError`; `{reason}` is replaced by their text."""
     try:
         yield
     except (OSError, HTTPError, HFValidationError) as error:
@@ -172,7 +172,7 @@ def _log_failure(job: Future[Any]) -> None:
 
 
 def _copy_checkpoint(checkpoint: Path, target: Path) -> None:
-    """Copy what training goes on from, without the pickled arguments, and without this machine's paths."""
+    """Copy a checkpoint without the pickled arguments and without this machine's paths."""
     shutil.copytree(checkpoint, target, ignore=shutil.ignore_patterns(TRAINING_ARGS_NAME, "README.md"))
     state_file = target / STATE_FILE
     state = json.loads(state_file.read_text(encoding="utf-8"))

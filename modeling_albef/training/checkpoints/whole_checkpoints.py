@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written elsewhere, moved when complete, checked when read."""
+"""Checkpoints that are whole or absent: written elsewhere, moved when complete, checked when read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FULL_DISK = re.compile("PytorchStreamWriter|inline_container|iostream error")  
 
 
 class WholeCheckpointMixin(Trainer):
-    """How a trainer writes checkpoints.
+    """Checkpoints of a trainer.
 
     All files of a checkpoint are written into `unfinished/checkpoint-N`, with a manifest of their sizes and SHA-256,
     and moved to `checkpoint-N` when all processes are done: whatever ends the run, and whenever, each `checkpoint-N`
@@ -59,7 +59,7 @@ class WholeCheckpointMixin(Trainer):
             )
 
     def _write_together(self, final: Path, write: Callable[[], None]) -> None:
-        """Write on all processes; where one of them cannot, all stop."""
+        """Write on all processes; if one of them cannot, stop all."""
         problem = None
         try:
             write()
@@ -105,16 +105,16 @@ class WholeCheckpointMixin(Trainer):
         shutil.rmtree(replaced, ignore_errors=True)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Warn as the library does, but not of tied weights, which a file has once."""
+        """Warn as the library does, except of tied weights, which a file has only once."""
         tied = self.model.all_tied_weights_keys
         load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
         super()._issue_warnings_after_load(load_result)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """End as the library does, but for two things.
+        """End as the library does, with two exceptions.
 
-        A best checkpoint that has been damaged is not loaded: the weights stay those of the last step. And the newest
-        checkpoint stays: at a limit of one the library would remove it for the best.
+        A damaged best checkpoint is not loaded: the weights stay those of the last step. The newest checkpoint is kept:
+        at a limit of one the library would remove it in favor of the best.
         """
         best = self.state.best_model_checkpoint
         if self.args.load_best_model_at_end and best is not None and (damage := find_damage(best)):

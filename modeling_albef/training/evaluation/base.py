@@ -1,4 +1,4 @@
-"""What the evaluations of both tasks share: the processes they run on, how these share work and add up results."""
+"""What the evaluations of both tasks share: precision, progress, and the division of work over processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -60,9 +60,10 @@ class Evaluator:
         """Return the sum over the processes; each entry is zero on all but one."""
         return self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").cpu()
 
-    def progress(self, items: Any, description: str) -> Any:
-        """Show a progress bar on the first process, where there is a terminal."""
-        return tqdm(items, description, leave=False, disable=None if self.accelerator.is_main_process else True)
+
+def progress(items: Any, description: str) -> Any:
+    """Return the same items, with a progress bar on the first process if it writes to a terminal."""
+    return tqdm(items, description, leave=False, disable=None if PartialState().is_main_process else True)
 
 
 def check_finite(values: torch.Tensor, what: str) -> None:
@@ -70,8 +71,8 @@ def check_finite(values: torch.Tensor, what: str) -> None:
     rows = (~values.isfinite()).flatten(1).any(dim=1).nonzero()
     if len(rows):
         raise AlbefError(
-            f"What the model computes for {what} {int(rows[0])} is not finite, nor for {len(rows) - 1} others: its "
-            "weights are damaged or the training went wrong; give an earlier checkpoint."
+            f"What the model computes for {what} {int(rows[0])} is not finite, nor for {len(rows) - 1} others: give an "
+            "earlier checkpoint."
         )
 
 

@@ -1,7 +1,7 @@
 """Which pairs of images and texts are scored, and how the scores become rankings: pure functions.
 
-Scores are sparse, a number a pair that some query asks for; no matrix of all images and texts is ever made. Shapes: I
-images, T texts, Q queries, G gallery, k candidates, n pairs, E projection width.
+Scores are sparse, a number for each pair that some query asks for; no matrix of all images and texts is ever made.
+Shapes: I images, T texts, Q queries, G gallery, k candidates, n pairs, E projection width.
 """
 
 from __future__ import annotations

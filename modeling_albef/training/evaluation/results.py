@@ -14,12 +14,12 @@ from .ranking import RankedCandidates
 
 
 class EvaluationRecord(NamedTuple):
-    """An evaluation that was done.
+    """A finished evaluation.
 
     Attributes:
-        split: What its metrics begin with: eval or test.
-        dataset: What was evaluated.
-        result: Its outcome, of the task's evaluator.
+        split: Prefix of its metrics: eval or test.
+        dataset: The rows that were evaluated.
+        result: What the task's evaluator returned.
     """
 
     split: str

@@ -2,8 +2,8 @@
 
 The scores are the published ones (salesforce/ALBEF `Retrieval.py`): an image ranks the k_test most similar texts by the
 matching logit, a text the k_test most similar images. A pair that both directions ask for is scored once. Work goes
-image by image, see `packed_fusion_albef.py`: memory grows with images and texts, not with their product, and of the
-images' many states only so many are kept as a budget allows; the others are computed again when they are needed.
+image by image, see `packed_fusion_albef.py`: memory grows with images and texts, not with their product. States of
+images are kept up to a budget of memory; the others are computed again when they are needed.
 
 Shapes: I images, T texts, S tokens of all texts, P image tokens, E projection width, H width.
 """
@@ -17,19 +17,19 @@ from typing import Any
 import torch
 
 from ...configuration_albef import AlbefError
-from ...packed_fusion_albef import Packing, finish_fusion, start_fusion
-from .base import Evaluator, balance_load, check_finite
+from ...packed_fusion_albef import Packing, start_fusion
+from .base import Evaluator, balance_load, check_finite, progress
 from .ranking import RankedCandidates, pairs_to_score, rank_candidates, select_candidates
 from .results import RetrievalResult
 from .retrieval_metrics import rank_of_first_match, retrieval_metrics
 
 MEGABYTE = 1_000_000
-TEXTS_AT_ONCE = 1_000  # that become tokens between two looks at the progress bar
+TEXTS_AT_ONCE = 1_000  # that become tokens between two updates of the progress bar
 
 
 @dataclass
 class EncodedTexts:
-    """Texts, read as far as no image is needed; without padding."""
+    """Texts as far as they are encoded without an image; without padding."""
 
     embeds: torch.Tensor  # (T, E)
     lengths: torch.Tensor  # (T,) tokens of each
@@ -96,7 +96,7 @@ class RetrievalEvaluator(Evaluator):
     def rank(
         self, dataset: Any, images: EncodedImages, texts: EncodedTexts
     ) -> tuple[RankedCandidates, RankedCandidates]:
-        """Select candidates by similarity and re-rank them by matching; image states that were kept are used up."""
+        """Select candidates by similarity and re-rank them by matching; the kept image states are consumed."""
         check_finite(images.embeds, "image")
         check_finite(texts.embeds, "caption")
         texts_of_image = select_candidates(images.embeds, texts.embeds, self.k_test)  # (I, k)
@@ -107,16 +107,16 @@ class RetrievalEvaluator(Evaluator):
         return rank_candidates(pairs, scores, texts_of_image, images_of_text)
 
     def encode_texts(self, captions: list[str]) -> EncodedTexts:
-        """Run the text layers over all captions, batched by length, and the fusion layers as far as they go alone."""
+        """Run the text layers over all captions, batched by length, and of the fusion layers what needs no image."""
         ids: list[list[int]] = []
-        for start in self.progress(range(0, len(captions), TEXTS_AT_ONCE), "Reading texts"):
+        for start in progress(range(0, len(captions), TEXTS_AT_ONCE), "Reading texts"):
             some = captions[start : start + TEXTS_AT_ONCE]
             ids += self.processor(text=some, truncation=True, max_length=self.max_length)["input_ids"]
         lengths = torch.tensor([len(row) for row in ids])
         starts = lengths.cumsum(0) - lengths
         embeds = torch.zeros(len(ids), self.model.config.projection_dim)
         states: Any = None
-        for length in self.progress(lengths.unique().tolist(), "Encoding texts"):
+        for length in progress(lengths.unique().tolist(), "Encoding texts"):
             for batch in (lengths == length).nonzero()[:, 0].split(4 * self.batch_size):
                 input_ids = torch.tensor([ids[text] for text in batch.tolist()], device=self.model.device)
                 features = self.model.get_text_features(input_ids)
@@ -135,7 +135,7 @@ class RetrievalEvaluator(Evaluator):
         images = EncodedImages(torch.zeros(len(dataset), self.model.config.projection_dim), batches, owners)
         own = [index for index, owner in enumerate(owners) if owner == self.accelerator.process_index]
         loader, room = self._load_images(dataset, batches, own), self.image_memory * MEGABYTE
-        for index, pixel_values in zip(own, self.progress(loader, "Encoding images"), strict=True):
+        for index, pixel_values in zip(own, progress(loader, "Encoding images"), strict=True):
             features = self.model.get_image_features(pixel_values.to(self.model.device))
             images.embeds[batches[index]] = features.pooler_output.float().cpu()
             room -= features.last_hidden_state.nbytes
@@ -157,7 +157,7 @@ class RetrievalEvaluator(Evaluator):
         own.sort(key=lambda index: index not in images.states)  # frees memory first
         lost = [index for index in own if index not in images.states]
         again = iter(self._load_images(dataset, images.batches, lost) if lost else ())  # no readers for nothing
-        with self.progress(None, "Re-ranking") as bar:
+        with progress(None, "Re-ranking") as bar:
             bar.reset(total=sum(loads[index] for index in own))
             for index in own:
                 if (states := images.states.pop(index, None)) is None:
@@ -170,16 +170,14 @@ class RetrievalEvaluator(Evaluator):
 
     def _score_texts(self, image: torch.Tensor, chosen: torch.Tensor, texts: EncodedTexts) -> torch.Tensor:
         """Return matching logits (m,) of one image (P, H) with the texts `chosen` (m,)."""
-        text_model, scores = self.model.albef.text_model, torch.zeros(len(chosen))
-        key_values = text_model.project_images(image[None])
+        scores, key_values = torch.zeros(len(chosen)), self.model.albef.text_model.project_images(image[None])
         by_length = texts.lengths[chosen].argsort(stable=True)
         tokens = texts.lengths[chosen[by_length]].cumsum(0)
         sizes = ((tokens - 1) // (64 * self.batch_size)).unique_consecutive(return_counts=True)[1]
         for part in by_length.split(sizes.tolist()):
             packing = Packing.from_lengths(texts.lengths[chosen[part]])
             states = texts.states[packing.tokens(texts.starts[chosen[part]]).to(texts.states.device)]
-            fused = finish_fusion(text_model, states, packing, key_values)
-            scores[part[packing.order]] = self.model.itm_head(fused)[:, 1].float().cpu()
+            scores[part[packing.order]] = self.model.match_packed(states, packing, key_values)[:, 1].float().cpu()
         return scores
 
     def _load_images(self, dataset: Any, batches: list[list[int]], chosen: list[int]) -> Any:

@@ -16,7 +16,7 @@ import torch
 
 from ...answer_tree_albef import AnswerTree
 from ...configuration_albef import AlbefError
-from .base import Evaluator, check_finite
+from .base import Evaluator, check_finite, progress
 from .results import VQAResult
 from .vqa_metrics import vqa_accuracy, vqa_accuracy_by_question_type
 from .vqa_records import QuestionRecord
@@ -97,10 +97,8 @@ class VQAEvaluator(Evaluator):
         options["best_only"] = self.best_answer_only
         best, probabilities = torch.zeros(len(dataset), dtype=torch.int64), torch.zeros(len(dataset))
         with self.inference():
-            loader = self.progress(
-                self.load(dataset, own, partial(_collate, self.processor, self.max_words)), "Answering questions"
-            )
-            for batch, inputs in zip(own, self.progress(loader, "Answering questions"), strict=True):
+            loader = self.load(dataset, own, partial(_collate, self.processor, self.max_words))
+            for batch, inputs in zip(own, progress(loader, "Answering questions"), strict=True):
                 inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
                 ranked = self.model.rank_answers(**inputs, candidates=tree, **options)
                 best[batch] = ranked.ids[:, 0].cpu()

@@ -65,7 +65,7 @@ def hardest_examples(result: RetrievalResult | VQAResult, dataset: Any, count: i
 
 
 def hardest_first(matches: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Return the order (Q,) of queries, from matches and scores (Q, K) of their candidates, that went worst first.
+    """Return the order (Q,) of queries, the worst first, from matches and scores (Q, K) of their candidates.
 
     First those whose first right candidate has the largest rank, or that have none; of equal ranks the one where the
     best wrong candidate is furthest ahead of the best right one.
@@ -76,7 +76,7 @@ def hardest_first(matches: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
 
 
 def _margins(matches: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Return (Q,) how far the best right candidate is ahead of the best wrong one; without one that counts 0."""
+    """Return (Q,) how far the best right candidate is ahead of the best wrong one; a missing right one counts as 0."""
     right = scores.masked_fill(~matches, -torch.inf).amax(dim=1)
     wrong = scores.masked_fill(matches, -torch.inf).amax(dim=1)
     return torch.where(matches.any(dim=1), right, torch.zeros_like(right)) - wrong
@@ -126,7 +126,7 @@ def _best(
 
 
 def _note(matches: torch.Tensor, scores: torch.Tensor) -> str:
-    """Say what makes a query (K,) hard."""
+    """Return what makes a query (K,) hard, in words."""
     if not matches.any():
         return f"no right one among the {len(matches)} candidates"
     first = int(matches.int().argmax())

@@ -31,11 +31,11 @@ class ImageLogCallback(TrainerCallback):
     """
 
     def __init__(self, trainer: AlbefTrainer, thumbnail: Thumbnail, count: int) -> None:
-        """Prepare it; `count` queries of a kind are sent."""
+        """Make the callback; it sends `count` queries of each kind."""
         self.trainer, self.thumbnail, self.count = trainer, thumbnail, count
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Send them from the first process; the integrations have opened their logs for the metrics just before."""
+        """Send the images from the first process; the integrations have opened their logs for the metrics before."""
         evaluation, services = self.trainer.last_evaluation, self._services(args)
         if evaluation is None or not services or not state.is_world_process_zero:
             return
@@ -69,7 +69,7 @@ def _send(service: Any, tag: str, panels: list[tuple[Image.Image, str]], step: i
 
 
 def caption(example: Example) -> str:
-    """Say what a panel shows, in words: the query, its note, a line for each candidate."""
+    """Return what a panel shows, in words: the query, its note, a line for each candidate."""
     lines = [line for line in (example.text, example.note) if line]
     lines += [_candidate_line(candidate) for candidate in example.candidates]
     lines += [f"given: {' · '.join(example.truths)}"] if example.truths else []

@@ -20,7 +20,7 @@ class ThumbnailCache:
     """Small images of a data set's rows for a page, each read once."""
 
     def __init__(self, dataset: Any, thumbnail: Thumbnail) -> None:
-        """Prepare them for rows with an `image`, best not decoded: only then a file's name is known."""
+        """Make a cache for rows with an `image`, best not decoded: a decoded image has no file name."""
         self.dataset, self.thumbnail = dataset, thumbnail
         self.source = cache(self._source)
 
@@ -44,13 +44,13 @@ class ThumbnailCache:
 
 
 def rounded(value: float) -> str:
-    """Return a number as an eye wants it."""
+    """Return a number rounded for reading."""
     small_or_large = isinstance(value, float) and value != 0 and not 1e-3 <= abs(value) < 1e7
     return (f"{value:.4g}" if small_or_large else f"{round(value, 4)}").removesuffix(".0")
 
 
 def verdict(credit: float | None) -> tuple[str, str]:
-    """Return the class and the words of how right something is."""
+    """Return the CSS class of a credit, and its words."""
     if credit is None:
         return "unknown", ""
     if credit >= 1:

@@ -35,12 +35,12 @@ Table = tuple[Sequence[str], list[tuple[Any, ...]]]  # titles of the columns, an
 
 
 class RunReport:
-    """Collects what happens in a run, and writes it down at its end.
+    """Collects the metrics and the log of a run, and writes its report.
 
     Attributes:
         metrics: Split -> its metrics, as they are in `all_results.json`.
         history: Log lines of the training.
-        last_evaluation: What the galleries show.
+        last_evaluation: The evaluation that the galleries show.
     """
 
     def __init__(self, trainer: AlbefTrainer, thumbnail: Thumbnail | None = None) -> None:
@@ -58,9 +58,9 @@ class RunReport:
             self.history = list(self.trainer.state.log_history)
 
     def write(self) -> Path | None:
-        """Write the report and return its file; None where it is not wanted or there is nothing to tell.
+        """Write the report and return its file; None where it is not wanted or there are no metrics.
 
-        It is None, too, where the disk does not take it, which is logged: a finished run is worth more than its report.
+        It is also None where it cannot be written: that is logged and does not fail a finished run.
         """
         args = self.trainer.args
         if not (args.write_report and self.metrics and self.trainer.is_world_process_zero()):

@@ -549,7 +549,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "missing": (changed(**{"text_proj.bias": None}), r"The model in .* lacks albef\.text_proj\.bias: --allow_missing"),
     "missing twin": (changed(**{"text_proj_m.bias": None}), r"The momentum model in .* lacks albef\.text_proj\.bias"),
-    "sizes": (changed(**{"visual_encoder.pos_embed": None}), r"The sizes cannot be told: .*pos_embed is missing"),
+    "sizes": (changed(**{"visual_encoder.pos_embed": None}), r"The sizes cannot be found: .*pos_embed is missing"),
     "oblong": (
         changed(**{"visual_encoder.pos_embed": torch.ones(1, 7, 24)}),
         r"7 positions, which are not a class token",

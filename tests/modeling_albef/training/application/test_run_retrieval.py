@@ -315,6 +315,7 @@ def test_help_shows_our_fields_first() -> None:
     text = "\n".join(lines[lines.index("model:") :])
     names = ["--model_name_or_path", "--dataset ", "--queue_size ", "--momentum ", "--adam_beta1"]
     rows = [text.index(f"\n  {name}") for name in names]
+    assert "--queue-size" not in text and "--no_" not in text
     assert rows[:2] == sorted(rows[:2]) and max(rows[:2]) < min(rows[2:4]) and max(rows[2:4]) < rows[4]
 
 
@@ -345,7 +346,7 @@ def test_going_on_from_the_end_keeps_what_the_training_measured(finished: tuple[
     before = json.loads((folder / "train_results.json").read_text())
     assert before["train_loss"] > 0
     done = run(SCRIPT, [write_run(tmp_path), "--resume_from_checkpoint", "last"])
-    assert "is the end of the training: there was no step left to make" in done.stderr
+    assert "is the end of the training: there was no step left." in done.stderr
     assert json.loads((folder / "train_results.json").read_text()) == before
     assert json.loads((folder / "all_results.json").read_text())["train_loss"] == before["train_loss"]
 

@@ -15,7 +15,7 @@ from dataset_scripts import load_dataset_script
 from dataset_scripts.reading.problems import Problems
 from dataset_scripts.reading.rows import SourceRow, accepted
 from modeling_albef.training import RetrievalTrainingArguments
-from modeling_albef.training.application.data import progress
+from modeling_albef.training.evaluation.base import progress
 
 
 class Terminal(io.StringIO):

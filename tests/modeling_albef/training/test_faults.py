@@ -1,4 +1,4 @@
-"""A run through SIGTERM, losses that are not finite, and images that cannot be read."""
+"""A run through SIGTERM, Ctrl-C, losses that are not finite, overflows and batches without variety."""
 
 from __future__ import annotations
 
