@@ -30,7 +30,7 @@ from .own_data import OwnData
 from .reading.answer_lists import load_answer_list
 from .reading.image_checks import good_images, image_problems
 from .reading.image_files import absolute
-from .reading.problems import AnnotationError, DataError
+from .reading.problems import AnnotationError, DataError, short
 from .reading.training_rows import CaptionRows, one_caption_a_row, process_share, stream_captions
 from .shapes import Shapes, ShapesConfig
 from .visual_genome import VisualGenome
@@ -87,20 +87,27 @@ def make_builder(
     if name not in BUILDERS:
         raise DataError(f"No data set is called {name!r}; there are: {', '.join(sorted(BUILDERS))}.")
     if data_dir is not None:
-        config_kwargs["data_dir"] = absolute(data_dir)
-    folder = None if cache_dir is None else absolute(cache_dir)
+        config_kwargs["data_dir"] = absolute(str(data_dir))
+    folder = None if cache_dir is None else absolute(str(cache_dir))
     builder_class = BUILDERS[name]
     fields = dataclasses.fields(builder_class.BUILDER_CONFIG_CLASS)
-    known = [field.name for field in fields if not field.name.startswith("_")]
+    known = {field.name: str(field.type) for field in fields if not field.name.startswith("_")}
     if config_name is not None and config_name not in builder_class.builder_configs:
         names = ", ".join(builder_class.builder_configs)
         raise DataError(f"Configuration {config_name!r} not found in the data set {name}; there are: {names}.")
-    for field in config_kwargs:
+    for field, value in config_kwargs.items():
         if field not in known:
             near = difflib.get_close_matches(field, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}."
             raise DataError(f"The data set {name} has no field {field!r}; {hint}")
-    return builder_class(cache_dir=folder, config_name=config_name, hash=_source_hash(builder_class), **config_kwargs)
+        values = value if isinstance(value, list) else [value]
+        if "str" in known[field] and any(isinstance(one, int | float | dict) for one in values):
+            raise DataError(f"{field} is {short(value)}, but must be text.")
+    config_kwargs |= {"config_name": config_name, "hash": _source_hash(builder_class)}
+    try:
+        return builder_class(cache_dir=folder, **config_kwargs)
+    except OSError as error:
+        raise DataError(f"The data cannot be prepared in {folder or 'the cache'} ({error}).") from error
 
 
 def load_dataset_script(

@@ -19,7 +19,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 from transformers.utils import ModelOutput
 
-from .configuration_albef import check_shapes
+from .configuration_albef import AlbefError, check_shapes
 from .modeling_albef_decoder import AlbefTextDecoder
 from .modeling_albef_text import AlbefTextSelfAttention, KeyValue, PaddedRows
 
@@ -81,7 +81,7 @@ class AnswerTree:
         rows = [ids[:n] for ids, n in zip(input_ids.tolist(), attention_mask.sum(dim=1).tolist(), strict=True)]
         short = next((index for index, row in enumerate(rows) if len(row) < 2), None)
         if short is not None:
-            raise ValueError(f"Candidate {short} is empty: leave it out.")
+            raise AlbefError(f"Candidate {short} is empty: leave it out.")
         node_of: dict[tuple[int, ...], int] = {}
         paths = []
         for row in rows:
@@ -196,7 +196,7 @@ class AnswerScorer:
         """Decode the start token, by a decoder in evaluation mode; `attention_mask` (B, M), None = no padding."""
         limit = decoder.config.max_position_embeddings
         if tree.paths.shape[1] >= limit:
-            raise ValueError(f"A candidate has {tree.paths.shape[1] + 1} tokens, but the decoder reads {limit}.")
+            raise AlbefError(f"A candidate has {tree.paths.shape[1] + 1} tokens, but the decoder reads {limit}.")
         self.decoder, self.tree = decoder, tree
         self.questions = decoder.project_questions(question_hidden_states)
         self.question_mask = attention_mask

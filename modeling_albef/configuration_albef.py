@@ -1,8 +1,10 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Configurations of ALBEF (vision tower, text tower, decoder, the model that joins them), errors, argument checks."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -30,6 +32,13 @@ def exit_with_message(*errors: type[Exception], message: Callable[[Exception], s
 def one_line(error: Exception) -> str:
     """Return the text of a library's error on one line, at most 500 characters of it."""
     return " ".join(str(error).split())[:500]
+
+
+def is_from_library(error: Exception) -> bool:
+    """Return whether a library raised an error on what it was given, and not the code that it called."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__) if not frame.f_code.co_name.startswith("__getattr")]
+    name = frames[-1].f_globals.get("__name__", "").partition(".")[0]
+    return name in ("transformers", "accelerate", "huggingface_hub", "peft") or name in sys.stdlib_module_names
 
 
 def check_shapes(known: Mapping[str, int] | None = None, **tensors: tuple[torch.Tensor | None, str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import CONFIG_NAME, cached_file
 
-from .configuration_albef import AlbefConfig, AlbefError, one_line
+from .configuration_albef import AlbefConfig, AlbefError, is_from_library, one_line
 
 
 def check_model_name(name: str | None) -> None:
@@ -43,12 +44,13 @@ def check_model_name(name: str | None) -> None:
 
 
 @contextmanager
-def named_model_errors(name: Any) -> Iterator[None]:
-    """Turn the library's errors about damaged or foreign weights and configurations into one that names the model."""
+def named_model_errors(name: Any, *further: type[Exception]) -> Iterator[None]:
+    """Raise the library's errors on damaged or foreign files, and `further` ones, as one that names the model."""
     try:
         yield
-    except (SafetensorError, StrictDataclassError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" not in str(error):
+    except Exception as error:  # the library raises nearly anything on damaged files
+        passes = isinstance(error, OSError | ImportError) or not (is_from_library(error) or "allocat" in str(error))
+        if passes and not isinstance(error, (SafetensorError, StrictDataclassError, UnpicklingError, *further)):
             raise
         raise AlbefError(f"The model in {name} cannot be used: {one_line(error)}") from error
 
@@ -56,13 +58,11 @@ def named_model_errors(name: Any) -> Iterator[None]:
 def load_model(model_class: Any, name: str) -> Any:
     """Return the model `name` (folder or Hub name) with its head, which the library would start at random."""
     check_model_name(name)
-    try:
+    with named_model_errors(name, OSError, ImportError):  # a file or a package is missing
         kind = AlbefConfig.get_config_dict(name)[0].get("model_type")
         if kind != "albef":
             raise AlbefError(f"The model {name!r} is of the type {kind!r}, not 'albef': give another.")
         model = model_class.from_pretrained(name)
-    except OSError as error:  # a file is missing, or is not what its name says
-        raise AlbefError(f"The model in {name} cannot be used: {one_line(error)}") from error
     model.check_head()
     return model
 

@@ -148,7 +148,7 @@ def _stored_image_size(
         file_name = "model.safetensors"
         if index is not None:
             with open(index, encoding="utf-8") as file:
-                weight_map = json.load(file)["weight_map"]
+                weight_map = dict(json.load(file)).get("weight_map", {})
             file_name = next((part for key, part in weight_map.items() if key.endswith(_POSITIONS)), file_name)
         path = cached_file(name, file_name, **missing_ok)
         if path is not None:

@@ -19,7 +19,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention_albef import AlbefAttentionModel
-from .configuration_albef import AlbefTextConfig, AlbefTextDecoderConfig
+from .configuration_albef import AlbefError, AlbefTextConfig, AlbefTextDecoderConfig
 from .modeling_albef_text import AlbefTextEmbeddings, AlbefTextLayer, AlbefTextModel, KeyValue
 
 
@@ -117,7 +117,7 @@ class AlbefTextDecoder(AlbefAttentionModel, GenerationMixin):
         past = 0 if cache is None else cache.get_seq_length()
         length, limit = past + input_ids.shape[1], self.config.max_position_embeddings
         if length > limit:
-            raise ValueError(f"The answer has {length} tokens, but the decoder reads at most {limit}: truncate it.")
+            raise AlbefError(f"The answer has {length} tokens, but the decoder reads at most {limit}: truncate it.")
         hidden_states = self.embeddings(input_ids, torch.arange(past, length, device=input_ids.device))
         # by position: the name of the fourth changed in transformers 5.24, as did that of the output's third
         look = not self.training or attention_mask is None  # whether a mask is needed: it would stall a GPU

@@ -20,7 +20,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_albef import AlbefAttentionModel, eager_attention_forward
-from .configuration_albef import AlbefTextConfig, check_shapes
+from .configuration_albef import AlbefError, AlbefTextConfig, check_shapes
 
 KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, heads, tokens, d)
 
@@ -40,7 +40,7 @@ class AlbefTextEmbeddings(nn.Module):
         if position_ids is None:
             length, limit = input_ids.shape[1], self.position_embeddings.num_embeddings
             if length > limit:
-                raise ValueError(f"The text has {length} tokens, but the model reads at most {limit}: truncate it.")
+                raise AlbefError(f"The text has {length} tokens, but the model reads at most {limit}: truncate it.")
             position_ids = torch.arange(length, device=input_ids.device)
         token_type = self.token_type_embeddings(position_ids.new_zeros(1))  # not .weight[0], which may be offloaded
         embeddings = self.word_embeddings(input_ids) + token_type

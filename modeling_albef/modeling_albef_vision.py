@@ -17,7 +17,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_albef import AlbefAttentionModel, eager_attention_forward
-from .configuration_albef import AlbefVisionConfig, check_shapes
+from .configuration_albef import AlbefError, AlbefVisionConfig, check_shapes
 
 
 def interpolate_position_embeddings(position_embeddings: torch.Tensor, num_patches: int) -> torch.Tensor:
@@ -171,7 +171,7 @@ class AlbefVisionModel(AlbefAttentionModel):
         check_shapes({"C": self.config.num_channels}, pixel_values=(pixel_values, "BCST"))
         side = self.config.image_size
         if tuple(pixel_values.shape[-2:]) != (side, side):
-            raise ValueError(
+            raise AlbefError(
                 f"pixel_values show images of {tuple(pixel_values.shape[-2:])} pixels, but the model takes "
                 f"({side}, {side}): give the image processor size={side}, or load the model with image_size=..."
             )

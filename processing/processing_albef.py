@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from traceback import walk_tb
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from .image_processing_albef import ProcessingError, is_list_of_sources, one_lin
 
 TEXT_TYPES = ("caption", "question")
 MAX_CHARACTERS = 10_000  # of a text; more would only keep the tokenizer busy
+READERS = ("transformers", "tokenizers", "huggingface_hub", "json", "codecs")  # whose errors are of a file
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 _DELETED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
@@ -156,17 +158,23 @@ class AlbefProcessor(ProcessorMixin):
             The processor.
 
         Raises:
-            ProcessingError: There is none, or the Hub cannot be reached.
+            ProcessingError: There is none, the Hub cannot be reached, or a file is damaged.
         """
         hub_kwargs = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        name = str(pretrained_model_name_or_path)
         try:
-            cached_file(str(pretrained_model_name_or_path), PROCESSOR_NAME, **hub_kwargs)
+            cached_file(name, PROCESSOR_NAME, **hub_kwargs)
         except OSError as error:
-            raise ProcessingError(
-                f"{str(pretrained_model_name_or_path)!r} gives no processor: {one_line(error)}. Give a folder, or a "
-                "name on the Hub, with a processor_config.json."
-            ) from error
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            hint = f"Give a folder, or a name on the Hub, with a {PROCESSOR_NAME}."
+            raise ProcessingError(f"{name!r} gives no processor: {one_line(error)}. {hint}") from error
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except Exception as error:  # the library raises nearly anything on damaged files
+            *_, (frame, _) = walk_tb(error.__traceback__)
+            if frame.f_globals.get("__name__", "").partition(".")[0] not in READERS:
+                raise
+            message = f"The processor in {name!r} cannot be used: {one_line(error)}. Copy it again."
+            raise ProcessingError(message) from error
 
     def encode_answers(
         self, answers: list[str], padding: bool | str = True, return_tensors: str | None = "pt"
@@ -305,8 +313,8 @@ def _in_albef_layout(tokenizer: PreTrainedTokenizerBase, end_texts: bool) -> Pre
 def _check_text_options(text_type: str, max_words: int) -> None:
     if text_type not in TEXT_TYPES:
         raise ProcessingError(f"text_type is {text_type!r}, but must be one of {', '.join(TEXT_TYPES)}.")
-    if max_words < 1:
-        raise ProcessingError(f"max_words is {max_words}, but must be at least 1.")
+    if not isinstance(max_words, int) or max_words < 1:
+        raise ProcessingError(f"max_words is {max_words!r}, but must be at least 1.")
 
 
 def _check_option_names(options: Mapping[str, Any]) -> None:

@@ -27,14 +27,15 @@ def one_line(error: Exception) -> str:
 
 def split_names(name: str, config_name: str | None) -> list[str]:
     """Return the names of a data set's splits; raises AnnotationError if there is none, or no Hub."""
-    if os.path.isfile(os.path.join(name, "dataset_dict.json")):
-        with open(os.path.join(name, "dataset_dict.json"), encoding="utf-8") as stream:
-            return json.load(stream)["splits"]
-    if os.path.isfile(os.path.join(name, "state.json")):
-        return ["train"]
+    file = os.path.join(name, "dataset_dict.json")
     try:
+        if os.path.isfile(file):
+            with open(file, encoding="utf-8") as stream:
+                return list(json.load(stream)["splits"])
+        if os.path.isfile(os.path.join(name, "state.json")):
+            return ["train"]
         return datasets.get_dataset_split_names(name, config_name)
-    except HUB_ERRORS as error:
+    except (*HUB_ERRORS, LookupError, TypeError) as error:
         text = f"hub_dataset {name!r} is no folder here that can be read, and the Hub does not give it"
         raise AnnotationError(f"{text} ({one_line(error)}): check the name.") from error
 

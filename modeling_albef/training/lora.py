@@ -42,7 +42,7 @@ def add_lora(model: PreTrainedModel, rank: int, alpha: float | None = None, targ
     config = LoraConfig(r=rank, lora_alpha=cast(Any, alpha or 2 * rank), target_modules=chosen)
     try:
         inject_adapter_in_model(config, model)
-    except RuntimeError as error:  # more memory than there is
+    except (RuntimeError, TypeError) as error:  # more memory than there is, or than a number can say
         raise SettingError(f"lora_rank {rank} cannot be used ({error}): lower it.") from error
     model.albef_lora_config = cast(Any, config)  # a plain attribute, not a module
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, Trainer, TrainerState
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 from transformers.utils import logging
 
-from ..configuration_albef import AlbefError
+from ..configuration_albef import is_from_library
 from . import callbacks
 from .arguments import AlbefTrainingArguments
 from .checkpoints.manifest import STATE_FILE, last_checkpoint
@@ -68,9 +68,9 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         check_engine(args)
         try:
             super().__init__(model=model, args=args, **kwargs)
-        except (ValueError, ImportError, RuntimeError) as error:
-            is_other = isinstance(error, RuntimeError) and "pip install" not in str(error)  # what `report_to` asks for
-            if is_other or isinstance(error, AlbefError):
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
+            is_asked_for = not isinstance(error, RuntimeError) or "pip install" in str(error)  # by `report_to`
+            if not (is_asked_for and is_from_library(error)):
                 raise
             raise SettingError(str(error)) from error
         step = args.train_batch_size * args.world_size

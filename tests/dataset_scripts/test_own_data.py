@@ -12,7 +12,7 @@ import pytest
 from data_cases import rows_of, write_coco_images, write_coco_karpathy, write_image
 from datasets.table import embed_table_storage
 
-from dataset_scripts import AnnotationError, load_dataset_script
+from dataset_scripts import AnnotationError, DataError, load_dataset_script
 
 TEXTS = {"a.png": ["a dog", "dog, asleep"], "b.png": ["a cat"]}
 
@@ -174,6 +174,26 @@ def test_what_is_not_there(folder: Path, tmp_path: Path) -> None:
         load(folder, data_dir=tmp_path / "new", split="validation")
     with pytest.raises(AnnotationError, match=r"hub_dataset 'photos_parqet' is no folder here .*: check the name"):
         load(folder, hub_dataset="photos_parqet")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hub_dataset": 3}, "hub_dataset is 3, but must be text"),
+        ({"image_root": {"a": 1}}, "image_root is .*, but must be text"),
+        ({"train_files": [1]}, "train_files is .*, but must be text"),
+        ({"cache_dir": "dataset_dict.json"}, "cannot be prepared in .*dataset_dict.json .*File exists"),
+        ({"hub_dataset": "."}, r"hub_dataset '\.' is no folder here that can be read"),
+    ],
+)
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_fields_and_folders_that_cannot_be_used(
+    content: str, fields: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dataset_dict.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        load_dataset_script("own_data", **{"data_dir": tmp_path, "cache_dir": tmp_path / "cache", **fields})
 
 
 def test_numbers_in_cells_of_questions(folder: Path) -> None:

@@ -9,6 +9,7 @@ from datasets import Dataset
 from dataset_scripts import load_answer_list
 
 from ...configuration_albef import AlbefConfig
+from ...hub_albef import named_model_errors
 from ..evaluation.base import progress
 from ..evaluation.vqa import question_only_accuracy
 from .settings import VQADataArguments
@@ -20,7 +21,8 @@ def load_candidates(data_args: VQADataArguments, splits: dict[str, Any], model_n
     if data_args.answer_list:
         return load_answer_list(data_args.answer_list)
     if "train" not in splits and model_name is not None:
-        decoder_config = AlbefConfig.from_pretrained(model_name).decoder_config
+        with named_model_errors(model_name, OSError):
+            decoder_config = AlbefConfig.from_pretrained(model_name).decoder_config
         if decoder_config is not None and decoder_config.answer_list:
             return decoder_config.answer_list
     if not isinstance(splits.get("train"), Dataset):

@@ -52,7 +52,7 @@ def _load_split(split: str, data_args: DataArguments, args: AlbefTrainingArgumen
             without = "--do_predict false" if split == "test" else without
             raise StartError(f"There is no {split} data: give {split}_files, or leave the {split} out with {without}.")
         fields[f"{split}_files"] = files
-    dataset = load_dataset_script(data_args.dataset or "own_data", **fields)
+    dataset = load_dataset_script(**{"name": data_args.dataset or "own_data", **fields})
     if isinstance(dataset, IterableDataset):
         dataset = dataset if data_args.max_rows is None else dataset.take(data_args.max_rows)
         return dataset.cast_column("image", Image(decode=False))

@@ -24,8 +24,9 @@ from ..errors import SettingError, TrainingInterruptedError
 
 USER_ERRORS: tuple[type[Exception], ...] = (AlbefError, ProcessingError, DataError)
 RESUME = "What was saved is whole: --resume_from_checkpoint last goes on from it."
-GRACE = 5.0  # seconds that the other processes wait for the first to report the same error
+GRACE = 5.0  # seconds that a process leaves the others to say what is wrong
 _DEAD_WORKER = r"DataLoader worker .*(exited|killed)|Too many open files|unable to (open|mmap)"
+_LOST_PEER = "Connection closed by peer"  # another process has ended, and has said why
 Main = TypeVar("Main", bound=Callable[..., None])
 
 
@@ -51,10 +52,13 @@ def exit_without_traceback(main: Main) -> Main:
             _print_on_first_process(str(interruption))
             raise
         except USER_ERRORS as error:
-            _leave_to_first_process()
+            if _rank() > 0:
+                _leave_to_others()
             in_training = not isinstance(error, SettingError) and _passed_through_training(error)
             raise SystemExit(f"{sentence(error)} {RESUME}" if in_training else sentence(error)) from error
         except RuntimeError as error:
+            if _LOST_PEER in str(error):
+                _leave_to_others()
             if not re.match(_DEAD_WORKER, str(error)):
                 raise
             raise SystemExit(
@@ -100,8 +104,7 @@ def _print_on_first_process(text: str) -> None:
         print(text, file=sys.stderr)
 
 
-def _leave_to_first_process() -> None:
-    """Wait in all processes but the first, whose end makes the launcher end them."""
-    if _rank() > 0:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(GRACE)
+def _leave_to_others() -> None:
+    """Wait for the process that says what is wrong, whose end makes the launcher end this one."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(GRACE)

@@ -94,7 +94,7 @@ def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any, o
         )
     if find_teacher_file(name, "config.json") is None:
         return model, None
-    teacher, info = load(subfolder=TEACHER_FOLDER, **options)
+    teacher, info = _with_attention(partial(load, subfolder=TEACHER_FOLDER), options)
     if missing := info["missing_keys"]:  # the task's head is new: the student's, not another random one
         start = model.state_dict()
         known = {key: value for key, value in teacher.state_dict().items() if key not in missing}

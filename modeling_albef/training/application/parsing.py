@@ -16,7 +16,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import logging
 
-from ...configuration_albef import AlbefError
+from ...configuration_albef import AlbefError, is_from_library
 
 logger = logging.get_logger(__name__)
 # what the dataclasses and the library's TrainingArguments raise for values that they do not take
@@ -124,6 +124,8 @@ def _parse(config: dict[str, Any], words: list[str], classes: Sequence[Any]) -> 
     except ArgumentsError:
         raise
     except _REFUSALS as error:
+        if not isinstance(error, OSError | ValueError | ImportError) and not is_from_library(error):
+            raise
         message, culprits = str(error), []
         if not any(str(name) in message for name in config):
             without = {name: refusal({key: one for key, one in config.items() if key != name}) for name in config}

@@ -65,7 +65,7 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Trai
             raise StartError("A stream has no length: give max_steps, which are spread over num_train_epochs.")
         if isinstance(args.accelerator_config, AcceleratorConfig):
             args.accelerator_config.dispatch_batches = False
-    if unknown := [name for name in args.report_to if name not in INTEGRATION_TO_CALLBACK]:
+    if unknown := [name for name in args.report_to or () if name not in INTEGRATION_TO_CALLBACK]:
         raise StartError(f"report_to is {unknown[0]!r}, but must be none or of {', '.join(INTEGRATION_TO_CALLBACK)}.")
     checkpoint = from_first(lambda: _prepare_output(args, data_args.overwrite_output_dir), args)
     check_model_name(model_args.model_name_or_path)

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from run_cases import ROOT, run, two_processes, write_run
+from run_cases import ROOT, refused, run, two_processes, write_run
+from small_models import save_retrieval
 from torch.utils.data import DataLoader, Dataset
+from transformers import PrinterCallback
 
 import run_retrieval
 from dataset_scripts import DataError
 from dataset_scripts.shapes import Shapes
 from modeling_albef import AlbefError, AlbefForImageTextRetrieval
-from modeling_albef.training.application import exit_without_traceback
+from modeling_albef.training import RankSeedCallback, RetrievalEvaluator
+from modeling_albef.training.application import ModelArguments, exit_without_traceback, load_model, load_processor
+from modeling_albef.training.application.parsing import parse_arguments
 from processing import RetrievalCollator, UnreadableImageError
 
-BUGS = (KeyError, TypeError, AttributeError, RuntimeError)
+BUGS = (KeyError, TypeError, AttributeError, RuntimeError, ValueError)
 PLACES: dict[str, tuple[Any, str]] = {
     "collator": (RetrievalCollator, "__call__"),
     "model": (AlbefForImageTextRetrieval, "forward"),
     "constructor": (AlbefForImageTextRetrieval, "__init__"),
+    "constructor of a saved model": (AlbefForImageTextRetrieval, "__init__"),
     "builder": (Shapes, "_generate_examples"),
+    "callback": (RankSeedCallback, "on_step_begin"),
+    "callback of the start": (PrinterCallback, "on_init_end"),
+    "metrics": (RetrievalEvaluator, "__call__"),
 }
 
 
@@ -37,7 +48,13 @@ def test_bugs_pass_as_they_are(
 
     monkeypatch.setattr(*PLACES[place], broken)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    config = write_run(tmp_path, dataset_config={"num_train": 8, "num_validation": 2, "image_size": 32})
+    model = {}
+    if "saved" in place:
+        monkeypatch.undo()
+        save_retrieval(tmp_path / "model")
+        monkeypatch.setattr(*PLACES[place], broken)
+        model = {"model_config": None, "model_name_or_path": str(tmp_path / "model")}
+    config = write_run(tmp_path, dataset_config={"num_train": 8, "num_validation": 2, "image_size": 32}, **model)
     with pytest.raises(Exception) as caught:
         run_retrieval.main([config, "--do_predict=false", "--dataset_config.cache_dir", str(tmp_path / "cache")])
     chain = [caught.value]
@@ -51,6 +68,7 @@ def write_script(folder: Path, bug: type[Exception]) -> str:
     text = (ROOT / "run_retrieval.py").read_text()
     mistakes = {
         KeyError: 'splits["trian"]',
+        ValueError: "int('mine')",
         TypeError: "splits + 1",
         AttributeError: "splits.trian",
         RuntimeError: "(_ for _ in ()).throw(RuntimeError('mine'))",
@@ -107,3 +125,76 @@ def test_a_reading_process_hands_over_the_sentence_alone() -> None:
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == "a.png is cut short: replace it."
+
+
+@pytest.mark.parametrize("bug", [KeyError, TypeError, AttributeError])
+def test_a_bug_in_ones_own_arguments_passes(bug: type[Exception]) -> None:
+    @dataclass
+    class Arguments:
+        side: int = 3
+
+        def __post_init__(self) -> None:
+            raise bug("a bug of one's own")
+
+    with pytest.raises(bug, match="a bug of one's own"):
+        parse_arguments((Arguments,), ["--side", "4"])
+
+
+def without(file: str, *path: str) -> Callable[[Path], None]:
+    """What takes a field out of a JSON file of a model."""
+
+    def change(folder: Path) -> None:
+        fields = part = json.loads((folder / file).read_text())
+        for name in path[:-1]:
+            part = part[name]
+        del part[path[-1]]
+        (folder / file).write_text(json.dumps(fields))
+
+    return change
+
+
+def holding(file: str, content: bytes, instead: str | None = None) -> Callable[[Path], None]:
+    """What writes a file of a model, and takes another one away."""
+
+    def change(folder: Path) -> None:
+        (folder / file).write_bytes(content)
+        if instead is not None:
+            (folder / instead).unlink()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            holding(f"{part}_config.json", text)
+            for part in ("processor", "tokenizer")
+            for text in (b"{", b"\xff", b"[]")
+        ),
+        *(
+            holding("tokenizer.json", content)
+            for content in (b"", b"{}", b"[]", b"\xff", b'{"model": {"type": "BPE"}}')
+        ),
+        without("tokenizer.json", "model"),
+        holding("processor_config.json", b'{"image_processor": {"image_processor_type": "Nobody"}}'),
+        holding("processor_config.json", b'{"image_processor": {"size": "x"}, "max_words": "x"}'),
+        holding("special_tokens_map.json", b"{", instead="tokenizer.json"),
+        *(holding("config.json", content) for content in (b"{", b"\xff", b"[]", b'{"text_config": 3}')),
+        *(holding("teacher/config.json", content) for content in (b"{", b"[]")),
+        holding("adapter_config.json", b"{"),
+        *(holding("model.safetensors.index.json", text, "model.safetensors") for text in (b"{}", b"[]", b"{")),
+        holding("pytorch_model.bin", b"no weights", instead="model.safetensors"),
+        lambda folder: (folder / "teacher/model.safetensors").unlink(),
+    ],
+)
+def test_damaged_files_of_a_model_are_a_sentence(change: Callable[[Path], Any], tmp_path: Path) -> None:
+    save_retrieval(tmp_path).save_pretrained(tmp_path / "teacher")
+    change(tmp_path)
+
+    @exit_without_traceback
+    def main(argv: list[str]) -> None:
+        args = ModelArguments(*argv)
+        load_model(AlbefForImageTextRetrieval, args, load_processor(args, None).tokenizer)
+
+    assert re.search("cannot be used: .{3}|no processor: .{3}|must be", refused(main, [str(tmp_path)]))

@@ -445,10 +445,11 @@ def test_overwriting_leaves_nothing_of_the_old_run(tmp_path: Path) -> None:
     assert (out / "notes.txt").read_text() == "mine" and (out / "model.safetensors").is_file()
 
 
-def test_a_bad_image_ends_both_processes_with_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_bad_image_ends_both_processes_with_one_sentence(checked: bool, tmp_path: Path) -> None:
     files = write_pictures(tmp_path)
     (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:60])
-    config = write_run(tmp_path, dataset=None, dataset_config=None, **files)
-    done = run(SCRIPT, [config], two_processes(), check=False)
+    config = write_run(tmp_path, dataset=None, dataset_config=None, check_image_files=checked, **files)
+    done = run(SCRIPT, [config, "--per_device_train_batch_size=4"], two_processes(), check=False)
     assert done.returncode != 0 and done.stderr.count("damaged or cut short") == 1
     assert "Connection closed" not in done.stderr
