@@ -69,8 +69,7 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         try:
             super().__init__(model=model, args=args, **kwargs)
         except (OSError, ValueError, ImportError, RuntimeError) as error:
-            is_asked_for = not isinstance(error, RuntimeError) or "pip install" in str(error)  # by `report_to`
-            if not (is_asked_for and is_from_library(error)):
+            if not is_from_library(error) or (isinstance(error, RuntimeError) and "pip install" not in str(error)):
                 raise
             raise SettingError(str(error)) from error
         step = args.train_batch_size * args.world_size

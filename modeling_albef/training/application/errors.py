@@ -26,7 +26,6 @@ USER_ERRORS: tuple[type[Exception], ...] = (AlbefError, ProcessingError, DataErr
 RESUME = "What was saved is whole: --resume_from_checkpoint last goes on from it."
 GRACE = 5.0  # seconds that a process leaves the others to say what is wrong
 _DEAD_WORKER = r"DataLoader worker .*(exited|killed)|Too many open files|unable to (open|mmap)"
-_LOST_PEER = "Connection closed by peer"  # another process has ended, and has said why
 Main = TypeVar("Main", bound=Callable[..., None])
 
 
@@ -57,7 +56,7 @@ def exit_without_traceback(main: Main) -> Main:
             in_training = not isinstance(error, SettingError) and _passed_through_training(error)
             raise SystemExit(f"{sentence(error)} {RESUME}" if in_training else sentence(error)) from error
         except RuntimeError as error:
-            if _LOST_PEER in str(error):
+            if "Connection closed by peer" in str(error):  # another process has ended, and said why
                 _leave_to_others()
             if not re.match(_DEAD_WORKER, str(error)):
                 raise
