@@ -107,7 +107,7 @@ def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any, o
 def _with_attention(make: Callable[..., Any], options: dict[str, Any]) -> Any:
     """Make a model; refuse an attention implementation, a package or weights that do not exist."""
     name, known = options["attn_implementation"], ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
-    if name not in known and "/" not in name:  # a kernel of the Hub
+    if name.removeprefix("paged|") not in known and "/" not in name:  # a kernel of the Hub
         raise ModelError(f"attn_implementation is {name!r}, but must be one of {', '.join(known)}.")
     try:
         return make(**options)
