@@ -26,7 +26,9 @@ def load_candidates(data_args: VQADataArguments, splits: dict[str, Any], model_n
         if decoder_config is not None and decoder_config.answer_list:
             return decoder_config.answer_list
     if not isinstance(splits.get("train"), Dataset):
-        raise StartError("Candidate answers are needed: give --answer_list, or training data that is not streamed.")
+        raise StartError(
+            "Candidate answers are needed: give --answer_list, or training data, not streamed, to take them from."
+        )
     return sorted(_answers(splits["train"]))
 
 

@@ -42,5 +42,5 @@ def load_processor(model_args: ModelArguments, texts: Iterable[str] | None, **se
     if model_args.tokenizer is not None:
         return AlbefProcessor(AlbefImageProcessor(), load_tokenizer(model_args.tokenizer), **settings)
     if texts is None:
-        raise StartError("A model from scratch needs a --tokenizer, or training data that is not streamed.")
+        raise StartError("A model from scratch needs a --tokenizer, or training data, not streamed, to make it of.")
     return AlbefProcessor(AlbefImageProcessor(), build_tokenizer(texts), **settings)
