@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from dataset_scripts import load_answer_list
+from dataset_scripts import DataError, load_answer_list
 
 from ...configuration_albef import AlbefConfig
 from ...hub_albef import named_model_errors
@@ -19,7 +19,10 @@ from .start import StartError
 def load_candidates(data_args: VQADataArguments, splits: dict[str, Any], model_name: str | None = None) -> list[str]:
     """Return the candidate answers: those of `answer_list`, else of the training data, else of the model."""
     if data_args.answer_list:
-        return load_answer_list(data_args.answer_list)
+        try:
+            return load_answer_list(data_args.answer_list)
+        except DataError as error:
+            raise StartError(f"answer_list {data_args.answer_list!r} cannot be used. {error}") from error
     if "train" not in splits and model_name is not None:
         with named_model_errors(model_name, OSError):
             decoder_config = AlbefConfig.from_pretrained(model_name).decoder_config

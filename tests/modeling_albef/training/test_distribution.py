@@ -86,8 +86,8 @@ def test_a_loss_of_one_process_that_is_not_finite_is_skipped_by_both(together: A
     assert facts["skipped"][0] == 1 and facts["finite"]
 
 
-RESUME = {"num_train_epochs": 2, "gradient_accumulation_steps": 2, "logging_steps": 1, "queue_size": 24}
-RESUME |= {"do_eval": False, "do_predict": False, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 100}
+RESUME = {"num_train_epochs": 8, "gradient_accumulation_steps": 2, "logging_steps": 1, "queue_size": 24}
+RESUME |= {"do_eval": False, "do_predict": False, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 1000}
 
 
 def start(words: list[str], launcher: tuple[str, ...], log: Path) -> subprocess.Popen[bytes]:
@@ -117,7 +117,7 @@ def test_sigterm_in_mid_epoch_with_accumulation_and_then_more_readers(tmp_path: 
     assert text.count("Stopped by SIGTERM after step") == 1, text[-3000:]
     assert processes == 2 or process.returncode == 143
     found = last_checkpoint(tmp_path / "cut")
-    assert found is not None and int(found.split("-")[-1]) < (10 if processes == 1 else 4)
+    assert found is not None and int(found.split("-")[-1]) < (40 if processes == 1 else 16)
     words = ["--resume_from_checkpoint", "last", "--dataloader_num_workers", "2"]
     run("run_retrieval.py", [cut, *words], launcher)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
