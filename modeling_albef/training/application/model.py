@@ -18,7 +18,7 @@ from ...configuration_albef import AlbefConfig, AlbefError
 from ..lora import add_lora
 from ..momentum import QUEUE_FILE, TEACHER_FOLDER, FeatureQueue
 from ..queue_file import read_queue
-from .parsing import check_known, merged, shown
+from .parsing import abbreviated, check_known, merged
 from .settings import ModelArguments
 
 logger = logging.get_logger(__name__)
@@ -118,7 +118,7 @@ def _with_attention(make: Callable[..., Any], options: dict[str, Any]) -> Any:
 def _check_config_fields(config: Any, config_class: type, where: str) -> None:
     """Refuse misspelt fields of a model configuration, which the library would accept in silence."""
     if not isinstance(config, dict):
-        raise ModelError(f"{where} is {shown(config)}, but must be a mapping of fields to values.")
+        raise ModelError(f"{where} is {abbreviated(config)}, but must be a mapping of fields to values.")
     check_known(config, [field.name for field in dataclasses.fields(config_class)], where)
     for name, sub_class in getattr(config_class, "sub_configs", {}).items():
         _check_config_fields(config.get(name) or {}, sub_class, f"{where}.{name}")

@@ -148,7 +148,9 @@ def _file_words(parser: HfArgumentParser, config: dict[str, Any], classes: Seque
         elif isinstance(value, list) and name in lists and not any(isinstance(one, list | dict) for one in value):
             parser.set_defaults(**{name: [_word(name, one) for one in value]})
         elif isinstance(value, list | dict | set):
-            raise ArgumentsError(f"The configuration file has {name}: {shown(value)}, but the field takes one value.")
+            raise ArgumentsError(
+                f"The configuration file has {name}: {abbreviated(value)}, but the field takes one value."
+            )
         else:
             words.append(f"--{name}={_word(name, value)}")
     return words
@@ -195,7 +197,7 @@ def _mapping_value(field: str, text: str, is_part: bool) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ArgumentsError(f"{field} is neither JSON nor YAML of a mapping: {error}") from error
     if not is_part and not isinstance(value, dict):
-        raise ArgumentsError(f"{field} is {shown(text)}, but must be a mapping of fields to values.")
+        raise ArgumentsError(f"{field} is {abbreviated(text)}, but must be a mapping of fields to values.")
     return value
 
 
@@ -221,7 +223,7 @@ def _check_characters(name: str, text: str) -> None:
         os.fsencode(text)
     except UnicodeEncodeError as error:
         raise ArgumentsError(
-            f"{name} is {shown(text)}, half of a surrogate pair: write the whole character."
+            f"{name} is {abbreviated(text)}, half of a surrogate pair: write the whole character."
         ) from error
 
 
@@ -248,6 +250,6 @@ def check_known(names: Iterable[Any], known: Iterable[str], where: str) -> None:
             raise ArgumentsError(f"{where[0].upper()}{where[1:]} has the field {name!r}, which is not known.{hint}")
 
 
-def shown(value: Any) -> str:
+def abbreviated(value: Any) -> str:
     """Return a short text of a value for a message, also of one that refers to itself."""
     return reprlib.repr(value)

@@ -25,7 +25,7 @@ from ..checkpoints.manifest import (
     quarantine_newer_checkpoints,
 )
 from ..checkpoints.processes import check_engine, from_first
-from .parsing import shown
+from .parsing import abbreviated
 from .settings import DataArguments, ModelArguments
 
 logger = logging.get_logger(__name__)
@@ -88,12 +88,12 @@ def _check_processes(args: TrainingArguments) -> None:
 def _prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
     """Check the output folder, remove what an earlier run left there, and return the checkpoint to resume from."""
     if not args.output_dir or "\0" in args.output_dir:
-        raise StartError(f"output_dir is {shown(args.output_dir)}, but must be the path of a folder.")
+        raise StartError(f"output_dir is {abbreviated(args.output_dir)}, but must be the path of a folder.")
     folder, resume = Path(args.output_dir), args.resume_from_checkpoint
     try:
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     except OSError as error:
-        raise StartError(f"output_dir is {shown(args.output_dir)}: {error.strerror}.") from error
+        raise StartError(f"output_dir is {abbreviated(args.output_dir)}: {error.strerror}.") from error
     if not existing.is_dir():
         raise StartError(f"The output folder {folder} cannot be made: {existing} is a file.")
     if resume in ("last", True, "True", "true"):
