@@ -69,7 +69,7 @@ class AnswerTree:
 
         Args:
             input_ids: (C, L) `[CLS] a1 .. an [SEP]`.
-            attention_mask: (C, L), 1 = token.
+            attention_mask: (C, L), 1 = token; padding may be on either side.
 
         Returns:
             On the device of `input_ids`.
@@ -78,7 +78,10 @@ class AnswerTree:
             ValueError: A candidate has no token after the first, or a shape is wrong.
         """
         check_shapes(input_ids=(input_ids, "CL"), attention_mask=(attention_mask, "CL"))
-        rows = [ids[:n] for ids, n in zip(input_ids.tolist(), attention_mask.sum(dim=1).tolist(), strict=True)]
+        rows = [
+            [token for token, is_token in zip(ids, mask, strict=True) if is_token]
+            for ids, mask in zip(input_ids.tolist(), attention_mask.tolist(), strict=True)
+        ]
         short = next((index for index, row in enumerate(rows) if len(row) < 2), None)
         if short is not None:
             raise AlbefError(f"Candidate {short} is empty: leave it out.")

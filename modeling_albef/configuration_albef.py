@@ -223,6 +223,12 @@ class AlbefConfig(PreTrainedConfig):
         "decoder_config": AlbefTextDecoderConfig,
     }
 
+    keys_to_ignore_at_inference = [  # `Trainer` gathers all else of an evaluation
+        *("cache", "past_key_values", "vision_model_output", "text_model_output", "image_hidden_states"),
+        *("text_hidden_states", "multimodal_hidden_states", "question_hidden_states", "hidden_states", "attentions"),
+        *("cross_attentions", "decoder_hidden_states", "decoder_attentions", "decoder_cross_attentions"),
+    ]
+
     vision_config: Any = None
     text_config: Any = None
     decoder_config: Any = None
@@ -242,6 +248,18 @@ class AlbefConfig(PreTrainedConfig):
         if not __name__.startswith("transformers_modules."):
             kwargs.pop("custom_pipelines", None)  # the registered ones; the library would ask for trust in the copies
         super().__post_init__(**kwargs)
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """Return the configuration of what reads text or, with `decoder` alone, of what writes it, where there is it.
+
+        Args:
+            decoder: Whether the answer decoder is meant.
+            encoder: Whether the text tower is meant; so it is where both are given or none.
+
+        Returns:
+            `decoder_config` or `text_config` itself.
+        """
+        return self.decoder_config if decoder and not encoder and self.decoder_config is not None else self.text_config
 
 
 def _as_config(value: Any, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:

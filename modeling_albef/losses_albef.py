@@ -83,7 +83,16 @@ def answer_loss(
     if teacher_logits is not None:
         teacher_logits = teacher_logits[:, :-1]
     losses = _token_losses(logits[:, :-1], answer_ids[:, 1:], teacher_logits, alpha)  # (A, L - 1)
-    return ((losses * answer_mask[:, 1:]).sum(dim=1) * answer_weights).sum() / num_questions
+    counted = answer_mask[:, 1:] * answer_mask[:, :-1]  # with padding on the left, nothing predicts the first token
+    return ((losses * counted).sum(dim=1) * answer_weights).sum() / num_questions
+
+
+def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy of tokens, predicted at the position before: logits (A, L, vocabulary).
+
+    `labels` (A, L) are the tokens, -100 where they do not count.
+    """
+    return mlm_loss(logits[:, :-1], labels[:, 1:])
 
 
 def mlm_loss(
