@@ -104,6 +104,8 @@ class AnswerTree:
             mean_depth=sum(len(path) for path in paths) / len(paths),
         )
 
+    of = from_tokens  # a shorter name of the same
+
 
 @dataclass(frozen=True)
 class TreeNodes(PaddedRows):

@@ -65,7 +65,7 @@ def output_options(config: Any, **given: Any) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value is not None}
 
 
-def select_layers(states: tuple[torch.Tensor, ...] | None, wanted: Any) -> tuple[torch.Tensor | None, ...] | None:
+def select_layers(states: tuple[torch.Tensor, ...] | None, wanted: Any) -> Any:
     """Return states of layers with None where `output_hidden_states`, a layer or a list of them, does not want them."""
     if states is None or wanted is None or isinstance(wanted, bool):
         return states

@@ -223,7 +223,7 @@ class AlbefModel(AlbefPreTrainedModel):
         return BaseModelOutputWithPooling(pooler_output=embeds, **outputs)
 
     @can_return_tuple
-    def get_text_features(
+    def get_text_features(  # type: ignore[misc]  # position_ids is in both
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,

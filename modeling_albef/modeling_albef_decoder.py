@@ -93,7 +93,7 @@ class AlbefTextDecoder(AlbefAttentionModel, GenerationMixin):
         return inputs
 
     @capture_outputs
-    def forward(
+    def forward(  # type: ignore[misc]  # position_ids is in both
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,

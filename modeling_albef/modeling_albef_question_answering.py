@@ -240,9 +240,8 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         options = output_options(
             self.config, output_attentions=output_attentions, output_hidden_states=output_hidden_states
         )
-        text = {"position_ids": position_ids, "inputs_embeds": inputs_embeds}
-        towers = (pixel_values, input_ids, attention_mask, image_index, interpolate_pos_encoding)
-        question, image = self._encode(*towers, **text, **options)
+        towers = (pixel_values, input_ids, attention_mask, image_index)
+        question, image = self._encode(*towers, interpolate_pos_encoding, position_ids, inputs_embeds, **options)
         outputs = AlbefQuestionAnsweringOutput(
             question_hidden_states=question.last_hidden_state,
             image_hidden_states=image.last_hidden_state,
@@ -387,9 +386,8 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         config = self.config.decoder_config
         if config.bos_token_id is None or config.eos_token_id is None:
             raise ValueError("Set config.decoder_config.bos_token_id and eos_token_id to the ids of [CLS] and [SEP].")
-        text = {"position_ids": position_ids, "inputs_embeds": inputs_embeds}
-        towers = (pixel_values, input_ids, attention_mask, image_index, interpolate_pos_encoding)
-        question = self._encode(*towers, **text)[0].last_hidden_state
+        towers = (pixel_values, input_ids, attention_mask, image_index)
+        question = self._encode(*towers, interpolate_pos_encoding, position_ids, inputs_embeds)[0].last_hidden_state
         if attention_mask is None:
             attention_mask = torch.ones(question.shape[:2], dtype=torch.long, device=question.device)
         return self.text_decoder.generate(

@@ -325,7 +325,7 @@ class AlbefTextModel(AlbefAttentionModel):
         return [layer.crossattention.self.project(image_hidden_states) for layer in self.encoder.fusion_layers]
 
     @capture_outputs
-    def forward(
+    def forward(  # type: ignore[misc]  # position_ids is in both
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
