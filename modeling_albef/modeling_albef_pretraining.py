@@ -135,7 +135,7 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
             mlm_labels=(mlm_labels, "BL"),
             teacher_mlm_logits=(teacher_mlm_logits, "BLV"),
         )
-        scores = super().forward(
+        scores: Any = super().forward(
             pixel_values,
             input_ids,
             attention_mask,
@@ -150,14 +150,14 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        outputs: Any = AlbefPreTrainingOutput(**scores)
+        fields: dict[str, Any] = {**scores}
         if masked_input_ids is not None:
-            outputs.mlm_logits = self.predict_masked(
-                masked_input_ids, attention_mask, outputs.image_hidden_states, position_ids
+            fields["mlm_logits"] = self.predict_masked(
+                masked_input_ids, attention_mask, scores.image_hidden_states, position_ids
             )
         if mlm_labels is not None and return_loss:
-            if outputs.mlm_logits is None:
+            if masked_input_ids is None:
                 raise ValueError("mlm_labels are given without masked_input_ids, the texts that they belong to.")
-            outputs.mlm_loss = mlm_loss(outputs.mlm_logits, mlm_labels, teacher_mlm_logits, alpha)
-            outputs.loss = outputs.mlm_loss if outputs.loss is None else outputs.loss + outputs.mlm_loss
-        return outputs
+            loss = mlm_loss(fields["mlm_logits"], mlm_labels, teacher_mlm_logits, alpha)
+            fields |= {"mlm_loss": loss, "loss": loss if scores.loss is None else scores.loss + loss}
+        return AlbefPreTrainingOutput(**fields)

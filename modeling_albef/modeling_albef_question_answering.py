@@ -4,12 +4,14 @@
 Shapes: B questions, I images, P image tokens, M question tokens, A answers, L answer tokens, C candidates, H width.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, NamedTuple, cast
 
 import torch
+from torch.nn import functional as F  # noqa: N812, the field's own name
 from transformers import GenerationMixin
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -242,23 +244,21 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         )
         towers = (pixel_values, input_ids, attention_mask, image_index)
         question, image = self._encode(*towers, interpolate_pos_encoding, position_ids, inputs_embeds, **options)
-        outputs = AlbefQuestionAnsweringOutput(
-            question_hidden_states=question.last_hidden_state,
-            image_hidden_states=image.last_hidden_state,
-            hidden_states=question.hidden_states,
-            attentions=question.attentions,
-            cross_attentions=question.cross_attentions,
-            text_model_output=question,
-            vision_model_output=image,
-        )
+        fields = {
+            "question_hidden_states": question.last_hidden_state,
+            "image_hidden_states": image.last_hidden_state,
+            "hidden_states": question.hidden_states,
+            "attentions": question.attentions,
+            "cross_attentions": question.cross_attentions,
+            "text_model_output": question,
+            "vision_model_output": image,
+        }
         if answer_input_ids is None and labels is None:
-            return outputs
+            return AlbefQuestionAnsweringOutput(**fields)
         answers = self._answers(answer_input_ids, answer_attention_mask, labels)
         check_shapes(
             {"B": question.last_hidden_state.shape[0], "V": self.text_decoder.head.decoder.out_features},
             answer_input_ids=(answers.input_ids, "AL"),
-            answer_attention_mask=(answers.attention_mask, "AL"),
-            labels=(answers.targets, "AL"),
             answer_weights=(answer_weights, "A"),
             answers_per_question=(answers_per_question, "B"),
             teacher_logits=(teacher_logits, "ALV"),
@@ -283,7 +283,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
             use_cache=False,
             **options,
         )
-        outputs.loss = answer_loss(
+        loss = answer_loss(
             decoded.logits,
             answers.targets,
             answers.counted,
@@ -292,27 +292,31 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
             teacher_logits=teacher_logits,
             alpha=alpha,
         )
-        outputs.logits = decoded.logits
-        outputs.decoder_hidden_states = decoded.hidden_states
-        outputs.decoder_attentions = decoded.attentions
-        outputs.decoder_cross_attentions = decoded.cross_attentions
-        return outputs
+        return AlbefQuestionAnsweringOutput(
+            loss=loss,
+            logits=decoded.logits,
+            decoder_hidden_states=decoded.hidden_states,
+            decoder_attentions=decoded.attentions,
+            decoder_cross_attentions=decoded.cross_attentions,
+            **fields,
+        )
 
     def _answers(
         self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, labels: torch.Tensor | None
     ) -> Answers:
         """Return the answers that are read, and what of them is counted; ids or labels are given."""
-        if labels is None:
-            read = cast(torch.Tensor, input_ids)
-            mask = torch.ones_like(read) if attention_mask is None else attention_mask
-            return Answers(read, mask, read, mask)
-        known = labels != -100
-        targets = labels.masked_fill(~known, self.text_decoder.config.pad_token_id or 0)
+        known, targets = None, input_ids
+        if labels is not None:
+            known = labels != -100
+            targets = labels.masked_fill(~known, self.text_decoder.config.pad_token_id or 0)
         if input_ids is None:
             input_ids, attention_mask = targets, known if attention_mask is None else attention_mask * known
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        check_shapes(answer_attention_mask=(mask, "AL"), labels=(labels, "AL"))
-        return Answers(input_ids, mask, targets, mask * known)
+        read, targets = cast(torch.Tensor, input_ids), cast(torch.Tensor, targets)
+        mask = torch.ones_like(read) if attention_mask is None else attention_mask
+        check_shapes(answer_input_ids=(read, "AL"), answer_attention_mask=(mask, "AL"), labels=(labels, "AL"))
+        # with padding on the left, nothing predicts the first token
+        counted = mask * F.pad(mask[:, :-1], (1, 0), value=1)
+        return Answers(read, mask, targets, counted if known is None else counted * known)
 
     @torch.no_grad()
     def rank_answers(
@@ -390,16 +394,17 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         question = self._encode(*towers, interpolate_pos_encoding, position_ids, inputs_embeds)[0].last_hidden_state
         if attention_mask is None:
             attention_mask = torch.ones(question.shape[:2], dtype=torch.long, device=question.device)
+        settings = copy.deepcopy(generate_kwargs.pop("generation_config", None) or self.generation_config)
+        for name in ("eos_token_id", "pad_token_id"):
+            if getattr(settings, name) is None:
+                setattr(settings, name, getattr(config, name))
+        others = settings.update(**generate_kwargs)
         return self.text_decoder.generate(
             torch.full((question.shape[0], 1), config.bos_token_id, device=question.device),
+            generation_config=settings,
             encoder_key_values=self.text_decoder.project_questions(question),
             encoder_attention_mask=attention_mask,
-            **{
-                "generation_config": self.generation_config,
-                "eos_token_id": config.eos_token_id,
-                "pad_token_id": config.pad_token_id,
-                **generate_kwargs,
-            },
+            **others,
         )
 
 

@@ -74,8 +74,8 @@ def number_pairs(forward: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(forward)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = args[3] if len(args) > 3 else kwargs.get("image_ids")
-        if given is None and kwargs.get("return_loss"):
-            pixel_values = args[0] if args else kwargs["pixel_values"]
+        pixel_values = args[0] if args else kwargs.get("pixel_values")
+        if given is None and kwargs.get("return_loss") and isinstance(pixel_values, torch.Tensor):
             ids = torch.arange(pixel_values.shape[0], device=pixel_values.device)
             if len(args) > 3:
                 args = (*args[:3], ids, *args[4:])
