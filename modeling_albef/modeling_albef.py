@@ -218,9 +218,11 @@ class AlbefModel(AlbefPreTrainedModel):
         Returns:
             `last_hidden_state` (I, P, H); `pooler_output` (I, E), the projected class token, unit length.
         """
-        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **output_options(self.config, **kwargs))
+        options = output_options(self.config, **kwargs)
+        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **every_layer(options))
         embeds = F.normalize(self.vision_proj(outputs.last_hidden_state[:, 0]), dim=-1)
-        return BaseModelOutputWithPooling(pooler_output=embeds, **outputs)
+        states = select_layers(outputs.hidden_states, options.get("output_hidden_states"))
+        return BaseModelOutputWithPooling(**{**outputs, "pooler_output": embeds, "hidden_states": states})
 
     @can_return_tuple
     def get_text_features(  # type: ignore[misc]  # position_ids is in both

@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .answer_tree_albef import AnswerScorer, AnswerTree, RankedAnswers
-from .attention_albef import NestedOutput, output_options
+from .attention_albef import NestedOutput, every_layer, output_options, select_layers
 from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefTextDecoderConfig, check_shapes
 from .losses_albef import answer_loss
 from .modeling_albef import AlbefModel, AlbefPreTrainedModel
@@ -243,11 +243,12 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
             self.config, output_attentions=output_attentions, output_hidden_states=output_hidden_states
         )
         towers = (pixel_values, input_ids, attention_mask, image_index)
-        question, image = self._encode(*towers, interpolate_pos_encoding, position_ids, inputs_embeds, **options)
+        every, wanted = every_layer(options), options.get("output_hidden_states")
+        question, image = self._encode(*towers, interpolate_pos_encoding, position_ids, inputs_embeds, **every)
         fields = {
             "question_hidden_states": question.last_hidden_state,
             "image_hidden_states": image.last_hidden_state,
-            "hidden_states": question.hidden_states,
+            "hidden_states": select_layers(question.hidden_states, wanted),
             "attentions": question.attentions,
             "cross_attentions": question.cross_attentions,
             "text_model_output": question,
@@ -281,7 +282,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
             encoder_attention_mask=attention_mask,
             encoder_index=encoder_index,
             use_cache=False,
-            **options,
+            **every,
         )
         loss = answer_loss(
             decoded.logits,
@@ -295,7 +296,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         return AlbefQuestionAnsweringOutput(
             loss=loss,
             logits=decoded.logits,
-            decoder_hidden_states=decoded.hidden_states,
+            decoder_hidden_states=select_layers(decoded.hidden_states, wanted),
             decoder_attentions=decoded.attentions,
             decoder_cross_attentions=decoded.cross_attentions,
             **fields,
