@@ -50,12 +50,12 @@ def attention_name(name: str, attention_mask: Any, output_attentions: bool | Non
     """Return the attention of the library that does what is asked: `name` wherever it can.
 
     Only "eager" gives probabilities, so that it stands in for "sdpa" where they are asked for; and "sdpa" stands in for
-    those that take a boolean mask in a form of their own.
+    flash and flex attention, whose masks have forms of their own, where a plain mask says what is seen.
     """
     if name == "sdpa" and output_attentions:
         return "eager"
     plain = isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 4
-    return "sdpa" if plain and name not in ("eager", "sdpa") else name
+    return "sdpa" if plain and ("flash" in name or name == "flex_attention") else name
 
 
 def output_options(config: Any, **given: Any) -> dict[str, Any]:

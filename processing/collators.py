@@ -114,8 +114,10 @@ class VQACollator(_TextCollator):
 
         Returns:
             `pixel_values` (B, 3, S, S), `input_ids` and `attention_mask` (B, M), `answer_input_ids` and
-            `answer_attention_mask` (A, L), `answer_weights` (A,), `answers_per_question` (B,). With `share_images`,
-            `pixel_values` has one row for each image, and `image_index` (B,) is the row of each question's image.
+            `answer_attention_mask` (A, L), `labels` (A, L), the same tokens with -100 for padding, by which the
+            library's `Trainer` knows that there is a loss, `answer_weights` (A,), `answers_per_question` (B,). With
+            `share_images`, `pixel_values` has one row for each image, and `image_index` (B,) is the row of each
+            question's image.
 
         Raises:
             KeyError: A row lacks a field.
@@ -144,6 +146,7 @@ class VQACollator(_TextCollator):
             **batch,
             "answer_input_ids": answers["input_ids"],
             "answer_attention_mask": answers["attention_mask"],
+            "labels": answers["input_ids"].masked_fill(answers["attention_mask"] == 0, -100),
             "answer_weights": torch.tensor(shares, dtype=torch.float32),
             "answers_per_question": torch.tensor([len(count) for count in counts]),
             **self._names(rows),
