@@ -11,7 +11,6 @@ from os import PathLike
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch.nn import functional as F  # noqa: N812, the field's own name
 from transformers import GenerationMixin
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -19,7 +18,7 @@ from transformers.utils.generic import can_return_tuple
 from .answer_tree_albef import AnswerScorer, AnswerTree, RankedAnswers
 from .attention_albef import NestedOutput, every_layer, output_options, select_layers
 from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefTextDecoderConfig, check_shapes
-from .losses_albef import answer_loss
+from .losses_albef import answer_loss, predicted_tokens
 from .modeling_albef import AlbefModel, AlbefPreTrainedModel
 from .modeling_albef_decoder import AlbefTextDecoder
 
@@ -315,8 +314,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         read, targets = cast(torch.Tensor, input_ids), cast(torch.Tensor, targets)
         mask = torch.ones_like(read) if attention_mask is None else attention_mask
         check_shapes(answer_input_ids=(read, "AL"), answer_attention_mask=(mask, "AL"), labels=(labels, "AL"))
-        # with padding on the left, nothing predicts the first token
-        counted = mask * F.pad(mask[:, :-1], (1, 0), value=1)
+        counted = predicted_tokens(mask)
         return Answers(read, mask, targets, counted if known is None else counted * known)
 
     @torch.no_grad()
