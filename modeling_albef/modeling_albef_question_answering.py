@@ -305,13 +305,15 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, labels: torch.Tensor | None
     ) -> Answers:
         """Return the answers that are read, and what of them is counted; ids or labels are given."""
-        known, targets = None, input_ids
-        if labels is not None:
+        known = None
+        if labels is None:
+            targets = cast(torch.Tensor, input_ids)
+        else:
             known = labels != -100
             targets = labels.masked_fill(~known, self.text_decoder.config.pad_token_id or 0)
-        if input_ids is None:
-            input_ids, attention_mask = targets, known if attention_mask is None else attention_mask * known
-        read, targets = cast(torch.Tensor, input_ids), cast(torch.Tensor, targets)
+            if input_ids is None:
+                attention_mask = known if attention_mask is None else attention_mask * known
+        read = targets if input_ids is None else input_ids
         mask = torch.ones_like(read) if attention_mask is None else attention_mask
         check_shapes(answer_input_ids=(read, "AL"), answer_attention_mask=(mask, "AL"), labels=(labels, "AL"))
         counted = predicted_tokens(mask)

@@ -249,6 +249,9 @@ def test_the_matching_head_may_be_left_out(head: Any) -> None:
     assert outputs.itm_logits is None and not runs
     assert torch.equal(outputs.logits_per_image, model(**batch).logits_per_image) and len(runs) == 1
     trained = model(**batch, image_ids=torch.arange(3), use_itm_head=False)
+    for lacking, named in (("input_ids", "no texts: give input_ids"), ("pixel_values", "no images: give pixel_values")):
+        with pytest.raises(ValueError, match=named):
+            model(**{**batch, lacking: None})
     assert trained.itm_loss is None and torch.equal(trained.loss, trained.itc_loss) and len(runs) == 1
 
 

@@ -44,6 +44,12 @@ def test_the_plain_trainer_evaluates_and_trains(head: Any, tmp_path: Path) -> No
     assert trainer.evaluate()["eval_loss"] < expected
 
 
+def test_the_plain_trainer_evaluates_pre_training_without_masked_words(tmp_path: Path) -> None:
+    model, batch = make_head(AlbefForPreTraining), {**inputs(), "image_ids": torch.arange(3)}
+    trainer = _trainer(model, tmp_path, batch, label_names=["image_ids"])
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+
+
 def test_the_plain_trainer_hands_labels_and_logits_to_metrics(tmp_path: Path) -> None:
     model, seen = make_head(AlbefForQuestionAnswering), []
     trainer = _trainer(model, tmp_path, {**inputs(), "labels": ANSWERS})
