@@ -122,8 +122,8 @@ class CardFacts:
     """What a card says of how a model was made.
 
     Attributes:
-        datasets: Names of the training and evaluation data, without paths; those that are USER/NAME of the Hub are
-            linked.
+        datasets: Names of the training and evaluation data, without paths.
+        dataset_ids: Their names on the Hub; a name of the form USER/NAME is one, too.
         dataset_args: Which configuration or part of them, in words.
         results: Metrics by the split that they are of.
         arguments: Those of the training.
@@ -135,6 +135,7 @@ class CardFacts:
     """
 
     datasets: tuple[str, ...] = ()
+    dataset_ids: tuple[str, ...] = ()
     dataset_args: str | None = None
     results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -154,9 +155,9 @@ def make_model_card(config: Any, architecture: str, name: str, facts: CardFacts 
         pipeline_tag=facts.task or task.pipeline_tag,
         tags=["albef", "vision-language"],
         model_name=title,
-        datasets=[dataset for dataset in facts.datasets if is_hub_id(dataset)] or None,
+        datasets=_dataset_ids(facts) or None,
         eval_results=_eval_results(facts, facts.task or task.pipeline_tag) or None,
-        base_model=facts.base_model if facts.base_model and is_hub_id(facts.base_model) else None,
+        base_model=facts.base_model if facts.base_model and _is_repo_id(facts.base_model) else None,
         license=None if facts.license is None else one_line(facts.license).lower().replace(" ", "-"),
         language=facts.language,
     )
@@ -179,16 +180,7 @@ def make_model_card(config: Any, architecture: str, name: str, facts: CardFacts 
 def add_tags(data: Any, tags: Iterable[str]) -> None:
     """Add to the tags of a card's metadata those that are not there yet."""
     found = data.tags if isinstance(data.tags, list) else [] if data.tags is None else [data.tags]
-    data.tags = list(dict.fromkeys([*found, *map(one_line, tags)]))
-
-
-def is_hub_id(name: str) -> bool:
-    """Return whether a name is USER/NAME, as on the Hub, and no path here."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return name.count("/") == 1 and not Path(name).exists()
+    data.tags = list(dict.fromkeys([*found, *filter(None, map(one_line, tags))]))
 
 
 def one_line(value: Any) -> str:
@@ -222,10 +214,24 @@ def _metric(name: str) -> tuple[str, str]:
     return METRICS.get(name, (one_line(name), one_line(name).replace("_", " ")))
 
 
+def _is_repo_id(name: str) -> bool:
+    """Return whether a name can be one on the Hub, and is no path here."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not Path(name).exists()
+
+
+def _dataset_ids(facts: CardFacts) -> list[str]:
+    named = [name for name in facts.datasets if name.count("/") == 1]
+    return [name for name in dict.fromkeys([*facts.dataset_ids, *named]) if _is_repo_id(name)]
+
+
 def _eval_results(facts: CardFacts, pipeline_tag: str) -> list[EvalResult]:
     """Return the results as the Hub reads them, which knows no values that are not finite."""
     named = one_line(", ".join(facts.datasets)) or "its data set"
-    on_hub = [name for name in facts.datasets if is_hub_id(name)]
+    on_hub = _dataset_ids(facts)
     slug = re.sub(r"[^a-z0-9]+", "-", named.lower()).strip("-") or "data"
     return [
         EvalResult(

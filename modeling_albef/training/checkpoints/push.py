@@ -91,8 +91,10 @@ class HubPushMixin(Trainer):
     def _write_card(self, folder: Path, name: str) -> None:
         said = self.card_arguments
         tags = (getattr(self.model, "model_tags", None), self.args.hub_tags, said.get("tags"))
+        ids, names = _listed(said.get("dataset_tags")), _listed(said.get("dataset"))
         facts = CardFacts(
-            datasets=(*_listed(said.get("dataset_tags")), *_listed(said.get("dataset"))) or self.dataset_names,
+            datasets=tuple(names or ids) or self.dataset_names,
+            dataset_ids=tuple(ids),
             dataset_args=", ".join(_listed(said.get("dataset_args"))) or None,
             results=self.results,
             arguments=self.args.recipe(),
