@@ -13,15 +13,17 @@ the tree, D its depth, N nodes that a question needs, S those of all questions, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.cache_utils import DynamicCache
 from transformers.utils import ModelOutput
 
 from .configuration_albef import AlbefError, check_shapes
-from .modeling_albef_decoder import AlbefTextDecoder
 from .modeling_albef_text import AlbefTextSelfAttention, KeyValue, PaddedRows
+
+if TYPE_CHECKING:
+    from .modeling_albef_decoder import AlbefTextDecoder
 
 NODES_A_BATCH = 1024  # 125 MB of logits with BERT's vocabulary
 MARGIN = 1e-4  # rounding of a sum of log-probabilities, of which none can exceed 0

@@ -75,6 +75,8 @@ class AlbefTrainingArguments(TrainingArguments):
     # How the run behaves
     non_finite_loss: str = field(default="stop", metadata={"help": "If a loss is not finite: stop, or skip the step."})
     push_code: bool = field(default=True, metadata={"help": "Upload the Python files with a model that is pushed."})
+    hub_license: str | None = field(default=None, metadata={"help": "License of the model, by its name on the Hub."})
+    hub_tags: list[str] | None = field(default=None, metadata={"help": "Tags of the card, beside its own."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps, epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch, best."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; the best is always kept."})
