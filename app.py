@@ -151,10 +151,9 @@ def readable_images(folder: Path, files: ServedFiles) -> list[Path]:
     """Return the images below a folder; those that cannot be read or are not served are left out, which is said."""
     good = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
-        if not files.is_shown_image(path):
-            print(f"Left out: image {str(path)!r} is hidden, or a link out of the folder.")
-        elif files.find(str(path.resolve())) is None:
-            print(f"Left out: image {str(path)!r} is no file, or larger than {MAX_UPLOAD:,} bytes.")
+        if files.find(str(files.images / path.relative_to(folder))) is None:
+            why = f"hidden, a link out of the folder, no file, or has more than {MAX_UPLOAD:,} bytes"
+            print(f"Left out: image {str(path)!r} is {why}.")
         elif (problem := problem_of(path)) is not None:
             print(f"Left out: {problem}")
         else:

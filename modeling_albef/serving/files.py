@@ -51,14 +51,12 @@ class ServedFiles:
             return None
         if not stat.S_ISREG(status.st_mode) or status.st_size > self.max_bytes:
             return None
-        return found if found.is_relative_to(self.uploads) or self.is_shown_image(found) else None
-
-    def is_shown_image(self, path: Path) -> bool:
-        """Return whether a path leads to an image below `images`, by its ending, with no hidden part."""
-        found = path.resolve()
+        if found.is_relative_to(self.uploads):
+            return found
         if not found.is_relative_to(self.images) or found.suffix.lower() not in IMAGE_SUFFIXES:
-            return False
-        return not any(part.startswith(".") for part in found.relative_to(self.images).parts)
+            return None
+        is_hidden = any(part.startswith(".") for part in found.relative_to(self.images).parts)
+        return None if is_hidden else found
 
     def can_be_sent(self, path: str) -> bool:
         """Return whether a file is sent to a browser: it can be found, and its ending is that of an image."""

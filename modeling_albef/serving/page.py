@@ -59,7 +59,7 @@ class Page(gr.Blocks):
                 with self.deadline.set():
                     return function(*arguments)
             except (AlbefError, ProcessingError) as error:
-                raise gr.Error(escape(str(error)), duration=30, print_exception=False) from error
+                raise gr.Error(escape(str(error), quote=False), duration=30, print_exception=False) from error
 
         return wrapped
 
