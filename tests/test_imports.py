@@ -31,6 +31,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "modeling_albef.explain": (MODELS,),
     "modeling_albef.explain.visualize": (MODELS, "modeling_albef.explain", "processing"),
     "modeling_albef.visualize": ("modeling_albef.explain.visualize",),
+    "modeling_albef.serving": (MODELS,),
+    "modeling_albef.serving.page": (MODELS, "modeling_albef.serving", "processing"),
     TRAINING: (MODELS,),
     f"{TRAINING}.application": (MODELS, TRAINING, "processing", "dataset_scripts"),
     "processing": (),
