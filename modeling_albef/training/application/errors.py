@@ -60,7 +60,8 @@ def exit_without_traceback(main: Main) -> Main:
         except USER_ERRORS as error:
             if _rank() > 0:
                 _leave_to_others()
-            _is_first_to_tell()
+            if not _is_first_to_tell() and _rank() > 0:
+                raise SystemExit(1) from error
             in_training = not isinstance(error, SettingError) and _passed_through_training(error)
             raise SystemExit(f"{sentence(error)} {RESUME}" if in_training else sentence(error)) from error
         except RuntimeError as error:

@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from transformers import Trainer
 
+from ..errors import SettingError
+
+SUMS = ("world_size", "last_logged", "loss", "parts_count", "replaced_images", "skipped_steps", "skipped_in_a_row")
+
 
 class LogSumsMixin(Trainer):
     """Saves and loads, for each process, what the next line of the log is made of."""
@@ -26,8 +30,8 @@ class LogSumsMixin(Trainer):
             "world_size": self.args.world_size,
             "last_logged": self._globalstep_last_logged,
             "loss": float(self._tr_loss),
-            "loss_parts": {name: float(part) for name, part in self._loss_parts.items()},
-            "loss_parts_count": float(self._loss_parts_count),
+            "parts": {name: float(part) for name, part in self._loss_parts.items()},
+            "parts_count": float(self._loss_parts_count),
             "replaced_images": self._num_replaced_images,
             "skipped_steps": self._finite_loss.num_skipped,
             "skipped_in_a_row": self._finite_loss.num_skipped_in_a_row,
@@ -39,17 +43,21 @@ class LogSumsMixin(Trainer):
         path = self._log_sums_file(checkpoint)
         if not path.is_file():
             return
-        sums = json.loads(path.read_text(encoding="utf-8"))
-        if sums["world_size"] != self.args.world_size:
+        try:
+            sums = json.loads(path.read_text(encoding="utf-8"))
+            values = {name: float(sums[name]) for name in SUMS}
+            parts = {name: torch.tensor(float(part), device=self.args.device) for name, part in sums["parts"].items()}
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise SettingError(f"{path} does not hold the sums of a log: resume an older checkpoint.") from error
+        if values["world_size"] != self.args.world_size:
             return
-        device = self.args.device
-        self._globalstep_last_logged = sums["last_logged"]
-        self._tr_loss = torch.tensor(sums["loss"], device=device)
-        self._loss_parts = {name: torch.tensor(part, device=device) for name, part in sums["loss_parts"].items()}
-        self._loss_parts_count = torch.tensor(sums["loss_parts_count"], device=device)
-        self._num_replaced_images = sums["replaced_images"]
-        self._finite_loss.num_skipped = sums["skipped_steps"]
-        self._finite_loss.num_skipped_in_a_row = sums["skipped_in_a_row"]
+        self._globalstep_last_logged = int(values["last_logged"])
+        self._tr_loss = torch.tensor(values["loss"], device=self.args.device)
+        self._loss_parts = parts
+        self._loss_parts_count = torch.tensor(values["parts_count"], device=self.args.device)
+        self._num_replaced_images = int(values["replaced_images"])
+        self._finite_loss.num_skipped = int(values["skipped_steps"])
+        self._finite_loss.num_skipped_in_a_row = int(values["skipped_in_a_row"])
 
     def _log_sums_file(self, folder: str | Path) -> Path:
         return Path(folder) / f"log_sums_{self.args.process_index}.json"

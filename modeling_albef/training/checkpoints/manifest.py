@@ -43,7 +43,8 @@ def find_damage(checkpoint: str | Path) -> str | None:
     """
     folder = Path(checkpoint)
     try:
-        int(json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["global_step"])
+        if not isinstance(json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["global_step"], int):
+            return f"{STATE_FILE} has no number of steps"
         if not (folder / MANIFEST_FILE).is_file():
             return f"{MANIFEST_FILE} is missing"
         entries = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))

@@ -94,7 +94,7 @@ def test_a_trainer_of_ones_own_script_is_refused_too(live: Any) -> None:
 
 
 def test_two_processes_hold_one_lock_and_are_refused_with_one_sentence(live: Any, tmp_path: Path) -> None:
-    folder, process = live
+    folder, _ = live
     before = stamps(folder)
     done = run("run_retrieval.py", [write_run(tmp_path), "--overwrite_output_dir"], two_processes(), check=False)
     assert done.returncode != 0 and done.stderr.count("is in use by process") == 1
