@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+from accelerate import PartialState
 from transformers import TrainingArguments
 from transformers.training_args import trainer_log_levels
 from transformers.utils import is_in_notebook, logging
@@ -98,6 +99,7 @@ class AlbefTrainingArguments(TrainingArguments):
             self.disable_tqdm = not (sys.stderr.isatty() or is_in_notebook())
         do_eval = self.do_eval
         self._avoid_emulation()
+        self._connect_cpu_processes()
         super().__post_init__()  # sets do_eval wherever eval_strategy is not "no"
         self.do_eval = do_eval
         self._check_ranges()
@@ -109,6 +111,12 @@ class AlbefTrainingArguments(TrainingArguments):
             logger.warning("This processor has no bfloat16 instructions: the arithmetic is float32, which is faster.")
             self.bf16 = False
             os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+
+    def _connect_cpu_processes(self) -> None:
+        """Give the processes on CPUs `ddp_timeout`, which the library hands on to those on other devices alone."""
+        _refuse(not 1 <= self.ddp_timeout <= 10**8, "ddp_timeout", self.ddp_timeout, "lie between 1 and 10**8 seconds")
+        if self.use_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            PartialState(cpu=True, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
 
     @property
     def output_folder(self) -> Path:
