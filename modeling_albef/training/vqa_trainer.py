@@ -44,6 +44,17 @@ class VQATrainer(AlbefTrainer):
         check_answers(answer_list, kwargs["processing_class"].tokenizer)
         self.answer_list = list(answer_list)
         super().__init__(model, args, **kwargs)
+        self._check_answer_lengths()
+
+    def _check_answer_lengths(self) -> None:
+        limit = self.model.config.decoder_config.max_position_embeddings
+        ids = self.processing_class.encode_answers(self.answer_list, padding=False, return_tensors=None)["input_ids"]
+        for answer, tokens in zip(self.answer_list, ids, strict=True):
+            if len(tokens) > limit:
+                raise SettingError(
+                    f"The answer list has {answer[:60]!r} .. of {len(tokens)} tokens, but the model's decoder reads at "
+                    f"most {limit}: shorten it, or take it out."
+                )
 
     def prepare_model(self, model: Any) -> Any:
         """Return the student with the candidate answers in its configuration, for the pipeline."""
