@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..rows import as_rows, image_names
 from .ranking import RankedCandidates
 
 
@@ -37,6 +38,8 @@ class RetrievalResult:
         text_to_image: For each text its images.
         captions: The texts, those of an image in a row.
         caption_image: (T,) the image of each text.
+        image_rows: The row of the data set that each image is from, the first one that shows it; None: row i for image
+            i.
     """
 
     metrics: dict[str, float]
@@ -44,9 +47,17 @@ class RetrievalResult:
     text_to_image: RankedCandidates
     captions: list[str]
     caption_image: torch.Tensor
+    image_rows: Sequence[int] | None = None
+
+    def row_of(self, image: int) -> int:
+        """Return the row of the data set that shows an image."""
+        return image if self.image_rows is None else self.image_rows[image]
 
     def top_predictions(self, image_names: Sequence[str], depth: int = 10) -> dict[str, list[dict[str, Any]]]:
-        """Return the `depth` best candidates of every query, with their scores and which are right, ready for JSON."""
+        """Return the `depth` best candidates of every query, with their scores and which are right, ready for JSON.
+
+        The names are those of the images, each once.
+        """
         image_of = self.caption_image.tolist()
         queries: dict[str, list[dict[str, Any]]] = {"image_to_text": [], "text_to_image": []}
         for image, name in enumerate(image_names):
@@ -62,9 +73,9 @@ class RetrievalResult:
     def write(self, dataset: Any, folder: Path) -> dict[str, Path]:
         """Write the ten best candidates of every query to `predictions.json`; return the file by what it holds.
 
-        The images of `dataset` are not decoded; those that are not files go by their row.
+        Images that are not files go by their row.
         """
-        names = [image["path"] or str(row) for row, image in enumerate(dataset["image"])]
+        names = image_names(as_rows(dataset), [self.row_of(image) for image in range(len(self.image_to_text.ids))])
         path = folder / "predictions.json"
         path.write_text(json.dumps(self.top_predictions(names), indent=1), encoding="utf-8")
         return {"predictions": path}

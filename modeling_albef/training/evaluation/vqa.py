@@ -16,6 +16,7 @@ import torch
 
 from ...answer_tree_albef import AnswerTree
 from ...configuration_albef import AlbefError
+from ..rows import Rows, as_rows, image_keys
 from .base import Evaluator, check_finite, progress
 from .results import VQAResult
 from .vqa_metrics import vqa_accuracy, vqa_accuracy_by_question_type
@@ -65,13 +66,15 @@ class VQAEvaluator(Evaluator):
         """Evaluate.
 
         Args:
-            dataset: Rows with `image`, `image_id`, `question`, `question_id` and `answers`, which may be empty.
+            dataset: Rows with `image`, `question` and `answers`, which may be empty, and perhaps `image_id`, anything
+                hashable, by default the image's path, and `question_id`, by default the row.
 
         Returns:
             Metrics and answers, the same on every process.
         """
+        dataset = as_rows(dataset)
         best, probabilities = self.rank(dataset)
-        ids = list(dataset["question_id"])
+        ids = list(dataset["question_id"] if "question_id" in dataset.column_names else range(len(dataset)))
         answers = [
             {"question_id": number, "answer": self.answer_list[index]}
             for number, index in zip(ids, best.tolist(), strict=True)
@@ -88,7 +91,8 @@ class VQAEvaluator(Evaluator):
 
     def rank(self, dataset: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return (N,) indices of the best answers and (N,) their probabilities, or None with `best_answer_only`."""
-        batches = group_questions(dataset["image_id"], self.batch_size)
+        dataset = as_rows(dataset)
+        batches = group_questions(image_keys(dataset, warn=False), self.batch_size)
         own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
         device = self.model.device
         candidates = self.processor.encode_answers(self.answer_list).to(device)
@@ -111,7 +115,8 @@ class VQAEvaluator(Evaluator):
 
 def _collate(processor: Any, max_words: int, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     numbers: dict[Any, int] = {}
-    index = [numbers.setdefault(row["image_id"], len(numbers)) for row in rows]
+    keys = image_keys(Rows(rows), warn=False)
+    index = [numbers.setdefault(key, len(numbers)) for key in keys]
     first = [index.index(number) for number in range(len(numbers))]  # a row for each different image
     inputs = processor(
         images=[rows[row]["image"] for row in first],
@@ -124,12 +129,12 @@ def _collate(processor: Any, max_words: int, rows: list[dict[str, Any]]) -> dict
     return {**inputs, "image_index": torch.tensor(index)}
 
 
-def group_questions(image_ids: Sequence[int], batch_size: int) -> list[list[int]]:
+def group_questions(image_ids: Sequence[Any], batch_size: int) -> list[list[int]]:
     """Group questions, of which each has an image id, into batches of rows.
 
     An image's questions are never parted, so a batch may have more than `batch_size`.
     """
-    questions_of: dict[int, list[int]] = defaultdict(list)
+    questions_of: dict[Any, list[int]] = defaultdict(list)
     for question, image in enumerate(image_ids):
         questions_of[image].append(question)
     batches: list[list[int]] = []
