@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from PIL.Image import Image
 from transformers import Pipeline
+from transformers.utils import logging
 
-from .answer_tree_albef import AnswerTree
+from .answer_tree_albef import AnswerTree, describe_merged_answers, merge_equal_answers
 from .configuration_albef import AlbefError
 from .index_albef import EmbeddingIndex, MissingFolderError
 
+logger = logging.get_logger(__name__)
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
@@ -44,7 +46,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
         [{'answer': 'apple', 'score': 0.71}, {'answer': 'pear', 'score': 0.13}]
     """
 
-    _kept: tuple[tuple[str, ...], AnswerTree] | None = None
+    _kept: tuple[tuple[str, ...], list[str], AnswerTree] | None = None
 
     def __call__(self, image: Any = None, question: Any = None, **kwargs: Any) -> Any:
         """Answer questions.
@@ -53,7 +55,8 @@ class AlbefVqaPipeline(_AlbefPipeline):
             image: Path, URL or Pillow image; a list of them; or, without `question`, a mapping with `image` and
                 `question`, a list, data set or generator of such mappings.
             question: A text or a list; a single image goes with all questions, a single question with all images.
-            kwargs: `top_k` answers that are returned (5); `answer_list`, candidates or a JSON file of them;
+            kwargs: `top_k` answers that are returned (5); `answer_list`, candidates or a JSON file of them, of which
+                those that the tokenizer cannot tell apart are one, spelled as the first;
                 `k_test` candidates that are scored whole (128); `free_form=True` to write answers in spite of
                 candidates, and then `max_new_tokens` (10); `batch_size` and `num_workers`.
 
@@ -134,7 +137,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
         answers = answer_list or self._own_answers()
         if free_form or not answers:
             return self._write(inputs, top_k, max_new_tokens)
-        ranked = self.model.rank_answers(**inputs, candidates=self._tree(answers), k=max(k_test, top_k))
+        ranked = self.model.rank_answers(**inputs, candidates=self._candidates(answers)[1], k=max(k_test, top_k))
         return {"ids": ranked.ids[:, :top_k], "scores": ranked.probabilities[:, :top_k]}
 
     def _write(self, inputs: dict[str, torch.Tensor], top_k: int, max_new_tokens: int) -> dict[str, torch.Tensor]:
@@ -151,12 +154,17 @@ class AlbefVqaPipeline(_AlbefPipeline):
         shape = (len(inputs["input_ids"]), top_k)
         return {"tokens": written.sequences.unflatten(0, shape), "scores": written.sequences_scores.exp().view(shape)}
 
-    def _tree(self, answers: tuple[str, ...]) -> AnswerTree:
-        """Return the candidates as the model takes them, made once a list."""
+    def _candidates(self, answers: tuple[str, ...]) -> tuple[list[str], AnswerTree]:
+        """Return the candidates that the tokenizer can tell apart, and as the model takes them, made once a list."""
         if self._kept is None or self._kept[0] != answers:
-            encoded = self.processor.encode_answers(list(answers)).to(self.device)
-            self._kept = (answers, AnswerTree.from_tokens(encoded["input_ids"], encoded["attention_mask"]))
-        return self._kept[1]
+            ids = self.processor.encode_answers(list(answers), padding=False, return_tensors=None)["input_ids"]
+            merged = merge_equal_answers(answers, ids)
+            if (sentence := describe_merged_answers(merged)) is not None:
+                logger.warning(sentence)
+            encoded = self.processor.encode_answers(list(merged)).to(self.device)
+            tree = AnswerTree.from_tokens(encoded["input_ids"], encoded["attention_mask"])
+            self._kept = (answers, list(merged), tree)
+        return self._kept[1:]
 
     def _own_answers(self) -> tuple[str, ...]:
         return tuple(self.model.config.decoder_config.answer_list or ())
@@ -168,7 +176,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
         if "tokens" in model_outputs:
             answers = self.processor.batch_decode(model_outputs["tokens"][0], skip_special_tokens=True)
         else:
-            names = answer_list or self._own_answers()
+            names, _ = self._candidates(answer_list or self._own_answers())
             answers = [names[index] for index in model_outputs["ids"][0].tolist()]
         scores = model_outputs["scores"][0].tolist()
         return [{"answer": answer, "score": score} for answer, score in zip(answers, scores, strict=True)]

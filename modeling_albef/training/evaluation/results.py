@@ -79,12 +79,17 @@ class VQAResult:
         answers: `{"question_id", "answer"}` of every question, in the data set's order: the VQA server's format.
         probabilities: (N,) of the answers among the candidates that were scored; None with `best_answer_only`.
         by_question_type: Accuracy for each `question_type`; empty where the data set has no such column.
+        scores: (N,) accuracy of each question, per cent; None where not all questions have answers.
+        details: What the metrics were measured by, for the file of results: `vqa_rules`, `fold_answers`,
+            `vqa_accuracy_interval`.
     """
 
     metrics: dict[str, float]
     answers: list[dict[str, Any]]
     probabilities: torch.Tensor | None
     by_question_type: dict[str, float] = field(default_factory=dict)
+    scores: torch.Tensor | None = None
+    details: dict[str, Any] = field(default_factory=dict)
 
     def write(self, dataset: Any, folder: Path) -> dict[str, Path]:
         """Write `vqa_result.json` and, where types are known, `question_types.json`; return both by what they hold."""
