@@ -236,11 +236,15 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         Args:
             text: Query or queries, where images are indexed.
             image: Path, URL or Pillow image, or a list of them, where texts are indexed.
-            kwargs: `top_k` results a query (5); `k` candidates that the matching head ranks (16), 0 for none.
+            kwargs: `top_k` results a query (5); `k` candidates that the matching head ranks (16), 0 for none;
+                `threshold`, the least `probability` of a result, or `similarity` where `k` is 0; or "calibrated": the
+                threshold of a model that was evaluated with `--calibrate`.
 
         Returns:
             For a query a list, best first, of `image` or `text`, `similarity` (cosine), and where `k` > 0 `score` (the
-            published one, a logit) and `probability` of a match; a list of such lists for several queries.
+            published one, a logit) and `probability` of a match; a list of such lists for several queries. Below a
+            threshold there is no result, so an empty list says that nothing fits. With "calibrated" each also has a
+            `confidence`, 0.5 at the threshold: the probability that a query with this best score has its answer here.
 
         Raises:
             AlbefError: Nothing is indexed, or what is indexed is of the query's own kind; the query has no word that
@@ -257,11 +261,20 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
             return [super(ImageTextRetrievalPipeline, self).__call__({kind: one}, **kwargs) for one in query]
         return super().__call__({kind: query}, **kwargs)
 
-    def _sanitize_parameters(self, top_k: int | None = None, k: int | None = None) -> tuple[dict, dict, dict]:
+    def _sanitize_parameters(
+        self, top_k: int | None = None, k: int | None = None, threshold: float | str | None = None
+    ) -> tuple[dict, dict, dict]:
         forward = {name: value for name, value in {"top_k": top_k, "k": k}.items() if value is not None}
         if forward.get("top_k", 1) < 1 or forward.get("k", 0) < 0:
             raise AlbefError(f"top_k is {top_k} and k is {k}, but they must be at least 1 and 0.")
-        return {}, forward, {}
+        if threshold is None:
+            return {}, forward, {}
+        is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+        if not (is_number or threshold == "calibrated"):
+            raise AlbefError(f'threshold is {threshold!r:.60}, but must be a number or "calibrated".')
+        if threshold == "calibrated" and self.model.config.search_calibration is None:
+            raise AlbefError("The model is not calibrated: give a number, or evaluate it with --calibrate first.")
+        return {}, forward, {"threshold": threshold}
 
     def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
         """Make a query the model's inputs."""
@@ -316,13 +329,28 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
             found |= {"score": logits[order, 1], "probability": logits[order].softmax(dim=-1)[:, 1]}
         return {name: tensor[:top_k] for name, tensor in found.items()}
 
-    def postprocess(self, model_outputs: dict[str, torch.Tensor], **_: Any) -> list[dict[str, Any]]:
-        """Return the names that the indices stand for."""
-        index = self._need_index()
-        lists = {name: tensor.tolist() for name, tensor in model_outputs.items()}
+    def postprocess(
+        self, model_outputs: dict[str, torch.Tensor], threshold: float | str | None = None, **_: Any
+    ) -> list[dict[str, Any]]:
+        """Return the names that the indices stand for, down to a threshold."""
+        index, outputs = self._need_index(), dict(model_outputs)
+        if threshold is not None:
+            outputs = self._above(outputs, threshold)
+        lists = {name: tensor.tolist() for name, tensor in outputs.items()}
         names = [{index.kind: index.names[row]} for row in lists.pop("indices")]
-        columns = [name for name in ("score", "probability", "similarity") if name in lists]
+        columns = [name for name in ("score", "probability", "similarity", "confidence") if name in lists]
         return [{**name, **{column: lists[column][row] for column in columns}} for row, name in enumerate(names)]
+
+    def _above(self, outputs: dict[str, torch.Tensor], threshold: float | str) -> dict[str, torch.Tensor]:
+        """Return the results that reach a threshold."""
+        stage, column = ("", "score") if "score" in outputs else ("cosine_", "similarity")
+        if isinstance(threshold, str):
+            fitted = self.model.config.search_calibration
+            above = (outputs[column] - fitted[f"{stage}threshold"]) / fitted[f"{stage}temperature"]
+            outputs["confidence"], kept = above.sigmoid(), above >= 0
+        else:
+            kept = outputs.get("probability", outputs["similarity"]) >= threshold
+        return {name: tensor[kept] for name, tensor in outputs.items()}
 
 
 def _check_words(processor: Any, inputs: Any, kind: str, text: str) -> None:

@@ -154,10 +154,15 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
     max_temperature: float = field(default=0.5, metadata={"help": "The learned temperature is kept below this."})
     k_test: int = field(default=256, metadata={"help": "Candidates that the matching head re-ranks."})
     image_memory: int = field(default=2000, metadata={"help": "MB of image states a process keeps; others are redone."})
+    calibrate: bool = field(
+        default=False, metadata={"help": "Fit the score below which a search finds nothing, on the validation data."}
+    )
     metric_for_best_model: str | None = field(default="r_mean", metadata={"help": "Metric of the best checkpoint."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.calibrate and not self.do_eval:
+            raise SettingError("calibrate is true, but do_eval is false: it needs the validation data, set both.")
         if not 0 < self.min_temperature <= self.max_temperature:
             raise SettingError(
                 f"min_temperature is {self.min_temperature} and max_temperature {self.max_temperature}: they must be "

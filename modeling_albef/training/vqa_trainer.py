@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -66,6 +66,6 @@ class VQATrainer(AlbefTrainer):
 
 def _answers_of(dataset: Any) -> Iterator[Sequence[str]]:
     """Return the answers of each row, read when they are asked for; none of a stream or of rows without answers."""
-    rows = getattr(dataset, "dataset", dataset)  # of an `AugmentedDataset`
-    if "answers" in (getattr(rows, "column_names", None) or ()) and isinstance(rows, Sized):
+    rows: Any = getattr(dataset, "dataset", dataset)  # of an `AugmentedDataset`
+    if "answers" in (getattr(rows, "column_names", None) or ()) and hasattr(rows, "__len__"):
         yield from rows["answers"]

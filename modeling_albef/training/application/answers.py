@@ -69,6 +69,7 @@ def question_only_metrics(
     train, test = splits.get("train"), splits["test"]
     if not isinstance(train, Dataset) or not all(test["answers"]):
         return {}
-    fold = None if tokenizer is None else choose_folding(args and args.fold_answers, test, tokenizer)
-    rules = "vqa" if args is None else args.vqa_rules
-    return {"question_only_accuracy": question_only_accuracy(train, test, rules, fold)}
+    if args is None or tokenizer is None:
+        return {"question_only_accuracy": question_only_accuracy(train, test)}
+    fold = choose_folding(args.fold_answers, test, tokenizer)
+    return {"question_only_accuracy": question_only_accuracy(train, test, args.vqa_rules, fold)}

@@ -73,6 +73,10 @@ class RunRecord:
         """
         outcome = self.trainer.predict(dataset, metric_key_prefix=split)
         evaluation = EvaluationRecord(split, dataset, outcome.predictions)
+        if split == "eval" and getattr(self.args, "calibrate", False):
+            self.trainer.calibrate(evaluation.result)  # type: ignore[attr-defined]
+            self.trainer.save_model()
+            self.written["model"] = self.folder
         metrics: dict[str, float] = dict(outcome.metrics or {})
         metrics |= {f"{split}_{name}": value for name, value in further.items()}
         details = {f"{split}_{name}": value for name, value in evaluation.result.details.items()}

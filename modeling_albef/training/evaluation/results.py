@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from .abstention import BestScores
 from .ranking import RankedCandidates
 
 
@@ -37,6 +38,12 @@ class RetrievalResult:
         text_to_image: For each text its images.
         captions: The texts, those of an image in a row.
         caption_image: (T,) the image of each text.
+        text_ranks: (Q,) rank of the best right text of each image with captions, in the whole gallery, 0 = best: the
+            re-ranked candidates first, then the others by similarity.
+        image_ranks: (T,) the same of each text's image.
+        query_images: (Q,) the images with captions.
+        best_scores: Of the queries of text retrieval, "txt", and image retrieval, "img"; see `BestScores`.
+        details: What stands beside the metrics in the file of results; see `docs/retrieval.md`.
     """
 
     metrics: dict[str, float]
@@ -44,6 +51,12 @@ class RetrievalResult:
     text_to_image: RankedCandidates
     captions: list[str]
     caption_image: torch.Tensor
+    _: KW_ONLY
+    text_ranks: torch.Tensor | None = None
+    image_ranks: torch.Tensor | None = None
+    query_images: torch.Tensor | None = None
+    best_scores: dict[str, BestScores] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
     def top_predictions(self, image_names: Sequence[str], depth: int = 10) -> dict[str, list[dict[str, Any]]]:
         """Return the `depth` best candidates of every query, with their scores and which are right, ready for JSON."""
