@@ -31,8 +31,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "modeling_albef.explain": (MODELS,),
     "modeling_albef.explain.visualize": (MODELS, "modeling_albef.explain", "processing"),
     "modeling_albef.visualize": ("modeling_albef.explain.visualize",),
-    TRAINING: (MODELS,),
-    f"{TRAINING}.application": (MODELS, TRAINING, "processing", "dataset_scripts"),
+    TRAINING: (MODELS, f"{TRAINING}.rows"),
+    f"{TRAINING}.rows": (MODELS, TRAINING, "processing"),  # when a trainer or an evaluation is handed data
+    f"{TRAINING}.application": (MODELS, TRAINING, f"{TRAINING}.rows", "processing", "dataset_scripts"),
     "processing": (),
     "dataset_scripts": ("processing",),
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import SchedulerType
 from transformers.training_args import trainer_log_levels
 from transformers.utils import is_in_notebook, logging
 
@@ -17,6 +18,7 @@ from .errors import SettingError
 from .evaluation.retrieval_metrics import RETRIEVAL_METRICS
 from .evaluation.vqa_metrics import RULES
 from .hardware import has_bfloat16_instructions
+from .library_arguments import check_library_arguments
 
 logger = logging.get_logger(__name__)
 
@@ -32,7 +34,7 @@ RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task ha
     **dict.fromkeys(("momentum", "alpha"), (0, 1, "lie between 0 and 1")),
     **dict.fromkeys(("report_items", "log_images", "image_memory"), (0, math.inf, "be 0 or more")),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, math.inf, "be at least 1")),
-    "k_test": (1, math.inf, "be at least 1"),
+    **dict.fromkeys(("k_test", "early_stopping_patience"), (1, math.inf, "be at least 1")),
     "queue_size": (0, MAX_QUEUE_SIZE, f"lie between 0 and {MAX_QUEUE_SIZE}"),
 }
 
@@ -54,7 +56,12 @@ class AlbefTrainingArguments(TrainingArguments):
     distill: bool = field(default=True, metadata={"help": "Use the teacher's soft targets (else the hard ones)."})
 
     # Schedule
-    published_schedule: bool = field(default=True, metadata={"help": "Rates as published; false: lr_scheduler_type."})
+    published_schedule: bool | None = field(
+        default=None, metadata={"help": "Rates as published; default: true, unless lr_scheduler_type is given."}
+    )
+    lr_scheduler_type: str | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Schedule of the library in place of the published one; default: linear."}
+    )
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
     min_learning_rate: float = field(default=1e-6, metadata={"help": "Last rate of the published cosine."})
     warmup_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of the first steps."})
@@ -68,6 +75,12 @@ class AlbefTrainingArguments(TrainingArguments):
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 = none."})
     optim: str = field(default="adamw_torch", metadata={"help": "The optimizer."})
     seed: int = field(default=42, metadata={"help": "Seed of weights, order, augmentation, dropout."})
+
+    # Early stopping
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better metric_for_best_model."}
+    )
+    early_stopping_threshold: float = field(default=0.0, metadata={"help": "How much better counts as better."})
 
     # Report
     write_report: bool = field(default=True, metadata={"help": "Write report.html into the output folder."})
@@ -98,9 +111,51 @@ class AlbefTrainingArguments(TrainingArguments):
             self.disable_tqdm = not (sys.stderr.isatty() or is_in_notebook())
         do_eval = self.do_eval
         self._avoid_emulation()
+        self._choose_schedule()
         super().__post_init__()  # sets do_eval wherever eval_strategy is not "no"
         self.do_eval = do_eval
+        if self.published_schedule:  # a copy of the arguments asks for no other
+            self.lr_scheduler_type = None
+        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+            raise SettingError("early_stopping_patience needs evaluations: set eval_strategy to epoch or steps.")
+        self.check()
+
+    def check(self) -> None:
+        """Refuse values that are out of range, contradict each other, or would have no effect.
+
+        Raises:
+            SettingError: The argument, its value and the remedy.
+        """
         self._check_ranges()
+        check_library_arguments(self)
+        _refuse(self.early_stopping_threshold < 0, "early_stopping_threshold", self.early_stopping_threshold, "be >= 0")
+        if self.early_stopping_patience is None and self.early_stopping_threshold:
+            raise SettingError(
+                f"early_stopping_threshold is {self.early_stopping_threshold}, but early_stopping_patience is not set: "
+                "set it, too."
+            )
+        if self.early_stopping_patience is not None and self.metric_for_best_model is None:
+            raise SettingError("early_stopping_patience needs a metric: set metric_for_best_model.")
+
+    def set_lr_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Set the library's schedule, in place of the published one."""
+        self.published_schedule = False
+        return super().set_lr_scheduler(*args, **kwargs)
+
+    def _choose_schedule(self) -> None:
+        """Set `published_schedule`; it cannot be true where another schedule is asked for."""
+        asked_for = [name for name in ("lr_scheduler_type", "lr_scheduler_kwargs") if getattr(self, name)]
+        if self.published_schedule is None:
+            self.published_schedule = not asked_for
+        if self.published_schedule and asked_for:
+            raise SettingError(
+                f"{asked_for[0]} is {getattr(self, asked_for[0])!r}, but published_schedule is true: leave one of "
+                "them out."
+            )
+        self.lr_scheduler_type = self.lr_scheduler_type or SchedulerType.LINEAR
+        known = [one.value for one in SchedulerType]
+        name = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
+        _refuse(name not in known, "lr_scheduler_type", repr(name), f"be one of {', '.join(known)}")
 
     def _avoid_emulation(self) -> None:
         """Replace bfloat16 by float32 on a CPU that would have to emulate it, which is many times slower."""
@@ -132,9 +187,6 @@ class AlbefTrainingArguments(TrainingArguments):
             raise SettingError(f"learning_rate is {self.learning_rate}, but the published schedule needs a rate > 0.")
         is_unknown = self.non_finite_loss not in ("stop", "skip")
         _refuse(is_unknown, "non_finite_loss", repr(self.non_finite_loss), "be stop or skip")
-        metric = (self.metric_for_best_model or "").removeprefix("eval_")
-        is_unknown = self.eval_strategy != "no" and bool(metric) and metric not in self.METRICS
-        _refuse(is_unknown, "metric_for_best_model", repr(metric), f"be one of {', '.join(self.METRICS)}")
 
 
 def _refuse(is_wrong: bool, name: str, value: Any, rule: str) -> None:

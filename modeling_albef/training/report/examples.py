@@ -88,9 +88,9 @@ def hardest_captions(result: RetrievalResult, count: int) -> Gallery:
     matches = ranked.ids == owners[:, None]
     examples = []
     for query in hardest_first(matches, ranked.scores)[:count].tolist():
-        candidates = _best(ranked, matches, query)
+        candidates = _best(ranked, matches, query, result)
         if not any(candidate.credit for candidate in candidates):
-            candidates.append(Candidate(row=int(owners[query]), credit=1.0))
+            candidates.append(Candidate(row=result.row_of(int(owners[query])), credit=1.0))
         note = _note(matches[query], ranked.scores[query])
         examples.append(Example(result.captions[query], None, tuple(candidates), note))
     return Gallery("text_to_image", "Images found for a caption", tuple(examples), RANKS_INTRO)
@@ -102,15 +102,15 @@ def hardest_images(result: RetrievalResult, count: int) -> Gallery:
     matches = owners[ranked.ids] == torch.arange(len(ranked.ids))[:, None]
     examples = []
     for query in hardest_first(matches, ranked.scores)[:count].tolist():
-        candidates = tuple(_best(ranked, matches, query, result.captions))
+        candidates = tuple(_best(ranked, matches, query, result, of_captions=True))
         own = tuple(result.captions[text] for text in (owners == query).nonzero()[:, 0].tolist())
         note = _note(matches[query], ranked.scores[query]) if own else "this image has no caption"
-        examples.append(Example(None, query, candidates, note, own))
+        examples.append(Example(None, result.row_of(query), candidates, note, own))
     return Gallery("image_to_text", "Captions found for an image", tuple(examples), RETRIEVAL_INTRO)
 
 
 def _best(
-    ranked: RankedCandidates, matches: torch.Tensor, query: int, captions: list[str] | None = None
+    ranked: RankedCandidates, matches: torch.Tensor, query: int, result: RetrievalResult, of_captions: bool = False
 ) -> list[Candidate]:
     """Return the best candidates, images or captions, and the first right one where it comes later."""
     indices = list(range(min(SHOWN, matches.shape[1])))
@@ -118,8 +118,8 @@ def _best(
         indices.append(int(matches[query].int().argmax()))
     found = []
     for index in indices:
-        row = int(ranked.ids[query, index])
-        text, image = (None, row) if captions is None else (captions[row], None)
+        found_id = int(ranked.ids[query, index])
+        text, image = (result.captions[found_id], None) if of_captions else (None, result.row_of(found_id))
         credit, score = float(matches[query, index]), float(ranked.scores[query, index])
         found.append(Candidate(text, image, credit, rank=index + 1, score=score))
     return found
