@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # Predict: answer the test questions, and measure how far guessing from the question alone gets
     if args.do_predict:
-        record.add_evaluation("test", splits["test"], **question_only_metrics(splits))
+        record.add_evaluation("test", splits["test"], **question_only_metrics(splits, args, processor.tokenizer))
     record.finish()
 
 

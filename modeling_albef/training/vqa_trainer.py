@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 
 from .arguments import VQATrainingArguments
 from .errors import SettingError
+from .evaluation.candidates import check_answers
 from .evaluation.results import VQAResult
-from .evaluation.vqa import VQAEvaluator, check_answers
+from .evaluation.vqa import VQAEvaluator
 from .rows import as_rows, image_keys, limit_lengths, vqa_collator
 from .sampling import ImageGroupSampler
 from .trainer import AlbefTrainer
@@ -38,11 +39,14 @@ class VQATrainer(AlbefTrainer):
         answer_list: Sequence[str],
         **kwargs: Any,
     ) -> None:
-        """Make a trainer as `AlbefTrainer` does; `answer_list` has the candidate answers of the evaluation."""
+        """Make a trainer as `AlbefTrainer` does; `answer_list` has the candidate answers of the evaluation.
+
+        Of candidates that the tokenizer cannot tell apart, the most frequent spelling of the training data is kept.
+        """
         if kwargs.get("processing_class") is None:
             raise SettingError("processing_class is None, but answers need a tokenizer: give an AlbefProcessor.")
-        check_answers(answer_list, kwargs["processing_class"].tokenizer)
-        self.answer_list = list(answer_list)
+        tokenizer, given = kwargs["processing_class"].tokenizer, _answers_of(kwargs.get("train_dataset"))
+        self.answer_list = check_answers(answer_list, tokenizer, given)
         super().__init__(model, args, **kwargs)
         self._check_answer_lengths()
 
@@ -91,5 +95,13 @@ class VQATrainer(AlbefTrainer):
 
     def evaluate_dataset(self, dataset: Any) -> VQAResult:
         """Answer the questions of a data set; see `VQAEvaluator`."""
-        options = self.evaluator_options("k_test", "count_first_token_twice", "best_answer_only")
+        names = ("k_test", "count_first_token_twice", "best_answer_only", "vqa_rules", "fold_answers")
+        options = self.evaluator_options(*names)
         return VQAEvaluator(self.model, self.processing_class, self.answer_list, **options)(dataset)
+
+
+def _answers_of(dataset: Any) -> Iterator[Sequence[str]]:
+    """Return the answers of each row, read when they are asked for; none of a stream or of rows without answers."""
+    rows: Any = getattr(dataset, "dataset", dataset)  # of an `AugmentedDataset`
+    if "answers" in (getattr(rows, "column_names", None) or ()) and hasattr(rows, "__len__"):
+        yield from rows["answers"]

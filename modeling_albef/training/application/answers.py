@@ -10,7 +10,9 @@ from dataset_scripts import DataError, load_answer_list
 
 from ...configuration_albef import AlbefConfig
 from ...hub_albef import named_model_errors
+from ..arguments import VQATrainingArguments
 from ..evaluation.base import progress
+from ..evaluation.candidates import choose_folding
 from ..evaluation.vqa import question_only_accuracy
 from .settings import VQADataArguments
 from .start import StartError
@@ -60,9 +62,20 @@ def _answers(rows: Dataset) -> set[str]:
     return {answer for row in progress(rows["answers"], "Collecting answers") for answer in row}
 
 
-def question_only_metrics(splits: dict[str, Any]) -> dict[str, float]:
-    """Return the test accuracy of guesses from questions alone; empty without training rows or test answers."""
+def question_only_metrics(
+    splits: dict[str, Any], args: VQATrainingArguments | None = None, tokenizer: Any = None
+) -> dict[str, float]:
+    """Return the test accuracy of guesses from questions alone; empty without training rows or test answers.
+
+    Args:
+        splits: Data sets by name.
+        args: `vqa_rules` and `fold_answers` of the accuracy; None: the rules of VQA v2.
+        tokenizer: What folds answers.
+    """
     train, test = splits.get("train"), splits["test"]
     if not isinstance(train, Dataset) or not all(test["answers"]):
         return {}
-    return {"question_only_accuracy": question_only_accuracy(train, test)}
+    if args is None or tokenizer is None:
+        return {"question_only_accuracy": question_only_accuracy(train, test)}
+    fold = choose_folding(args.fold_answers, test, tokenizer)
+    return {"question_only_accuracy": question_only_accuracy(train, test, args.vqa_rules, fold)}

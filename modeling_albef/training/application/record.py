@@ -63,7 +63,7 @@ class RunRecord:
         self.written["model"] = self.folder
 
     def add_evaluation(self, split: str, dataset: Any, **further: float) -> None:
-        """Evaluate a data set; save its metrics and, of a test, the predictions.
+        """Evaluate a data set; save its metrics, the result's details and, of a test, the predictions.
 
         Args:
             split: "eval" or "test", which metrics and files are named after.
@@ -72,13 +72,18 @@ class RunRecord:
         """
         outcome = self.trainer.predict(dataset, metric_key_prefix=split)
         evaluation = EvaluationRecord(split, dataset, outcome.predictions)
+        if split == "eval" and getattr(self.args, "calibrate", False):
+            self.trainer.calibrate(evaluation.result)  # type: ignore[attr-defined]
+            self.trainer.save_model()
+            self.written["model"] = self.folder
         metrics: dict[str, float] = dict(outcome.metrics or {})
         metrics |= {f"{split}_{name}": value for name, value in further.items()}
+        details = {f"{split}_{name}": value for name, value in evaluation.result.details.items()}
         if split == "test" and self.trainer.is_world_process_zero():
             self.folder.mkdir(parents=True, exist_ok=True)
             self.written |= evaluation.result.write(dataset, self.folder)
         self.trainer.log_metrics(split, metrics)
-        self.trainer.save_metrics(split, metrics)
+        self.trainer.save_metrics(split, metrics | details)
         self.report.add(split, metrics, evaluation)
         self.written.pop("metrics", None)
         self.written["metrics"] = self.folder / "all_results.json"

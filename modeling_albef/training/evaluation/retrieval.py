@@ -19,10 +19,13 @@ from torch.utils.data import Subset
 
 from ...configuration_albef import AlbefError
 from ...packed_fusion_albef import Packing, start_fusion
-from ..rows import as_rows, rows_by_image, texts_of
+from ..rows import as_rows, image_names, rows_by_image, texts_of
 from .base import Evaluator, balance_load, check_finite, progress
+from .eccv import NUM_IMAGES as COCO_IMAGES
+from .eccv import coco_image_ids
 from .ranking import RankedCandidates, pairs_to_score, rank_candidates, select_candidates
 from .results import RetrievalResult
+from .retrieval_details import add_details
 from .retrieval_metrics import rank_of_first_match, retrieval_metrics
 
 MEGABYTE = 1_000_000
@@ -97,12 +100,16 @@ class RetrievalEvaluator(Evaluator):
         image_rows = [image[0] for image in rows_of]
         images = rows if len(image_rows) == len(rows) else Subset(rows, image_rows)
         with self.inference():
-            by_image, by_text = self.rank(images, self.encode_images(images), self.encode_texts(captions))
-        is_query = torch.tensor([bool(texts) for texts in captions_of])
+            encoded_images, texts = self.encode_images(images), self.encode_texts(captions)
+            by_image, by_text = self.rank(images, encoded_images, texts)
+        is_query = torch.tensor([bool(own) for own in captions_of])
         text_ranks = rank_of_first_match(caption_image[by_image.ids] == torch.arange(len(rows_of))[:, None])[is_query]
         image_ranks = rank_of_first_match(by_text.ids == caption_image[:, None])
         metrics = retrieval_metrics(text_ranks, image_ranks)
-        return RetrievalResult(metrics, by_image, by_text, captions, caption_image, image_rows)
+        result = RetrievalResult(metrics, by_image, by_text, captions, caption_image, image_rows)
+        coco_ids = coco_image_ids(image_names(rows, image_rows)) if len(image_rows) == COCO_IMAGES else None
+        add_details(result, encoded_images.embeds, texts.embeds, coco_ids, self.model.config.search_calibration)
+        return result
 
     def rank(
         self, dataset: Any, images: EncodedImages, texts: EncodedTexts
