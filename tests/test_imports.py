@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("modeling_albef", "processing", "dataset_scripts")
 SCRIPTS = [*ROOT.glob("run_*.py"), ROOT / "app.py"]
 FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
-HUB_FILES = {*ROOT.glob("modeling_albef/*_albef*.py"), *ROOT.glob("processing/*processing_albef.py")}
+HUB_FILES = {*ROOT.glob("modeling_albef/*_albef*.py"), *ROOT.glob("processing/*processing_albef*.py")}
 LONGEST_CHAIN = 9
 FILES_IN_A_FOLDER = 16  # beside __init__.py
 
