@@ -25,7 +25,8 @@ from ..checkpoints.manifest import (
     quarantine_newer_checkpoints,
 )
 from ..checkpoints.processes import check_engine, from_first
-from .parsing import abbreviated
+from .mappings import abbreviated
+from .run_file import EVALUATION_FILE, is_free
 from .settings import DataArguments, ModelArguments
 
 logger = logging.get_logger(__name__)
@@ -35,7 +36,7 @@ RUN_FOLDERS = (
 )
 RUN_FILES = (
     *("*_results.json", "predictions.json", "vqa_result.json", "question_types.json"),
-    *("trainer_state.json", "report.html"),
+    *("trainer_state.json", "report.html", EVALUATION_FILE),
 )
 
 
@@ -108,7 +109,7 @@ def _prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
         if damage := find_damage(resume):
             raise StartError(f"{resume} is damaged, {damage}: give another, or `last` for the last whole one.")
         return resume
-    if args.do_train and not overwrite and folder.is_dir() and any(folder.iterdir()):
+    if args.do_train and not overwrite and not is_free(folder):
         raise StartError(
             f"The output folder {folder} is not empty: give another --output_dir, go on with "
             "--resume_from_checkpoint last, or allow --overwrite_output_dir."

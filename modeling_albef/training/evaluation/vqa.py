@@ -18,6 +18,7 @@ from ...answer_tree_albef import AnswerTree
 from ...configuration_albef import AlbefError
 from .base import Evaluator, check_finite, progress
 from .results import VQAResult
+from .vqa_baselines import learn_guesses
 from .vqa_metrics import vqa_accuracy, vqa_accuracy_by_question_type
 from .vqa_records import QuestionRecord
 
@@ -153,13 +154,7 @@ def question_only_accuracy(train: Any, test: Any) -> float:
     Returns:
         `vqa_accuracy` of its answers, per cent.
     """
-    overall: Counter[str] = Counter()
-    by_question: dict[str, Counter[str]] = defaultdict(Counter)
-    for question, answers in zip(train["question"], train["answers"], strict=True):
-        overall.update(answers)
-        by_question[question].update(answers)
-    guesses, records = {}, []
-    for number, question, answers in zip(test["question_id"], test["question"], test["answers"], strict=True):
-        guesses[number] = by_question.get(question, overall).most_common(1)[0][0]
-        records.append(QuestionRecord(question_id=number, question=question, answers=tuple(answers)))
-    return vqa_accuracy(guesses, records)["vqa_accuracy"]
+    guesses = learn_guesses(train["question"], train["answers"], test["question"]).by_question
+    numbers, answers = list(test["question_id"]), test["answers"]
+    records = [QuestionRecord(number, answers=tuple(given)) for number, given in zip(numbers, answers, strict=True)]
+    return vqa_accuracy(dict(zip(numbers, guesses, strict=True)), records)["vqa_accuracy"]
