@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 import yaml
 
 SECRET_NAME = re.compile(r"(^|_)(token|password|secret|api_key)$")
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
+_LINE_ENDS = re.compile("[\n\x85\u2028\u2029]")
 HIDDEN = "HIDDEN"  # takes the place of a secret within a text
 _EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
 
@@ -41,10 +44,21 @@ def without_hub_tokens(text: str) -> str:
     return _HUB_TOKEN.sub(HIDDEN, text)
 
 
+def _represent_text(dumper: Dumper, text: str) -> yaml.ScalarNode:
+    style = '"' if _LINE_ENDS.search(text) else None  # other styles fold them
+    return dumper.represent_scalar("tag:yaml.org,2002:str", without_hub_tokens(text), style)
+
+
+def _represent_other(dumper: Dumper, value: Any) -> yaml.Node:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dumper.represent_dict(dataclasses.asdict(value))
+    return dumper.represent_data(value.value) if isinstance(value, Enum) else dumper.represent_str(str(value))
+
+
 for _class in (Loader, Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))  # type: ignore[attr-defined]
-Dumper.add_representer(str, lambda dumper, text: dumper.represent_str(without_hub_tokens(text)))
-Dumper.add_multi_representer(object, lambda dumper, value: dumper.represent_str(str(getattr(value, "value", value))))
+Dumper.add_representer(str, _represent_text)
+Dumper.add_multi_representer(object, _represent_other)
 
 
 def read_text(text: str) -> Any:
@@ -53,5 +67,5 @@ def read_text(text: str) -> Any:
 
 
 def write_text(values: Mapping[str, Any]) -> str:
-    """Return a mapping as YAML text, in its order."""
-    return yaml.dump(dict(values), Dumper=Dumper, allow_unicode=True, width=110, sort_keys=False)
+    """Return a mapping as YAML text, in its order; nothing for an empty one."""
+    return "" if not values else yaml.dump(dict(values), Dumper=Dumper, allow_unicode=True, width=110, sort_keys=False)
