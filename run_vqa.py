@@ -69,11 +69,13 @@ def main(argv: list[str] | None = None) -> None:
     if args.do_train:
         record.add_training(trainer.train(resume_from_checkpoint=checkpoint))
     if args.do_eval:
-        record.add_evaluation("eval", splits["validation"], **baseline_metrics(splits, "validation"))
+        baselines = baseline_metrics(splits, "validation", args, processor.tokenizer)
+        record.add_evaluation("eval", splits["validation"], **baselines)
 
     # Predict: answer the test questions
     if args.do_predict:
-        record.add_evaluation("test", splits["test"], **baseline_metrics(splits, "test"))
+        baselines = baseline_metrics(splits, "test", args, processor.tokenizer)
+        record.add_evaluation("test", splits["test"], **baselines)
     record.finish()
 
 

@@ -207,6 +207,8 @@ class AlbefConfig(PreTrainedConfig):
         decoder_config: An `AlbefTextDecoderConfig` or a mapping for models that answer questions; None for the others.
         projection_dim: Width E of the space in which images and texts are compared.
         temperature_init: Start of the learned temperature that divides the similarities; > 0.
+        search_calibration: `temperature` and `threshold` of the matching score, `cosine_temperature` and
+            `cosine_threshold` of the similarity, below which a search says that nothing fits; None before calibration.
         tie_word_embeddings: Whether the output map of the masked-language head is the word embeddings, as in the
             original; models without that head have no use for it.
 
@@ -228,6 +230,7 @@ class AlbefConfig(PreTrainedConfig):
     decoder_config: Any = None
     projection_dim: int = 256
     temperature_init: float = 0.07
+    search_calibration: dict[str, float] | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
 

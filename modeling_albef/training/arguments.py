@@ -15,6 +15,7 @@ from transformers.utils import is_in_notebook, logging
 
 from .errors import SettingError
 from .evaluation.retrieval_metrics import RETRIEVAL_METRICS
+from .evaluation.vqa_metrics import RULES
 from .hardware import has_bfloat16_instructions
 
 logger = logging.get_logger(__name__)
@@ -24,6 +25,7 @@ RECIPE = (  # what a model card and a report say of the arguments; none of them 
     *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
     *("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "seed", "bf16", "fp16", "momentum", "alpha", "alpha_warmup", "distill", "queue_size", "k_test"),
+    *("vqa_rules",),
 )
 RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task has them: lowest, highest, in words
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1, "lie between 0 and 2**32 - 1")),
@@ -152,10 +154,15 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
     max_temperature: float = field(default=0.5, metadata={"help": "The learned temperature is kept below this."})
     k_test: int = field(default=256, metadata={"help": "Candidates that the matching head re-ranks."})
     image_memory: int = field(default=2000, metadata={"help": "MB of image states a process keeps; others are redone."})
+    calibrate: bool = field(
+        default=False, metadata={"help": "Fit the score below which a search finds nothing, on the validation data."}
+    )
     metric_for_best_model: str | None = field(default="r_mean", metadata={"help": "Metric of the best checkpoint."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.calibrate and not self.do_eval:
+            raise SettingError("calibrate is true, but do_eval is false: it needs the validation data, set both.")
         if not 0 < self.min_temperature <= self.max_temperature:
             raise SettingError(
                 f"min_temperature is {self.min_temperature} and max_temperature {self.max_temperature}: they must be "
@@ -177,4 +184,16 @@ class VQATrainingArguments(AlbefTrainingArguments):
     group_by_image: bool = field(default=False, metadata={"help": "Train image by image: a batch encodes each once."})
     count_first_token_twice: bool = field(default=True, metadata={"help": "As the published score does."})
     best_answer_only: bool = field(default=False, metadata={"help": "Skip those that cannot win; no probabilities."})
+    vqa_rules: str = field(
+        default="vqa",
+        metadata={"help": "Rules of the accuracy: vqa, those of VQA v2 today; albef, the original's."},
+    )
+    fold_answers: bool | None = field(
+        default=None,
+        metadata={"help": "Compare answers as the tokenizer sees them; default: with all data but the builder vqa_v2."},
+    )
     metric_for_best_model: str | None = field(default="vqa_accuracy", metadata={"help": "Decides which is best."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse(self.vqa_rules not in RULES, "vqa_rules", repr(self.vqa_rules), f"be {' or '.join(RULES)}")

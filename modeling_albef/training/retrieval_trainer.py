@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from .arguments import RetrievalTrainingArguments
 from .callbacks import TemperatureCallback
+from .evaluation.abstention import abstention_metrics, calibrate
 from .evaluation.results import RetrievalResult
 from .evaluation.retrieval import RetrievalEvaluator
 from .momentum import FeatureQueue
@@ -65,6 +66,22 @@ class RetrievalTrainer(AlbefTrainer):
             image = network.get_image_features(inputs["pixel_values"]).pooler_output.float()
             text = network.get_text_features(inputs["input_ids"], inputs.get("attention_mask")).pooler_output.float()
             return {"image_embeds": image, "text_embeds": text, "image_ids": inputs["image_ids"]}
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, see `AlbefTrainer`; a calibration of other weights is given up."""
+        self.model.config.search_calibration = None
+        return super().train(*args, **kwargs)
+
+    def calibrate(self, result: RetrievalResult) -> None:
+        """Fit the thresholds of `AlbefConfig.search_calibration` to the result of an evaluation, on validation data.
+
+        The result's `details` get the errors that the thresholds make there.
+
+        Raises:
+            AlbefError: No threshold fits.
+        """
+        self.model.config.search_calibration = calibrate(result.best_scores)
+        result.details |= abstention_metrics(result.best_scores, self.model.config.search_calibration)
 
     def evaluate_dataset(self, dataset: Any) -> RetrievalResult:
         """Rank a data set's images and captions; see `RetrievalEvaluator`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,8 +10,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .arguments import VQATrainingArguments
+from .evaluation.candidates import check_answers
 from .evaluation.results import VQAResult
-from .evaluation.vqa import VQAEvaluator, check_answers
+from .evaluation.vqa import VQAEvaluator
 from .sampling import ImageGroupSampler
 from .trainer import AlbefTrainer
 
@@ -30,10 +31,12 @@ class VQATrainer(AlbefTrainer):
     def __init__(
         self, model: PreTrainedModel, args: VQATrainingArguments, *, answer_list: Sequence[str], **kwargs: Any
     ) -> None:
-        """Make a trainer as `AlbefTrainer` does; `answer_list` has the candidate answers of the evaluation."""
+        """Make a trainer as `AlbefTrainer` does; `answer_list` has the candidate answers of the evaluation.
+
+        Of candidates that the tokenizer cannot tell apart, the most frequent spelling of the training data is kept.
+        """
         super().__init__(model, args, **kwargs)
-        check_answers(answer_list, self.processing_class.tokenizer)
-        self.answer_list = list(answer_list)
+        self.answer_list = check_answers(answer_list, self.processing_class.tokenizer, _answers_of(self.train_dataset))
         self.model.config.decoder_config.answer_list = self.answer_list  # for the pipeline
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -56,5 +59,13 @@ class VQATrainer(AlbefTrainer):
 
     def evaluate_dataset(self, dataset: Any) -> VQAResult:
         """Answer the questions of a data set; see `VQAEvaluator`."""
-        options = self.evaluator_options("k_test", "count_first_token_twice", "best_answer_only")
+        names = ("k_test", "count_first_token_twice", "best_answer_only", "vqa_rules", "fold_answers")
+        options = self.evaluator_options(*names)
         return VQAEvaluator(self.model, self.processing_class, self.answer_list, **options)(dataset)
+
+
+def _answers_of(dataset: Any) -> Iterator[Sequence[str]]:
+    """Return the answers of each row, read when they are asked for; none of a stream or of rows without answers."""
+    rows: Any = getattr(dataset, "dataset", dataset)  # of an `AugmentedDataset`
+    if "answers" in (getattr(rows, "column_names", None) or ()) and hasattr(rows, "__len__"):
+        yield from rows["answers"]

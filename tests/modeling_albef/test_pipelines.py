@@ -11,6 +11,7 @@ from PIL import Image
 from run_cases import readme_block
 from small_models import ANSWERS, save_retrieval, save_vqa
 from transformers import pipeline
+from transformers.utils import logging
 
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from processing import AlbefProcessor
@@ -135,6 +136,19 @@ def test_answers_say_what_is_wrong(place: Path) -> None:
         answer.processor.encode_answers([])
     with pytest.raises(ValueError, match=r'pixel_values is a list, but .* return_tensors="pt"'):
         answer.model(**answer.processor(images=photo, text=QUESTION))
+
+
+def test_candidates_that_the_tokenizer_cannot_tell_apart_are_one(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They would share the probability; the first of the list is kept."""
+    answer = pipeline("albef-vqa", model=str(place / "output/demo_vqa"))
+    photo = str(place / "photo.jpg")
+    expected = answer(image=photo, question=QUESTION, answer_list=["Red", "blue"])
+    logging.enable_propagation()
+    found = answer(image=photo, question=QUESTION, answer_list=["Red", "blue", "red", "RED"])
+    logging.disable_propagation()
+    assert found == expected and {one["answer"] for one in found} == {"Red", "blue"}
+    assert "one spelling is kept: 'red' is 'Red', 'RED' is 'Red'." in caplog.text
+    assert answer(image=photo, question=QUESTION, answer_list=["blue", "red", "Red"], top_k=5)[0]["answer"] != "Red"
 
 
 def test_a_model_of_another_task_is_refused_until_it_is_trained(place: Path) -> None:

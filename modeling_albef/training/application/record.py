@@ -130,12 +130,16 @@ class RunRecord:
         with _without_printing(self.trainer):
             outcome = self.trainer.predict(dataset, metric_key_prefix=split)
         evaluation = EvaluationRecord(split, dataset, outcome.predictions)
+        if split == "eval" and getattr(self.args, "calibrate", False):
+            self.trainer.calibrate(evaluation.result)  # type: ignore[attr-defined]
+            self.trainer.save_model()
+            self.written["model"] = self.folder
         metrics: dict[str, Any] = dict(outcome.metrics or {})
         metrics |= {f"{split}_{name}": value for name, value in further.items()}
+        details = {f"{split}_{name}": value for name, value in evaluation.result.details.items()}
         if split == "test" and self.trainer.is_world_process_zero():
             self.folder.mkdir(parents=True, exist_ok=True)
             self.written |= evaluation.result.write(dataset, self.folder)
-        details = {f"{split}_{name}": value for name, value in getattr(evaluation.result, "details", {}).items()}
         self.trainer.save_metrics(split, metrics | details)
         self.report.add(split, metrics, evaluation)
         self.written.pop("metrics", None)

@@ -19,8 +19,10 @@ import torch
 from ...configuration_albef import AlbefError
 from ...packed_fusion_albef import Packing, start_fusion
 from .base import Evaluator, balance_load, check_finite, progress
+from .eccv import coco_image_ids
 from .ranking import RankedCandidates, pairs_to_score, rank_candidates, select_candidates
 from .results import RetrievalResult
+from .retrieval_details import add_details
 from .retrieval_metrics import rank_of_first_match, retrieval_metrics
 
 MEGABYTE = 1_000_000
@@ -88,10 +90,15 @@ class RetrievalEvaluator(Evaluator):
         if not captions:
             raise AlbefError("The data set has no caption: there is nothing to evaluate.")
         with self.inference():
-            by_image, by_text = self.rank(dataset, self.encode_images(dataset), self.encode_texts(captions))
+            images, texts = self.encode_images(dataset), self.encode_texts(captions)
+            by_image, by_text = self.rank(dataset, images, texts)
         text_ranks = rank_of_first_match(caption_image[by_image.ids] == torch.arange(len(captions_of))[:, None])
         image_ranks = rank_of_first_match(by_text.ids == caption_image[:, None])
-        return RetrievalResult(retrieval_metrics(text_ranks, image_ranks), by_image, by_text, captions, caption_image)
+        metrics = retrieval_metrics(text_ranks, image_ranks)
+        result = RetrievalResult(metrics, by_image, by_text, captions, caption_image)
+        coco_ids, calibration = coco_image_ids(dataset, len(by_image.ids)), self.model.config.search_calibration
+        add_details(result, images.embeds, texts.embeds, coco_ids, calibration)
+        return result
 
     def rank(
         self, dataset: Any, images: EncodedImages, texts: EncodedTexts
