@@ -172,8 +172,13 @@ def differences(record: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[s
     versions, earlier_versions = _mapping(record, "versions"), _mapping(earlier, "versions")
     pairs = [(name, versions[name], earlier_versions.get(name)) for name in versions]
     pairs += [(name, record.get(name), earlier.get(name)) for name in ("device", "precision", "processes", "threads")]
-    pairs += [("git revision", record.get("git_revision"), earlier.get("git_revision"))]
+    pairs += [("git revision", *(_short(one.get("git_revision")) for one in (record, earlier)))]
     return found + [f"{name}: {old} then, {new} now" for name, new, old in pairs if old is not None and new != old]
+
+
+def _short(revision: Any) -> str | None:
+    """Return a commit as people write it, and whether files differ from it."""
+    return f"{revision[:12]}{revision[40:]}" if isinstance(revision, str) else None
 
 
 def _mapping(values: Any, name: str) -> Mapping[str, Any]:

@@ -30,6 +30,12 @@ TIMES = {
     "img_queries": "Texts that ask for images",
     "img_gallery": "Images to choose from",
 }
+_RECALLS = {
+    "txt_r_mean": "Text recall, mean of R@1, 5, 10",
+    "img_r_mean": "Image recall, mean of R@1, 5, 10",
+    "r_mean": "Recall, mean of both directions",
+    "1k_r_mean": "Recall, mean of both directions, of five folds of 1,000 images",
+}
 _DETAILS: dict[str, str] = {  # after the direction
     **{f"first_stage_r{depth}": f"{{0}} R@{depth} of the first stage, by similarity alone" for depth in (1, 5, 10)},
     "in_k_test": "{0}s: a right one is among those that were re-ranked",
@@ -91,18 +97,17 @@ def without_split(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[st
 
 def title_of(name: str) -> str:
     """Return what a metric is called in words; its own name where it is not known."""
-    if found := re.fullmatch(r"(txt|img)_(r(\d+)|r_mean|\w+)", name):
-        direction = DIRECTIONS[found[1]]
-        if found[3]:
-            return f"{direction} R@{found[3]}"
-        if found[2] == "r_mean":
-            return f"{direction} recall, mean of R@1, 5, 10"
-        return _DETAILS[found[2]].format(direction) if found[2] in _DETAILS else name
-    if found := re.fullmatch(r"vqa_accuracy(_(\w+))?", name):
-        words = {"yes_no": "yes/no"}.get(found[2], (found[2] or "").replace("_", " "))
+    if name in (fixed := {**_RECALLS, **BASELINES, **TIMES}):
+        return fixed[name]
+    direction, _, rest = name.partition("_")
+    if direction in DIRECTIONS and rest in _DETAILS:
+        return _DETAILS[rest].format(DIRECTIONS[direction])
+    if found := re.fullmatch(r"(txt|img)_r(\d+)", name):
+        return f"{DIRECTIONS[found[1]]} R@{found[2]}"
+    if found := re.fullmatch(r"vqa_accuracy(?:_(\w+))?", name):
+        words = {"yes_no": "yes/no"}.get(found[1], (found[1] or "").replace("_", " "))
         return f"VQA accuracy: {words}" if words else "VQA accuracy"
-    fixed = {"r_mean": "Recall, mean of both directions", "1k_r_mean": "Recall, mean, of five folds of 1,000 images"}
-    return {**fixed, **BASELINES, **TIMES}.get(name, name)
+    return name
 
 
 def result_table(metrics: Metrics, details: Metrics, first: Sequence[str] = ()) -> Table:
@@ -253,4 +258,4 @@ def as_text(table: Table) -> str:
 def _cell_text(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    return cell.text + (f" ({cell.note.replace('95 % interval ', '')})" if cell.note else "")
+    return cell.text + (f" ({cell.note.replace('95 % interval', '95 %:')})" if cell.note else "")

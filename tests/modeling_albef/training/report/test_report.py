@@ -9,15 +9,18 @@ import math
 import re
 import shutil
 from html.parser import HTMLParser
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from run_cases import TINY, run, write_config
-from small_models import ANSWERS, save_vqa
+from small_models import ANSWERS, save_retrieval, save_vqa
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_retrieval
@@ -32,6 +35,9 @@ from modeling_albef.training.report.pages import LONGEST, TEMPLATES, ThumbnailCa
 from modeling_albef.training.report.queries import TIMES, captions, hardest_first, images, queries_of, questions
 from modeling_albef.training.report.run_report import curves
 
+sync_api: Any = None if find_spec("playwright") is None else import_module("playwright.sync_api")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+needs_browser = pytest.mark.skipif(not (CHROMIUM and sync_api), reason="the test drives Chromium with playwright")
 EMPTY_TAGS = {"meta", "img", "br"}
 PARTS, CHARTS = (TEMPLATES.get_template(f"{name}.html.j2").module for name in ("parts", "chart"))
 
@@ -171,19 +177,46 @@ def test_numbers_are_those_of_the_metrics_file(finished: tuple[Path, str]) -> No
     def key(name: str, split: str) -> str:
         return name if name in ("epoch", "total_flos") else f"{splits[split]}_{name}"
 
-    measured, timed = numbers(page, "Result"), numbers(page, "Times and counts")
-    shown = {key(*where): value for table in (measured, timed) for where, (_, value) in table.items()}
-    assert {name: shown[name] for name in results if name in shown} == {
-        name: value for name, value in results.items() if name in shown
-    }
-    is_measured = {name for name in results if "_r" in name and not name.endswith("runtime")}
+    measured, timed, behind = (numbers(page, name) for name in ("Result", "Times and counts", "Behind the result"))
+    shown = {key(*where): value for table in (measured, timed, behind) for where, (_, value) in table.items()}
+    assert shown.items() <= results.items()
+    others = [name for name in results if not name.endswith(("_interval", "_index"))]
+    others = [name for name in others if "chance" not in name]  # those stand beside other numbers
+    assert set(others) == shown.keys()
     names = {f"{split}_{name}" for split in ("eval", "test") for name in RetrievalTrainingArguments.METRICS}
-    assert names == {key(*where) for where in measured} and names <= is_measured
+    assert names == {key(*where) for where in measured}
     assert {"train_loss", "train_runtime", "eval_runtime", "test_samples_per_second", "epoch"} <= shown.keys()
-    for (name, _), (text, value) in measured.items():
-        assert float(text.split(" %")[0]) == pytest.approx(value, abs=0.051), name
+    for (name, split), (text, value) in measured.items():
+        prefix, (direction, _, rest) = splits[split], name.partition("_")
+        chance = results[f"{prefix}_chance_r_mean" if name == "r_mean" else f"{prefix}_{direction}_chance_{rest}"]
+        low, high = results[f"{prefix}_{name}_interval"]
+        words = re.fullmatch(r"([\d.]+) % \(chance ([\d.]+) %, 95 % interval ([\d.]+)\.\.([\d.]+)\)", text)
+        assert words and [float(word) for word in words.groups()] == pytest.approx(
+            [value, chance, low, high], abs=0.051
+        )
     titles = [row[0][0].strip() for row in page.tables["Result"][1:]]
     assert titles[:2] == ["Text R@1", "Text R@5"] and "Image R@10" in titles
+
+
+def test_ranks_hubs_and_facts_are_on_the_page(finished: tuple[Path, str]) -> None:
+    out, _ = finished
+    page, results = read(out / "report.html"), json.loads((out / "all_results.json").read_text())
+    for title, direction in (("Text", "txt"), ("Image", "img")):
+        heading = f"{title} retrieval: ranks of the first right result, test data"
+        _, *rows = page.tables[heading]
+        assert sum(int(row[1][0]) for row in rows) == results[f"test_{direction}_queries"]
+        shares = [float(row[3][0].removesuffix(" %")) for row in rows]
+        assert shares[0] == pytest.approx(results[f"test_{direction}_r1"], abs=0.051)
+        assert sum(float(row[4][0].removesuffix(" %")) for row in rows) == pytest.approx(100, abs=0.4)
+        distinct, count = (results[f"test_{direction}_{name}"] for name in ("distinct_top1", "largest_hub"))
+        assert f"{distinct} different" in page.text and f"first for {count} " in page.text
+    hub = page.figures["Image retrieval: ranks of the first right result, test data"][0]
+    assert hub.startswith(f"[row {results['test_img_largest_hub_index']}] ")
+    record = yaml.safe_load((out / "run.yaml").read_text())["run"]
+    facts = (record["command"], record["device"], record["git_revision"] or "", torch.__version__, f"{out}/run.yaml")
+    for fact in (*facts, "40 images, 80 captions", record["data"]["test"]["fingerprint"], "queue_size", "from scratch"):
+        assert fact in page.text
+    assert "The splits overlap" not in page.text
 
 
 def test_curves_are_those_of_the_log(finished: tuple[Path, str]) -> None:
@@ -294,6 +327,50 @@ HOSTILE = [
     "ما لون الدائرة؟ \N{RIGHT-TO-LEFT OVERRIDE}abc",
     "https://example.org/a.png javascript:alert(1)",
 ]
+
+
+def test_a_page_of_hostile_splits(tmp_path: Path) -> None:
+    """Retrieval with hostile captions and file names, in splits that share images: all of it is text on the page."""
+    rows = []
+    for number, text in enumerate(HOSTILE):
+        name = f"{number}<img src=x onerror=a>.png"
+        Image.new("RGB", (60, 40), (40 * number, 0, 99)).save(tmp_path / name)
+        rows.append({"image": name, "caption": [text, f"a {number}"]})
+    for name in ("val", "test"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    save_retrieval(tmp_path / "model")
+    changes = {"model_config": None, "model_name_or_path": str(tmp_path / "model"), "do_train": False, "dataset": None}
+    changes |= {"dataset_config": None, "image_root": str(tmp_path), "run_name": "</pre><script>x</script>"}
+    changes |= {"validation_files": str(tmp_path / "val.json"), "test_files": str(tmp_path / "test.json")}
+    out = tmp_path / "<b>out"
+    run_retrieval.main([write_config(tmp_path, **changes), "--output_dir", str(out)])
+    text = (out / "report.html").read_text(encoding="utf-8")
+    found = Page(text)
+    found.check_harmless()
+    assert not {"b", "i"} & {tag for tag, _ in found.tags} and "<script" not in text and text.count("<h1>") == 1
+    assert "6 of 6 (100.0 %) test images are in the validation data, too: 0<img src=x onerror=a>.png, 1<" in found.text
+    assert "12 of 12 (100.0 %) test captions are in the validation data, too, word for word." in found.text
+    assert found.text.index("The splits overlap") < found.text.index("Text R@1")
+    assert all(HOSTILE[number][:LONGEST] in found.text for number in range(len(HOSTILE)))
+
+
+@needs_browser
+def test_a_browser_shows_it_without_scrolling_sideways(finished: tuple[Path, str]) -> None:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        for width, scheme in ((1280, "light"), (390, "dark"), (320, "light")):
+            page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+            page.goto(f"file://{finished[0]}/report.html")
+            for closed in page.query_selector_all("details"):
+                closed.evaluate("details => details.open = true")
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            outside = "element => element.getBoundingClientRect().right > innerWidth && !element.closest('.scroll')"
+            assert (
+                page.evaluate(f"[...document.body.querySelectorAll('*')].filter({outside}).map(e => e.outerHTML)") == []
+            )
+            assert page.evaluate("[...document.images].every(image => image.naturalWidth)")
+            assert page.evaluate("document.images.length") > 20
+        browser.close()
 
 
 def test_questions_of_any_kind(tmp_path: Path) -> None:
