@@ -12,16 +12,19 @@ the tree, D its depth, N nodes that a question needs, S those of all questions, 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.cache_utils import DynamicCache
 from transformers.utils import ModelOutput
 
 from .configuration_albef import AlbefError, check_shapes
-from .modeling_albef_decoder import AlbefTextDecoder
 from .modeling_albef_text import AlbefTextSelfAttention, KeyValue, PaddedRows
+
+if TYPE_CHECKING:
+    from .modeling_albef_decoder import AlbefTextDecoder
 
 NODES_A_BATCH = 1024  # 125 MB of logits with BERT's vocabulary
 MARGIN = 1e-4  # rounding of a sum of log-probabilities, of which none can exceed 0
@@ -105,6 +108,37 @@ class AnswerTree:
         )
 
     of = from_tokens  # a shorter name of the same
+
+
+def merge_equal_answers(
+    answers: Sequence[str], tokens: Sequence[Sequence[int]], count: Callable[[], Mapping[str, int]] = dict
+) -> dict[str, list[str]]:
+    """Group candidate answers that have the same tokens: a model cannot tell them apart.
+
+    Args:
+        answers: Spellings, all different.
+        tokens: Token ids of each.
+        count: Returns how often a spelling is used; called only where there is something to merge.
+
+    Returns:
+        The spelling that is kept, the most frequent of a group or else its first, and the others; in the order of
+        `answers`.
+    """
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for answer, ids in zip(answers, tokens, strict=True):
+        groups.setdefault(tuple(ids), []).append(answer)
+    counts = count() if len(groups) < len(answers) else {}
+    kept = {max(group, key=lambda answer: counts.get(answer, 0)): group for group in groups.values()}
+    return {answer: [other for other in group if other != answer] for answer, group in kept.items()}
+
+
+def describe_merged_answers(merged: Mapping[str, Sequence[str]], shown: int = 5) -> str | None:
+    """Say in a sentence which spellings of candidate answers were merged; None where none was."""
+    pairs = [f"{other!r} is {kept!r}" for kept, others in merged.items() for other in others]
+    if not pairs:
+        return None
+    more = f" and {len(pairs) - shown} more" if len(pairs) > shown else ""
+    return f"The tokenizer cannot tell all answers apart, and one spelling is kept: {', '.join(pairs[:shown])}{more}."
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,26 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """What all models of ALBEF declare to the library, and the plain attention that it calls "eager"."""
 
-from typing import Any
+import copy
+import os
+import re
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
+
+from .configuration_albef import AlbefError, named_model_errors
+
+TOWERS = {"vision_model": "vision tower", "text_model": "text tower", "text_decoder": "answer decoder"}
 
 
 class AlbefAttentionModel(PreTrainedModel):
-    """A model whose layers go through the library's attention interface."""
+    """A model whose layers go through the library's attention interface.
+
+    It is loaded as the library does, but refuses what would silently be another model than was asked for.
+    """
 
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # losses are means over the batch, not normalised over accumulated batches
@@ -18,6 +28,75 @@ class AlbefAttentionModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _head: ClassVar[tuple[str, str] | None] = None  # how the names of its weights begin, and what it is called
+    _renamed_weights: ClassVar[dict[str, str]] = {}  # patterns of names in checkpoints of other heads -> names here
+    _lacks_head: bool = False
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *model_args: Any, **kwargs: Any
+    ) -> Any:
+        """Load a model; position embeddings are resampled where the weights are of another resolution.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub name.
+            model_args: Those of `PreTrainedModel.from_pretrained`.
+            kwargs: Likewise; fields of the configuration too, of which `image_size`, the side of the images that the
+                model is to take (pixels), counts beside a whole `config`, too.
+
+        Returns:
+            The model in evaluation mode.
+
+        Raises:
+            AlbefError: Weights or configuration are damaged, do not belong together, or are those of another type of
+                model; the weights lack a whole tower; or the image size is wrong.
+        """
+        name, config = pretrained_model_name_or_path, kwargs.get("config")
+        if kwargs.get("image_size", 0) is None:
+            del kwargs["image_size"]
+        if isinstance(config, PreTrainedConfig):
+            config_class: Any = cls.config_class
+            expected = config_class.model_type
+            if config.model_type != expected:
+                kind = f"{type(config).__name__} (of the type {config.model_type!r})"
+                raise AlbefError(f"config is a {kind}, but {cls.__name__} needs one of the type {expected!r}.")
+            if "image_size" in kwargs:
+                kwargs["config"] = config = copy.deepcopy(config)
+                config.image_size = kwargs.pop("image_size")
+        with_info = kwargs.pop("output_loading_info", False)
+        named = kwargs.get("key_mapping") or {}
+        kwargs["key_mapping"] = {**cls._renamed_weights, **named} or None
+        with named_model_errors(name):
+            loaded: Any = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        if not named:
+            model._weight_conversions = None  # the library would save the renamed weights under their old names again
+        model._check_towers(info["missing_keys"])
+        if cls._head is not None:
+            model._lacks_head = any(key.startswith(cls._head[0]) for key in info["missing_keys"])
+        return (model, info) if with_info else model
+
+    def _check_towers(self, missing: set[str]) -> None:
+        """Refuse a model of which the checkpoint has no layer of a tower, unless it can start from another tower."""
+        for path, part in self.named_modules():
+            if not isinstance(part, PreTrainedModel) or part.base_model_prefix not in TOWERS:
+                continue
+            names = (f"{path}.{key}" if path else key for key in part.state_dict())
+            layers = {name for name in names if re.search(r"\.\d+\.", name)}
+            if layers and layers <= missing and not self._start_tower(part.base_model_prefix):
+                name = self.config._name_or_path
+                raise AlbefError(
+                    f"The model {name!r} has no weights of the {TOWERS[part.base_model_prefix]}: give a whole ALBEF."
+                )
+
+    def _start_tower(self, name: str) -> bool:
+        """Start a tower that the checkpoint lacks, by its name in the model; False where it cannot be."""
+        return False
+
+    def train(self, mode: bool = True) -> Any:
+        """As `torch.nn.Module.train`; a head that was started at random counts as trained from then on."""
+        self._lacks_head = self._lacks_head and not mode
+        return super().train(mode)
 
 
 def eager_attention_forward(

@@ -4,25 +4,21 @@
 Shapes: I images, N text rows, P image tokens, L text tokens, H width, E projection width.
 """
 
-import copy
-import json
 from dataclasses import dataclass
-from os import PathLike
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F  # noqa: N812, the field's own name
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, cached_file
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .attention_albef import AlbefAttentionModel, NestedOutput, every_layer, output_options, select_layers
 from .configuration_albef import AlbefConfig, AlbefError
-from .hub_albef import AlbefHubMixin, named_model_errors
+from .hub_albef import AlbefHubMixin
 from .losses_albef import contrastive_positives, itc_loss
 from .modeling_albef_text import AlbefTextModel, first_token
 from .modeling_albef_vision import AlbefVisionModel
@@ -62,113 +58,18 @@ class AlbefOutput(NestedOutput):
 
 
 class AlbefPreTrainedModel(AlbefHubMixin, AlbefAttentionModel):  # type: ignore[misc]  # more arguments to push_to_hub
-    """What all ALBEF models share: initialisation, loading, and the resolution of their images."""
+    """What all ALBEF models share: initialisation, loading, saving with their code."""
 
     config: AlbefConfig
     base_model_prefix = "albef"
     main_input_name = "pixel_values"
     input_modalities = ["image", "text"]
     _no_split_modules = ["AlbefVisionLayer", "AlbefTextEmbeddings", "AlbefTextLayer", "AlbefAnswerHead"]
-    _head: ClassVar[tuple[str, str] | None] = None  # how the names of its weights begin, and what it is called
-    _lacks_head: bool = False
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, AlbefModel) and module.has_projections:
             init.constant_(module.temperature, self.config.temperature_init)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | PathLike | None,
-        *model_args: Any,
-        image_size: int | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Load a model; position embeddings are resampled where the weights are of another resolution.
-
-        Args:
-            pretrained_model_name_or_path: Folder or Hub name.
-            model_args: Passed on.
-            image_size: Side of the images that the model is to take, pixels. Default: what the config says, whether
-                it is given as `config` or is that of the checkpoint.
-            kwargs: Those of `PreTrainedModel.from_pretrained`.
-
-        Returns:
-            The model in evaluation mode.
-
-        Raises:
-            AlbefError: Weights or configuration are damaged, or do not belong together; or the image size is wrong.
-        """
-        with_info = kwargs.pop("output_loading_info", False)
-        config = copy.deepcopy(kwargs.pop("config", None))
-        source = config if isinstance(config, str | PathLike) else pretrained_model_name_or_path
-        hub_kwargs = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
-        config_class: Any = cls.config_class
-        if not isinstance(config, config_class):
-            dtype: dict[str, Any] = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
-            with named_model_errors(source):
-                config, kwargs = config_class.from_pretrained(source, **{**kwargs, "return_unused_kwargs": True})
-            kwargs = {**kwargs, **hub_kwargs, **dtype}
-        wanted = image_size or config.vision_config.image_size
-        if wanted % config.vision_config.patch_size:
-            patch_size = config.vision_config.patch_size
-            raise AlbefError(f"image_size is {wanted}, but must be a multiple of the patch size ({patch_size}).")
-        with named_model_errors(pretrained_model_name_or_path):
-            stored = _stored_image_size(pretrained_model_name_or_path, config, kwargs.get("state_dict"), hub_kwargs)
-        config.vision_config.image_size = stored or config.vision_config.image_size
-        kwargs["output_loading_info"] = True
-        with named_model_errors(pretrained_model_name_or_path):
-            loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-        model, info = loaded
-        if cls._head is not None:
-            model._lacks_head = any(key.startswith(cls._head[0]) for key in info["missing_keys"])
-        vision_model: Any = getattr(model, cls.base_model_prefix, model).vision_model
-        if vision_model.config.image_size != wanted:
-            vision_model.resize_position_embeddings(wanted)
-        return (model, info) if with_info else model
-
-    def train(self, mode: bool = True) -> Any:
-        """As `torch.nn.Module.train`; a head that was started at random counts as trained from then on."""
-        self._lacks_head = self._lacks_head and not mode
-        return super().train(mode)
-
-    def check_head(self) -> None:
-        """Refuse a model whose head the checkpoint lacked, and which was not trained since.
-
-        Raises:
-            AlbefError: The head is still random; the message says which.
-        """
-        if self._lacks_head and self._head is not None:
-            name = self.config._name_or_path
-            raise AlbefError(f"The model {name!r} has no {self._head[1]}: give one that was trained for this.")
-
-
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-_POSITIONS = "vision_model.pos_embed"
-
-
-def _stored_image_size(
-    name: str | PathLike | None, config: Any, state_dict: dict[str, torch.Tensor] | None, hub_kwargs: dict
-) -> int | None:
-    """Return the side of the images that the stored position embeddings are for; None where the weights do not tell."""
-    shape = None
-    if state_dict is not None:
-        shape = next((tensor.shape for key, tensor in state_dict.items() if key.endswith(_POSITIONS)), None)
-    elif name is not None:
-        missing_ok = {"_raise_exceptions_for_missing_entries": False, **hub_kwargs}
-        index = cached_file(name, "model.safetensors.index.json", **missing_ok)
-        file_name = "model.safetensors"
-        if index is not None:
-            with open(index, encoding="utf-8") as file:
-                weight_map = dict(json.load(file)).get("weight_map", {})
-            file_name = next((part for key, part in weight_map.items() if key.endswith(_POSITIONS)), file_name)
-        path = cached_file(name, file_name, **missing_ok)
-        if path is not None:
-            with safe_open(path, framework="pt") as weights:
-                key = next((key for key in weights.keys() if key.endswith(_POSITIONS)), None)
-                shape = weights.get_slice(key).get_shape() if key else None
-    return round((shape[1] - 1) ** 0.5) * config.vision_config.patch_size if shape else None
 
 
 class AlbefModel(AlbefPreTrainedModel):

@@ -35,6 +35,7 @@ class AlbefPreTrainingOutput(AlbefImageTextRetrievalOutput):
 class AlbefForPreTraining(AlbefForImageTextRetrieval):
     """ALBEF with the matching head and the masked-language head, as it was pre-trained (section 3.2 of the paper)."""
 
+    auto_classes = ("AutoModelForPreTraining", "AutoModelForZeroShotImageClassification")
     _tied_weights_keys = {"mlm_head.decoder.weight": "albef.text_model.embeddings.word_embeddings.weight"}
 
     def __init__(self, config: AlbefConfig) -> None:

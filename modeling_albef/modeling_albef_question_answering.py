@@ -7,7 +7,6 @@ Shapes: B questions, I images, P image tokens, M question tokens, A answers, L a
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -17,7 +16,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .answer_tree_albef import AnswerScorer, AnswerTree, RankedAnswers
 from .attention_albef import NestedOutput, every_layer, output_options, select_layers
-from .configuration_albef import AlbefConfig, AlbefTextConfig, AlbefTextDecoderConfig, check_shapes
+from .configuration_albef import AlbefConfig, AlbefError, AlbefTextConfig, AlbefTextDecoderConfig, check_shapes
 from .losses_albef import answer_loss, predicted_tokens
 from .modeling_albef import AlbefModel, AlbefPreTrainedModel
 from .modeling_albef_decoder import AlbefTextDecoder
@@ -61,9 +60,6 @@ class AlbefQuestionAnsweringOutput(NestedOutput):
         return self.vision_model_output
 
 
-_LANGUAGE_HEAD = {r"^mlm_head\.": "text_decoder.head."}  # where the masked-language head of pre-training goes
-
-
 class Answers(NamedTuple):
     """Answers of a batch."""
 
@@ -76,8 +72,9 @@ class Answers(NamedTuple):
 class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type: ignore[misc]  # as its base
     """ALBEF with an answer decoder: a question looks at the image, the decoder looks at the question."""
 
-    auto_class = "AutoModelForImageTextToText"
+    auto_classes = ("AutoModelForImageTextToText", "AutoModelForVisualQuestionAnswering")
     _head = ("text_decoder.", "answer decoder")
+    _renamed_weights = {r"^mlm_head\.": "text_decoder.head."}  # where the masked-language head of pre-training goes
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config)
@@ -87,42 +84,35 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         self.text_decoder = AlbefTextDecoder._from_config(config.decoder_config)
         self.post_init()
 
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | PathLike | None, *model_args: Any, **kwargs: Any
-    ) -> Any:
-        """Load a model; where the checkpoint has no decoder, it starts from the pre-trained weights, as published.
-
-        Its layers are the fusion layers, its embeddings those of the text tower, its head the masked-language head.
-
-        Args:
-            pretrained_model_name_or_path: Folder or Hub name.
-            model_args: Passed on.
-            kwargs: Those of `AlbefPreTrainedModel.from_pretrained`.
-
-        Returns:
-            The model in evaluation mode.
-        """
-        with_info = kwargs.pop("output_loading_info", False)
-        kwargs["key_mapping"] = {**_LANGUAGE_HEAD, **(kwargs.get("key_mapping") or {})}
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-        )
-        missing = {key for key in info["missing_keys"] if key.startswith("text_decoder.")}
-        if "text_decoder.layer.0.crossattention.self.query.weight" in missing:
-            model.initialize_decoder()
-            model._weight_conversions = None  # the library would save the head under its old name again
-        return (model, info) if with_info else model
+    def _start_tower(self, name: str) -> bool:
+        """Start the answer decoder from the pre-trained weights, as published."""
+        if name != "text_decoder":
+            return super()._start_tower(name)
+        self.initialize_decoder()
+        return True
 
     def initialize_decoder(self) -> None:
         """Copy the fusion layers and the embeddings of the text tower into the decoder.
 
         The maps of image states to keys and values are copied where the widths of the towers agree. The head keeps
         what it has.
+
+        Raises:
+            AlbefError: The decoder has more layers than there are fusion layers, or other sizes.
         """
         text_model, decoder = self.albef.text_model, self.text_decoder
+        sources = list(text_model.encoder.fusion_layers)[: len(decoder.layer)]
+        names = ("hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings", "type_vocab_size")
+        pairs = {name: (getattr(decoder.config, name), getattr(text_model.config, name)) for name in names}
+        pairs["num_hidden_layers"] = (len(decoder.layer), len(sources))
+        if differing := {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}:
+            sizes = ", ".join(f"{name} {ours} for {theirs}" for name, (ours, theirs) in differing.items())
+            raise AlbefError(
+                f"The model {self.config._name_or_path!r} has no answer decoder, and one with other sizes ({sizes}) "
+                "cannot start from its fusion layers: leave decoder_config out."
+            )
         decoder.embeddings.load_state_dict(text_model.embeddings.state_dict())
-        for layer, source in zip(decoder.layer, text_model.encoder.fusion_layers, strict=False):
+        for layer, source in zip(decoder.layer, sources, strict=True):
             own = layer.state_dict()
             fitting = {key: value for key, value in source.state_dict().items() if value.shape == own[key].shape}
             layer.load_state_dict({**own, **fitting})
@@ -354,7 +344,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         """
         if k < 1:
             raise ValueError(f"k is {k}, but at least one candidate must be scored.")
-        if not isinstance(candidates, AnswerTree):
+        if isinstance(candidates, Mapping):  # an AnswerTree may be of another copy of its file
             candidates = AnswerTree.from_tokens(candidates["input_ids"], candidates["attention_mask"])
         question, _ = self.encode_questions(pixel_values, input_ids, attention_mask, image_index)
         scorer = AnswerScorer(self.text_decoder, candidates, question, attention_mask)

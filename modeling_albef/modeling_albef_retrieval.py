@@ -8,7 +8,7 @@ teacher's batch, then the queue), S tokens of packed texts.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -89,7 +89,7 @@ def number_pairs(forward: Callable[..., Any]) -> Callable[..., Any]:
 class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
     """ALBEF with the matching head: scores images against texts, by similarity and by matching."""
 
-    auto_class = "AutoModelForZeroShotImageClassification"
+    auto_classes: ClassVar[tuple[str, ...]] = ("AutoModelForZeroShotImageClassification",)
     _head = ("itm_head.", "matching head")
     _keys_to_ignore_on_load_unexpected = [r"^mlm_head\."]  # of a pre-trained model
 

@@ -297,6 +297,7 @@ class AlbefTextModel(AlbefAttentionModel):
 
     config: AlbefTextConfig
     base_model_prefix = "text_model"
+    _renamed_weights = {r"^albef\.text_model\.": "text_model."}  # of a model with a head
     main_input_name = "input_ids"
     _input_embed_layer = "word_embeddings"
     input_modalities = ["text"]

@@ -5,10 +5,15 @@ A pre-norm vision transformer whose parameters keep the names of salesforce/ALBE
 released weights map one to one. Shapes: B batch, P image tokens (class token, then the patches row by row), H width.
 """
 
+from math import isqrt
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import ConversionOps, WeightConverter
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -43,6 +48,26 @@ def interpolate_position_embeddings(
     grid = nn.functional.interpolate(grid.float(), size=new_grid, mode="bicubic", align_corners=False)
     grid = grid.permute(0, 2, 3, 1).flatten(1, 2).to(position_embeddings.dtype)  # (1, num_patches, H)
     return torch.cat([class_position, grid], dim=1)
+
+
+class ResamplePositions(ConversionOps):
+    """What the library does with position embeddings on loading: those of another grid become those of the model's."""
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, Any]:
+        """Resample one tensor (1, 1 + patches, H); what is no square grid is left for the library to refuse."""
+        tensors = next(iter(input_dict.values()))
+        stored = tensors[0] if isinstance(tensors, list) else tensors
+        patches = kwargs["model"].get_parameter(kwargs["full_layer_name"]).shape[1] - 1
+        if stored.dim() == 3 and isqrt(stored.shape[1] - 1) ** 2 == stored.shape[1] - 1:
+            stored = interpolate_position_embeddings(stored, patches)
+        return {target_patterns[0]: stored}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        """Return itself: what is saved is of the model's own grid, and stays as it is."""
+        return self
 
 
 class AlbefPatchEmbedding(nn.Module):
@@ -124,6 +149,7 @@ class AlbefVisionModel(AlbefAttentionModel):
     _input_embed_layer = "patch_embed"
     input_modalities = ["image"]
     _no_split_modules = ["AlbefVisionLayer"]
+    _renamed_weights = {r"^albef\.vision_model\.": "vision_model."}  # of a model with a head
     _can_record_outputs = {
         "hidden_states": AlbefVisionLayer,
         "attentions": OutputRecorder(AlbefVisionAttention, index=1),
@@ -204,3 +230,7 @@ class AlbefVisionModel(AlbefAttentionModel):
         for block in self.blocks:
             hidden_states = block(hidden_states, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+
+_POSITIONS = WeightConverter("pos_embed", "pos_embed", operations=[ResamplePositions()])
+register_checkpoint_conversion_mapping(AlbefVisionModel.__name__, [_POSITIONS], overwrite=True)
