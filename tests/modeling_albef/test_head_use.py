@@ -232,3 +232,14 @@ def test_generation_follows_its_configuration() -> None:
     assert [tuple(part.shape) for part in found.attentions[2]] == [(3, 2, 1, 3)] * 2
     with pytest.raises(ValueError, match="no_such_argument"):
         model.generate(**batch, no_such_argument=1)
+
+
+@every_head
+def test_a_model_without_a_checkpoint_and_on_no_device(head: Any, tmp_path: Path) -> None:
+    """A configuration alone starts at random; to load weights onto the meta device is the caller's error."""
+    model = make_head(head)
+    fresh = head.from_pretrained(None, config=model.config, state_dict={})
+    assert all(value.isfinite().all() and value.device.type == "cpu" for value in fresh.state_dict().values())
+    model.save_pretrained(tmp_path)
+    with torch.device("meta"), pytest.raises(RuntimeError, match="meta device"):
+        head.from_pretrained(tmp_path)
