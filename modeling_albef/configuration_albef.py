@@ -263,6 +263,8 @@ class AlbefConfig(AlbefPartConfig):
         decoder_config: An `AlbefTextDecoderConfig` or a mapping for models that answer questions; None for the others.
         projection_dim: Width E of the space in which images and texts are compared.
         temperature_init: Start of the learned temperature that divides the similarities; > 0.
+        search_calibration: `temperature` and `threshold` of the matching score, `cosine_temperature` and
+            `cosine_threshold` of the similarity, below which a search says that nothing fits; None before calibration.
         tie_word_embeddings: Whether the output map of the masked-language head is the word embeddings, as in the
             original; models without that head have no use for it.
 
@@ -279,11 +281,18 @@ class AlbefConfig(AlbefPartConfig):
         "decoder_config": AlbefTextDecoderConfig,
     }
 
+    keys_to_ignore_at_inference = [  # `Trainer` gathers all else of an evaluation
+        *("cache", "past_key_values", "vision_model_output", "text_model_output", "image_hidden_states"),
+        *("text_hidden_states", "multimodal_hidden_states", "question_hidden_states", "hidden_states", "attentions"),
+        *("cross_attentions", "decoder_hidden_states", "decoder_attentions", "decoder_cross_attentions"),
+    ]
+
     vision_config: Any = None
     text_config: Any = None
     decoder_config: Any = None
     projection_dim: int = 256
     temperature_init: float = 0.07
+    search_calibration: dict[str, float] | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
 
@@ -298,6 +307,18 @@ class AlbefConfig(AlbefPartConfig):
         if not __name__.startswith("transformers_modules."):
             kwargs.pop("custom_pipelines", None)  # the registered ones; the library would ask for trust in the copies
         super().__post_init__(**kwargs)
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """Return the configuration of what reads text or, with `decoder` alone, of what writes it, where there is it.
+
+        Args:
+            decoder: Whether the answer decoder is meant.
+            encoder: Whether the text tower is meant; so it is where both are given or none.
+
+        Returns:
+            `decoder_config` or `text_config` itself.
+        """
+        return self.decoder_config if decoder and not encoder and self.decoder_config is not None else self.text_config
 
     @property
     def image_size(self) -> int:

@@ -19,7 +19,8 @@ from ...hub_albef import check_head
 from ..lora import add_lora
 from ..momentum import QUEUE_FILE, TEACHER_FOLDER, FeatureQueue
 from ..queue_file import read_queue
-from .parsing import abbreviated, check_known, merged
+from .mappings import abbreviated, merged
+from .parsing import check_known
 from .settings import ModelArguments
 
 logger = logging.get_logger(__name__)

@@ -49,11 +49,13 @@ class HubPushMixin(Trainer):
     def keep_final_results(self) -> None:
         """Keep, of the evaluations during training, only that of the final weights as a result."""
         step = self.state.best_global_step if self.args.load_best_model_at_end else self.state.global_step
+        splits = [f"eval_{name}" for name in self.eval_dataset] if isinstance(self.eval_dataset, dict) else ["eval"]
         self.results = {}
         for line in self.state.log_history:
-            metrics = {name: line[f"eval_{name}"] for name in self.args.METRICS if f"eval_{name}" in line}
-            if metrics and line.get("step") == step:
-                self.results = {"eval": metrics}
+            for split in splits:
+                metrics = {name: line[f"{split}_{name}"] for name in self.args.METRICS if f"{split}_{name}" in line}
+                if metrics and line.get("step") == step:
+                    self.results[split] = metrics
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository on the Hub where there is none; a PushError says why not. A push needs it first."""
