@@ -333,6 +333,9 @@ class AlbefConfig(AlbefPartConfig):
 
 def _as_config(value: Any, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
     if isinstance(value, PreTrainedConfig):
+        if value.model_type != config_class.model_type:  # not by class, of which there may be copies
+            what = f"The configuration for {config_class.base_config_key}"
+            _refuse_type(value.model_type, what, config_class.model_type)
         return value
     if not isinstance(value or {}, Mapping):
         raise AlbefError(f"{config_class.base_config_key} is {value!r:.100}, but must be a mapping of its fields.")

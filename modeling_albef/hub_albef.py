@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils import CONFIG_NAME, cached_file
 
 from .configuration_albef import AlbefConfig, AlbefError, named_model_errors, one_line
-from .model_card_albef import CardFacts, add_tags, make_model_card
+from .model_card_albef import CardFacts, add_tags, make_model_card, origin
 
 
 def check_model_name(name: str | None) -> None:
@@ -183,7 +183,7 @@ class AlbefHubMixin:
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, save_code=save_code, **kwargs)
             if not api.file_exists(repo_id, "README.md", revision=revision):
-                facts = CardFacts(tags=tuple(own_tags))
+                facts = CardFacts(tags=tuple(own_tags), base_model=origin(self.config, repo_id))
                 make_model_card(self.config, type(self).__name__, repo_id, facts).save(Path(folder) / "README.md")
             elif own_tags:
                 card = ModelCard.load(api.hf_hub_download(repo_id, "README.md", revision=revision))
