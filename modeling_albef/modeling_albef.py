@@ -68,7 +68,7 @@ class AlbefPreTrainedModel(AlbefHubMixin, AlbefAttentionModel):  # type: ignore[
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, AlbefModel) and module.has_projections:
+        if getattr(module, "has_projections", False):
             init.constant_(module.temperature, self.config.temperature_init)
 
 
