@@ -138,9 +138,13 @@ class AlbefHubMixin:
             for task, (class_, auto_class) in PIPELINES.items()
             if auto_class in self.auto_classes
         }
-        own = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
-        auto_map = {"AutoConfig": "configuration_albef.AlbefConfig", "AutoModel": "modeling_albef.AlbefModel"}
-        auto_map |= dict.fromkeys(self.auto_classes, own)
+        package, _, module = type(self).__module__.rpartition(".")
+        auto_map = {"AutoConfig": "configuration_albef.AlbefConfig"}
+        if module != "__main__":  # whose code the library does not save
+            auto_map |= dict.fromkeys(self.auto_classes, f"{module}.{type(self).__name__}")
+        if package != __name__.rpartition(".")[0]:  # a class of the user's, whose file does not bring the others along
+            return {"auto_map": auto_map}
+        auto_map["AutoModel"] = "modeling_albef.AlbefModel"
         return {"auto_map": auto_map, **({"custom_pipelines": pipelines} if pipelines else {})}
 
     def push_to_hub(

@@ -175,6 +175,23 @@ def test_code_is_saved_for_a_registered_class(tmp_path: Path, monkeypatch: pytes
     assert not {"auto_map", "custom_pipelines"} & set(model.config.to_dict())
 
 
+class OwnRetrieval(AlbefForImageTextRetrieval):
+    """A class of the user's, in a file outside the package."""
+
+
+@pytest.mark.parametrize("module", [__name__, "__main__"])
+def test_code_of_the_users_own_names_no_file_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    monkeypatch.setattr(OwnRetrieval, "__module__", module)
+    save_retrieval(tmp_path, OwnRetrieval).save_pretrained(tmp_path, save_code=True)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert {name.split(".")[0] + ".py" for name in fields["auto_map"].values()} <= set(os.listdir(tmp_path))
+    assert "AutoConfig" in fields["auto_map"] and "custom_pipelines" not in fields
+    own = f"{module.rpartition('.')[2]}.OwnRetrieval"
+    assert (own in fields["auto_map"].values()) == (module != "__main__")
+
+
 def test_a_save_that_uploads_takes_the_code_along(hub: HubServer, models: dict[str, Any], tmp_path: Path) -> None:
     models["vqa"].save_pretrained(tmp_path / "up", save_code=True, push_to_hub=True, repo_id="user/saved")
     files = hub.files("user/saved")
