@@ -19,6 +19,19 @@ from ..configuration_albef import AlbefError
 logger = logging.get_logger(__name__)
 
 
+class Images(Sequence[Any]):
+    """The images of rows, each read when it is asked for."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.dataset[row]["image"]
+
+
 class Rows(Dataset):
     """Rows that can be read by number alone, such as those of a list, read by column as well.
 
@@ -40,7 +53,7 @@ class Rows(Dataset):
         if not isinstance(key, str):
             return self.dataset[key]
         if key == "image":
-            return [row["image"] for row in self]
+            return Images(self.dataset)
         if key not in self.column_names:
             raise AlbefError(f"Not all rows of the data set have {key!r}: add it, or leave those rows out.")
         return [row[key] for row in self._read()]

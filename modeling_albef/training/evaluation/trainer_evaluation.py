@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformers import Trainer
-from transformers.trainer_utils import PredictionOutput, speed_metrics
+from transformers.trainer_utils import PredictionOutput, denumpify_detensorize, speed_metrics
 from transformers.utils import logging
 
 from ..arguments import AlbefTrainingArguments
@@ -119,8 +119,9 @@ class EvaluationMixin(Trainer):
         rows = as_rows(dataset)
         outcome = self.evaluate_dataset(rows)
         self.results[prefix] = {name: outcome.metrics[name] for name in self.args.METRICS if name in outcome.metrics}
-        further = {} if self.compute_metrics is None else self.compute_metrics(outcome)
-        metrics = {f"{prefix}_{name}": value for name, value in {**outcome.metrics, **further}.items()}
+        further = (self.compute_metrics and self.compute_metrics(outcome)) or {}
+        measured = denumpify_detensorize({**outcome.metrics, **further})
+        metrics = {f"{prefix}_{name.removeprefix(f'{prefix}_')}": value for name, value in measured.items()}
         metrics.update(speed_metrics(prefix, start, num_samples=len(rows)))
         self.log(metrics)
         return EvaluationRecord(prefix, rows, outcome), metrics

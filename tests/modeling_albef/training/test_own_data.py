@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -292,6 +293,20 @@ def test_answers_longer_than_the_decoder_reads_get_a_sentence(place: Path, tmp_p
 def score(result: RetrievalResult) -> dict[str, float]:
     assert isinstance(result, RetrievalResult)
     return {"images": len(result.image_to_text.ids)}
+
+
+def test_metrics_may_be_numbers_of_any_library_or_none(place: Path, tmp_path: Path) -> None:
+    """As the library takes them: they have to be written into a checkpoint."""
+    given = {"a": torch.tensor(1.5), "b": np.float32(2.5), "eval_c": np.int64(3)}
+    options = {"eval_strategy": "epoch", "save_strategy": "epoch", "metric_for_best_model": "b"}
+    rows = lists(place)
+    trainer = retrieval_trainer(place, tmp_path, rows, eval_dataset=rows, compute_metrics=lambda _: given, **options)
+    trainer.train()
+    line = next(line for line in trainer.state.log_history if "eval_a" in line)
+    assert [line[name] for name in ("eval_a", "eval_b", "eval_c")] == [1.5, 2.5, 3]
+    assert trainer.state.best_metric == 2.5 and last_checkpoint(tmp_path) is not None
+    trainer.compute_metrics = lambda _: None
+    assert "eval_a" not in trainer.evaluate()
 
 
 def test_several_data_sets_are_measured_by_their_names(place: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,26 @@ def test_whatever_has_rows_and_a_length(model: Any) -> None:
         table.select(range(9)).with_format("torch", columns=["image_id"], output_all_columns=True),
     ):
         assert evaluator(kind).metrics == pytest.approx(expected), kind
+
+
+def test_images_are_not_kept_to_tell_them_apart(model: Any) -> None:
+    """Of a data set that opens an image when a row is read, one is alive at a time."""
+    net, processor, folder = model
+    rows = pictures(folder)
+    alive: list[weakref.ref[Any]] = []
+    most = 0
+
+    class Opening(Own):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            nonlocal most
+            row = super().__getitem__(index)
+            image = Image.open(row["image"]).convert("RGB")  # which forgets the file's name
+            alive.append(weakref.ref(image))
+            most = max(most, sum(one() is not None for one in alive))
+            return {**row, "image": image}
+
+    result = RetrievalEvaluator(net, processor, k_test=4, batch_size=1)(Opening(rows))
+    assert len(result.image_to_text.ids) == 6 and most <= 3
 
 
 @pytest.mark.parametrize(
