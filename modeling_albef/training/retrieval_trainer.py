@@ -15,7 +15,8 @@ from .callbacks import TemperatureCallback
 from .evaluation.results import RetrievalResult
 from .evaluation.retrieval import RetrievalEvaluator
 from .momentum import FeatureQueue
-from .rows import one_caption_a_row, retrieval_collator
+from .rows import retrieval_collator
+from .sampling import one_caption_a_row
 from .trainer import AlbefTrainer
 
 logger = logging.get_logger(__name__)

@@ -164,11 +164,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         checkpoint = resume_from_checkpoint or None
         if checkpoint is True and (checkpoint := last_checkpoint(self.args.output_folder)) is None:
             raise SettingError(f"{self.args.output_dir} has no whole checkpoint to go on from: start anew.")
-        self._checkpoint, self._scalars = checkpoint, []
-        if self.is_deepspeed_enabled:  # DeepSpeed 0.19 fails to broadcast scalars at its start, but leaves such alone
-            self._scalars = [parameter for parameter in self.model.parameters() if parameter.dim() == 0]
-        for parameter in self._scalars:
-            parameter.ds_optim_param = True
+        self._checkpoint = checkpoint
         outcome = super().train(checkpoint, *args, **kwargs)
         self.keep_final_results()
         return outcome
@@ -197,6 +193,11 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple:
         """Start the counts, and remember the length of an epoch for the schedule."""
         self._start_counts()
+        self._scalars = []
+        if self.is_deepspeed_enabled:  # DeepSpeed 0.19 fails to broadcast scalars at its start, but leaves such alone
+            self._scalars = [parameter for parameter in self.model.parameters() if parameter.dim() == 0]
+        for parameter in self._scalars:
+            parameter.ds_optim_param = True
         values = super().set_initial_training_values(*args, **kwargs)
         self._num_epochs, self._steps_per_epoch = values[0], values[1]
         if self._is_stream:  # for the Trainer all of it is one epoch

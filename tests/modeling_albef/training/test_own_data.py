@@ -28,7 +28,7 @@ from modeling_albef.training import (
     VQATrainingArguments,
     last_checkpoint,
 )
-from modeling_albef.training.rows import OneCaptionRows, one_caption_a_row
+from modeling_albef.training.sampling import OneCaptionRows, one_caption_a_row
 from processing import (
     AlbefProcessor,
     AugmentedDataset,
