@@ -7,7 +7,7 @@ there. It is imported only when it is needed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import Dataset, Subset
@@ -53,7 +53,7 @@ class Rows(Dataset):
             return self.dataset[key]
         if key == "image":
             return Images(self.dataset)
-        if key not in self.column_names:
+        if key not in self.column_names and len(self):
             raise AlbefError(f"Not all rows of the data set have {key!r}: add it, or leave those rows out.")
         return [row[key] for row in self._read()]
 
@@ -90,12 +90,19 @@ def as_rows(dataset: Any) -> Any:
     return Rows(dataset)
 
 
+def column(rows: Any, name: str) -> Any:
+    """Return a column of a data set; an AlbefError says that it has none of this name."""
+    if not isinstance(rows, Rows) and name not in rows.column_names:
+        raise AlbefError(f"The data set has no column {name!r}; it has {', '.join(rows.column_names)}.")
+    return rows[name]
+
+
 def undecoded_images(rows: Any) -> Any:
     """Return the column `image`, of a data set of the `datasets` library without decoding it."""
     feature: Any = (getattr(rows, "features", None) or {}).get("image")
     if getattr(feature, "decode", False) is True:
         rows = rows.cast_column("image", type(feature)(decode=False))
-    return rows["image"]
+    return column(rows, "image")
 
 
 def image_names(rows: Any, chosen: Sequence[int]) -> list[str]:
@@ -151,6 +158,8 @@ def texts_of(captions: Any) -> list[str]:
     """Return the captions of a row, which has a list of them, one, or none."""
     if captions is None or isinstance(captions, str):
         return [captions] if captions is not None else []
+    if not isinstance(captions, Iterable):
+        raise AlbefError(f"A row has the caption {captions!r}, but must have a text or a list of them.")
     return list(captions)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset, Sampler
 
-from .rows import as_rows, texts_of
+from .rows import as_rows, column, texts_of
 
 
 class ImageGroupSampler(Sampler[int]):
@@ -44,7 +44,7 @@ class OneCaptionRows(Dataset):
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
-        counts = [len(texts_of(captions)) for captions in as_rows(dataset)["caption"]]
+        counts = [len(texts_of(captions)) for captions in column(as_rows(dataset), "caption")]
         self._rows = np.repeat(np.arange(len(counts)), counts)
         self._positions = np.arange(len(self._rows)) - np.repeat(np.cumsum(counts) - counts, counts)
 
@@ -104,10 +104,16 @@ def one_caption_a_row(dataset: Any) -> Any:
 def _one_caption_stream(stream: Any) -> Any:
     if not hasattr(stream, "cast_column"):  # not of the `datasets` library
         return OneCaptionStream(stream)
-    first: Any = next(iter(stream), {})
-    if first.get("caption") is None or isinstance(first["caption"], str):
+    features: Any = stream.features or {}
+    if "caption" in features:
+        has_lists = getattr(features["caption"], "dtype", None) != "string"
+    else:
+        first: dict[str, Any] = next(iter(stream), {})
+        captions = first.get("caption")
+        has_lists = captions is not None and not isinstance(captions, str)
+    if not has_lists:
         return stream
-    feature: Any = (stream.features or {}).get("image")
+    feature = features.get("image")
     if getattr(feature, "decode", False) is True:
         stream = stream.cast_column("image", type(feature)(decode=False))
     return stream.map(_spread, batched=True)

@@ -133,7 +133,9 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
 
     def _check_data(self, collator: Any) -> None:
         """Refuse data and arguments that contradict each other."""
-        args, data = self.args, self.train_dataset
+        args, data, processor = self.args, self.train_dataset, self.processing_class
+        if processor is not None and not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+            raise SettingError(f"processing_class is a {type(processor).__name__}, but must be an AlbefProcessor.")
         step = args.train_batch_size * args.world_size
         if isinstance(data, Sized) and args.dataloader_drop_last and len(data) < step:
             raise SettingError(

@@ -39,9 +39,10 @@ class VQATrainer(AlbefTrainer):
         **kwargs: Any,
     ) -> None:
         """Make a trainer as `AlbefTrainer` does; `answer_list` has the candidate answers of the evaluation."""
-        if kwargs.get("processing_class") is None:
-            raise SettingError("processing_class is None, but answers need a tokenizer: give an AlbefProcessor.")
-        check_answers(answer_list, kwargs["processing_class"].tokenizer)
+        tokenizer = getattr(processor := kwargs.get("processing_class"), "tokenizer", None)
+        if tokenizer is None:
+            raise SettingError(f"processing_class is a {type(processor).__name__}, but must be an AlbefProcessor.")
+        check_answers(answer_list, tokenizer)
         self.answer_list = list(answer_list)
         super().__init__(model, args, **kwargs)
         self._check_answer_lengths()

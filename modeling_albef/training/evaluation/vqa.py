@@ -16,7 +16,7 @@ import torch
 
 from ...answer_tree_albef import AnswerTree
 from ...configuration_albef import AlbefError
-from ..rows import Rows, as_rows, image_keys
+from ..rows import Rows, as_rows, column, image_keys
 from .base import Evaluator, check_finite, progress
 from .results import VQAResult
 from .vqa_metrics import vqa_accuracy, vqa_accuracy_by_question_type
@@ -66,7 +66,7 @@ class VQAEvaluator(Evaluator):
         """Evaluate.
 
         Args:
-            dataset: Rows with `image`, `question` and `answers`, which may be empty, and perhaps `image_id`, anything
+            dataset: Rows with `image`, `question`, perhaps `answers`, which may be empty, and `image_id`, anything
                 hashable, by default the image's path, and `question_id`, by default the row.
 
         Returns:
@@ -79,12 +79,13 @@ class VQAEvaluator(Evaluator):
             {"question_id": number, "answer": self.answer_list[index]}
             for number, index in zip(ids, best.tolist(), strict=True)
         ]
-        known = [tuple(row) for row in dataset["answers"]]
+        has_answers = "answers" in dataset.column_names
+        known = [tuple(row or ()) for row in dataset["answers"]] if has_answers else []
         if not known or not all(known):
             return VQAResult({}, answers, probabilities)
         has_types = "question_type" in getattr(dataset, "column_names", ())
         types = dataset["question_type"] if has_types else [None] * len(ids)
-        rows = zip(ids, dataset["question"], known, types, strict=True)
+        rows = zip(ids, column(dataset, "question"), known, types, strict=True)
         records = [QuestionRecord(question_id=n, question=q, answers=a, question_type=t) for n, q, a, t in rows]
         by_type = vqa_accuracy_by_question_type(answers, records) if has_types else {}
         return VQAResult(vqa_accuracy(answers, records), answers, probabilities, by_type)

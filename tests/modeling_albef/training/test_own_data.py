@@ -221,9 +221,13 @@ def test_without_a_processor_there_is_a_sentence(place: Path, tmp_path: Path) ->
         trainer.evaluate(lists(place))
     with pytest.raises(SettingError, match="There is no data to evaluate: give eval_dataset"):
         trainer.evaluate()
+    tokenizer = AlbefProcessor.from_pretrained(place / "retrieval").tokenizer
+    with pytest.raises(SettingError, match=r"processing_class is a \w+, but must be an AlbefProcessor"):
+        retrieval_trainer(place, tmp_path, lists(place), processing_class=tokenizer)
     args = VQATrainingArguments(str(tmp_path), eval_strategy="no", **OPTIONS)
-    with pytest.raises(SettingError, match="processing_class is None, but answers need a tokenizer"):
-        VQATrainer(AlbefForQuestionAnswering.from_pretrained(place / "vqa"), args, answer_list=ANSWERS)
+    for given in ({}, {"processing_class": tokenizer}):
+        with pytest.raises(SettingError, match=r"processing_class is a \w+, but must be an AlbefProcessor"):
+            VQATrainer(AlbefForQuestionAnswering.from_pretrained(place / "vqa"), args, answer_list=ANSWERS, **given)
 
 
 # ---- questions

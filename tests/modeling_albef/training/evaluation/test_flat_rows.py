@@ -237,6 +237,10 @@ def test_images_are_not_kept_to_tell_them_apart(model: Any) -> None:
         ([{"image": "a.png", "caption": "a", "image_id": 1}, {"image": "a.png", "image_id": 1}], "have 'caption'"),
         ([{"image": "a.png", "caption": "a", "image_id": [1]}], r"Row 0: image_id is \[1\], which is not hashable"),
         ([{"image": "a.png", "caption": []}], "The data set has no caption"),
+        ([], "The data set has no caption"),
+        ([{"image": "a.png", "caption": float("nan")}], "A row has the caption nan, but must have a text or a list"),
+        (datasets.Dataset.from_dict({"image": ["a.png"], "text": ["a"]}), "no column 'caption'; it has image, text"),
+        (datasets.Dataset.from_dict({"picture": ["a.png"], "caption": ["a"]}), "no column 'image'; it has picture"),
     ],
 )
 def test_other_data_get_a_sentence(model: Any, data: Any, message: str) -> None:
@@ -254,6 +258,9 @@ def test_questions_need_neither_ids_nor_columns(tmp_path: Path) -> None:
         for n in range(8)
     ]
     evaluator = VQAEvaluator(net, processor, net.config.decoder_config.answer_list, batch_size=3)
+    unlabeled = [{"image": row["image"], "question": row["question"]} for row in plain]
+    for rows in (unlabeled, datasets.Dataset.from_list(unlabeled)):
+        assert evaluator(rows).metrics == {} and evaluator(rows).answers == evaluator(plain).answers
     with_ids = [{**row, "image_id": n % 3, "question_id": n} for n, row in enumerate(plain)]
     expected = evaluator(datasets.Dataset.from_list(with_ids))
     for rows in (with_ids, plain, [{**row, "image_id": ("i", row["image"])} for row in plain]):
