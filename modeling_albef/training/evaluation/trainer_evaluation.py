@@ -78,7 +78,10 @@ class EvaluationMixin(Trainer):
         self._memory_tracker.start()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, str):
-            dataset = self.eval_dataset[dataset]
+            known = self.eval_dataset if isinstance(self.eval_dataset, Mapping) else {}
+            if dataset not in known:
+                raise SettingError(f"There is no data set {dataset!r} in eval_dataset, which has {', '.join(known)}.")
+            dataset = known[dataset]
         if dataset is None:
             raise SettingError("There is no data to evaluate: give eval_dataset.")
         is_one = not isinstance(dataset, Mapping)

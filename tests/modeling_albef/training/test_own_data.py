@@ -324,6 +324,8 @@ def test_several_data_sets_are_measured_by_their_names(place: Path, tmp_path: Pa
         for metric in ("r_mean", "txt_r1", "img_r5", "images"):
             assert alone[f"eval_{metric}"] == metrics[f"eval_{name}_{metric}"], name
     assert trainer.evaluate("half", metric_key_prefix="x")["x_images"] == 4  # by name, as the library does
+    with pytest.raises(SettingError, match="There is no data set 'whole' in eval_dataset, which has all, half, some"):
+        trainer.evaluate("whole")
     both = trainer.evaluate(datasets.DatasetDict({"a": sets["half"], "b": sets["half"]}), metric_key_prefix="test")
     assert both["test_a_r_mean"] == both["test_b_r_mean"] == metrics["eval_half_r_mean"]
     assert {"eval_half_runtime", "eval_half_samples_per_second"} <= metrics.keys()
