@@ -192,11 +192,14 @@ def one_caption_a_row(dataset: Any) -> Any:
         return _one_caption_stream(dataset)
     if not len(dataset):
         return dataset
-    if hasattr(dataset, "column_names"):
+    if isinstance(dataset, list | tuple):
+        rows: Any = dataset
+    elif hasattr(dataset, "column_names"):
         captions = dataset["caption"] if "caption" in dataset.column_names else ()
-    else:  # a row of another data set may cost the reading of an image
-        rows = dataset if isinstance(dataset, list | tuple) else [dataset[0]]
-        captions = [row.get("caption") for row in rows if isinstance(row, Mapping)]
+        rows = [{"caption": next((one for one in captions if one is not None), None)}]  # a column has one type
+    else:  # a row may cost the reading of an image
+        rows = [dataset[0]]
+    captions = [row.get("caption") for row in rows if isinstance(row, Mapping)]
     has_lists = any(not isinstance(one, str) for one in captions if one is not None)
     return OneCaptionRows(dataset) if has_lists else dataset
 

@@ -48,6 +48,17 @@ class VQATrainer(AlbefTrainer):
         tokenizer, given = kwargs["processing_class"].tokenizer, _answers_of(kwargs.get("train_dataset"))
         self.answer_list = check_answers(answer_list, tokenizer, given)
         super().__init__(model, args, **kwargs)
+        self._check_answer_lengths()
+
+    def _check_answer_lengths(self) -> None:
+        limit = self.model.config.decoder_config.max_position_embeddings
+        ids = self.processing_class.encode_answers(self.answer_list, padding=False, return_tensors=None)["input_ids"]
+        for answer, tokens in zip(self.answer_list, ids, strict=True):
+            if len(tokens) > limit:
+                raise SettingError(
+                    f"The answer list has {answer[:60]!r} .. of {len(tokens)} tokens, but the model's decoder reads at "
+                    f"most {limit}: shorten it, or take it out."
+                )
 
     def prepare_model(self, model: Any) -> Any:
         """Return the student with the candidate answers in its configuration, for the pipeline."""

@@ -123,7 +123,7 @@ def test_pipelines_come_with_the_model(hub: HubServer, processor: AlbefProcessor
 def test_the_readme_pushes(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_retrieval(Path("output/demo_retrieval"))
-    exec(readme_block("push_to_hub(").replace("USER/NAME", "user/readme"), {})
+    exec(readme_block('").push_to_hub(').replace("USER/NAME", "user/readme"), {})
     files = hub.files("user/readme")
     assert hub.repositories["models", "user/readme"].private
     assert {"model.safetensors", "processor_config.json", "modeling_albef.py", "processing_albef.py"} <= set(files)
