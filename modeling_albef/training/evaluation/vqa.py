@@ -184,8 +184,9 @@ def question_only_accuracy(
     overall: Counter[str] = Counter()
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
     for question, answers in zip(train["question"], train["answers"], strict=True):
-        overall.update(answers)
-        by_question[question].update(answers)
+        spelled = answers if fold is None else [fold(answer) for answer in answers]
+        overall.update(spelled)
+        by_question[question].update(spelled)
     guesses, records = {}, []
     for number, question, answers in zip(test["question_id"], test["question"], test["answers"], strict=True):
         guesses[number] = by_question.get(question, overall).most_common(1)[0][0]

@@ -13,7 +13,7 @@ from transformers import BertTokenizer
 
 from modeling_albef import AlbefForQuestionAnswering
 from modeling_albef.answer_tree_albef import describe_merged_answers, merge_equal_answers
-from modeling_albef.training import VQAEvaluator, VQATrainer, VQATrainingArguments
+from modeling_albef.training import VQAEvaluator, VQATrainer, VQATrainingArguments, question_only_accuracy
 from modeling_albef.training.evaluation.candidates import check_answers, choose_folding, folding
 from modeling_albef.training.evaluation.vqa_metrics import answer_accuracy
 from processing import AlbefImageProcessor, AlbefProcessor, AugmentedDataset, VQACollator, build_tokenizer
@@ -131,6 +131,13 @@ def test_folded_answers_go_through_the_rules(processor: AlbefProcessor) -> None:
     assert answer_accuracy("1000", ["1,000"] * 9 + ["100"], fold=fold) == 100
     assert answer_accuracy("red", ["Red"] * 9 + ["blue"], "albef") == 0
     assert answer_accuracy("red", ["Red"] * 9 + ["blue"], "albef", fold) == 100
+
+
+def test_the_guesser_counts_folded_answers_together(processor: AlbefProcessor) -> None:
+    train = {"question": ["what?"] * 3, "answers": [["Red", "blue", "blue"], ["red"], ["RED"]]}
+    test = {"question": ["what?"], "question_id": [1], "answers": [["red"] * 10]}
+    assert question_only_accuracy(train, test) == 0  # blue
+    assert question_only_accuracy(train, test, fold=folding(processor.tokenizer)) == 100
 
 
 def test_answers_of_vqa_v2_are_not_folded(processor: AlbefProcessor, rows: Any) -> None:
