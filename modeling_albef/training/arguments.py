@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+from accelerate import PartialState
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import trainer_log_levels
@@ -90,6 +91,8 @@ class AlbefTrainingArguments(TrainingArguments):
     # How the run behaves
     non_finite_loss: str = field(default="stop", metadata={"help": "If a loss is not finite: stop, or skip the step."})
     push_code: bool = field(default=True, metadata={"help": "Upload the Python files with a model that is pushed."})
+    hub_license: str | None = field(default=None, metadata={"help": "License of the model, by its name on the Hub."})
+    hub_tags: list[str] | None = field(default=None, metadata={"help": "Tags of the card, beside its own."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps, epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch, best."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; the best is always kept."})
@@ -111,6 +114,7 @@ class AlbefTrainingArguments(TrainingArguments):
             self.disable_tqdm = not (sys.stderr.isatty() or is_in_notebook())
         do_eval = self.do_eval
         self._avoid_emulation()
+        self._connect_cpu_processes()
         self._choose_schedule()
         super().__post_init__()  # sets do_eval wherever eval_strategy is not "no"
         self.do_eval = do_eval
@@ -164,6 +168,12 @@ class AlbefTrainingArguments(TrainingArguments):
             logger.warning("This processor has no bfloat16 instructions: the arithmetic is float32, which is faster.")
             self.bf16 = False
             os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+
+    def _connect_cpu_processes(self) -> None:
+        """Give the processes on CPUs `ddp_timeout`, which the library hands on to those on other devices alone."""
+        _refuse(not 1 <= self.ddp_timeout <= 10**8, "ddp_timeout", self.ddp_timeout, "lie between 1 and 10**8 seconds")
+        if self.use_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            PartialState(cpu=True, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
 
     @property
     def output_folder(self) -> Path:

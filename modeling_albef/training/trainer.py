@@ -19,7 +19,7 @@ from transformers.utils import logging
 from ..configuration_albef import is_from_library
 from . import callbacks
 from .arguments import AlbefTrainingArguments
-from .checkpoints.manifest import STATE_FILE, last_checkpoint
+from .checkpoints.manifest import STATE_FILE
 from .checkpoints.processes import check_engine
 from .checkpoints.push import HubPushMixin
 from .checkpoints.whole_checkpoints import WholeCheckpointMixin
@@ -161,15 +161,13 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; `resume_from_checkpoint` is a folder, or True for the last whole checkpoint of the output folder."""
-        checkpoint = resume_from_checkpoint or None
-        if checkpoint is True and (checkpoint := last_checkpoint(self.args.output_folder)) is None:
-            raise SettingError(f"{self.args.output_dir} has no whole checkpoint to go on from: start anew.")
-        self._checkpoint, self._scalars = checkpoint, []
-        if self.is_deepspeed_enabled:  # DeepSpeed 0.19 fails to broadcast scalars at its start, but leaves such alone
-            self._scalars = [parameter for parameter in self.model.parameters() if parameter.dim() == 0]
-        for parameter in self._scalars:
-            parameter.ds_optim_param = True
-        outcome = super().train(checkpoint, *args, **kwargs)
+        with self.prepared_output(resume_from_checkpoint) as checkpoint:
+            self._checkpoint, self._scalars = checkpoint, []
+            if self.is_deepspeed_enabled:  # DeepSpeed 0.19 fails to broadcast scalars at its start, but not such
+                self._scalars = [parameter for parameter in self.model.parameters() if parameter.dim() == 0]
+            for parameter in self._scalars:
+                parameter.ds_optim_param = True
+            outcome = super().train(checkpoint, *args, **kwargs)
         self.keep_final_results()
         return outcome
 
@@ -186,6 +184,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
             del parameter.ds_optim_param
         if self._checkpoint is None:
             return
+        self.load_log_sums(self._checkpoint)
         if (Path(self._checkpoint) / TEACHER_FOLDER).is_dir():
             self.load_teacher(self._checkpoint)
         else:

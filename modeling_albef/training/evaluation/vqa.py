@@ -6,7 +6,7 @@ Shapes: N questions.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from .base import Evaluator, check_finite, progress
 from .bootstrap import bootstrap_means, interval
 from .candidates import check_answers, choose_folding
 from .results import VQAResult
+from .vqa_baselines import learn_guesses
 from .vqa_metrics import (
     accuracy_by_answer_type,
     accuracy_by_question_type,
@@ -181,14 +182,8 @@ def question_only_accuracy(
     Returns:
         `vqa_accuracy` of its answers, per cent.
     """
-    overall: Counter[str] = Counter()
-    by_question: dict[str, Counter[str]] = defaultdict(Counter)
-    for question, answers in zip(train["question"], train["answers"], strict=True):
-        spelled = answers if fold is None else [fold(answer) for answer in answers]
-        overall.update(spelled)
-        by_question[question].update(spelled)
-    guesses, records = {}, []
-    for number, question, answers in zip(test["question_id"], test["question"], test["answers"], strict=True):
-        guesses[number] = by_question.get(question, overall).most_common(1)[0][0]
-        records.append(QuestionRecord(question_id=number, question=question, answers=tuple(answers)))
-    return vqa_accuracy(guesses, records, rules, fold)["vqa_accuracy"]
+    given = [row if fold is None else [fold(answer) for answer in row] for row in train["answers"]]
+    guesses = learn_guesses(train["question"], given, test["question"]).by_question
+    numbers, answers = list(test["question_id"]), test["answers"]
+    records = [QuestionRecord(number, answers=tuple(given)) for number, given in zip(numbers, answers, strict=True)]
+    return vqa_accuracy(dict(zip(numbers, guesses, strict=True)), records, rules, fold)["vqa_accuracy"]

@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
-from .examples import Candidate, Example, hardest_examples
+from .examples import Candidate, Example, hardest_galleries
 from .pages import LONGEST, RESULT_SIDE, Thumbnail, verdict
+from .queries import queries_of
 
 if TYPE_CHECKING:
     from ..trainer import AlbefTrainer
@@ -40,7 +41,7 @@ class ImageLogCallback(TrainerCallback):
         if not services or not state.is_world_process_zero:
             return
         for evaluation in self.trainer.last_evaluations:
-            for gallery in hardest_examples(evaluation.result, evaluation.dataset, self.count):
+            for gallery in hardest_galleries(queries_of(evaluation.result, evaluation.dataset), self.count):
                 tag = f"{evaluation.split}/{gallery.name}"
                 panels = [
                     (panel(example, evaluation.dataset, self.thumbnail), caption(example))
