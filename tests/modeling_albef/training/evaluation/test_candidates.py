@@ -194,6 +194,8 @@ def test_the_rules_of_a_run_decide(processor: AlbefProcessor, model: Any, rows: 
     for rules, accuracy in (("vqa", 100), ("albef", 0)):
         result = VQAEvaluator(model, processor, ["1,000"], vqa_rules=rules)(data)
         assert result.metrics["vqa_accuracy"] == accuracy
+    arguments = VQATrainingArguments(output_dir="out", vqa_rules="albef", use_cpu=True)
+    assert arguments.recipe()["vqa_rules"] == "albef"  # what a model card lists
     with pytest.raises(ValueError, match="are 'old', but must be 'vqa' or 'albef'"):
         VQAEvaluator(model, processor, ["red"], vqa_rules="old")
     with pytest.raises(ValueError, match="vqa_rules is 'old', but must be vqa or albef"):
