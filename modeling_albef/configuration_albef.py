@@ -304,6 +304,8 @@ class AlbefConfig(AlbefPartConfig):
             self.decoder_config = _as_config(self.decoder_config, AlbefTextDecoderConfig)
             self.decoder_config.encoder_hidden_size = self.text_config.hidden_size
         _check_ranges(self, projection_dim=_SIZE, temperature_init=(1e-6, 1e6), initializer_range=_SMALL)
+        if self.search_calibration is not None:
+            _check_calibration(self.search_calibration)
         if not __name__.startswith("transformers_modules."):
             kwargs.pop("custom_pipelines", None)  # the registered ones; the library would ask for trust in the copies
         super().__post_init__(**kwargs)
@@ -348,6 +350,12 @@ def _check_ranges(config: PreTrainedConfig, **ranges: tuple[float, float]) -> No
             raise AlbefError(f"{name} is {getattr(config, name)}, but must lie between {least} and {most}.")
     if getattr(config, "hidden_act", "gelu") not in ACT2FN:
         raise AlbefError(f"hidden_act is {config.hidden_act!r}, but must be one of {', '.join(ACT2FN)}.")
+
+
+def _check_calibration(calibration: Mapping[str, float]) -> None:
+    names = [f"{stage}{name}" for stage in ("", "cosine_") for name in ("temperature", "threshold")]
+    if sorted(calibration) != sorted(names) or min(calibration[name] for name in names[::2]) <= 0:
+        raise AlbefError(f"search_calibration is {calibration}, but must have {', '.join(names)}, temperatures > 0.")
 
 
 def _check_divides(divisor: int, number: int, divisor_name: str, number_name: str) -> None:

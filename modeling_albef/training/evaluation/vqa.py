@@ -183,7 +183,8 @@ def question_only_accuracy(
     Returns:
         `vqa_accuracy` of its answers, per cent.
     """
-    guesses = learn_guesses(train["question"], train["answers"], test["question"]).by_question
+    given = [row if fold is None else [fold(answer) for answer in row] for row in train["answers"]]
+    guesses = learn_guesses(train["question"], given, test["question"]).by_question
     numbers, answers = list(test["question_id"]), test["answers"]
     records = [QuestionRecord(number, answers=tuple(given)) for number, given in zip(numbers, answers, strict=True)]
     return vqa_accuracy(dict(zip(numbers, guesses, strict=True)), records, rules, fold)["vqa_accuracy"]
