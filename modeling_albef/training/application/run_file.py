@@ -138,7 +138,10 @@ def prepare_repetition(config: dict[str, Any], record: Mapping[str, Any], known:
         config.pop("resume_from_checkpoint", None)  # a run that went on is repeated as a whole
     if given & _OWN_FOLDER:
         return
-    config["output_dir"] = free = _free_folder(folder)
+    try:
+        config["output_dir"] = free = _free_folder(folder)
+    except OSError:  # the start says what is wrong with it
+        return
     if free != folder and int(os.environ.get("RANK", "0")) == 0:
         logger.warning(f"The folder {folder} holds the run that is repeated: the repetition goes into {free}.")
 
