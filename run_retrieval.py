@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     splits = load_splits(data_args, args, task="retrieval")
 
     # Processor and model; a run that does not train needs a checkpoint with a matching head
-    processor = load_processor(model_args, training_texts(splits, "caption"), max_words=data_args.max_words)
+    texts = training_texts(splits, "caption")
+    processor = load_processor(model_args, texts, checkpoint, max_words=data_args.max_words)
     model, teacher = load_model(
         AlbefForImageTextRetrieval, model_args, processor.tokenizer, needs_head=not args.do_train
     )

@@ -37,11 +37,11 @@ def main(argv: list[str] | None = None) -> None:
 
     # Data: a row a question; and the candidate answers, which the evaluation ranks
     splits = load_splits(data_args, args, task="vqa")
-    candidates = load_candidates(data_args, splits, model_args.model_name_or_path)
+    candidates = load_candidates(data_args, splits, model_args.model_name_or_path, checkpoint)
 
     # Processor and model; evaluation reads 50 words of a question, training `max_words` of them, both as published
     texts = training_texts(splits, "question", candidates)
-    processor = load_processor(model_args, texts, text_type="question", max_words=50)
+    processor = load_processor(model_args, texts, checkpoint, text_type="question", max_words=50)
     model, teacher = load_model(
         AlbefForQuestionAnswering, model_args, processor.tokenizer, needs_head=not args.do_train
     )

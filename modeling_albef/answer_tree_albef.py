@@ -14,15 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.cache_utils import DynamicCache
 from transformers.utils import ModelOutput
 
 from .configuration_albef import AlbefError, check_shapes
-from .modeling_albef_decoder import AlbefTextDecoder
 from .modeling_albef_text import AlbefTextSelfAttention, KeyValue, PaddedRows
+
+if TYPE_CHECKING:
+    from .modeling_albef_decoder import AlbefTextDecoder
 
 NODES_A_BATCH = 1024  # 125 MB of logits with BERT's vocabulary
 MARGIN = 1e-4  # rounding of a sum of log-probabilities, of which none can exceed 0
@@ -70,7 +72,7 @@ class AnswerTree:
 
         Args:
             input_ids: (C, L) `[CLS] a1 .. an [SEP]`.
-            attention_mask: (C, L), 1 = token.
+            attention_mask: (C, L), 1 = token; padding may be on either side.
 
         Returns:
             On the device of `input_ids`.
@@ -79,7 +81,10 @@ class AnswerTree:
             ValueError: A candidate has no token after the first, or a shape is wrong.
         """
         check_shapes(input_ids=(input_ids, "CL"), attention_mask=(attention_mask, "CL"))
-        rows = [ids[:n] for ids, n in zip(input_ids.tolist(), attention_mask.sum(dim=1).tolist(), strict=True)]
+        rows = [
+            [token for token, is_token in zip(ids, mask, strict=True) if is_token]
+            for ids, mask in zip(input_ids.tolist(), attention_mask.tolist(), strict=True)
+        ]
         short = next((index for index, row in enumerate(rows) if len(row) < 2), None)
         if short is not None:
             raise AlbefError(f"Candidate {short} is empty: leave it out.")
@@ -101,6 +106,8 @@ class AnswerTree:
             start_token=rows[0][0],
             mean_depth=sum(len(path) for path in paths) / len(paths),
         )
+
+    of = from_tokens  # a shorter name of the same
 
 
 def merge_equal_answers(

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from transformers import Pipeline
+from transformers import AutoProcessor, Pipeline
 from transformers.utils import logging
 
 from .answer_tree_albef import AnswerTree, describe_merged_answers, merge_equal_answers
 from .configuration_albef import AlbefError
+from .hub_albef import check_head, check_model_type
 from .index_albef import EmbeddingIndex, MissingFolderError
 
 logger = logging.get_logger(__name__)
@@ -25,13 +26,29 @@ IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 class _AlbefPipeline(Pipeline):
     """What both pipelines load: a model, and a processor that holds the tokenizer and the image processor."""
 
-    _load_processor = True
+    _load_processor = None  # not looked for before the model is known to be an ALBEF
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
 
     model: Any
     processor: Any
+
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+        """Make a pipeline; the arguments are those of `Pipeline`.
+
+        Raises:
+            AlbefError: The model is no ALBEF, or there is no processor.
+        """
+        check_model_type(model)
+        if kwargs.get("processor") is None:
+            if name := model.config._name_or_path:  # the library has swallowed what is wrong with it: again
+                is_trusted = __name__.startswith("transformers_modules.")
+                AutoProcessor.from_pretrained(name, trust_remote_code=is_trusted or None)
+            raise AlbefError(
+                "There is no processor, or none that can be loaded: give `processor`, an object or a folder."
+            )
+        super().__init__(model, *args, **kwargs)
 
 
 class AlbefVqaPipeline(_AlbefPipeline):
@@ -68,7 +85,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
             AlbefError: There is no question, or none that the model can read; an answer of the list is empty or stands
                 there twice; the model has no answer decoder.
         """
-        self.model.check_head()
+        check_head(self.model, "rank_answers")
         if question is None:
             if isinstance(image, str | Path | Image):
                 raise AlbefError("There is no question: give one beside the image.")
@@ -250,7 +267,7 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
             AlbefError: Nothing is indexed, or what is indexed is of the query's own kind; the query has no word that
                 the model can read; the model has no matching head.
         """
-        self.model.check_head()
+        check_head(self.model, "match")
         if (text is None) == (image is None):
             raise AlbefError("Give either text or image as the query.")
         kind, query = ("text", text) if image is None else ("image", image)

@@ -97,10 +97,11 @@ class InterruptionCallback(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, *_: Any, **kwargs: Any) -> None:
         """Install the handler of SIGTERM; only the main thread can have one."""
         self.was_received = self.is_due = self._has_agreed = False
-        if threading.current_thread() is threading.main_thread():
+        if self._previous is None and threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._receive)
         if args.world_size > 1 and self._group is None:
-            self._group = torch.distributed.new_group(backend="gloo")
+            # without a time it would wait longer for a process that hangs than the other groups do
+            self._group = torch.distributed.new_group(backend="gloo", timeout=args.ddp_timeout_delta)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask for a checkpoint and the end once all processes have agreed, unless the epoch ends here."""
@@ -166,7 +167,12 @@ class FiniteLossCallback(TrainerCallback):
 
     def __init__(self, skip: bool = False) -> None:
         """Make the callback; `skip` says whether to go on without the step."""
-        self.skip, self.num_skipped, self._in_a_row = skip, 0, 0
+        self.skip = skip
+        self.start()
+
+    def start(self) -> None:
+        """Forget what was seen in an earlier training."""
+        self.num_skipped = self.num_skipped_in_a_row = 0
         self._watched: list[tuple[torch.Tensor, Any]] = []
 
     def watch(self, loss: torch.Tensor, names: Any) -> None:
@@ -182,17 +188,19 @@ class FiniteLossCallback(TrainerCallback):
         if args.world_size > 1:
             torch.distributed.all_reduce(is_bad, torch.distributed.ReduceOp.MAX)
         if not is_bad.item():
-            self._in_a_row = 0
+            self.num_skipped_in_a_row = 0
             return
         message = self._describe(watched, state.global_step + 1)
-        self.num_skipped, self._in_a_row = self.num_skipped + 1, self._in_a_row + 1
+        self.num_skipped, self.num_skipped_in_a_row = self.num_skipped + 1, self.num_skipped_in_a_row + 1
         if not self.skip:
             raise LossNotFiniteError(
                 f"{message} Nothing of this step was applied. Look at these images and their texts, lower "
                 "learning_rate, or leave such steps out with --non_finite_loss skip."
             )
-        if self._in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise LossNotFiniteError(f"{message} It is the {self._in_a_row}th step in a row: lower learning_rate.")
+        if self.num_skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise LossNotFiniteError(
+                f"{message} It is the {self.num_skipped_in_a_row}th step in a row: lower learning_rate."
+            )
         if args.process_index == 0:
             logger.warning(f"{message} The step is left out.")
         if getattr(kwargs["optimizer"], "scaler", None) is None:  # a gradient scaler skips the step by itself

@@ -20,16 +20,22 @@ from .settings import VQADataArguments
 from .start import StartError
 
 
-def load_candidates(data_args: VQADataArguments, splits: dict[str, Any], model_name: str | None = None) -> list[str]:
-    """Return the candidate answers: those of `answer_list`, else of the training data, else of the model."""
+def load_candidates(
+    data_args: VQADataArguments, splits: dict[str, Any], model_name: str | None = None, checkpoint: str | None = None
+) -> list[str]:
+    """Return the candidate answers: those of `answer_list`, else of the training data, else of the model.
+
+    Training that resumes from a checkpoint keeps those of the checkpoint; the trainer refuses an `answer_list` that has
+    others.
+    """
     if data_args.answer_list:
         try:
             return load_answer_list(data_args.answer_list)
         except DataError as error:
             raise StartError(f"answer_list {data_args.answer_list!r} cannot be used. {error}") from error
-    if "train" not in splits and model_name is not None:
-        with named_model_errors(model_name, OSError):
-            decoder_config = AlbefConfig.from_pretrained(model_name).decoder_config
+    if (name := checkpoint or (None if "train" in splits else model_name)) is not None:
+        with named_model_errors(name, OSError):
+            decoder_config = AlbefConfig.from_pretrained(name).decoder_config
         if decoder_config is not None and decoder_config.answer_list:
             return decoder_config.answer_list
     if not isinstance(splits.get("train"), Dataset):

@@ -11,14 +11,17 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
+import torch
 from transformers import Trainer, TrainingArguments
 
 from dataset_scripts.reading.problems import DataError
 from processing import ProcessingError
 
 from ...configuration_albef import AlbefError
+from ..checkpoints.lock import unlock_afterwards
 from ..checkpoints.processes import first_message
 from ..errors import SettingError, TrainingInterruptedError
 
@@ -26,6 +29,8 @@ USER_ERRORS: tuple[type[Exception], ...] = (AlbefError, ProcessingError, DataErr
 RESUME = "What was saved is whole: --resume_from_checkpoint last goes on from it."
 GRACE = 5.0  # seconds that a process leaves the others to say what is wrong
 _DEAD_WORKER = r"DataLoader worker .*(exited|killed)|Too many open files|unable to (open|mmap)"
+_GONE = r"(Connection (closed|reset) by peer|Broken pipe)"  # what is said of a process that has ended, and
+_SILENT = r"(Timed out waiting \d+ ?ms|Application timeout caused pair closure)"  # of one that does not answer
 Main = TypeVar("Main", bound=Callable[..., None])
 
 
@@ -34,7 +39,8 @@ def exit_without_traceback(main: Main) -> Main:
 
     All other errors pass as they are, so that a bug in a script, a collator, a model or a builder shows its traceback.
     The first process prints. Another one prints what it alone met: an error of all processes has ended the first one,
-    and the launcher all others, before that.
+    and the launcher all others, before that. Of a process that ended without a word, as by SIGKILL, another one tells.
+    The locks of output folders that `main` took are given back.
 
     Raises:
         SystemExit: With the sentence and status 1; status 130 after Ctrl-C, 143 after SIGTERM.
@@ -43,7 +49,8 @@ def exit_without_traceback(main: Main) -> Main:
     @functools.wraps(main)
     def run(*args: object, **kwargs: object) -> None:
         try:
-            main(*args, **kwargs)
+            with unlock_afterwards():
+                main(*args, **kwargs)
         except KeyboardInterrupt:
             _print_on_first_process(f"Interrupted. {RESUME}")
             raise SystemExit(130) from None
@@ -53,17 +60,26 @@ def exit_without_traceback(main: Main) -> Main:
         except USER_ERRORS as error:
             if _rank() > 0:
                 _leave_to_others()
+            if not _is_first_to_tell() and _rank() > 0:
+                raise SystemExit(1) from error
             in_training = not isinstance(error, SettingError) and _passed_through_training(error)
             raise SystemExit(f"{sentence(error)} {RESUME}" if in_training else sentence(error)) from error
         except RuntimeError as error:
-            if "Connection closed by peer" in str(error):  # another process has ended, and said why
+            lost, is_first = _lost_process(str(error)), _is_first_to_tell()
+            if lost is not None and not is_first:
                 _leave_to_others()
+                raise SystemExit(1) from error
+            if lost is not None:
+                raise SystemExit(f"{lost} {RESUME}") from error
             if not re.match(_DEAD_WORKER, str(error)):
                 raise
             raise SystemExit(
                 f"A process that reads images ended: {' '.join(str(error).split())} If memory was short, lower "
                 f"dataloader_num_workers or per_device_train_batch_size. {RESUME}"
             ) from error
+        except Exception:
+            _is_first_to_tell()
+            raise
 
     return run  # type: ignore[return-value]
 
@@ -101,6 +117,33 @@ def _rank() -> int:
 def _print_on_first_process(text: str) -> None:
     if _rank() == 0:
         print(text, file=sys.stderr)
+
+
+def _lost_process(text: str) -> str | None:
+    """Return a sentence if an error is that of a process whose partner ended, or does not answer."""
+    if re.search(_GONE, text):
+        return (
+            "Another process of this run ended without a message, as one that is killed does: the launcher's lines say "
+            "which, and the system's log (dmesg) whether it was for want of memory."
+        )
+    if re.search(_SILENT, text):
+        return (
+            "Another process of this run did not answer within --ddp_timeout: look for one that is stopped or hangs, "
+            "or give more seconds."
+        )
+    return None
+
+
+def _is_first_to_tell() -> bool:
+    """Note at the store of the launcher that a process tells why it ends; return whether no other one did before."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return True
+    try:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = torch.distributed.TCPStore(host, port, timeout=timedelta(seconds=GRACE), wait_for_workers=False)
+        return bool(store.add(f"albef/ended/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1)
+    except (LookupError, ValueError, RuntimeError):  # the store was in a process that has ended
+        return True
 
 
 def _leave_to_others() -> None:

@@ -51,8 +51,7 @@ class RunRecord:
         self.written: dict[str, Any] = {}
         state_file = None if checkpoint is None else Path(checkpoint) / TRAINER_STATE_NAME
         self.first_step = 0 if state_file is None else TrainerState.load_from_json(str(state_file)).global_step
-        files = [Path(file).stem for name in FILES for file in getattr(data_args, name) or ()]
-        trainer.dataset_names = tuple(dict.fromkeys(files if data_args.dataset is None else [data_args.dataset]))
+        trainer.dataset_names = _dataset_names(data_args)
         name = model_args.model_name_or_path
         trainer.base_model = None if name is None or Path(name).exists() else name
         if self.args.log_images:
@@ -163,6 +162,15 @@ class RunRecord:
                 print(f"\n{table}\n")
             for name, path in self.written.items():
                 print(f"{name}: {path}")
+
+
+def _dataset_names(data_args: DataArguments) -> tuple[str, ...]:
+    """Return what the data sets are called: their name on the Hub, that of their builder, or those of their files."""
+    files = [Path(file).stem for name in FILES for file in getattr(data_args, name) or ()]
+    on_hub = data_args.builder_fields().get("hub_dataset")
+    if on_hub:
+        return (Path(on_hub).absolute().name if Path(on_hub).exists() else on_hub,)
+    return tuple(dict.fromkeys(files if data_args.dataset is None else [data_args.dataset]))
 
 
 @contextmanager

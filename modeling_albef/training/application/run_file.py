@@ -19,6 +19,7 @@ from typing import Any
 import transformers
 from transformers.utils import logging
 
+from ..checkpoints.lock import LOCK_FILE
 from .yaml_files import HIDDEN, SECRET_NAME, without_hub_tokens, write_text
 
 logger = logging.get_logger(__name__)
@@ -161,7 +162,10 @@ def is_free(folder: Path) -> bool:
     Raises:
         OSError: The folder cannot be read.
     """
-    return not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= {RUN_FILE})
+    if not folder.exists():
+        return True
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(LOCK_FILE)} if folder.is_dir() else None
+    return names is not None and names <= {RUN_FILE}
 
 
 def differences(record: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:

@@ -15,16 +15,11 @@ from transformers.utils import logging
 
 from ...configuration_albef import AlbefError
 from ...hub_albef import check_model_name
-from ..checkpoints.manifest import (
-    DAMAGED_PREFIX,
-    REPLACED_PREFIX,
-    STATE_FILE,
-    UNFINISHED_FOLDER,
-    find_damage,
-    last_checkpoint,
-    quarantine_newer_checkpoints,
-)
-from ..checkpoints.processes import check_engine, from_first
+from ..checkpoints.lock import lock_output
+from ..checkpoints.manifest import DAMAGED_PREFIX, REPLACED_PREFIX, UNFINISHED_FOLDER
+from ..checkpoints.processes import check_engine
+from ..checkpoints.resume import find_checkpoint
+from .errors import fail_on_all_ranks
 from .mappings import abbreviated
 from .run_file import EVALUATION_FILE, is_free
 from .settings import DataArguments, ModelArguments
@@ -47,6 +42,7 @@ class StartError(AlbefError):
 def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> str | None:
     """Check and prepare what a run needs before it reads data, and find the checkpoint to resume from.
 
+    The output folder is locked until the process ends, or `main`, if `exit_without_traceback` decorates it.
     A run that does not train is not evaluated between epochs: `eval_strategy` becomes "no". One that trains on a stream
     lets each process open its own images: `dispatch_batches` of `accelerator_config` becomes false.
 
@@ -68,7 +64,7 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Trai
             args.accelerator_config.dispatch_batches = False
     if unknown := [name for name in args.report_to or () if name not in INTEGRATION_TO_CALLBACK]:
         raise StartError(f"report_to is {unknown[0]!r}, but must be none or of {', '.join(INTEGRATION_TO_CALLBACK)}.")
-    checkpoint = from_first(lambda: _prepare_output(args, data_args.overwrite_output_dir), args)
+    checkpoint = _prepare_output(args, data_args.overwrite_output_dir)
     check_model_name(model_args.model_name_or_path)
     set_seed(args.seed)
     return checkpoint
@@ -87,36 +83,52 @@ def _check_processes(args: TrainingArguments) -> None:
 
 
 def _prepare_output(args: TrainingArguments, overwrite: bool) -> str | None:
-    """Check the output folder, remove what an earlier run left there, and return the checkpoint to resume from."""
+    """Check and lock the output folder, remove what an earlier run left there, and return what to resume from."""
+    starts_anew = args.do_train and args.resume_from_checkpoint is None
+    with fail_on_all_ranks(args):
+        if args.should_save:
+            _check_output(args, refuse_files=starts_anew and not overwrite)
+    lock_output(args, is_shared=args.do_train)
+    if not args.do_train:
+        return None
+    checkpoint = find_checkpoint(args, args.resume_from_checkpoint, start_anew=overwrite)
+    with fail_on_all_ranks(args):
+        if args.should_save and starts_anew:
+            _remove_old_run(args.output_dir)
+    return checkpoint
+
+
+def _check_output(args: TrainingArguments, refuse_files: bool) -> None:
+    """Refuse an output folder that cannot be one, and, where asked to, one that has files."""
     if not args.output_dir or "\0" in args.output_dir:
         raise StartError(f"output_dir is {abbreviated(args.output_dir)}, but must be the path of a folder.")
-    folder, resume = Path(args.output_dir), args.resume_from_checkpoint
+    folder = Path(args.output_dir)
     try:
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        is_empty = existing != folder or is_free(folder)
+    except NotADirectoryError:
+        is_empty = True
     except OSError as error:
         raise StartError(f"output_dir is {abbreviated(args.output_dir)}: {error.strerror}.") from error
     if not existing.is_dir():
         raise StartError(f"The output folder {folder} cannot be made: {existing} is a file.")
-    if resume in ("last", True, "True", "true"):
-        found = last_checkpoint(folder)
-        nothing = f"{folder} has no whole checkpoint" if folder.is_dir() else f"There is no folder {folder} yet"
-        logger.warning(f"Resuming from {found}" if found else f"{nothing}: starting anew.")
-        quarantine_newer_checkpoints(folder, found)
-        return found
-    if resume is not None:
-        if not os.path.isfile(os.path.join(resume, STATE_FILE)):  # False for a name that no file can have, too
-            raise StartError(f"{resume} is not a checkpoint: give --resume_from_checkpoint a folder, or `last`.")
-        if damage := find_damage(resume):
-            raise StartError(f"{resume} is damaged, {damage}: give another, or `last` for the last whole one.")
-        return resume
-    if args.do_train and not overwrite and not is_free(folder):
+    if refuse_files and not is_empty:
         raise StartError(
             f"The output folder {folder} is not empty: give another --output_dir, go on with "
             "--resume_from_checkpoint last, or allow --overwrite_output_dir."
         )
-    if args.do_train:
+
+
+def _remove_old_run(output_dir: str | None) -> None:
+    """Remove checkpoints and results of an earlier run, and nothing else."""
+    folder = Path(str(output_dir))
+    try:
         for path in [path for pattern in RUN_FOLDERS for path in folder.glob(pattern)]:
             shutil.rmtree(path)
         for path in [path for pattern in RUN_FILES for path in folder.glob(pattern)]:
             path.unlink()
-    return None
+    except OSError as error:
+        raise StartError(
+            f"{error.filename} of an earlier run cannot be removed ({error.strerror}): remove it, or give another "
+            "--output_dir."
+        ) from error

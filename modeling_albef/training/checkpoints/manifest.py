@@ -38,15 +38,18 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 def find_damage(checkpoint: str | Path) -> str | None:
     """Return in a few words what is wrong with the folder of a checkpoint; None where all is as it was written.
 
-    A checkpoint without a manifest, as the library's Trainer writes it, counts as whole if its state file, which is
-    written last, can be read.
+    A checkpoint without a manifest counts as damaged, since nothing says what its files were. To vouch for one that
+    the library's Trainer wrote, call `write_manifest`.
     """
     folder = Path(checkpoint)
     try:
-        int(json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["global_step"])
-        if not (folder / MANIFEST_FILE).exists():
-            return None
+        if not isinstance(json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["global_step"], int):
+            return f"{STATE_FILE} has no number of steps"
+        if not (folder / MANIFEST_FILE).is_file():
+            return f"{MANIFEST_FILE} is missing"
         entries = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        if STATE_FILE not in entries:
+            return f"{MANIFEST_FILE} does not list {STATE_FILE}"
         for name, entry in entries.items():
             path = folder / name
             if not path.is_file():
@@ -66,7 +69,7 @@ def find_damage(checkpoint: str | Path) -> str | None:
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
     """Return the newest whole checkpoint of a run, or None; a warning says what is wrong with each newer one."""
-    for folder in reversed(_checkpoints(Path(output_dir))):
+    for folder in reversed(list_checkpoints(Path(output_dir))):
         damage = find_damage(folder)
         if damage is None:
             return str(folder)
@@ -74,7 +77,7 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
     return None
 
 
-def _checkpoints(output_dir: Path) -> list[Path]:
+def list_checkpoints(output_dir: Path) -> list[Path]:
     """Return all `checkpoint-N`, by N."""
     start = f"{PREFIX_CHECKPOINT_DIR}-"
     found = [path for path in output_dir.glob(f"{start}*") if path.name.removeprefix(start).isdecimal()]
@@ -90,7 +93,7 @@ def quarantine_newer_checkpoints(output_dir: str | Path, checkpoint: str | None)
     folder = Path(output_dir)
     for path in (folder / UNFINISHED_FOLDER, *folder.glob(f"{REPLACED_PREFIX}{PREFIX_CHECKPOINT_DIR}-*")):
         shutil.rmtree(path, ignore_errors=True)
-    for path in reversed(_checkpoints(folder)):
+    for path in reversed(list_checkpoints(folder)):
         if checkpoint is not None and path == Path(checkpoint):
             break
         aside = path.with_name(f"{DAMAGED_PREFIX}{path.name}")

@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
-from ...configuration_albef import AlbefError
 from ..errors import SettingError
 
 
 def first_message(message: str | None, args: TrainingArguments) -> str | None:
     """Return the message of the first process that has one, or None, on all processes; all must call it."""
-    if args.world_size == 1:
-        return message
-    messages: list[str | None] = [None] * args.world_size
-    torch.distributed.all_gather_object(messages, message)
-    return next(filter(None, messages), None)
+    return next(filter(None, gathered(message, args)), None)
 
 
-def from_first(make: Callable[[], Any], args: TrainingArguments) -> Any:
-    """Return what `make` gives on the first process, on all processes; all must call it.
-
-    If it raises an AlbefError or an OSError, an AlbefError is raised on all processes.
-    """
-    made: list[Any] = [None, None]
-    if args.process_index == 0:
-        try:
-            made[0] = make()
-        except (AlbefError, OSError) as error:
-            made[1] = str(error)
+def gathered(value: Any, args: TrainingArguments) -> list[Any]:
+    """Return the values of all processes, in the order of their ranks, on all processes; all must call it."""
+    values: list[Any] = [value] * args.world_size
     if args.world_size > 1:
-        torch.distributed.broadcast_object_list(made)
-    if made[1] is not None:
-        raise AlbefError(made[1])
-    return made[0]
+        torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def check_engine(args: Any) -> None:

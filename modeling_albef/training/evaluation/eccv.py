@@ -10,7 +10,6 @@ import importlib.util
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from .retrieval_metrics import RECALL_DEPTHS
 
@@ -19,14 +18,11 @@ _COCO_NAME = re.compile(r"(?:^|[/\\_])(\d{12})\.\w+$")  # COCO_val2014_000000391
 _MODALITIES = {"txt": "i2t", "img": "t2i"}  # prefix of metrics -> the package's word
 
 
-def coco_image_ids(dataset: Any, num_images: int) -> list[int] | None:
-    """Return COCO's ids of the images of a data set, row by row; None where it is not a test of 5,000 COCO images."""
-    if not num_images == NUM_IMAGES == len(dataset):
-        return None
-    images = dataset["image"]
-    found = [_COCO_NAME.search(str(image["path"])) for image in images if isinstance(image, Mapping)]
+def coco_image_ids(names: Sequence[str]) -> list[int] | None:
+    """Return COCO's ids of images from the names of their files; None where these are not 5,000 images of COCO."""
+    found = [_COCO_NAME.search(name) for name in names]
     ids = {int(match[1]): None for match in found if match}
-    return list(ids) if len(ids) == NUM_IMAGES else None
+    return list(ids) if len(ids) == len(names) == NUM_IMAGES else None
 
 
 def known_positives() -> dict[str, dict[str, dict[int, list[int]]]] | None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..rows import as_rows, image_names
 from .abstention import BestScores
 from .ranking import RankedCandidates
 
@@ -38,6 +39,8 @@ class RetrievalResult:
         text_to_image: For each text its images.
         captions: The texts, those of an image in a row.
         caption_image: (T,) the image of each text.
+        image_rows: The row of the data set that each image is from, the first one that shows it; None: row i for image
+            i.
         text_ranks: (Q,) rank of the best right text of each image with captions, in the whole gallery, 0 = best: the
             re-ranked candidates first, then the others by similarity.
         image_ranks: (T,) the same of each text's image.
@@ -51,6 +54,7 @@ class RetrievalResult:
     text_to_image: RankedCandidates
     captions: list[str]
     caption_image: torch.Tensor
+    image_rows: Sequence[int] | None = None
     _: KW_ONLY
     text_ranks: torch.Tensor | None = None
     image_ranks: torch.Tensor | None = None
@@ -58,8 +62,15 @@ class RetrievalResult:
     best_scores: dict[str, BestScores] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
 
+    def row_of(self, image: int) -> int:
+        """Return the row of the data set that shows an image."""
+        return image if self.image_rows is None else self.image_rows[image]
+
     def top_predictions(self, image_names: Sequence[str], depth: int = 10) -> dict[str, list[dict[str, Any]]]:
-        """Return the `depth` best candidates of every query, with their scores and which are right, ready for JSON."""
+        """Return the `depth` best candidates of every query, with their scores and which are right, ready for JSON.
+
+        The names are those of the images, each once.
+        """
         image_of = self.caption_image.tolist()
         queries: dict[str, list[dict[str, Any]]] = {"image_to_text": [], "text_to_image": []}
         for image, name in enumerate(image_names):
@@ -75,9 +86,9 @@ class RetrievalResult:
     def write(self, dataset: Any, folder: Path) -> dict[str, Path]:
         """Write the ten best candidates of every query to `predictions.json`; return the file by what it holds.
 
-        The images of `dataset` are not decoded; those that are not files go by their row.
+        Images that are not files go by their row.
         """
-        names = [image["path"] or str(row) for row, image in enumerate(dataset["image"])]
+        names = image_names(as_rows(dataset), [self.row_of(image) for image in range(len(self.image_to_text.ids))])
         path = folder / "predictions.json"
         path.write_text(json.dumps(self.top_predictions(names), indent=1), encoding="utf-8")
         return {"predictions": path}

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 
 from ...answer_tree_albef import AnswerTree
+from ..rows import Rows, as_rows, image_keys
 from .base import Evaluator, check_finite, progress
+from .bootstrap import bootstrap_means, interval
 from .candidates import check_answers, choose_folding
 from .results import VQAResult
 from .vqa_baselines import learn_guesses
@@ -65,13 +67,15 @@ class VQAEvaluator(Evaluator):
         """Evaluate.
 
         Args:
-            dataset: Rows with `image`, `image_id`, `question`, `question_id` and `answers`, which may be empty.
+            dataset: Rows with `image`, `question` and `answers`, which may be empty, and perhaps `image_id`, anything
+                hashable, by default the image's path, and `question_id`, by default the row.
 
         Returns:
             Metrics and answers, the same on every process.
         """
+        dataset = as_rows(dataset)
         best, probabilities = self.rank(dataset)
-        ids = list(dataset["question_id"])
+        ids = list(dataset["question_id"] if "question_id" in dataset.column_names else range(len(dataset)))
         answers = [
             {"question_id": number, "answer": self.answer_list[index]}
             for number, index in zip(ids, best.tolist(), strict=True)
@@ -79,26 +83,36 @@ class VQAEvaluator(Evaluator):
         known = [tuple(row) for row in dataset["answers"]]
         if not known or not all(known):
             return VQAResult({}, answers, probabilities)
-        columns = getattr(dataset, "column_names", ())
-        question_types, answer_types = (
-            dataset[name] if name in columns else [None] * len(ids) for name in ("question_type", "answer_type")
-        )
-        rows = zip(ids, dataset["question"], known, answer_types, question_types, strict=True)
+        types = (self._types(dataset, name) for name in ("answer_type", "question_type"))
+        rows = zip(ids, dataset["question"], known, *types, strict=True)
         records = [QuestionRecord(n, q, answers=a, answer_type=t, question_type=u) for n, q, a, t, u in rows]
         fold = choose_folding(self.fold_answers, dataset, self.processor.tokenizer)
         scores = question_scores(answers, records, self.vqa_rules, fold)
-        return VQAResult(
-            accuracy_by_answer_type(scores, records),
-            answers,
-            probabilities,
-            accuracy_by_question_type(scores, records) if "question_type" in columns else {},
-            torch.tensor(scores),
-            {"vqa_rules": self.vqa_rules, "fold_answers": fold is not None},
-        )
+        has_types = all(record.question_type is not None for record in records)
+        result = VQAResult(accuracy_by_answer_type(scores, records), answers, probabilities)
+        result.by_question_type = accuracy_by_question_type(scores, records) if has_types else {}
+        result.scores = torch.tensor(scores, dtype=torch.float64)
+        numbers: dict[Any, int] = {}
+        images = [numbers.setdefault(key, len(numbers)) for key in image_keys(dataset, warn=False)]
+        samples = bootstrap_means([(result.scores[:, None], torch.tensor(images))])[0][:, 0]
+        result.details = {
+            "vqa_rules": self.vqa_rules,
+            "fold_answers": fold is not None,
+            "vqa_accuracy_interval": interval(samples),
+        }
+        return result
+
+    @staticmethod
+    def _types(dataset: Any, column: str) -> list[str | None]:
+        """Return the annotated types of the questions, None where a question has none."""
+        if column not in dataset.column_names:
+            return [None] * len(dataset)
+        return [None if value is None else str(value) for value in dataset[column]]
 
     def rank(self, dataset: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return (N,) indices of the best answers and (N,) their probabilities, or None with `best_answer_only`."""
-        batches = group_questions(dataset["image_id"], self.batch_size)
+        dataset = as_rows(dataset)
+        batches = group_questions(image_keys(dataset, warn=False), self.batch_size)
         own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
         device = self.model.device
         candidates = self.processor.encode_answers(self.answer_list).to(device)
@@ -121,7 +135,8 @@ class VQAEvaluator(Evaluator):
 
 def _collate(processor: Any, max_words: int, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     numbers: dict[Any, int] = {}
-    index = [numbers.setdefault(row["image_id"], len(numbers)) for row in rows]
+    keys = image_keys(Rows(rows), warn=False)
+    index = [numbers.setdefault(key, len(numbers)) for key in keys]
     first = [index.index(number) for number in range(len(numbers))]  # a row for each different image
     inputs = processor(
         images=[rows[row]["image"] for row in first],
@@ -134,12 +149,12 @@ def _collate(processor: Any, max_words: int, rows: list[dict[str, Any]]) -> dict
     return {**inputs, "image_index": torch.tensor(index)}
 
 
-def group_questions(image_ids: Sequence[int], batch_size: int) -> list[list[int]]:
+def group_questions(image_ids: Sequence[Any], batch_size: int) -> list[list[int]]:
     """Group questions, of which each has an image id, into batches of rows.
 
     An image's questions are never parted, so a batch may have more than `batch_size`.
     """
-    questions_of: dict[int, list[int]] = defaultdict(list)
+    questions_of: dict[Any, list[int]] = defaultdict(list)
     for question, image in enumerate(image_ids):
         questions_of[image].append(question)
     batches: list[list[int]] = []

@@ -61,9 +61,9 @@ def captions(result: RetrievalResult) -> Queries:
     matches = ranked.ids == owners[:, None]
 
     def make(query: int) -> Example:
-        candidates = _best(ranked, matches, query)
+        candidates = _best(ranked, matches, query, result)
         if not any(candidate.credit for candidate in candidates):
-            candidates.append(Candidate(row=int(owners[query]), credit=1.0))
+            candidates.append(Candidate(row=result.row_of(int(owners[query])), credit=1.0))
         note = _note(matches[query], ranked.scores[query])
         return Example(result.captions[query], None, tuple(candidates), note)
 
@@ -78,9 +78,9 @@ def images(result: RetrievalResult) -> Queries:
     matches = owners[ranked.ids] == torch.arange(len(ranked.ids))[:, None]
 
     def make(query: int) -> Example:
-        candidates = tuple(_best(ranked, matches, query, result.captions))
+        candidates = tuple(_best(ranked, matches, query, result, of_captions=True))
         own = tuple(result.captions[text] for text in (owners == query).nonzero()[:, 0].tolist())
-        return Example(None, query, candidates, _note(matches[query], ranked.scores[query]), own)
+        return Example(None, result.row_of(query), candidates, _note(matches[query], ranked.scores[query]), own)
 
     have_captions, order = set(owners.tolist()), hardest_first(matches, ranked.scores).tolist()
     order = [query for query in order if query in have_captions]
@@ -89,7 +89,7 @@ def images(result: RetrievalResult) -> Queries:
 
 
 def _best(
-    ranked: RankedCandidates, matches: torch.Tensor, query: int, captions: list[str] | None = None
+    ranked: RankedCandidates, matches: torch.Tensor, query: int, result: RetrievalResult, of_captions: bool = False
 ) -> list[Candidate]:
     """Return the best candidates, images or captions, and the first right one where it comes later."""
     indices = list(range(min(SHOWN, matches.shape[1])))
@@ -97,8 +97,8 @@ def _best(
         indices.append(int(matches[query].int().argmax()))
     found = []
     for index in indices:
-        row = int(ranked.ids[query, index])
-        text, image = (None, row) if captions is None else (captions[row], None)
+        found_id = int(ranked.ids[query, index])
+        text, image = (result.captions[found_id], None) if of_captions else (None, result.row_of(found_id))
         credit, score = float(matches[query, index]), float(ranked.scores[query, index])
         found.append(Candidate(text, image, credit, rank=index + 1, score=score))
     return found

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.conversion.checkpoint_names import convert_state_dict
 from modeling_albef.training import RetrievalTrainingArguments, SettingError, last_checkpoint
+from modeling_albef.training.checkpoints.manifest import write_manifest
 
 
 def test_last_checkpoint_leaves_damaged_ones_aside(tmp_path: Path) -> None:
@@ -32,6 +33,7 @@ def test_last_checkpoint_leaves_damaged_ones_aside(tmp_path: Path) -> None:
     for number, state in enumerate(['{"global_step": 3}', *states]):
         (tmp_path / f"checkpoint-{number}").mkdir()
         (tmp_path / f"checkpoint-{number}/trainer_state.json").write_text(state)
+        write_manifest(tmp_path / f"checkpoint-{number}")
     (tmp_path / "checkpoint-99").touch()
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-0")
 
@@ -134,6 +136,7 @@ def test_interrupted_checkpoints_are_left_aside(tmp_path: Path) -> None:
         (tmp_path / f"checkpoint-{step}").mkdir()
         if state is not None:
             (tmp_path / f"checkpoint-{step}/trainer_state.json").write_text(state)
+            write_manifest(tmp_path / f"checkpoint-{step}")
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
@@ -141,6 +144,7 @@ def test_a_checkpoint_without_teacher_starts_a_new_one(tmp_path: Path, caplog: p
     trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=2, max_steps=2)
     trainer.train()
     shutil.rmtree(tmp_path / "checkpoint-2/teacher")
+    write_manifest(tmp_path / "checkpoint-2")
     compared: list[bool] = []
 
     class Compare(TrainerCallback):

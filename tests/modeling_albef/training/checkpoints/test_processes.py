@@ -10,39 +10,20 @@ import torch
 
 from modeling_albef.configuration_albef import AlbefError
 from modeling_albef.training import CheckpointError, LossNotFiniteError, PushError, SettingError
-from modeling_albef.training.checkpoints.processes import check_engine, first_message, from_first
+from modeling_albef.training.checkpoints.processes import check_engine, first_message, gathered
 
 
 def process(rank: int, world_size: int) -> Any:
     return SimpleNamespace(process_index=rank, world_size=world_size)
 
 
-def fail(error: Exception) -> Any:
-    raise error
-
-
-@pytest.mark.parametrize("error", [SettingError("no room"), OSError("no room")])
-def test_a_refusal_of_the_first_process_is_raised_on_all(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(AlbefError, match="no room"):
-        from_first(lambda: fail(error), process(0, 1))
-    sent: list[Any] = []
-    monkeypatch.setattr(torch.distributed, "broadcast_object_list", sent.extend)
-    with pytest.raises(AlbefError, match="no room"):
-        from_first(lambda: fail(error), process(0, 2))
-    monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda made: made.__setitem__(slice(None), sent))
-    with pytest.raises(AlbefError, match="no room"):
-        from_first(lambda: pytest.fail("only the first process makes it"), process(1, 2))
-
-
-def test_a_bug_keeps_its_class() -> None:
-    with pytest.raises(KeyError):
-        from_first(lambda: fail(KeyError("image")), process(0, 1))
-
-
-def test_what_the_first_process_makes_reaches_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert from_first(lambda: "made", process(0, 1)) == "made" and first_message(None, process(0, 1)) is None
-    monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda made: made.__setitem__(0, "made"))
-    assert from_first(lambda: pytest.fail("only the first process makes it"), process(1, 2)) == "made"
+def test_what_one_process_has_to_say_reaches_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert first_message(None, process(0, 1)) is None and first_message("no room", process(0, 1)) == "no room"
+    sent = [None, "no room", "no name"]
+    monkeypatch.setattr(
+        torch.distributed, "all_gather_object", lambda values, own: values.__setitem__(slice(None), sent)
+    )
+    assert gathered(None, process(0, 3)) == sent and first_message(None, process(0, 3)) == "no room"
 
 
 def test_engines_that_shard_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

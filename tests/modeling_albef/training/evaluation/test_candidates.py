@@ -154,6 +154,22 @@ def test_annotated_types_are_used(processor: AlbefProcessor, model: Any, rows: A
     assert result.details["vqa_rules"] == "albef"
 
 
+def test_a_type_that_some_rows_lack_is_derived(processor: AlbefProcessor, model: Any, rows: Any) -> None:
+    data = rows(["red"], ["red"], answer_type=["unanswerable", None], question_type=["a", None])
+    result = VQAEvaluator(model, processor, ["red"])(data)
+    assert set(result.metrics) == {"vqa_accuracy", "vqa_accuracy_other", "vqa_accuracy_unanswerable"}
+    assert result.by_question_type == {}
+
+
+def test_the_interval_draws_images_with_their_questions(processor: AlbefProcessor, model: Any, rows: Any) -> None:
+    given = [["red"] if number < 40 else ["blue"] for number in range(100)]
+    result = VQAEvaluator(model, processor, ["red"])(rows(*given, image_id=list(range(100))))
+    low, high = result.details["vqa_accuracy_interval"]
+    assert result.metrics["vqa_accuracy"] == 40 and (low, high) == pytest.approx((30.4, 49.6), abs=1.5)  # 40 +- 9.6
+    one_image = VQAEvaluator(model, processor, ["red"])(rows(*given))
+    assert one_image.details["vqa_accuracy_interval"] == pytest.approx([40, 40])
+
+
 def test_the_rules_of_a_run_decide(processor: AlbefProcessor, model: Any, rows: Any) -> None:
     data = rows(["1,000"] * 10)
     for rules, accuracy in (("vqa", 100), ("albef", 0)):
