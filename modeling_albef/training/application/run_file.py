@@ -179,7 +179,7 @@ def differences(record: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[s
     versions, earlier_versions = _mapping(record, "versions"), _mapping(earlier, "versions")
     pairs = [(name, versions[name], earlier_versions.get(name)) for name in versions]
     pairs += [(name, record.get(name), earlier.get(name)) for name in ("device", "precision", "processes", "threads")]
-    pairs += [("git revision", *(_short(one.get("git_revision")) for one in (record, earlier)))]
+    pairs += [("git revision", _short(record.get("git_revision")), _short(earlier.get("git_revision")))]
     return found + [f"{name}: {old} then, {new} now" for name, new, old in pairs if old is not None and new != old]
 
 
