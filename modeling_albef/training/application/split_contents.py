@@ -36,7 +36,7 @@ class SplitContents:
         texts: Captions, or questions.
         fingerprint: Hash of images and texts in their order; it does not depend on where the files are.
         image_of_key: What an image goes by -> its file or, where it is in the data itself, the first row that has it.
-        text_counts: Texts without case and extra spaces, questions together with their image -> how often they occur.
+        text_counts: Hash of each text without case and extra spaces, of a question with its image -> its count.
         has_questions: Whether the texts are questions.
     """
 
@@ -45,7 +45,7 @@ class SplitContents:
     texts: int = 0
     fingerprint: str = ""
     image_of_key: dict[str, str | int] = field(default_factory=dict)
-    text_counts: Counter[str] = field(default_factory=Counter)
+    text_counts: Counter[int] = field(default_factory=Counter)
     has_questions: bool = False
 
     def facts(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | Non
                 digest.update(json.dumps([_without_folder(key), *texts]).encode())
                 for text in [texts[0]] if isinstance(texts[0], str) else texts[0]:
                     words = " ".join(text.lower().split()).rstrip(" .!?")
-                    contents.text_counts[f"{key} {words}" if has_questions else words] += 1
+                    contents.text_counts[hash(f"{key} {words}" if has_questions else words)] += 1
     contents.images, contents.texts = len(image_ids), contents.text_counts.total()
     contents.fingerprint = digest.hexdigest()[:16]
     return contents
