@@ -62,7 +62,6 @@ def main(argv: list[str] | None = None) -> None:
         processing_class=processor,
     )
     record = RunRecord(trainer, model_args, data_args, checkpoint)
-
     record.begin(splits)
 
     # Train and evaluate; beside the accuracy stands that of guesses that look at no image
