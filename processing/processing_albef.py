@@ -22,6 +22,8 @@ from .image_processing_albef_torchvision import in_torchvision
 
 TEXT_TYPES = ("caption", "question")
 MAX_CHARACTERS = 10_000  # of a text; more would only keep the tokenizer busy
+MAX_TOKENIZER_BYTES, MAX_TOKENS, MAX_ADDED_TOKENS = 50_000_000, 1_000_000, 10_000  # far above those of any BERT
+MAX_GROWTH = 1000  # characters that the replacements of a tokenizer may make of one
 READERS = ("transformers", "tokenizers", "huggingface_hub", "json", "codecs")  # whose errors are of a file
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -169,6 +171,7 @@ class AlbefProcessor(ProcessorMixin):
         except OSError as error:
             hint = f"Give a folder, or a name on the Hub, with a {PROCESSOR_NAME}."
             raise ProcessingError(f"{name!r} gives no processor: {one_line(error)}. {hint}") from error
+        _check_tokenizer_file(name, hub_kwargs)
         try:
             processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except Exception as error:  # the library raises nearly anything on damaged files
@@ -316,6 +319,48 @@ def _in_albef_layout(tokenizer: PreTrainedTokenizerBase, end_texts: bool) -> Pre
         special_tokens=[(cls_token, tokenizer.cls_token_id), (sep_token, tokenizer.sep_token_id)],
     )
     return copied
+
+
+def _check_tokenizer_file(name: str, hub_kwargs: dict[str, Any]) -> None:
+    """Raise for a tokenizer that takes minutes or all memory to load or to use; damage is left to the library."""
+    path = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False, **hub_kwargs)
+    if path is None:
+        return
+    if (size := os.path.getsize(path)) > MAX_TOKENIZER_BYTES:
+        raise _unusable(name, f"has {size:,} bytes, more than {MAX_TOKENIZER_BYTES:,}")
+    try:
+        fields = json.loads(Path(path).read_bytes())
+        vocabulary, added = fields["model"]["vocab"], fields.get("added_tokens") or []
+        ids = [*vocabulary.values(), *(token["id"] for token in added)] if isinstance(vocabulary, dict) else []
+        growth = _growth(fields.get("normalizer"))
+        highest = max(ids, default=0)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return
+    if len(vocabulary) > MAX_TOKENS or len(added) > MAX_ADDED_TOKENS:
+        most = f"more than {MAX_TOKENS:,} or {MAX_ADDED_TOKENS:,}"
+        raise _unusable(name, f"has {len(vocabulary):,} tokens and {len(added):,} added ones, {most}")
+    if highest > 2 * len(ids) + 1000:
+        raise _unusable(name, f"has the id {highest}, but {len(ids)} tokens")
+    if growth > MAX_GROWTH:
+        raise _unusable(name, f"makes up to {growth:.0f} characters of one, more than {MAX_GROWTH}")
+    if fields["model"].get("type") == "WordPiece" and fields["model"].get("unk_token") not in vocabulary:
+        raise _unusable(name, f"has no {fields['model'].get('unk_token')} in its vocabulary")
+
+
+def _growth(normalizer: Any) -> float:
+    """Return how many characters the replacements of a tokenizer's normalizer may make of one."""
+    steps, found = [normalizer], 1.0
+    while steps:
+        step = steps.pop() or {}
+        steps += step.get("normalizers") or []
+        if step.get("type") == "Replace":
+            pattern = step["pattern"].get("String")
+            found *= max(1.0, len(step["content"]) / len(pattern) if pattern else len(step["content"]) + 1)
+    return min(found, 1e30)
+
+
+def _unusable(name: str, what: str) -> ProcessingError:
+    return ProcessingError(f"The tokenizer in {name!r} {what}: take one of BERT's kind, from a source that you trust.")
 
 
 def _check_text_options(text_type: str, max_words: int) -> None:
