@@ -2,9 +2,11 @@
 
     python app.py                                            # the demo models, drawn shapes
     python app.py --retrieval_model MODEL --vqa_model MODEL --images photos --port 7860
+    ALBEF_PASSWORD=... python app.py --host 0.0.0.0          # for others on the network
 
 A model is a folder or a name on the Hub. As a Space the options come from the variables ALBEF_RETRIEVAL_MODEL,
-ALBEF_VQA_MODEL and ALBEF_IMAGES. Needs `pip install -e '.[app]'`.
+ALBEF_VQA_MODEL and ALBEF_IMAGES; ALBEF_PASSWORD is not seen by other users of the machine, as a command line is. What
+the page promises on a network is in docs/reliability.md. Needs `pip install -e '.[app]'`.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,8 @@ from modeling_albef.explain.heat_maps import draw_heat_maps, explain_answer, exp
 from modeling_albef.explain.visualize import load_processor
 from modeling_albef.hub_albef import load_model
 from modeling_albef.pipelines_albef import IMAGE_SUFFIXES
+from modeling_albef.serving.deadline import Deadline
+from modeling_albef.serving.files import ServedFiles
 from processing import ProcessingError, UnreadableImageError, open_image
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio is imported
@@ -35,12 +39,15 @@ try:
     import gradio as gr
 except ImportError as error:
     raise SystemExit("The page needs Gradio: run `pip install -e '.[app]'` in the folder of this file.") from error
+from modeling_albef.serving.page import Page, gradio_settings, limited_pixels, pass_paths_to_functions, serve
 
 make_pipeline: Any = pipeline  # whose overloads know the library's own tasks alone
 DRAWN = 48  # images of shapes where no folder is given
 SIDE = 256  # of these, pixels
 FOUND = 8  # images or captions that are shown
-MAX_UPLOAD = "20mb"
+MAX_UPLOAD = 20 * 2**20  # bytes
+MAX_TEXT, MAX_ANSWER = 1000, 100  # characters
+MAX_CAPTIONS = 100
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal"}
 
 
@@ -71,36 +78,56 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name, part in (("retrieval_model", RETRIEVAL), ("vqa_model", VQA)):
         parser.add_argument(f"--{name}", default=known(f"ALBEF_{name.upper()}"), help=f"default: {part.default}")
     parser.add_argument("--images", default=known("ALBEF_IMAGES"), help="folder to search; default: drawn shapes")
+    parser.add_argument("--host", help="address to serve at; default: GRADIO_SERVER_NAME, else this machine alone")
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, else the first free one from 7860")
+    parser.add_argument("--password", default=known("ALBEF_PASSWORD"), help="is asked for, with any user name")
+    for name, default, what in (
+        ("queue", 16, "calls that wait, beside the one that is worked on"),
+        ("seconds", 60, "for the work on one call"),
+        ("pixels", 25_000_000, "of an image"),
+    ):
+        kind = float if name == "seconds" else int
+        parser.add_argument(f"--max_{name}", type=kind, default=default, help=f"{what}; default: {default}")
     return parser.parse_args(argv)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse options that nothing could be done with."""
+    if options.password is not None and not options.password.strip():
+        raise AlbefError("The password is empty: give one, or leave --password and ALBEF_PASSWORD out.")
+    for name in ("max_queue", "max_seconds", "max_pixels"):
+        if not getattr(options, name) > 0:
+            raise AlbefError(f"--{name} is {getattr(options, name)}, but must be more than 0.")
 
 
 @exit_with_message(AlbefError, ProcessingError)
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve the page until it is interrupted."""
     options = parse(argv)
+    check(options)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     pass_paths_to_functions()
-    with tempfile.TemporaryDirectory(prefix="albef_shapes_") as drawn:
+    with ExitStack() as stack:
+        stack.enter_context(limited_pixels(options.max_pixels))
+        drawn, uploads = (stack.enter_context(tempfile.TemporaryDirectory(prefix="albef_page_")) for _ in range(2))
+        stack.enter_context(gradio_settings(GRADIO_TEMP_DIR=uploads, GRADIO_RUN_HISTORY="False"))
         search = load_pipeline(RETRIEVAL, options.retrieval_model)
         answer = load_pipeline(VQA, options.vqa_model)
         if search is None and answer is None:
             raise AlbefError(f"There is no model to show: {RETRIEVAL.remedy}; or {VQA.remedy}.")
-        images = readable_images(Path(options.images)) if options.images else draw_shapes(Path(drawn))
+        folder = Path(options.images or drawn)
+        if not folder.is_dir():
+            raise AlbefError(f"There is no folder {str(folder)!r}: give one with images as --images.")
+        files = ServedFiles(Path(uploads), folder, MAX_UPLOAD)
+        images = readable_images(folder, files) if options.images else draw_shapes(folder)
         captions = [] if options.images else [path.stem for path in images[:FOUND]]
-        page = build_page(search, answer, images, captions)
-        theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+        page = build_page(Page(files, Deadline(options.max_seconds)), search, answer, images, captions)
+        files.keep_present()
         try:
-            page.launch(
-                theme=theme,
-                server_port=options.port,
-                max_file_size=MAX_UPLOAD,
-                allowed_paths=[str(Path(options.images or drawn).resolve())],
-                footer_links=["api", "gradio"],
-            )
+            serve(page, options.host, options.port, options.password, options.max_queue)
         except OSError as error:
-            raise AlbefError(f"The page cannot be served ({error}): give another --port.") from error
+            raise AlbefError(f"The page cannot be served ({error}): give another --host or --port.") from error
 
 
 def load_pipeline(part: Part, given: str | None) -> Any:
@@ -120,16 +147,15 @@ def draw_shapes(folder: Path) -> list[Path]:
     return paths
 
 
-def readable_images(folder: Path) -> list[Path]:
-    """Return the images below a folder; those that cannot be read are left out, which is said."""
-    if not folder.is_dir():
-        raise AlbefError(f"There is no folder {str(folder)!r}: give one with images as --images.")
+def readable_images(folder: Path, files: ServedFiles) -> list[Path]:
+    """Return the images below a folder; those that cannot be read or are not served are left out, which is said."""
     good = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
-        try:
-            open_image(path)
-        except UnreadableImageError as error:
-            print(f"Left out: {error}")
+        if files.find(str(files.images / path.relative_to(folder))) is None:
+            why = f"hidden, a link out of the folder, no file, or has more than {MAX_UPLOAD:,} bytes"
+            print(f"Left out: image {str(path)!r} is {why}.")
+        elif (problem := problem_of(path)) is not None:
+            print(f"Left out: {problem}")
         else:
             good.append(path)
     if not good:
@@ -137,60 +163,46 @@ def readable_images(folder: Path) -> list[Path]:
     return good
 
 
+def problem_of(path: Path) -> str | None:
+    """Return why an image cannot be read."""
+    try:
+        open_image(path)
+    except UnreadableImageError as error:
+        return str(error)
+    return None
+
+
 def image_field(name: str) -> gr.Image:
     """Return an image to upload, passed on as its path: what is wrong with it is said in our own messages."""
     return gr.Image(label="Image", height=320, sources=["upload", "clipboard"], elem_id=name)
 
 
-def pass_paths_to_functions() -> None:
-    """Let images reach the page's functions as paths; of the class, since each visitor gets new fields."""
-    setattr(gr.Image, "preprocess", lambda self, payload: payload and payload.path)  # noqa: B010, its type is another
-
-
-def shown_on_the_page(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Show what a user can mend as a message on the page, not as a traceback."""
-
-    @wraps(function)
-    def wrapped(*arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except (AlbefError, ProcessingError) as error:
-            raise gr.Error(str(error), duration=30, print_exception=False) from error
-
-    return wrapped
-
-
-def image_of(path: str | None) -> Any:
-    """Return the uploaded image; an error names the file, not where the server keeps it."""
-    if path is None:
-        raise AlbefError("There is no image yet: choose one.")
-    try:
-        return open_image(path)
-    except UnreadableImageError as error:
-        raise AlbefError(str(error).replace(path, Path(path).name)) from error
-
-
-def text_of(text: str | None, what: str) -> str:
+def text_of(text: str | None, what: str, longest: int = MAX_TEXT) -> str:
     """Return what was typed."""
     if not text or not text.strip():
         raise AlbefError(f"There is no {what} yet: type one.")
+    if len(text.strip()) > longest:
+        raise AlbefError(f"The {what} has {len(text.strip())} characters, but {longest} are allowed: shorten it.")
     return text.strip()
 
 
-def build_page(search: Any, answer: Any, images: list[Path], captions: list[str]) -> gr.Blocks:
-    """Make the page; a pipeline that is None has a note in its place. `captions` are offered as those of an image."""
-    with gr.Blocks(title="ALBEF", analytics_enabled=False) as page:
+def build_page(page: Page, search: Any, answer: Any, images: list[Path], captions: list[str]) -> Page:
+    """Fill the page; a pipeline that is None has a note in its place. `captions` are offered as those of an image."""
+    for found in (search, answer):
+        if found is not None:
+            page.deadline.watch(found.model)
+    with page:
         gr.Markdown("# ALBEF\nFinds images and captions, answers questions, and shows where it looks.")
         with gr.Tab("Search"):
-            add_search(search, images, captions)
+            add_search(page, search, images, captions)
         with gr.Tab("Ask"):
-            add_questions(answer, images)
+            add_questions(page, answer, images)
         with gr.Tab("Where it looks"):
-            add_heat_maps(search, answer, images)
+            add_heat_maps(page, search, answer, images)
     return page
 
 
-def add_search(search: Any, images: list[Path], examples: list[str]) -> None:
+def add_search(page: Page, search: Any, images: list[Path], examples: list[str]) -> None:
     """Add the search of images by a text, and of captions by an image."""
     if search is None:
         gr.Markdown(f"There is no model for this: {RETRIEVAL.remedy}.")
@@ -198,15 +210,18 @@ def add_search(search: Any, images: list[Path], examples: list[str]) -> None:
     search.index_images(images)
     by_image = make_pipeline("image-text-retrieval", model=search.model, processor=search.processor)
 
-    @shown_on_the_page
+    @page.shown
     def find_images(text: str) -> list[tuple[str, str]]:
         found = search(text_of(text, "text"), top_k=FOUND)
         return [(one["image"], f"{one['probability']:.0%} {Path(one['image']).stem}") for one in found]
 
-    @shown_on_the_page
+    @page.shown
     def find_captions(path: str | None, lines: str) -> dict[str, float]:
-        image, captions = image_of(path), text_of(lines, "caption").splitlines()
-        by_image.index_texts([line.strip() for line in captions if line.strip()])
+        image, typed = page.image_of(path), text_of(lines, "caption", MAX_CAPTIONS * MAX_TEXT).splitlines()
+        captions = [text_of(line, "caption") for line in typed if line.strip()]
+        if len(captions) > MAX_CAPTIONS:
+            raise AlbefError(f"There are {len(captions)} captions, but {MAX_CAPTIONS} are allowed: leave some out.")
+        by_image.index_texts(captions)
         return {one["text"]: one["probability"] for one in by_image(image=image, top_k=FOUND)}
 
     order_note = "best first by the score of the match; beneath, its probability"
@@ -234,15 +249,15 @@ def add_search(search: Any, images: list[Path], examples: list[str]) -> None:
     gr.Examples([str(path) for path in images[:6]], image, label="Images", elem_id="caption_examples")
 
 
-def add_questions(answer: Any, images: list[Path]) -> None:
+def add_questions(page: Page, answer: Any, images: list[Path]) -> None:
     """Add answers to questions about an image."""
     if answer is None:
         gr.Markdown(f"There is no model for this: {VQA.remedy}.")
         return
 
-    @shown_on_the_page
+    @page.shown
     def ask(path: str | None, question: str) -> dict[str, float]:
-        found = answer(image=image_of(path), question=text_of(question, "question"), top_k=5)
+        found = answer(image=page.image_of(path), question=text_of(question, "question"), top_k=5)
         return {one["answer"]: one["score"] for one in found}
 
     with gr.Row():
@@ -256,17 +271,18 @@ def add_questions(answer: Any, images: list[Path]) -> None:
     gr.Examples([str(path) for path in images[:6]], image, label="Images", elem_id="ask_examples")
 
 
-def add_heat_maps(search: Any, answer: Any, images: list[Path]) -> None:
+def add_heat_maps(page: Page, search: Any, answer: Any, images: list[Path]) -> None:
     """Add the heat maps of a caption's or a question's words."""
     kinds = [kind for kind, model in (("caption", search), ("question", answer)) if model is not None]
 
-    @shown_on_the_page
+    @page.shown
     def look(path: str | None, kind: str, text: str, wanted: str) -> Any:
-        image, text = image_of(path), text_of(text, kind)
-        if kind == "caption":
+        image, text = page.image_of(path), text_of(text, kind or kinds[0])
+        if (kind or kinds[0]) == "caption":
             heat = explain_match(search.model, search.processor, image, text)
         else:
-            heat = explain_answer(answer.model, answer.processor, image, text, wanted.strip() or None)
+            given = text_of(wanted, "answer", MAX_ANSWER) if wanted and wanted.strip() else None
+            heat = explain_answer(answer.model, answer.processor, image, text, given)
         return draw_heat_maps(image, heat)
 
     with gr.Row():
@@ -277,7 +293,7 @@ def add_heat_maps(search: Any, answer: Any, images: list[Path]) -> None:
             wanted = gr.Textbox(label="Answer that is explained (empty: the best)", elem_id="look_answer")
             start = gr.Button("Show", variant="primary", elem_id="look_start")
     wanted.visible = kinds[0] == "question"
-    kind.change(lambda value: gr.update(visible=value == "question"), kind, wanted)
+    kind.change(lambda value: gr.update(visible=value == "question"), kind, wanted, queue=False)
     sheet = gr.Image(
         label="Red: what speaks most for it",
         format="png",

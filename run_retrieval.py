@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     record = RunRecord(trainer, model_args, data_args, checkpoint)
     load_saved_queue(trainer.queue, model_args)
+    record.begin(splits)
 
     # Train, evaluate, predict; each step writes its files into the output folder
     if args.do_train:

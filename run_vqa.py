@@ -14,6 +14,7 @@ from modeling_albef.training.application import (
     ModelArguments,
     RunRecord,
     VQADataArguments,
+    baseline_metrics,
     check_answer_lengths,
     exit_without_traceback,
     load_candidates,
@@ -22,7 +23,6 @@ from modeling_albef.training.application import (
     load_splits,
     parse_arguments,
     prepare_run,
-    question_only_metrics,
     training_rows,
     training_texts,
 )
@@ -63,15 +63,19 @@ def main(argv: list[str] | None = None) -> None:
     )
     record = RunRecord(trainer, model_args, data_args, checkpoint)
 
-    # Train and evaluate
+    record.begin(splits)
+
+    # Train and evaluate; beside the accuracy stands that of guesses that look at no image
     if args.do_train:
         record.add_training(trainer.train(resume_from_checkpoint=checkpoint))
     if args.do_eval:
-        record.add_evaluation("eval", splits["validation"])
+        baselines = baseline_metrics(splits, "validation", args, processor.tokenizer)
+        record.add_evaluation("eval", splits["validation"], **baselines)
 
-    # Predict: answer the test questions, and measure how far guessing from the question alone gets
+    # Predict: answer the test questions
     if args.do_predict:
-        record.add_evaluation("test", splits["test"], **question_only_metrics(splits))
+        baselines = baseline_metrics(splits, "test", args, processor.tokenizer)
+        record.add_evaluation("test", splits["test"], **baselines)
     record.finish()
 
 

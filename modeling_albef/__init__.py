@@ -5,6 +5,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.models.auto import (
     AutoModelForImageTextToText,
     AutoModelForPreTraining,
+    AutoModelForVisualQuestionAnswering,
     AutoModelForZeroShotImageClassification,
 )
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -25,6 +26,7 @@ __version__ = "0.1.0"  # a literal: packaging reads it without importing
 _HEADS = {
     AutoModelForZeroShotImageClassification: AlbefForImageTextRetrieval,
     AutoModelForImageTextToText: AlbefForQuestionAnswering,
+    AutoModelForVisualQuestionAnswering: AlbefForQuestionAnswering,
     AutoModelForPreTraining: AlbefForPreTraining,
 }
 for _auto_class, _head in _HEADS.items():

@@ -12,16 +12,19 @@ the tree, D its depth, N nodes that a question needs, S those of all questions, 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.cache_utils import DynamicCache
 from transformers.utils import ModelOutput
 
 from .configuration_albef import AlbefError, check_shapes
-from .modeling_albef_decoder import AlbefTextDecoder
 from .modeling_albef_text import AlbefTextSelfAttention, KeyValue, PaddedRows
+
+if TYPE_CHECKING:
+    from .modeling_albef_decoder import AlbefTextDecoder
 
 NODES_A_BATCH = 1024  # 125 MB of logits with BERT's vocabulary
 MARGIN = 1e-4  # rounding of a sum of log-probabilities, of which none can exceed 0
@@ -69,7 +72,7 @@ class AnswerTree:
 
         Args:
             input_ids: (C, L) `[CLS] a1 .. an [SEP]`.
-            attention_mask: (C, L), 1 = token.
+            attention_mask: (C, L), 1 = token; padding may be on either side.
 
         Returns:
             On the device of `input_ids`.
@@ -78,7 +81,10 @@ class AnswerTree:
             ValueError: A candidate has no token after the first, or a shape is wrong.
         """
         check_shapes(input_ids=(input_ids, "CL"), attention_mask=(attention_mask, "CL"))
-        rows = [ids[:n] for ids, n in zip(input_ids.tolist(), attention_mask.sum(dim=1).tolist(), strict=True)]
+        rows = [
+            [token for token, is_token in zip(ids, mask, strict=True) if is_token]
+            for ids, mask in zip(input_ids.tolist(), attention_mask.tolist(), strict=True)
+        ]
         short = next((index for index, row in enumerate(rows) if len(row) < 2), None)
         if short is not None:
             raise AlbefError(f"Candidate {short} is empty: leave it out.")
@@ -100,6 +106,39 @@ class AnswerTree:
             start_token=rows[0][0],
             mean_depth=sum(len(path) for path in paths) / len(paths),
         )
+
+    of = from_tokens  # a shorter name of the same
+
+
+def merge_equal_answers(
+    answers: Sequence[str], tokens: Sequence[Sequence[int]], count: Callable[[], Mapping[str, int]] = dict
+) -> dict[str, list[str]]:
+    """Group candidate answers that have the same tokens: a model cannot tell them apart.
+
+    Args:
+        answers: Spellings, all different.
+        tokens: Token ids of each.
+        count: Returns how often a spelling is used; called only where there is something to merge.
+
+    Returns:
+        The spelling that is kept, the most frequent of a group or else its first, and the others; in the order of
+        `answers`.
+    """
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for answer, ids in zip(answers, tokens, strict=True):
+        groups.setdefault(tuple(ids), []).append(answer)
+    counts = count() if len(groups) < len(answers) else {}
+    kept = {max(group, key=lambda answer: counts.get(answer, 0)): group for group in groups.values()}
+    return {answer: [other for other in group if other != answer] for answer, group in kept.items()}
+
+
+def describe_merged_answers(merged: Mapping[str, Sequence[str]], shown: int = 5) -> str | None:
+    """Say in a sentence which spellings of candidate answers were merged; None where none was."""
+    pairs = [f"{other!r} is {kept!r}" for kept, others in merged.items() for other in others]
+    if not pairs:
+        return None
+    more = f" and {len(pairs) - shown} more" if len(pairs) > shown else ""
+    return f"The tokenizer cannot tell all answers apart, and one spelling is kept: {', '.join(pairs[:shown])}{more}."
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,26 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """What all models of ALBEF declare to the library, and the plain attention that it calls "eager"."""
 
+import copy
+import os
+import re
+from typing import Any, ClassVar
+
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_albef import AlbefError, named_model_errors
+
+TOWERS = {"vision_model": "vision tower", "text_model": "text tower", "text_decoder": "answer decoder"}
 
 
 class AlbefAttentionModel(PreTrainedModel):
-    """A model whose layers go through the library's attention interface."""
+    """A model whose layers go through the library's attention interface.
+
+    It is loaded as the library does, but refuses what would silently be another model than was asked for.
+    """
 
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # losses are means over the batch, not normalised over accumulated batches
@@ -15,6 +28,75 @@ class AlbefAttentionModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _head: ClassVar[tuple[str, str] | None] = None  # how the names of its weights begin, and what it is called
+    _renamed_weights: ClassVar[dict[str, str]] = {}  # patterns of names in checkpoints of other heads -> names here
+    _lacks_head: bool = False
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *model_args: Any, **kwargs: Any
+    ) -> Any:
+        """Load a model; position embeddings are resampled where the weights are of another resolution.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub name.
+            model_args: Those of `PreTrainedModel.from_pretrained`.
+            kwargs: Likewise; fields of the configuration too, of which `image_size`, the side of the images that the
+                model is to take (pixels), counts beside a whole `config`, too.
+
+        Returns:
+            The model in evaluation mode.
+
+        Raises:
+            AlbefError: Weights or configuration are damaged, do not belong together, or are those of another type of
+                model; the weights lack a whole tower; or the image size is wrong.
+        """
+        name, config = pretrained_model_name_or_path, kwargs.get("config")
+        if kwargs.get("image_size", 0) is None:
+            del kwargs["image_size"]
+        if isinstance(config, PreTrainedConfig):
+            config_class: Any = cls.config_class
+            expected = config_class.model_type
+            if config.model_type != expected:
+                kind = f"{type(config).__name__} (of the type {config.model_type!r})"
+                raise AlbefError(f"config is a {kind}, but {cls.__name__} needs one of the type {expected!r}.")
+            if "image_size" in kwargs:
+                kwargs["config"] = config = copy.deepcopy(config)
+                config.image_size = kwargs.pop("image_size")
+        with_info = kwargs.pop("output_loading_info", False)
+        named = kwargs.get("key_mapping") or {}
+        kwargs["key_mapping"] = {**cls._renamed_weights, **named} or None
+        with named_model_errors(name):
+            loaded: Any = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        if not named:
+            model._weight_conversions = None  # the library would save the renamed weights under their old names again
+        model._check_towers(info["missing_keys"])
+        if cls._head is not None:
+            model._lacks_head = any(key.startswith(cls._head[0]) for key in info["missing_keys"])
+        return (model, info) if with_info else model
+
+    def _check_towers(self, missing: set[str]) -> None:
+        """Refuse a model of which the checkpoint has no layer of a tower, unless it can start from another tower."""
+        for path, part in self.named_modules():
+            if not isinstance(part, PreTrainedModel) or part.base_model_prefix not in TOWERS:
+                continue
+            names = (f"{path}.{key}" if path else key for key in part.state_dict())
+            layers = {name for name in names if re.search(r"\.\d+\.", name)}
+            if layers and layers <= missing and not self._start_tower(part.base_model_prefix):
+                name = self.config._name_or_path
+                raise AlbefError(
+                    f"The model {name!r} has no weights of the {TOWERS[part.base_model_prefix]}: give a whole ALBEF."
+                )
+
+    def _start_tower(self, name: str) -> bool:
+        """Start a tower that the checkpoint lacks, by its name in the model; False where it cannot be."""
+        return False
+
+    def train(self, mode: bool = True) -> Any:
+        """As `torch.nn.Module.train`; a head that was started at random counts as trained from then on."""
+        self._lacks_head = self._lacks_head and not mode
+        return super().train(mode)
 
 
 def eager_attention_forward(
@@ -29,12 +111,56 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend step by step, so that the attention maps can be returned and differentiated.
 
-    Queries (B, heads, L, d), keys and values (B, heads, N, d), an additive mask broadcastable to (B, heads, L, N);
-    gives the context (B, L, heads, d), and the probabilities (B, heads, L, N) before dropout.
+    Queries (B, heads, L, d), keys and values (B, heads, N, d), a mask broadcastable to (B, heads, L, N), which is added
+    or, where it is boolean, says what is seen; gives the context (B, L, heads, d), and the probabilities
+    (B, heads, L, N) before dropout.
     """
     scores = query @ key.transpose(-1, -2) * scaling
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
         scores = scores + attention_mask
     probabilities = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     kept = nn.functional.dropout(probabilities, p=dropout, training=module.training)
     return (kept @ value).transpose(1, 2).contiguous(), probabilities
+
+
+def attention_name(name: str, attention_mask: Any, output_attentions: bool | None = None) -> str:
+    """Return the attention of the library that does what is asked: `name` wherever it can.
+
+    Only "eager" gives probabilities, so that it stands in for "sdpa" where they are asked for; and "sdpa" stands in for
+    those that take a boolean mask in a form of their own.
+    """
+    if name == "sdpa" and output_attentions:
+        return "eager"
+    plain = isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 4
+    return "sdpa" if plain and name not in ("eager", "sdpa") else name
+
+
+def output_options(config: Any, **given: Any) -> dict[str, Any]:
+    """Return which states a model asks its towers for: what is `given` or, where that is None, what `config` says."""
+    options = {"output_attentions": None, "output_hidden_states": None, **given}
+    said = {name: getattr(config, name, False) or None if value is None else value for name, value in options.items()}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def select_layers(states: tuple[torch.Tensor, ...] | None, wanted: Any) -> Any:
+    """Return states of layers with None where `output_hidden_states`, a layer or a list of them, does not want them."""
+    if states is None or wanted is None or isinstance(wanted, bool):
+        return states
+    kept = {index % len(states) for index in ([wanted] if isinstance(wanted, int) else wanted)}
+    return tuple(state if index in kept else None for index, state in enumerate(states))
+
+
+def every_layer(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with all hidden states in place of some; for a tower that is run in two parts."""
+    wanted = options.get("output_hidden_states")
+    return options if wanted is None else {**options, "output_hidden_states": wanted is not False}
+
+
+class NestedOutput(ModelOutput):
+    """An output with outputs of towers in it, which are tuples in the tuple that it is turned to."""
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return what is there, without names."""
+        return tuple(part.to_tuple() if isinstance(part, ModelOutput) else part for part in self.values())

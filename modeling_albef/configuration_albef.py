@@ -4,11 +4,14 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pickle import UnpicklingError
 from traceback import walk_tb
 from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
@@ -41,6 +44,18 @@ def is_from_library(error: Exception) -> bool:
     return name in ("transformers", "accelerate", "huggingface_hub", "peft") or name in sys.stdlib_module_names
 
 
+@contextmanager
+def named_model_errors(name: Any, *further: type[Exception]) -> Iterator[None]:
+    """Raise the library's errors on damaged or foreign files, and `further` ones, as one that names the model."""
+    try:
+        yield
+    except Exception as error:  # the library raises nearly anything on damaged files
+        passes = isinstance(error, OSError | ImportError) or not (is_from_library(error) or "allocat" in str(error))
+        if passes and not isinstance(error, (SafetensorError, StrictDataclassError, UnpicklingError, *further)):
+            raise
+        raise AlbefError(f"The model in {name} cannot be used: {one_line(error)}") from error
+
+
 def check_shapes(known: Mapping[str, int] | None = None, **tensors: tuple[torch.Tensor | None, str]) -> None:
     """Refuse tensors whose shapes do not fit each other, with an error that has the argument and both shapes.
 
@@ -67,8 +82,45 @@ def check_shapes(known: Mapping[str, int] | None = None, **tensors: tuple[torch.
         sizes = found
 
 
+class AlbefPartConfig(PreTrainedConfig):
+    """What the configurations of ALBEF share: they are not made of those of other models."""
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read a `config.json`, as `PreTrainedConfig.get_config_dict` does.
+
+        Raises:
+            AlbefError: It is that of another type of model, of which the library would take ALBEF's sizes; or the
+                model does not have this part.
+        """
+        fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if fields and fields.get("model_type") not in (AlbefConfig.model_type, cls.model_type):
+            _refuse_type(fields.get("model_type"), f"The model {str(pretrained_model_name_or_path)!r}", cls.model_type)
+        if fields and fields.get(cls.base_config_key, ...) is None:
+            raise AlbefError(
+                f"The model {str(pretrained_model_name_or_path)!r} has no {cls.base_config_key}: give another."
+            )
+        return fields, unused
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Make a configuration of its fields, as `PreTrainedConfig.from_dict` does; an AlbefError as above."""
+        if config_dict.get("model_type", cls.model_type) != cls.model_type:
+            _refuse_type(config_dict["model_type"], "The configuration", cls.model_type)
+        for name in cls.sub_configs:
+            if isinstance(kwargs.get(name), Mapping):  # before the rest, which it would undo
+                config_dict = {**config_dict, name: {**(config_dict.get(name) or {}), **kwargs.pop(name)}}
+        return super().from_dict(config_dict, **kwargs)
+
+
+def _refuse_type(kind: Any, what: str, expected: str) -> None:
+    raise AlbefError(f"{what} is of the type {kind!r}, not {expected!r}: give an ALBEF model.")
+
+
 @strict
-class AlbefVisionConfig(PreTrainedConfig):
+class AlbefVisionConfig(AlbefPartConfig):
     """Sizes of the vision transformer; the defaults are ViT-B/16 at 384 pixels.
 
     Attributes:
@@ -112,7 +164,7 @@ class AlbefVisionConfig(PreTrainedConfig):
 
 
 @strict
-class AlbefTextConfig(PreTrainedConfig):
+class AlbefTextConfig(AlbefPartConfig):
     """Sizes of the text tower; the defaults are BERT-base whose upper half fuses text with the image.
 
     Attributes:
@@ -198,15 +250,19 @@ class AlbefTextDecoderConfig(AlbefTextConfig):
 
 
 @strict
-class AlbefConfig(PreTrainedConfig):
+class AlbefConfig(AlbefPartConfig):
     """Configuration of an ALBEF model (Li et al., NeurIPS 2021, arXiv 2107.07651).
 
     Attributes:
         vision_config: An `AlbefVisionConfig`, or a mapping of what differs from its defaults.
+        image_size: That of `vision_config`: side of the square input, pixels. `from_pretrained` takes it too; the
+            weights of another size are resampled.
         text_config: An `AlbefTextConfig`, or a mapping of what differs from its defaults.
         decoder_config: An `AlbefTextDecoderConfig` or a mapping for models that answer questions; None for the others.
         projection_dim: Width E of the space in which images and texts are compared.
         temperature_init: Start of the learned temperature that divides the similarities; > 0.
+        search_calibration: `temperature` and `threshold` of the matching score, `cosine_temperature` and
+            `cosine_threshold` of the similarity, below which a search says that nothing fits; None before calibration.
         tie_word_embeddings: Whether the output map of the masked-language head is the word embeddings, as in the
             original; models without that head have no use for it.
 
@@ -223,11 +279,18 @@ class AlbefConfig(PreTrainedConfig):
         "decoder_config": AlbefTextDecoderConfig,
     }
 
+    keys_to_ignore_at_inference = [  # `Trainer` gathers all else of an evaluation
+        *("cache", "past_key_values", "vision_model_output", "text_model_output", "image_hidden_states"),
+        *("text_hidden_states", "multimodal_hidden_states", "question_hidden_states", "hidden_states", "attentions"),
+        *("cross_attentions", "decoder_hidden_states", "decoder_attentions", "decoder_cross_attentions"),
+    ]
+
     vision_config: Any = None
     text_config: Any = None
     decoder_config: Any = None
     projection_dim: int = 256
     temperature_init: float = 0.07
+    search_calibration: dict[str, float] | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
 
@@ -242,6 +305,28 @@ class AlbefConfig(PreTrainedConfig):
         if not __name__.startswith("transformers_modules."):
             kwargs.pop("custom_pipelines", None)  # the registered ones; the library would ask for trust in the copies
         super().__post_init__(**kwargs)
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """Return the configuration of what reads text or, with `decoder` alone, of what writes it, where there is it.
+
+        Args:
+            decoder: Whether the answer decoder is meant.
+            encoder: Whether the text tower is meant; so it is where both are given or none.
+
+        Returns:
+            `decoder_config` or `text_config` itself.
+        """
+        return self.decoder_config if decoder and not encoder and self.decoder_config is not None else self.text_config
+
+    @property
+    def image_size(self) -> int:
+        """Return the side of the square input, pixels."""
+        return self.vision_config.image_size
+
+    @image_size.setter
+    def image_size(self, value: int) -> None:
+        AlbefVisionConfig(patch_size=self.vision_config.patch_size, image_size=value)  # checks the size
+        self.vision_config.image_size = value
 
 
 def _as_config(value: Any, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:

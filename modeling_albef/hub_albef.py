@@ -1,27 +1,23 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Finding a model, saving it with its code, and pushing both to the Hub with a card, so that others can load them."""
+"""Finding and loading a model, saving it with its code, and pushing both to the Hub, so that others can load them."""
 
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-from huggingface_hub import CommitInfo, EvalResult, HfApi, ModelCard, ModelCardData
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers.dynamic_module_utils import custom_object_save
+from huggingface_hub import CommitInfo, HfApi, ModelCard
+from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils import CONFIG_NAME, cached_file
 
-from .configuration_albef import AlbefConfig, AlbefError, is_from_library, one_line
+from .configuration_albef import AlbefConfig, AlbefError, named_model_errors, one_line
+from .model_card_albef import CardFacts, add_tags, make_model_card
 
 
 def check_model_name(name: str | None) -> None:
-    """Make sure that there is a model (folder or Hub name), before its parts are asked for one by one.
+    """Make sure that there is an ALBEF model (folder or Hub name), before its parts are asked for one by one.
 
     The Hub is asked for USER/NAME alone, where no folder is called so. None, of a run that starts from scratch, passes.
     """
@@ -31,50 +27,62 @@ def check_model_name(name: str | None) -> None:
     if path.is_dir():
         if not (path / CONFIG_NAME).is_file():  # the library would take the published sizes
             raise AlbefError(f"The folder {name} has no {CONFIG_NAME}: give a folder that a model was saved to.")
-        return
-    found = f"There is no model at {name!r}: there is no such folder here ({path.absolute()})"
-    remedy = "Give a folder that a model was saved to (`make demo` makes one, docs/checkpoints.md converts one)"
-    if path.is_absolute() or name.startswith(".") or len(path.parts) != 2:
-        raise AlbefError(f"{found}. {remedy}, or USER/NAME of the Hub.")
-    try:
-        cached_file(name, CONFIG_NAME)
-    except OSError as error:
-        reason = one_line(error).rstrip(".")
-        raise AlbefError(f"{found}, and the Hub does not give it ({reason}). {remedy}, or another name.") from error
-
-
-@contextmanager
-def named_model_errors(name: Any, *further: type[Exception]) -> Iterator[None]:
-    """Raise the library's errors on damaged or foreign files, and `further` ones, as one that names the model."""
-    try:
-        yield
-    except Exception as error:  # the library raises nearly anything on damaged files
-        passes = isinstance(error, OSError | ImportError) or not (is_from_library(error) or "allocat" in str(error))
-        if passes and not isinstance(error, (SafetensorError, StrictDataclassError, UnpicklingError, *further)):
-            raise
-        raise AlbefError(f"The model in {name} cannot be used: {one_line(error)}") from error
+    else:
+        found = f"There is no model at {name!r}: there is no such folder here ({path.absolute()})"
+        remedy = "Give a folder that a model was saved to (`make demo` makes one, docs/checkpoints.md converts one)"
+        if path.is_absolute() or name.startswith(".") or len(path.parts) != 2:
+            raise AlbefError(f"{found}. {remedy}, or USER/NAME of the Hub.")
+        try:
+            cached_file(name, CONFIG_NAME)
+        except OSError as error:
+            reason = one_line(error).rstrip(".")
+            raise AlbefError(f"{found}, and the Hub does not give it ({reason}). {remedy}, or another name.") from error
+    with named_model_errors(name, OSError):
+        AlbefConfig.get_config_dict(name)  # refuses another type of model
 
 
 def load_model(model_class: Any, name: str) -> Any:
     """Return the model `name` (folder or Hub name) with its head, which the library would start at random."""
     check_model_name(name)
     with named_model_errors(name, OSError, ImportError):  # a file or a package is missing
-        kind = AlbefConfig.get_config_dict(name)[0].get("model_type")
-        if kind != "albef":
-            raise AlbefError(f"The model {name!r} is of the type {kind!r}, not 'albef': give another.")
         model = model_class.from_pretrained(name)
-    model.check_head()
+    check_head(model)
     return model
+
+
+def check_model_type(model: Any) -> None:
+    """Refuse a model object that is no ALBEF; the class does not matter, of which there may be copies."""
+    kind, name = getattr(model.config, "model_type", None), getattr(model.config, "_name_or_path", "")
+    if kind != AlbefConfig.model_type:
+        raise AlbefError(f"The model {name!r} is of the type {kind!r}, not 'albef': give an ALBEF model.")
+
+
+def check_head(model: Any, needs: str | None = None) -> None:
+    """Refuse a model whose head the checkpoint lacked, and which was not trained since.
+
+    Args:
+        model: Any model.
+        needs: A method that it must have.
+
+    Raises:
+        AlbefError: The head is still random, or this is a model of another task; the message says which.
+    """
+    kind, name = type(model).__name__, getattr(model.config, "_name_or_path", "")
+    head = getattr(model, "_head", None)
+    if needs is not None and not hasattr(model, needs):
+        raise AlbefError(f"The model {name!r} is of the type {kind}, which has no {needs}(): give one of this task.")
+    if head is not None and model._lacks_head:
+        raise AlbefError(f"The model {name!r} has no {head[1]}: give one that was trained for this.")
 
 
 class AlbefHubMixin:
     """Gives `save_pretrained` the choice of writing the model's code, and `push_to_hub` a model card.
 
     Attributes:
-        auto_class: The library's Auto class of the task, beside `AutoModel`; None where there is none.
+        auto_classes: The library's Auto classes of the task, beside `AutoModel`.
     """
 
-    auto_class: ClassVar[str | None] = None
+    auto_classes: ClassVar[tuple[str, ...]] = ()
     config: Any
 
     def save_pretrained(
@@ -87,22 +95,39 @@ class AlbefHubMixin:
             args: Those of `PreTrainedModel.save_pretrained`.
             save_code: Whether the Python files go beside the weights, and the configuration says which class is in
                 which; `trust_remote_code=True` then loads the model where this package is not installed. Default:
-                only where the model itself was loaded that way.
+                only where the model itself was loaded that way, or `register_for_auto_class` was called.
             kwargs: Those of `PreTrainedModel.save_pretrained`.
         """
-        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         if save_code is None:
             save_code = self.is_remote_code()  # type: ignore[attr-defined]
-        config_file = Path(save_directory) / "config.json"
-        if not config_file.is_file():  # an adapter alone
-            return
-        fields = json.loads(config_file.read_text(encoding="utf-8"))
-        for name in ("auto_map", "custom_pipelines"):  # of the folder that the model came from
-            fields.pop(name, None)
+        with self._code_registered(save_code):
+            super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+
+    @contextmanager
+    def _code_registered(self, save_code: bool) -> Iterator[None]:
+        """Let the library save code or not: it does so for classes that are registered for an Auto class.
+
+        Of all the Auto classes and pipelines it would only name one; the configuration names the others.
+        """
+        names = {type(self): (*self.auto_classes, "AutoModel")[0], type(self.config): "AutoConfig"}
+        registered = {one: vars(one).get("_auto_class", ...) for one in names}
+        fields = vars(self.config)
+        kept = {name: fields.pop(name) for name in ("auto_map", "custom_pipelines") if name in fields}
+        for one, name in names.items():
+            one._auto_class = name if save_code else None
         if save_code:
-            custom_object_save(type(self), save_directory)
-            fields |= self._code_references()
-        config_file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            fields.update(self._code_references())
+        try:
+            yield
+        finally:
+            for name in ("auto_map", "custom_pipelines"):
+                fields.pop(name, None)
+            fields.update(kept)
+            for one, before in registered.items():
+                if before is ...:
+                    del one._auto_class
+                else:
+                    one._auto_class = before
 
     def _code_references(self) -> dict[str, Any]:
         """Return which file has which class, in the library's fields of a configuration."""
@@ -111,12 +136,11 @@ class AlbefHubMixin:
         pipelines = {
             task: {"impl": f"pipelines_albef.{class_.__name__}", "pt": [auto_class], "type": "multimodal"}
             for task, (class_, auto_class) in PIPELINES.items()
-            if auto_class == self.auto_class
+            if auto_class in self.auto_classes
         }
-        own = type(self)
+        own = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
         auto_map = {"AutoConfig": "configuration_albef.AlbefConfig", "AutoModel": "modeling_albef.AlbefModel"}
-        if self.auto_class is not None:
-            auto_map[self.auto_class] = f"{own.__module__.split('.')[-1]}.{own.__name__}"
+        auto_map |= dict.fromkeys(self.auto_classes, own)
         return {"auto_map": auto_map, **({"custom_pipelines": pipelines} if pipelines else {})}
 
     def push_to_hub(
@@ -127,10 +151,9 @@ class AlbefHubMixin:
         private: bool | None = None,
         revision: str | None = None,
         token: bool | str | None = None,
-        commit_message: str = "Upload model",
-        commit_description: str | None = None,
-        create_pr: bool = False,
-        **save_kwargs: Any,
+        commit_message: str | None = None,
+        tags: str | list[str] | None = None,
+        **kwargs: Any,
     ) -> CommitInfo:
         """Upload weights, configuration, code, and a model card where the repository has none, in one commit.
 
@@ -140,10 +163,10 @@ class AlbefHubMixin:
             private: Whether a repository that is made is private.
             revision: Branch; made where it does not exist.
             token: For the Hub; default: the one of `hf auth login`.
-            commit_message: Title of the commit.
-            commit_description: More of it.
-            create_pr: Open a pull request instead.
-            save_kwargs: Those of `save_pretrained`, `max_shard_size` for example.
+            commit_message: Title of the commit; default: "Upload model".
+            tags: Of the card, beside those of `add_model_tags`; a card that is there keeps its own, too.
+            kwargs: `commit_description`, more of the title; `create_pr`, True for a pull request in place of a commit;
+                and those of `save_pretrained`, `max_shard_size` for example.
 
         Returns:
             The commit.
@@ -151,157 +174,34 @@ class AlbefHubMixin:
         Raises:
             HfHubHTTPError: The Hub refused or broke off; nothing has changed there then, so it can be tried again.
         """
+        commit = {name: kwargs.pop(name) for name in ("commit_description", "create_pr") if name in kwargs}
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
+            _make_branch(api, repo_id, revision, bool(commit.get("create_pr")))
+        own_tags = [*(getattr(self, "model_tags", None) or ()), *([tags] if isinstance(tags, str) else tags or ())]
         with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, save_code=save_code, **save_kwargs)
+            self.save_pretrained(folder, save_code=save_code, **kwargs)
             if not api.file_exists(repo_id, "README.md", revision=revision):
-                make_model_card(self.config, type(self).__name__, repo_id).save(Path(folder) / "README.md")
+                facts = CardFacts(tags=tuple(own_tags))
+                make_model_card(self.config, type(self).__name__, repo_id, facts).save(Path(folder) / "README.md")
+            elif own_tags:
+                card = ModelCard.load(api.hf_hub_download(repo_id, "README.md", revision=revision))
+                add_tags(card.data, own_tags)
+                card.save(Path(folder) / "README.md")
             return api.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
-                commit_message=commit_message,
-                commit_description=commit_description,
+                commit_message=commit_message or "Upload model",
                 revision=revision,
-                create_pr=create_pr,
+                **commit,
             )
 
 
-class _Task(NamedTuple):
-    """What a card says of a task: the Hub's name, what the model does, Python that uses it, what it cannot do."""
-
-    pipeline_tag: str
-    about: str
-    usage: str
-    limits: str
-
-
-_RETRIEVAL = _Task(
-    "zero-shot-image-classification",
-    "finds the images that a sentence describes and the sentences that describe an image",
-    """\
-from transformers import AutoModelForZeroShotImageClassification, AutoProcessor
-
-model = AutoModelForZeroShotImageClassification.from_pretrained("NAME", trust_remote_code=True)
-processor = AutoProcessor.from_pretrained("NAME", trust_remote_code=True)
-captions = ["a red circle", "a blue square"]
-inputs = processor(images="photo.jpg", text=captions, padding=True, return_tensors="pt")
-print(model(**inputs).itm_logits.softmax(-1)[0, :, 1])  # probability of a match, one a caption
-""",
-    "The matching probabilities of different images are no measure of how common a thing is, and captions that "
-    "differ in number, order or negation are easily confused.",
-)
-_ANSWERS = _Task(
-    "visual-question-answering",
-    "answers questions about images in a few words",
-    """\
-from transformers import pipeline
-
-answer = pipeline("albef-vqa", model="NAME", trust_remote_code=True)
-print(answer(image="photo.jpg", question="what color is the shape?", top_k=3))
-""",
-    "It always answers, even where the image does not show what was asked, and prefers the frequent training answers.",
-)
-_FEATURES = _Task(
-    "feature-extraction",
-    "maps images and sentences into one space, in which those that belong together are close",
-    """\
-from transformers import AutoModel, AutoProcessor
-
-model = AutoModel.from_pretrained("NAME", trust_remote_code=True)
-processor = AutoProcessor.from_pretrained("NAME", trust_remote_code=True)
-inputs = processor(images="photo.jpg", text=["a red circle", "a blue square"], padding=True, return_tensors="pt")
-print(model(**inputs).logits_per_image)  # cosine similarity / temperature
-""",
-    "Similarities are a quick first stage; the matching head of the retrieval model ranks better.",
-)
-_TASKS = {
-    "AlbefForImageTextRetrieval": _RETRIEVAL,
-    "AlbefForPreTraining": _RETRIEVAL,
-    "AlbefForQuestionAnswering": _ANSWERS,
-}
-
-_CARD = """\
----
-{metadata}
----
-
-# {title}
-
-An [ALBEF](https://arxiv.org/abs/2107.07651) (`{architecture}`) that {about}.
-
-## How to use
-
-Where the package of these models is installed, import `modeling_albef` and `processing`, and leave the flag
-`trust_remote_code` out. Elsewhere it runs the Python files of this repository: read them, and pin a `revision`.
-
-```python
-{usage}```
-{results}{training}
-## Limits
-
-{limits} The model knows the kind of images and sentences it was trained on, with their biases; on others it is worse.
-It reads English text, cleaned up and cut as the original does, and squares of {side} x {side} pixels.
-"""
-
-
-@dataclass
-class RunFacts:
-    """What a card says of how a model was made."""
-
-    datasets: tuple[str, ...] = ()  # names of the training and evaluation data, without paths
-    results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # metrics by the split they are of
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the training
-    base_model: str | None = None  # name on the Hub of the model that training started from
-    license: str | None = None  # its identifier on the Hub, where the author chose one
-
-
-def make_model_card(config: Any, architecture: str, name: str, facts: RunFacts | None = None) -> ModelCard:
-    """Return the card of a model loaded by `name`; its metadata have the task, the data sets and the `model-index`."""
-    facts, task = facts or RunFacts(), _TASKS.get(architecture, _FEATURES)
-    dataset, title = ", ".join(facts.datasets) or "its data set", name.split("/")[-1]
-    metrics = [(split, name, float(value)) for split, found in facts.results.items() for name, value in found.items()]
-    results = [
-        EvalResult(
-            task_type=task.pipeline_tag,
-            dataset_type=dataset.lower().replace(", ", "-").replace(" ", "-"),
-            dataset_name=dataset,
-            dataset_split=split,
-            metric_type=metric,
-            metric_value=round(value, 4),
-        )
-        for split, metric, value in metrics
-    ]
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag=task.pipeline_tag,
-        tags=["albef", "vision-language"],
-        model_name=title,
-        eval_results=results or None,
-        base_model=facts.base_model,
-        license=facts.license,
-        language="en",
-    )
-    table, training = "", ""
-    if metrics:
-        rows = "".join(f"| {split} | {metric} | {value:.2f} |\n" for split, metric, value in metrics)
-        table = f"\n## Results\n\nOn {dataset}, in per cent:\n\n| split | metric | value |\n|---|---|---|\n{rows}"
-    if facts.arguments:
-        start = f"`{facts.base_model}`" if facts.base_model else "weights that have no name on the Hub"
-        said = f"Trained from {start} on {', '.join(facts.datasets) or 'unnamed data'}, with these arguments:\n\n"
-        lines = "".join(f"- `{name}`: {value}\n" for name, value in facts.arguments.items())
-        training = f"\n## Training\n\n{said}{lines}"
-    text = _CARD.format(
-        metadata=data.to_yaml(),
-        title=title,
-        architecture=architecture,
-        about=task.about,
-        usage=task.usage.replace("NAME", name),
-        results=table,
-        training=training,
-        limits=task.limits,
-        side=config.vision_config.image_size,
-    )
-    return ModelCard(text)
+def _make_branch(api: HfApi, repo_id: str, revision: str, create_pr: bool) -> None:
+    """Make a branch where there is none; who may not, but opens a pull request, gets on without one."""
+    try:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    except HfHubHTTPError as error:
+        if not create_pr or error.response.status_code != 403:
+            raise

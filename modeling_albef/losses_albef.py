@@ -78,12 +78,21 @@ def answer_loss(
     """Return the weighted, distilled loss of answers' tokens (section 3.4 of the paper; salesforce/ALBEF `xbert.py`).
 
     `logits`, `teacher_logits` (A, L, vocabulary): predictions of the token after each position; `answer_ids` (A, L)
-    `[CLS] a1 .. an [SEP]`, `answer_mask` (A, L), `answer_weights` (A,); the sum is divided by `num_questions`.
+    `[CLS] a1 .. an [SEP]`, `answer_mask` (A, L) which of them are counted, `answer_weights` (A,); the sum is divided by
+    `num_questions`.
     """
     if teacher_logits is not None:
         teacher_logits = teacher_logits[:, :-1]
     losses = _token_losses(logits[:, :-1], answer_ids[:, 1:], teacher_logits, alpha)  # (A, L - 1)
     return ((losses * answer_mask[:, 1:]).sum(dim=1) * answer_weights).sum() / num_questions
+
+
+def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy of tokens, predicted at the position before: logits (A, L, vocabulary).
+
+    `labels` (A, L) are the tokens, -100 where they do not count.
+    """
+    return mlm_loss(logits[:, :-1], labels[:, 1:])
 
 
 def mlm_loss(

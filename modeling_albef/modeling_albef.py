@@ -4,158 +4,72 @@
 Shapes: I images, N text rows, P image tokens, L text tokens, H width, E projection width.
 """
 
-import copy
-import json
 from dataclasses import dataclass
-from os import PathLike
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F  # noqa: N812, the field's own name
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, cached_file
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from .attention_albef import AlbefAttentionModel
+from .attention_albef import AlbefAttentionModel, NestedOutput, every_layer, output_options, select_layers
 from .configuration_albef import AlbefConfig, AlbefError
-from .hub_albef import AlbefHubMixin, named_model_errors
-from .modeling_albef_text import AlbefTextModel
+from .hub_albef import AlbefHubMixin
+from .losses_albef import contrastive_positives, itc_loss
+from .modeling_albef_text import AlbefTextModel, first_token
 from .modeling_albef_vision import AlbefVisionModel
 
 
 @dataclass
-class AlbefOutput(ModelOutput):
+class AlbefOutput(NestedOutput):
     """Features of images and texts, and their similarities.
 
     Attributes:
+        loss: With `return_loss`: image-text contrastive loss of matching pairs.
         logits_per_image: (I, N) cosine similarity / temperature.
         logits_per_text: (N, I) its transpose.
         image_embeds: (I, E) projected, unit length.
         text_embeds: (N, E) projected, unit length.
         image_hidden_states: (I, P, H of the vision tower).
         text_hidden_states: (N, L, H) after the text layers; the image has no part in them.
+        hidden_states: Where asked for: of the text tower, (N, L, H) each: the embeddings, then after each layer that
+            was run.
+        attentions: Where asked for: of the text tower's layers that were run, (N, heads, L, L) each.
+        text_model_output: All that the text layers gave, `last_hidden_state`, `hidden_states`, `attentions` and, as
+            `pooler_output`, `text_embeds`.
+        vision_model_output: Likewise of the vision tower, with `image_embeds`.
     """
 
+    loss: torch.Tensor | None = None
     logits_per_image: torch.Tensor | None = None
     logits_per_text: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
     image_hidden_states: torch.Tensor | None = None
     text_hidden_states: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
 
 
 class AlbefPreTrainedModel(AlbefHubMixin, AlbefAttentionModel):  # type: ignore[misc]  # more arguments to push_to_hub
-    """What all ALBEF models share: initialisation, loading, and the resolution of their images."""
+    """What all ALBEF models share: initialisation, loading, saving with their code."""
 
     config: AlbefConfig
     base_model_prefix = "albef"
     main_input_name = "pixel_values"
     input_modalities = ["image", "text"]
     _no_split_modules = ["AlbefVisionLayer", "AlbefTextEmbeddings", "AlbefTextLayer", "AlbefAnswerHead"]
-    _head: ClassVar[tuple[str, str] | None] = None  # how the names of its weights begin, and what it is called
-    _lacks_head: bool = False
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, AlbefModel) and module.has_projections:
             init.constant_(module.temperature, self.config.temperature_init)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | PathLike | None,
-        *model_args: Any,
-        image_size: int | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Load a model; position embeddings are resampled where the weights are of another resolution.
-
-        Args:
-            pretrained_model_name_or_path: Folder or Hub name.
-            model_args: Passed on.
-            image_size: Side of the images that the model is to take, pixels. Default: what the config says, whether
-                it is given as `config` or is that of the checkpoint.
-            kwargs: Those of `PreTrainedModel.from_pretrained`.
-
-        Returns:
-            The model in evaluation mode.
-
-        Raises:
-            AlbefError: Weights or configuration are damaged, or do not belong together; or the image size is wrong.
-        """
-        with_info = kwargs.pop("output_loading_info", False)
-        config = copy.deepcopy(kwargs.pop("config", None))
-        source = config if isinstance(config, str | PathLike) else pretrained_model_name_or_path
-        hub_kwargs = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
-        config_class: Any = cls.config_class
-        if not isinstance(config, config_class):
-            dtype: dict[str, Any] = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
-            with named_model_errors(source):
-                config, kwargs = config_class.from_pretrained(source, **{**kwargs, "return_unused_kwargs": True})
-            kwargs = {**kwargs, **hub_kwargs, **dtype}
-        wanted = image_size or config.vision_config.image_size
-        if wanted % config.vision_config.patch_size:
-            patch_size = config.vision_config.patch_size
-            raise AlbefError(f"image_size is {wanted}, but must be a multiple of the patch size ({patch_size}).")
-        with named_model_errors(pretrained_model_name_or_path):
-            stored = _stored_image_size(pretrained_model_name_or_path, config, kwargs.get("state_dict"), hub_kwargs)
-        config.vision_config.image_size = stored or config.vision_config.image_size
-        kwargs["output_loading_info"] = True
-        with named_model_errors(pretrained_model_name_or_path):
-            loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-        model, info = loaded
-        if cls._head is not None:
-            model._lacks_head = any(key.startswith(cls._head[0]) for key in info["missing_keys"])
-        vision_model: Any = getattr(model, cls.base_model_prefix, model).vision_model
-        if vision_model.config.image_size != wanted:
-            vision_model.resize_position_embeddings(wanted)
-        return (model, info) if with_info else model
-
-    def train(self, mode: bool = True) -> Any:
-        """As `torch.nn.Module.train`; a head that was started at random counts as trained from then on."""
-        self._lacks_head = self._lacks_head and not mode
-        return super().train(mode)
-
-    def check_head(self) -> None:
-        """Refuse a model whose head the checkpoint lacked, and which was not trained since.
-
-        Raises:
-            AlbefError: The head is still random; the message says which.
-        """
-        if self._lacks_head and self._head is not None:
-            name = self.config._name_or_path
-            raise AlbefError(f"The model {name!r} has no {self._head[1]}: give one that was trained for this.")
-
-
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-_POSITIONS = "vision_model.pos_embed"
-
-
-def _stored_image_size(
-    name: str | PathLike | None, config: Any, state_dict: dict[str, torch.Tensor] | None, hub_kwargs: dict
-) -> int | None:
-    """Return the side of the images that the stored position embeddings are for; None where the weights do not tell."""
-    shape = None
-    if state_dict is not None:
-        shape = next((tensor.shape for key, tensor in state_dict.items() if key.endswith(_POSITIONS)), None)
-    elif name is not None:
-        missing_ok = {"_raise_exceptions_for_missing_entries": False, **hub_kwargs}
-        index = cached_file(name, "model.safetensors.index.json", **missing_ok)
-        file_name = "model.safetensors"
-        if index is not None:
-            with open(index, encoding="utf-8") as file:
-                weight_map = dict(json.load(file)).get("weight_map", {})
-            file_name = next((part for key, part in weight_map.items() if key.endswith(_POSITIONS)), file_name)
-        path = cached_file(name, file_name, **missing_ok)
-        if path is not None:
-            with safe_open(path, framework="pt") as weights:
-                key = next((key for key in weights.keys() if key.endswith(_POSITIONS)), None)
-                shape = weights.get_slice(key).get_shape() if key else None
-    return round((shape[1] - 1) ** 0.5) * config.vision_config.patch_size if shape else None
 
 
 class AlbefModel(AlbefPreTrainedModel):
@@ -190,41 +104,57 @@ class AlbefModel(AlbefPreTrainedModel):
 
     @can_return_tuple
     def get_image_features(
-        self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encode images.
 
         Args:
             pixel_values: (I, 3, S, S).
+            interpolate_pos_encoding: Whether images may have other sides; see `AlbefVisionModel.forward`.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
             `last_hidden_state` (I, P, H); `pooler_output` (I, E), the projected class token, unit length.
         """
-        outputs = self.vision_model(pixel_values, **kwargs)
+        options = output_options(self.config, **kwargs)
+        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **every_layer(options))
         embeds = F.normalize(self.vision_proj(outputs.last_hidden_state[:, 0]), dim=-1)
-        return BaseModelOutputWithPooling(pooler_output=embeds, **outputs)
+        states = select_layers(outputs.hidden_states, options.get("output_hidden_states"))
+        return BaseModelOutputWithPooling(**{**outputs, "pooler_output": embeds, "hidden_states": states})
 
     @can_return_tuple
-    def get_text_features(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    def get_text_features(  # type: ignore[misc]  # position_ids is in both
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encode texts by the text layers, without an image.
 
         Args:
             input_ids: (N, L) `[CLS] w1 .. wn` without `[SEP]`, as the processor makes them.
-            attention_mask: (N, L), 1 = token; None = no padding.
+            attention_mask: (N, L), 1 = token; padding may be on either side. None = no padding.
+            position_ids: (N, L); default: 0, 1 .. from `[CLS]`.
+            inputs_embeds: (N, L, H) embeddings of the words, in place of `input_ids`.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
             `last_hidden_state` (N, L, H); `pooler_output` (N, E), the projected `[CLS]`, unit length.
         """
-        outputs = self.text_model(input_ids, attention_mask, **kwargs)
-        embeds = F.normalize(self.text_proj(outputs.last_hidden_state[:, 0]), dim=-1)
+        options = output_options(self.config, **kwargs)
+        outputs = self.text_model(
+            input_ids, attention_mask, position_ids=position_ids, inputs_embeds=inputs_embeds, **every_layer(options)
+        )
+        embeds = F.normalize(self.text_proj(first_token(outputs.last_hidden_state, attention_mask)), dim=-1)
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=embeds,
-            hidden_states=outputs.hidden_states,
+            hidden_states=select_layers(outputs.hidden_states, options.get("output_hidden_states")),
             attentions=outputs.attentions,
         )
 
@@ -234,30 +164,62 @@ class AlbefModel(AlbefPreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> AlbefOutput:
         """Compare every image with every text; or encode images alone or texts alone.
 
         Args:
             pixel_values: (I, 3, S, S); None = texts alone.
             input_ids: (N, L); None = images alone.
-            attention_mask: (N, L), 1 = token; None = no padding.
+            attention_mask: (N, L), 1 = token; padding may be on either side. None = no padding.
+            position_ids: (N, L); default: 0, 1 .. from `[CLS]`.
+            inputs_embeds: (N, L, H) embeddings of the words, in place of `input_ids`.
+            return_loss: Whether the contrastive loss is computed; text i belongs to image i then, and to no other.
+            interpolate_pos_encoding: Whether images may have other sides; see `AlbefVisionModel.forward`.
+            output_attentions: Whether the attention maps of both towers are returned; default: what the
+                configuration says.
+            output_hidden_states: Whether the states after each layer of both towers are returned; likewise.
 
         Returns:
             Similarities, embeddings and states; see `AlbefOutput`.
 
         Raises:
-            ValueError: There are neither images nor texts.
+            ValueError: There are neither images nor texts; or a loss is asked for without as many of each.
         """
-        fields: dict[str, torch.Tensor] = {}
+        options = output_options(
+            self.config, output_attentions=output_attentions, output_hidden_states=output_hidden_states
+        )
+        fields: dict[str, Any] = {}
         if pixel_values is not None:
-            image = self.get_image_features(pixel_values)
+            image = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True, **options)
             fields |= {"image_embeds": image.pooler_output, "image_hidden_states": image.last_hidden_state}
-        if input_ids is not None:
-            text = self.get_text_features(input_ids, attention_mask)
+            fields["vision_model_output"] = image
+        if input_ids is not None or inputs_embeds is not None:
+            text = self.get_text_features(
+                input_ids, attention_mask, position_ids, inputs_embeds, return_dict=True, **options
+            )
             fields |= {"text_embeds": text.pooler_output, "text_hidden_states": text.last_hidden_state}
+            fields |= {"hidden_states": text.hidden_states, "attentions": text.attentions, "text_model_output": text}
         if not fields:
             raise ValueError("Give pixel_values, input_ids or both.")
-        if pixel_values is not None and input_ids is not None:
+        if "image_embeds" in fields and "text_embeds" in fields:
             logits_per_image = fields["image_embeds"] @ fields["text_embeds"].T / self.temperature
             fields |= {"logits_per_image": logits_per_image, "logits_per_text": logits_per_image.T}
+        if return_loss:
+            fields["loss"] = _pair_loss(fields.get("logits_per_image"))
         return AlbefOutput(**fields)
+
+
+def _pair_loss(logits_per_image: torch.Tensor | None) -> torch.Tensor:
+    """Return the contrastive loss of B pairs (B, B), each of which shows an image of its own."""
+    if logits_per_image is None or logits_per_image.shape[0] != logits_per_image.shape[1]:
+        found = "one of the two" if logits_per_image is None else " and ".join(map(str, logits_per_image.shape))
+        raise AlbefError(f"A loss needs as many images as texts, but there are {found}: give matching pairs.")
+    ids = torch.arange(logits_per_image.shape[0], device=logits_per_image.device)
+    positives = contrastive_positives(ids, ids)
+    return itc_loss(logits_per_image, logits_per_image.T, positives, positives)

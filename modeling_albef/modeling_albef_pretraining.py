@@ -15,7 +15,7 @@ from .configuration_albef import AlbefConfig, check_shapes
 from .losses_albef import mlm_loss
 from .modeling_albef import AlbefModel, AlbefPreTrainedModel
 from .modeling_albef_decoder import AlbefAnswerHead
-from .modeling_albef_retrieval import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
+from .modeling_albef_retrieval import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput, number_pairs
 
 
 @dataclass
@@ -35,6 +35,7 @@ class AlbefPreTrainingOutput(AlbefImageTextRetrievalOutput):
 class AlbefForPreTraining(AlbefForImageTextRetrieval):
     """ALBEF with the matching head and the masked-language head, as it was pre-trained (section 3.2 of the paper)."""
 
+    auto_classes = ("AutoModelForPreTraining", "AutoModelForZeroShotImageClassification")
     _tied_weights_keys = {"mlm_head.decoder.weight": "albef.text_model.embeddings.word_embeddings.weight"}
 
     def __init__(self, config: AlbefConfig) -> None:
@@ -53,7 +54,11 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
         self.mlm_head.decoder = cast(nn.Linear, new_embeddings)
 
     def predict_masked(
-        self, masked_input_ids: torch.Tensor, attention_mask: torch.Tensor | None, image_hidden_states: torch.Tensor
+        self,
+        masked_input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        image_hidden_states: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Predict masked words from the words around them and the image; of a teacher, its `teacher_mlm_logits`.
 
@@ -62,18 +67,22 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
             attention_mask: (N, L), 1 = token; None = no padding.
             image_hidden_states: (I, P, H of the vision tower); which rows belong to which image: see
                 `AlbefTextModel.forward`.
+            position_ids: (N, L); default: 0, 1 .. from `[CLS]`.
 
         Returns:
             (N, L, vocabulary) logits of the token at each position.
         """
-        states = self.albef.text_model(masked_input_ids, attention_mask, image_hidden_states=image_hidden_states)
+        states = self.albef.text_model(
+            masked_input_ids, attention_mask, image_hidden_states=image_hidden_states, position_ids=position_ids
+        )
         return self.mlm_head(states.last_hidden_state)
 
+    @number_pairs
     @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         image_ids: torch.Tensor | None = None,
         image_candidates: torch.Tensor | None = None,
@@ -83,6 +92,13 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
         masked_input_ids: torch.Tensor | None = None,
         mlm_labels: torch.Tensor | None = None,
         teacher_mlm_logits: torch.Tensor | None = None,
+        use_itm_head: bool = True,
+        return_loss: bool = True,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> AlbefPreTrainingOutput:
         """Do what the retrieval model does, and predict masked words.
 
@@ -99,6 +115,13 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
             masked_input_ids: (B, L) the same texts with masked tokens.
             mlm_labels: (B, L) the token at each masked position, -100 elsewhere.
             teacher_mlm_logits: (B, L, vocabulary) `predict_masked` of the momentum teacher.
+            use_itm_head: See `AlbefForImageTextRetrieval.forward`, as for all below.
+            return_loss: Of the masked-language loss, too.
+            position_ids: (B, L), of the masked texts too.
+            inputs_embeds: (B, L, H) embeddings of the words of the whole texts, in place of `input_ids`.
+            interpolate_pos_encoding: Whether images may have other sides.
+            output_attentions: Whether the attention maps of both towers are returned.
+            output_hidden_states: Whether the states after each layer of both towers are returned.
 
         Returns:
             See `AlbefPreTrainingOutput`.
@@ -113,16 +136,29 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
             mlm_labels=(mlm_labels, "BL"),
             teacher_mlm_logits=(teacher_mlm_logits, "BLV"),
         )
-        candidates = (image_candidates, text_candidates, candidate_ids)
-        scores = super().forward(
-            pixel_values, input_ids, attention_mask, image_ids, *candidates, alpha, return_dict=True
+        scores: Any = super().forward(
+            pixel_values,
+            input_ids,
+            attention_mask,
+            image_ids if return_loss else None,
+            *(image_candidates, text_candidates, candidate_ids),
+            alpha,
+            use_itm_head=use_itm_head,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
-        outputs: Any = AlbefPreTrainingOutput(**scores)
+        fields: dict[str, Any] = {**scores}
         if masked_input_ids is not None:
-            outputs.mlm_logits = self.predict_masked(masked_input_ids, attention_mask, outputs.image_hidden_states)
-        if mlm_labels is not None:
-            if outputs.mlm_logits is None:
+            fields["mlm_logits"] = self.predict_masked(
+                masked_input_ids, attention_mask, scores.image_hidden_states, position_ids
+            )
+        if mlm_labels is not None and return_loss:
+            if masked_input_ids is None:
                 raise ValueError("mlm_labels are given without masked_input_ids, the texts that they belong to.")
-            outputs.mlm_loss = mlm_loss(outputs.mlm_logits, mlm_labels, teacher_mlm_logits, alpha)
-            outputs.loss = outputs.mlm_loss if outputs.loss is None else outputs.loss + outputs.mlm_loss
-        return outputs
+            loss = mlm_loss(fields["mlm_logits"], mlm_labels, teacher_mlm_logits, alpha)
+            fields |= {"mlm_loss": loss, "loss": loss if scores.loss is None else scores.loss + loss}
+        return AlbefPreTrainingOutput(**fields)

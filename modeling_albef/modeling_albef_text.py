@@ -19,7 +19,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention_albef import AlbefAttentionModel, eager_attention_forward
+from .attention_albef import AlbefAttentionModel, attention_name, eager_attention_forward
 from .configuration_albef import AlbefError, AlbefTextConfig, check_shapes
 
 KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, heads, tokens, d)
@@ -36,15 +36,37 @@ class AlbefTextEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        position_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         if position_ids is None:
-            length, limit = input_ids.shape[1], self.position_embeddings.num_embeddings
+            length, limit = words.shape[1], self.position_embeddings.num_embeddings
             if length > limit:
                 raise AlbefError(f"The text has {length} tokens, but the model reads at most {limit}: truncate it.")
-            position_ids = torch.arange(length, device=input_ids.device)
+            position_ids = token_positions(torch.arange(length, device=words.device), attention_mask)
         token_type = self.token_type_embeddings(position_ids.new_zeros(1))  # not .weight[0], which may be offloaded
-        embeddings = self.word_embeddings(input_ids) + token_type
+        embeddings = words + token_type
         return self.dropout(self.LayerNorm(embeddings + self.position_embeddings(position_ids)))  # (N, L, H)
+
+
+def token_positions(columns: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Return the positions of tokens in their texts, (L,) or (N, L): columns (L,) less the padding on the left."""
+    if attention_mask is None or attention_mask.dim() != 2:
+        return columns
+    return (columns - attention_mask.int().argmax(dim=1, keepdim=True)).clamp(min=0)
+
+
+def first_token(states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Return the states (N, H) of the first tokens, `[CLS]`, of states (N, L, H); padding may be on either side."""
+    if attention_mask is None:
+        return states[:, 0]
+    index = attention_mask.int().argmax(dim=1)[:, None, None].expand(-1, 1, states.shape[2])
+    return states.gather(1, index)[:, 0]
 
 
 class PaddedRows:
@@ -134,6 +156,7 @@ class AlbefTextSelfAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the context (B, L, H) of heads (B, heads, tokens, d), and the probabilities where there are any."""
         name = implementation or self.config._attn_implementation
+        name = attention_name(name, attention_mask, kwargs.get("output_attentions"))
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         scaling = self.head_dim**-0.5
@@ -274,6 +297,7 @@ class AlbefTextModel(AlbefAttentionModel):
 
     config: AlbefTextConfig
     base_model_prefix = "text_model"
+    _renamed_weights = {r"^albef\.text_model\.": "text_model."}  # of a model with a head
     main_input_name = "input_ids"
     _input_embed_layer = "word_embeddings"
     input_modalities = ["text"]
@@ -302,7 +326,7 @@ class AlbefTextModel(AlbefAttentionModel):
         return [layer.crossattention.self.project(image_hidden_states) for layer in self.encoder.fusion_layers]
 
     @capture_outputs
-    def forward(
+    def forward(  # type: ignore[misc]  # position_ids is in both
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -310,37 +334,48 @@ class AlbefTextModel(AlbefAttentionModel):
         image_hidden_states: torch.Tensor | None = None,
         image_key_values: list[KeyValue] | None = None,
         image_index: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Run the text layers, the fusion layers, or both.
 
         Args:
             input_ids: (N, L) token ids; runs the text layers.
-            attention_mask: (N, L), 1 = token, 0 = padding; None = no padding.
+            attention_mask: (N, L), 1 = token, 0 = padding, on either side; None = no padding.
             text_hidden_states: (N, L, H) states of the text layers, in place of `input_ids`.
             image_hidden_states: (I, P, width of the vision tower); runs the fusion layers.
             image_key_values: What `project_images` made of them, in place of `image_hidden_states`.
             image_index: (N,) the image of each text row. Without it the N rows are I equal runs: row i belongs to
                 image i where N == I, and all rows to the image where I == 1.
-            kwargs: `output_hidden_states`, `output_attentions` (eager attention only), `return_dict`.
+            position_ids: (N, L) or (1, L); default: 0, 1 .. from the first token of each row.
+            inputs_embeds: (N, L, H) embeddings of the words, in place of `input_ids`.
+            kwargs: `output_hidden_states`, `output_attentions` (eager attention, to which sdpa changes for them),
+                `return_dict`.
 
         Returns:
             `last_hidden_state` (N, L, H).
 
         Raises:
-            ValueError: Neither or both of `input_ids` and `text_hidden_states` are given, or a shape is wrong.
+            ValueError: None or several of `input_ids`, `inputs_embeds` and `text_hidden_states` are given, or a shape
+                is wrong.
         """
-        if (input_ids is None) == (text_hidden_states is None):
-            raise ValueError("Give either input_ids or text_hidden_states, the output of the text layers.")
+        if [input_ids is None, inputs_embeds is None, text_hidden_states is None].count(False) != 1:
+            raise ValueError(
+                "Give either input_ids or text_hidden_states, the output of the text layers, or inputs_embeds."
+            )
         check_shapes(
             {"H": self.config.hidden_size, "W": self.config.encoder_hidden_size},
             input_ids=(input_ids, "NL"),
+            inputs_embeds=(inputs_embeds, "NLH"),
             text_hidden_states=(text_hidden_states, "NLH"),
             attention_mask=(attention_mask, "NL"),
             image_hidden_states=(image_hidden_states, "IPW"),
             image_index=(image_index, "N"),
         )
-        hidden_states = self.embeddings(input_ids) if text_hidden_states is None else text_hidden_states
+        hidden_states = text_hidden_states
+        if hidden_states is None:
+            hidden_states = self.embeddings(input_ids, position_ids, attention_mask, inputs_embeds)
         mask = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=hidden_states,

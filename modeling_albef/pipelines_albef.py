@@ -11,25 +11,44 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from transformers import Pipeline
+from transformers import AutoProcessor, Pipeline
+from transformers.utils import logging
 
-from .answer_tree_albef import AnswerTree
+from .answer_tree_albef import AnswerTree, describe_merged_answers, merge_equal_answers
 from .configuration_albef import AlbefError
+from .hub_albef import check_head, check_model_type
 from .index_albef import EmbeddingIndex, MissingFolderError
 
+logger = logging.get_logger(__name__)
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 class _AlbefPipeline(Pipeline):
     """What both pipelines load: a model, and a processor that holds the tokenizer and the image processor."""
 
-    _load_processor = True
+    _load_processor = None  # not looked for before the model is known to be an ALBEF
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
 
     model: Any
     processor: Any
+
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+        """Make a pipeline; the arguments are those of `Pipeline`.
+
+        Raises:
+            AlbefError: The model is no ALBEF, or there is no processor.
+        """
+        check_model_type(model)
+        if kwargs.get("processor") is None:
+            if name := model.config._name_or_path:  # the library has swallowed what is wrong with it: again
+                is_trusted = __name__.startswith("transformers_modules.")
+                AutoProcessor.from_pretrained(name, trust_remote_code=is_trusted or None)
+            raise AlbefError(
+                "There is no processor, or none that can be loaded: give `processor`, an object or a folder."
+            )
+        super().__init__(model, *args, **kwargs)
 
 
 class AlbefVqaPipeline(_AlbefPipeline):
@@ -44,7 +63,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
         [{'answer': 'apple', 'score': 0.71}, {'answer': 'pear', 'score': 0.13}]
     """
 
-    _kept: tuple[tuple[str, ...], AnswerTree] | None = None
+    _kept: tuple[tuple[str, ...], list[str], AnswerTree] | None = None
 
     def __call__(self, image: Any = None, question: Any = None, **kwargs: Any) -> Any:
         """Answer questions.
@@ -53,7 +72,8 @@ class AlbefVqaPipeline(_AlbefPipeline):
             image: Path, URL or Pillow image; a list of them; or, without `question`, a mapping with `image` and
                 `question`, a list, data set or generator of such mappings.
             question: A text or a list; a single image goes with all questions, a single question with all images.
-            kwargs: `top_k` answers that are returned (5); `answer_list`, candidates or a JSON file of them;
+            kwargs: `top_k` answers that are returned (5); `answer_list`, candidates or a JSON file of them, of which
+                those that the tokenizer cannot tell apart are one, spelled as the first;
                 `k_test` candidates that are scored whole (128); `free_form=True` to write answers in spite of
                 candidates, and then `max_new_tokens` (10); `batch_size` and `num_workers`.
 
@@ -65,7 +85,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
             AlbefError: There is no question, or none that the model can read; an answer of the list is empty or stands
                 there twice; the model has no answer decoder.
         """
-        self.model.check_head()
+        check_head(self.model, "rank_answers")
         if question is None:
             if isinstance(image, str | Path | Image):
                 raise AlbefError("There is no question: give one beside the image.")
@@ -134,7 +154,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
         answers = answer_list or self._own_answers()
         if free_form or not answers:
             return self._write(inputs, top_k, max_new_tokens)
-        ranked = self.model.rank_answers(**inputs, candidates=self._tree(answers), k=max(k_test, top_k))
+        ranked = self.model.rank_answers(**inputs, candidates=self._candidates(answers)[1], k=max(k_test, top_k))
         return {"ids": ranked.ids[:, :top_k], "scores": ranked.probabilities[:, :top_k]}
 
     def _write(self, inputs: dict[str, torch.Tensor], top_k: int, max_new_tokens: int) -> dict[str, torch.Tensor]:
@@ -151,12 +171,17 @@ class AlbefVqaPipeline(_AlbefPipeline):
         shape = (len(inputs["input_ids"]), top_k)
         return {"tokens": written.sequences.unflatten(0, shape), "scores": written.sequences_scores.exp().view(shape)}
 
-    def _tree(self, answers: tuple[str, ...]) -> AnswerTree:
-        """Return the candidates as the model takes them, made once a list."""
+    def _candidates(self, answers: tuple[str, ...]) -> tuple[list[str], AnswerTree]:
+        """Return the candidates that the tokenizer can tell apart, and as the model takes them, made once a list."""
         if self._kept is None or self._kept[0] != answers:
-            encoded = self.processor.encode_answers(list(answers)).to(self.device)
-            self._kept = (answers, AnswerTree.from_tokens(encoded["input_ids"], encoded["attention_mask"]))
-        return self._kept[1]
+            ids = self.processor.encode_answers(list(answers), padding=False, return_tensors=None)["input_ids"]
+            merged = merge_equal_answers(answers, ids)
+            if (sentence := describe_merged_answers(merged)) is not None:
+                logger.warning(sentence)
+            encoded = self.processor.encode_answers(list(merged)).to(self.device)
+            tree = AnswerTree.from_tokens(encoded["input_ids"], encoded["attention_mask"])
+            self._kept = (answers, list(merged), tree)
+        return self._kept[1:]
 
     def _own_answers(self) -> tuple[str, ...]:
         return tuple(self.model.config.decoder_config.answer_list or ())
@@ -168,7 +193,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
         if "tokens" in model_outputs:
             answers = self.processor.batch_decode(model_outputs["tokens"][0], skip_special_tokens=True)
         else:
-            names = answer_list or self._own_answers()
+            names, _ = self._candidates(answer_list or self._own_answers())
             answers = [names[index] for index in model_outputs["ids"][0].tolist()]
         scores = model_outputs["scores"][0].tolist()
         return [{"answer": answer, "score": score} for answer, score in zip(answers, scores, strict=True)]
@@ -228,17 +253,21 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         Args:
             text: Query or queries, where images are indexed.
             image: Path, URL or Pillow image, or a list of them, where texts are indexed.
-            kwargs: `top_k` results a query (5); `k` candidates that the matching head ranks (16), 0 for none.
+            kwargs: `top_k` results a query (5); `k` candidates that the matching head ranks (16), 0 for none;
+                `threshold`, the least `probability` of a result, or `similarity` where `k` is 0; or "calibrated": the
+                threshold of a model that was evaluated with `--calibrate`.
 
         Returns:
             For a query a list, best first, of `image` or `text`, `similarity` (cosine), and where `k` > 0 `score` (the
-            published one, a logit) and `probability` of a match; a list of such lists for several queries.
+            published one, a logit) and `probability` of a match; a list of such lists for several queries. Below a
+            threshold there is no result, so an empty list says that nothing fits. With "calibrated" each also has a
+            `confidence`, 0.5 at the threshold: the probability that a query with this best score has its answer here.
 
         Raises:
             AlbefError: Nothing is indexed, or what is indexed is of the query's own kind; the query has no word that
                 the model can read; the model has no matching head.
         """
-        self.model.check_head()
+        check_head(self.model, "match")
         if (text is None) == (image is None):
             raise AlbefError("Give either text or image as the query.")
         kind, query = ("text", text) if image is None else ("image", image)
@@ -249,11 +278,20 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
             return [super(ImageTextRetrievalPipeline, self).__call__({kind: one}, **kwargs) for one in query]
         return super().__call__({kind: query}, **kwargs)
 
-    def _sanitize_parameters(self, top_k: int | None = None, k: int | None = None) -> tuple[dict, dict, dict]:
+    def _sanitize_parameters(
+        self, top_k: int | None = None, k: int | None = None, threshold: float | str | None = None
+    ) -> tuple[dict, dict, dict]:
         forward = {name: value for name, value in {"top_k": top_k, "k": k}.items() if value is not None}
         if forward.get("top_k", 1) < 1 or forward.get("k", 0) < 0:
             raise AlbefError(f"top_k is {top_k} and k is {k}, but they must be at least 1 and 0.")
-        return {}, forward, {}
+        if threshold is None:
+            return {}, forward, {}
+        is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+        if not (is_number or threshold == "calibrated"):
+            raise AlbefError(f'threshold is {threshold!r:.60}, but must be a number or "calibrated".')
+        if threshold == "calibrated" and self.model.config.search_calibration is None:
+            raise AlbefError("The model is not calibrated: give a number, or evaluate it with --calibrate first.")
+        return {}, forward, {"threshold": threshold}
 
     def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
         """Make a query the model's inputs."""
@@ -308,13 +346,28 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
             found |= {"score": logits[order, 1], "probability": logits[order].softmax(dim=-1)[:, 1]}
         return {name: tensor[:top_k] for name, tensor in found.items()}
 
-    def postprocess(self, model_outputs: dict[str, torch.Tensor], **_: Any) -> list[dict[str, Any]]:
-        """Return the names that the indices stand for."""
-        index = self._need_index()
-        lists = {name: tensor.tolist() for name, tensor in model_outputs.items()}
+    def postprocess(
+        self, model_outputs: dict[str, torch.Tensor], threshold: float | str | None = None, **_: Any
+    ) -> list[dict[str, Any]]:
+        """Return the names that the indices stand for, down to a threshold."""
+        index, outputs = self._need_index(), dict(model_outputs)
+        if threshold is not None:
+            outputs = self._above(outputs, threshold)
+        lists = {name: tensor.tolist() for name, tensor in outputs.items()}
         names = [{index.kind: index.names[row]} for row in lists.pop("indices")]
-        columns = [name for name in ("score", "probability", "similarity") if name in lists]
+        columns = [name for name in ("score", "probability", "similarity", "confidence") if name in lists]
         return [{**name, **{column: lists[column][row] for column in columns}} for row, name in enumerate(names)]
+
+    def _above(self, outputs: dict[str, torch.Tensor], threshold: float | str) -> dict[str, torch.Tensor]:
+        """Return the results that reach a threshold."""
+        stage, column = ("", "score") if "score" in outputs else ("cosine_", "similarity")
+        if isinstance(threshold, str):
+            fitted = self.model.config.search_calibration
+            above = (outputs[column] - fitted[f"{stage}threshold"]) / fitted[f"{stage}temperature"]
+            outputs["confidence"], kept = above.sigmoid(), above >= 0
+        else:
+            kept = outputs.get("probability", outputs["similarity"]) >= threshold
+        return {name: tensor[kept] for name, tensor in outputs.items()}
 
 
 def _check_words(processor: Any, inputs: Any, kind: str, text: str) -> None:

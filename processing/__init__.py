@@ -1,11 +1,14 @@
 """Text and image processing for ALBEF: importing this package makes AutoProcessor and AutoImageProcessor know it."""
 
 from transformers import AutoImageProcessor, AutoProcessor, PreTrainedConfig
+from transformers.models.auto.image_processing_auto import DEFAULT_TO_PIL_BACKEND_IMAGE_PROCESSORS
+from transformers.utils import is_torchvision_available
 
 from .augmentation import RandomAugment, TrainingAugmentation, random_resized_crop
 from .augmented_rows import AugmentedDataset, AugmentedStream
 from .collators import RetrievalCollator, VQACollator
 from .image_processing_albef import AlbefImageProcessor, ProcessingError, UnreadableImageError, open_image
+from .image_processing_albef_torchvision import AlbefImageProcessorTorchvision
 from .processing_albef import AlbefProcessor, clean_caption, clean_question
 from .tokenizer import build_tokenizer, load_tokenizer
 
@@ -20,11 +23,16 @@ class _RegistrationKey(PreTrainedConfig):
     model_type = "albef"
 
 
-AutoImageProcessor.register(_RegistrationKey, image_processor_classes={"pil": AlbefImageProcessor}, exist_ok=True)
+_backends: dict[str, type] = {"pil": AlbefImageProcessor}
+if is_torchvision_available():
+    _backends["torchvision"] = AlbefImageProcessorTorchvision
+    DEFAULT_TO_PIL_BACKEND_IMAGE_PROCESSORS.append(AlbefImageProcessor.__name__)  # unless a backend is asked for
+AutoImageProcessor.register(_RegistrationKey, image_processor_classes=_backends, exist_ok=True)
 AutoProcessor.register(_RegistrationKey, AlbefProcessor, exist_ok=True)
 
 __all__ = [
     "AlbefImageProcessor",
+    "AlbefImageProcessorTorchvision",
     "AlbefProcessor",
     "AugmentedDataset",
     "AugmentedStream",

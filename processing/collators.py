@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from transformers import BatchFeature
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
+from .image_keys import image_key, image_number, image_path
 from .image_processing_albef import ProcessingError
 from .processing_albef import AlbefProcessor
 
@@ -26,14 +28,17 @@ class _TextCollator:
     with_names: bool = False
 
     def _encode(self, images: list[Any], texts: list[str], text_type: str) -> BatchFeature:
+        limits = [self.max_length, self.processor.tokenizer.model_max_length]
+        max_length = min(limit for limit in limits if limit is not None)
+        is_limited = max_length < VERY_LARGE_INTEGER
         return self.processor(
             images=images,
             text=texts,
             text_type=text_type,
             max_words=self.max_words,
             padding=True,
-            truncation=self.max_length is not None,
-            max_length=self.max_length,
+            truncation=is_limited,
+            max_length=max_length if is_limited else None,
             return_tensors="pt",
         )
 
@@ -41,7 +46,7 @@ class _TextCollator:
         """Return the names of a batch's images, and of those that other rows replace."""
         if not self.with_names:
             return {}
-        names = {"image_names": list(dict.fromkeys(str(row.get("image_name", "?")) for row in rows))}
+        names = {"image_names": list(dict.fromkeys(map(_name, rows)))}
         replaced = [row["replaced_image"] for row in rows if "replaced_image" in row]
         return {**names, "replaced_images": replaced} if replaced else names
 
@@ -53,7 +58,8 @@ class RetrievalCollator(_TextCollator):
     Attributes:
         processor: Its image processor sets the side S of the images; one of this size is not resized again.
         max_words: Words of a caption that are read.
-        max_length: Tokens of a caption that are read, `[CLS]` counted; None, as published, limits the words alone.
+        max_length: Tokens of a caption that are read, `[CLS]` counted; None, as published, limits the words alone. The
+            tokenizer's `model_max_length`, and in a trainer the positions of the model, are limits, too.
         with_names: Whether the batch has `image_names`, a list, and perhaps `replaced_images`, both from the rows. The
             trainers take them out for their messages; models do not know them.
     """
@@ -64,17 +70,27 @@ class RetrievalCollator(_TextCollator):
         """Make a batch of rows.
 
         Args:
-            rows: Each with `image` (what `open_image` reads), `caption` (string) and `image_id` (integer, the same for
-                rows of the same image).
+            rows: Each with `image` (what `open_image` reads), `caption` (string) and perhaps `image_id`, which may be
+                anything hashable and is the same for rows of the same image; by default its path, or else its content,
+                tells an image from others.
 
         Returns:
-            `pixel_values` (B, 3, S, S) float32, `input_ids` and `attention_mask` (B, L), `image_ids` (B,), int64.
+            `pixel_values` (B, 3, S, S) float32, `input_ids` and `attention_mask` (B, L), `image_ids` (B,), int64: whole
+            numbers as they are, others as numbers that are the same in every process and run.
 
         Raises:
-            KeyError: A row lacks one of the three.
+            KeyError: A row lacks image or caption.
+            ProcessingError: A caption is no string, or an `image_id` is not hashable.
             UnreadableImageError: An image cannot be read.
         """
-        image_ids = torch.tensor([_get(row, "image_id") for row in rows], dtype=torch.int64)
+        images, captions = [_get(row, "image") for row in rows], [_get(row, "caption") for row in rows]
+        for caption in captions:
+            if not isinstance(caption, str):
+                raise ProcessingError(
+                    f"A row has the caption {caption!r:.80}, but training takes one a row: spread lists of captions "
+                    "over rows with dataset_scripts.one_caption_a_row."
+                )
+        image_ids = torch.tensor([_image_number(row) for row in rows], dtype=torch.int64)
         if not self._has_warned and len(image_ids) > 1 and bool((image_ids == image_ids[0]).all()):
             self._has_warned = True
             logger.warning(
@@ -83,7 +99,6 @@ class RetrievalCollator(_TextCollator):
                 len(image_ids),
                 image_ids[0],
             )
-        images, captions = [_get(row, "image") for row in rows], [_get(row, "caption") for row in rows]
         return {**self._encode(images, captions, "caption"), "image_ids": image_ids, **self._names(rows)}
 
 
@@ -98,19 +113,22 @@ class VQACollator(_TextCollator):
         processor: An `AlbefProcessor`.
         max_words: Words of a question that are read; published: 30 in training.
         max_length: Tokens of a question that are read, `[CLS]` counted; published: 25 in training. None sets no limit.
+        max_answer_length: Tokens of an answer, both ends counted, beyond which it is refused; None sets no limit. In a
+            trainer the positions of the model's decoder are a limit.
         share_images: Whether the batch has an image once for all its questions, with the same augmentation.
         with_names: As in `RetrievalCollator`.
     """
 
     max_length: int | None = 25
     share_images: bool = False
+    max_answer_length: int | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Make a batch of rows.
 
         Args:
             rows: Each with `image`, `question`, `answers` (strings, with repeats) and, if it is not 1, `answer_weight`;
-                with `share_images` also `image_id`, the same for rows of the same image.
+                with `share_images` perhaps `image_id`, as for `RetrievalCollator`.
 
         Returns:
             `pixel_values` (B, 3, S, S), `input_ids` and `attention_mask` (B, M), `answer_input_ids` and
@@ -119,27 +137,31 @@ class VQACollator(_TextCollator):
 
         Raises:
             KeyError: A row lacks a field.
-            ProcessingError: A question has no answer.
+            ProcessingError: A question has no answer, or one that is too long.
             UnreadableImageError: An image cannot be read.
         """
         first_row: dict[Any, int] = {}  # of each image
-        for index, row in enumerate(rows):
-            first_row.setdefault(_get(row, "image_id") if self.share_images else index, index)
+        keys = [image_key(row) if self.share_images else None for row in rows]
+        keys = [("row", index) if key is None else key for index, key in enumerate(keys)]
+        for index, key in enumerate(keys):
+            first_row.setdefault(key, index)
         images = [_get(rows[index], "image") for index in first_row.values()]
         batch = self._encode(images, [_get(row, "question") for row in rows], "question")
         counts = [Counter(_get(row, "answers")) for row in rows]
         for row, count in zip(rows, counts, strict=True):
             if not count:
                 raise ProcessingError(f"The question {row['question']!r} has no answer: training needs at least one.")
-        answers = self.processor.encode_answers([answer for count in counts for answer in count])
+        texts = [answer for count in counts for answer in count]
+        answers = self.processor.encode_answers(texts)
+        self._check_lengths(texts, answers["attention_mask"].sum(dim=1).tolist())
         shares = [
             row.get("answer_weight", 1.0) * n / c.total()
             for row, c in zip(rows, counts, strict=True)
             for n in c.values()
         ]
         if self.share_images:
-            index_of = {image_id: index for index, image_id in enumerate(first_row)}
-            batch["image_index"] = torch.tensor([index_of[row["image_id"]] for row in rows])
+            index_of = {key: index for index, key in enumerate(first_row)}
+            batch["image_index"] = torch.tensor([index_of[key] for key in keys])
         return {
             **batch,
             "answer_input_ids": answers["input_ids"],
@@ -148,6 +170,30 @@ class VQACollator(_TextCollator):
             "answers_per_question": torch.tensor([len(count) for count in counts]),
             **self._names(rows),
         }
+
+    def _check_lengths(self, answers: list[str], lengths: list[int]) -> None:
+        for answer, length in zip(answers, lengths, strict=True):
+            if self.max_answer_length is not None and length > self.max_answer_length:
+                raise ProcessingError(
+                    f"The answer {answer[:60]!r} .. has {length} tokens, but the model's decoder reads at most "
+                    f"{self.max_answer_length}: shorten it, or leave its row out."
+                )
+
+
+def _image_number(row: dict[str, Any]) -> int:
+    key = image_key(row)
+    if key is None:
+        raise ProcessingError(
+            f"An image of type {type(row['image']).__name__} is not told from others: add image_id, the same for rows "
+            "of the same image."
+        )
+    return image_number(key)
+
+
+def _name(row: dict[str, Any]) -> str:
+    """Return what a message calls the image of a row."""
+    path = image_path(row.get("image"))
+    return str(row.get("image_name") or (path and repr(path)) or row.get("image_id", "?"))
 
 
 def _get(row: dict[str, Any], name: str) -> Any:

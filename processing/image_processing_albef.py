@@ -2,6 +2,7 @@
 
 import errno
 import io
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from transformers import BatchFeature
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import (
@@ -31,8 +32,18 @@ FORMATS = (
     *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD", "SGI"),
     *("TGA", "TIFF", "WEBP", "XBM", "XPM"),
 )
-ROWS_AT_ONCE = 256  # of a large image whose values are scaled
+MAX_PIXELS = 1 << 25  # of an opened image: one of more is reduced, so that a small file cannot take gigabytes
+PIXELS_AT_ONCE = 1 << 20  # of a large image whose colors are converted
 _FROM_16_BITS = np.rint(np.arange(1 << 16) * 255 / 65535).astype(np.uint8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # what makes an image upright, by its EXIF orientation
 
 
 class ProcessingError(ValueError):
@@ -51,7 +62,8 @@ def open_image(
 
     Colors become RGB as in salesforce/ALBEF `dataset/caption_dataset.py`, by Pillow's `convert("RGB")`: transparency
     is dropped, not blended with a background. Of an animation the first frame counts. Values of more than eight bits
-    are scaled to 0..255; Pillow alone would clip them to white.
+    are scaled to 0..255; Pillow alone would clip them to white. An image of more than 33 million pixels is reduced by a
+    whole factor, each pixel the mean of those that it replaces; a JPEG by its decoder as far as that can.
 
     Args:
         source: Path of a file; mapping with `path` and `bytes`, as `datasets.Image(decode=False)` gives it (`bytes`
@@ -61,14 +73,15 @@ def open_image(
             saves time where a half, a fourth or an eighth of the size is enough. None decodes to full size.
 
     Returns:
-        An image of mode "RGB", fully loaded, upright, a copy; no file stays open.
+        An image of mode "RGB", fully loaded, upright, a copy; no file stays open. Of at most 33 million pixels, it has
+        the size of the source (turned, where that was).
 
     Raises:
         UnreadableImageError: The file is missing, empty, cut short, a folder, no image, or too large.
         TypeError: `source` is of another type.
     """
     if isinstance(source, Image.Image):
-        image = _decode_pillow(source)
+        image = decode_pillow(source)
         return image.copy() if image is source else image
     if isinstance(source, np.ndarray):
         return _image_of_array(source)
@@ -125,15 +138,7 @@ class AlbefImageProcessor(PilBackend):
         Raises:
             UnreadableImageError: A source cannot be read.
         """
-        source = image_url_or_urls
-        is_url = isinstance(source, str) and source.startswith(("http://", "https://", "data:image/"))
-        if isinstance(source, (str, os.PathLike, Mapping)) and not is_url:
-            return open_image(source)
-        if is_list_of_sources(source):
-            return [self.fetch_images(one) for one in source]
-        if isinstance(source, np.ndarray) and source.ndim == 2:
-            return source[..., None]  # (height, width, 1)
-        return super().fetch_images(source)
+        return open_sources(image_url_or_urls, super().fetch_images)
 
     def process_image(
         self,
@@ -157,7 +162,11 @@ class AlbefImageProcessor(PilBackend):
             UnreadableImageError: A Pillow image that was opened lazily turns out to be damaged.
         """
         if isinstance(image, Image.Image) and do_convert_rgb:
-            image, input_data_format = np.asarray(_decode_pillow(image)), ChannelDimension.LAST
+            image = decode_pillow(image)
+            size, resample = kwargs.get("size"), kwargs.get("resample")
+            if kwargs.get("do_resize") and size.height and size.width and isinstance(resample, int):
+                image = image.resize((size.width, size.height), resample)  # here, where the image is there only once
+            image, input_data_format = np.asarray(image), ChannelDimension.LAST
         elif not isinstance(image, Image.Image) and input_data_format is None:
             input_data_format = infer_channel_dimension_format(image, num_channels=(1, 3, 4))
         channels = super().process_image(image, do_convert_rgb=False, input_data_format=input_data_format, **kwargs)
@@ -173,10 +182,15 @@ class AlbefImageProcessor(PilBackend):
         reducing_gap: int | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Resize a (3, height, width) array as the library does; return one of the right size unchanged."""
+        """Resize a (3, height, width) array as the library does; return one of the right size unchanged.
+
+        Floats in 0..1 are resized as eight-bit values.
+        """
         if image.shape[-2:] == (size.height, size.width):
             return image
-        return super().resize(image, size, resample, reducing_gap, **kwargs)
+        levels, factor = _to_levels(image, "do_resize")
+        resized = super().resize(levels, size, resample, reducing_gap, **kwargs)
+        return resized if factor == 1 else self.rescale(resized, 1 / factor)
 
     def _preprocess(self, images: list[np.ndarray], **options: Any) -> BatchFeature:  # type: ignore[override]
         """Run the library's steps; take the values of eight-bit images of one size from a table of its results.
@@ -185,7 +199,7 @@ class AlbefImageProcessor(PilBackend):
         library goes through double precision.
         """
         if options["do_rescale"]:
-            images = [_to_byte_range(image) for image in images]
+            images = [_to_levels(image, "do_rescale")[0] for image in images]
         pointwise = {"do_rescale": options["do_rescale"], "do_normalize": options["do_normalize"]}
         if not any(pointwise.values()) or options["do_pad"]:
             return super()._preprocess(images, **options)
@@ -251,13 +265,30 @@ def open_lazily(file: str | BinaryIO) -> Image.Image:
     return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
+def open_sources(source: Any, fetch: Callable[[Any], Any]) -> Any:
+    """Return one image source, or nested ones, with those opened that are paths or mappings.
+
+    Args:
+        source: See `AlbefImageProcessor.fetch_images`.
+        fetch: The library's own, for URLs and for what is open.
+    """
+    is_url = isinstance(source, str) and source.startswith(("http://", "https://", "data:image/"))
+    if isinstance(source, (str, os.PathLike, Mapping)) and not is_url:
+        return open_image(source)
+    if is_list_of_sources(source):
+        return [open_sources(one, fetch) for one in source]
+    if isinstance(source, np.ndarray) and source.ndim == 2:
+        return source[..., None]  # (height, width, 1)
+    return fetch(source)
+
+
 def is_list_of_sources(value: Any) -> bool:
     """Return whether a value is many images or texts, such as a column of a data set, rather than one."""
     is_one = isinstance(value, (str, bytes, os.PathLike, Mapping, Image.Image)) or hasattr(value, "__array_interface__")
     return not is_one and not hasattr(value, "detach") and isinstance(value, Iterable)
 
 
-def _decode_pillow(image: Image.Image) -> Image.Image:
+def decode_pillow(image: Image.Image) -> Image.Image:
     """Return a Pillow image as RGB: the image itself if it is RGB and upright."""
     return _decode(image, repr(getattr(image, "filename", "") or "a Pillow image"))
 
@@ -268,22 +299,37 @@ def _decode(
     try:
         if least_size is not None:
             image.draft(None, least_size(*image.size))
+        elif (factor := _reduction(image)) > 1:
+            image.draft(None, (image.width // factor, image.height // factor))
         image.load()
-        return _to_rgb(_upright(image))
+        return _upright(_to_rgb(image), _orientation(image))
     except Image.DecompressionBombError as error:
         raise _too_large(name) from error
     except Exception as error:
         raise _damaged(name, error) from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _reduction(image: Image.Image) -> int:
+    """Return the least whole factor that brings an image to `MAX_PIXELS`."""
+    # Differs from ALBEF: it decodes images of any size in full, whatever memory that takes.
+    return math.ceil(math.sqrt(image.width * image.height / MAX_PIXELS))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001, Pillow raises nearly anything on damaged EXIF data; the image itself is sound
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
     # Differs from ALBEF: it ignores the EXIF orientation, so that photographs taken upright on a phone lie on their
     # side. Viewers and other libraries turn them, so annotators saw them upright.
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        return image if orientation == 1 else ImageOps.exif_transpose(image)  # which copies, whatever there is to do
-    except Exception:  # noqa: BLE001, Pillow raises nearly anything on damaged EXIF data; the image itself is sound
+    if orientation not in _TURNS:
         return image
+    turned = image.transpose(_TURNS[orientation])
+    turned.info = {}  # the orientation is in there
+    return turned
 
 
 def _image_of_array(array: np.ndarray) -> Image.Image:
@@ -298,50 +344,76 @@ def _image_of_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array).convert("RGB")
 
 
-def _to_byte_range(image: np.ndarray) -> np.ndarray:
-    """Return an array whose values are 0..255, as rescaling wants them; floats in 0..1 become eight-bit values."""
+def _to_levels(image: np.ndarray, option: str) -> tuple[np.ndarray, int]:
+    """Return an array as uint8, and by what its values were multiplied."""
     if image.dtype == np.uint8 or not image.size:
-        return image
-    low, high, kind = image.min(), image.max(), image.dtype.kind
-    if kind == "f" and 0 <= low and high <= 1:
-        return np.rint(image * 255).astype(np.uint8)
-    if 0 <= low and high <= 255 and (kind == "f" or (kind in "iu" and image.dtype != np.uint16)):
-        return image
+        return image, 1
+    factor = byte_factor(image.dtype.name, image.min(), image.max(), option)
+    return np.rint(image * factor).astype(np.uint8), factor
+
+
+def byte_factor(type_name: str, low: Any, high: Any, option: str) -> int:
+    """Return by what an array's values are multiplied to be 0..255: 255 for floats in 0..1, else 1.
+
+    Args:
+        type_name: Of the array's values, as NumPy and torch name it.
+        low: Its least value.
+        high: Its greatest.
+        option: What needs this range and can be turned off.
+
+    Raises:
+        UnreadableImageError: The values are of no range that is known, or 16-bit, or truth values.
+    """
+    is_float = type_name.startswith(("float", "bfloat"))
+    if is_float and 0 <= low and high <= 1:
+        return 255
+    if 0 <= low and high <= 255 and (is_float or (type_name.startswith(("int", "uint")) and type_name != "uint16")):
+        return 1
     raise UnreadableImageError(
-        f"An image array of type {image.dtype} has values from {low} to {high}: give uint8, floats in 0..1, or "
-        "do_rescale=False."
+        f"An image array of type {type_name} has values from {low} to {high}: give uint8, floats in 0..1, or "
+        f"{option}=False."
     )
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        image = Image.fromarray(_to_eight_bits(np.asarray(image), is_16_bit=image.mode.startswith("I;16")))
-    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")  # same colors, without Pillow's warning
-    return image if image.mode == "RGB" else image.convert("RGB")
+    """Return a loaded image as RGB, reduced to `MAX_PIXELS`: itself, where it is so already.
+
+    A large image is converted in bands of rows: beside it and the result, little memory is needed.
+    """
+    factor = _reduction(image)
+    if image.mode == "RGB" and factor == 1:
+        return image
+    to_bytes = _byte_scale(image) if image.mode.startswith(("I", "F")) else None
+    result = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    rows = factor * max(1, PIXELS_AT_ONCE // (image.width * factor))
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        band.info.pop("transparency", None)  # which Pillow would keep, or warn of
+        band = band if to_bytes is None else Image.fromarray(to_bytes(np.asarray(band)))
+        band = band.convert("RGB")
+        result.paste(band if factor == 1 else band.reduce(factor), (0, top // factor))
+    return result
 
 
-def _to_eight_bits(values: np.ndarray, is_16_bit: bool) -> np.ndarray:
-    """Scale gray values to 0..255.
+def _byte_scale(image: Image.Image) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what scales an image's gray values to 0..255.
 
     Pillow does not say which range 32-bit and float images use. It is taken as the smallest of 0..1, 0..255 and
     0..65535 that holds all values, else as the range from the least to the greatest value.
     """
-    if is_16_bit:
-        return _FROM_16_BITS[values]
-    blocks = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(values), ROWS_AT_ONCE)]
-    bounds = [function(_finite(values[rows])) for rows in blocks for function in (np.min, np.max)]
-    low, high = float(min(bounds)), float(max(bounds))
+    if image.mode.startswith("I;16"):
+        return lambda values: _FROM_16_BITS[values]
+    rows = max(1, PIXELS_AT_ONCE // image.width)
+    bands = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
+    bounds = [(values.min(), values.max()) for values in (_finite(np.asarray(image.crop(band))) for band in bands)]
+    low, high = float(min(low for low, _ in bounds)), float(max(high for _, high in bounds))
     top = next((top for top in (1.0, 255.0, 65535.0) if low >= 0 and high <= top), None)
     low, top = (low, (high - low) or 1.0) if top is None else (0.0, top)
-    result = np.empty(values.shape, np.uint8)
-    for rows in blocks:
-        result[rows] = np.rint((_finite(values[rows]) - low) * 255 / top)
-    return result
+    return lambda values: np.rint((_finite(values).astype(np.float64) - low) * 255 / top).astype(np.uint8)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
-    return np.where(np.isfinite(values), values, 0).astype(np.float64)
+    return values if values.dtype.kind != "f" else np.where(np.isfinite(values), values, 0)
 
 
 def _too_large(name: str) -> UnreadableImageError:

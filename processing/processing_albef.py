@@ -18,6 +18,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Text
 from transformers.utils import PROCESSOR_NAME, cached_file
 
 from .image_processing_albef import ProcessingError, is_list_of_sources, one_line
+from .image_processing_albef_torchvision import in_torchvision
 
 TEXT_TYPES = ("caption", "question")
 MAX_CHARACTERS = 10_000  # of a text; more would only keep the tokenizer busy
@@ -152,7 +153,8 @@ class AlbefProcessor(ProcessorMixin):
         Args:
             pretrained_model_name_or_path: Folder or Hub name.
             args: Those of `ProcessorMixin.from_pretrained`.
-            kwargs: Likewise.
+            kwargs: Likewise. Images are processed by Pillow, unless `backend="torchvision"` (or `use_fast=True`, which
+                the library gives up) asks for `AlbefImageProcessorTorchvision` and torchvision is installed.
 
         Returns:
             The processor.
@@ -168,13 +170,17 @@ class AlbefProcessor(ProcessorMixin):
             hint = f"Give a folder, or a name on the Hub, with a {PROCESSOR_NAME}."
             raise ProcessingError(f"{name!r} gives no processor: {one_line(error)}. {hint}") from error
         try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except Exception as error:  # the library raises nearly anything on damaged files
             *_, (frame, _) = walk_tb(error.__traceback__)
             if frame.f_globals.get("__name__", "").partition(".")[0] not in READERS:
                 raise
             message = f"The processor in {name!r} cannot be used: {one_line(error)}. Copy it again."
             raise ProcessingError(message) from error
+        backend = kwargs.get("backend") or ("torchvision" if kwargs.get("use_fast") else None)
+        if backend == "torchvision" and isinstance(processor, cls):  # the library finds one class in the Hub's code
+            processor.image_processor = in_torchvision(processor.image_processor)
+        return processor
 
     def encode_answers(
         self, answers: list[str], padding: bool | str = True, return_tensors: str | None = "pt"
@@ -184,7 +190,7 @@ class AlbefProcessor(ProcessorMixin):
         Answers get no clean-up; the tokenizer lower-cases them.
 
         Args:
-            answers: A texts.
+            answers: A texts, of each of which the first 10,000 characters are read.
             padding: As in tokenizers; the longest of the answers by default.
             return_tensors: "pt", "np", or None for lists.
 
@@ -196,7 +202,9 @@ class AlbefProcessor(ProcessorMixin):
         """
         if not answers:
             raise ValueError("There are no answers to encode: give one at least.")
-        closed = answers if self.end_texts else [f"{answer} {self.tokenizer.sep_token}" for answer in answers]
+        closed = [answer[:MAX_CHARACTERS] for answer in answers]
+        if not self.end_texts:
+            closed = [f"{answer} {self.tokenizer.sep_token}" for answer in closed]
         return BatchFeature(dict(self.tokenizer(closed, padding=padding, return_tensors=return_tensors)))
 
     def save_pretrained(
@@ -237,7 +245,7 @@ class AlbefProcessor(ProcessorMixin):
                 module = type(own).__module__
                 if not module.startswith("transformers."):
                     custom_object_save(type(own), folder)
-                    auto_map[name] = f"{module.split('.')[-1]}.{type(own).__name__}"
+                    auto_map[name] = getattr(own, "code_reference", f"{module.split('.')[-1]}.{type(own).__name__}")
             fields["auto_map"] = auto_map
             fields["image_processor"]["auto_map"] = {k: v for k, v in auto_map.items() if k == "AutoImageProcessor"}
         path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from golden_cases import tiny_config
 
-from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
+from modeling_albef import AlbefForImageTextRetrieval, AlbefForPreTraining, AlbefForQuestionAnswering
 from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer
 
 WORDS = ["what color is the circle?", "what is left of a red square", "a blue circle", "a green star above it"]
@@ -23,14 +23,19 @@ def _config(processor: AlbefProcessor) -> Any:
     return config
 
 
-def save_retrieval(folder: Path) -> AlbefForImageTextRetrieval:
-    """A retrieval model and its processor."""
+def save_retrieval(folder: Path, model_class: Any = AlbefForImageTextRetrieval) -> Any:
+    """A retrieval model, or another with captions, and its processor."""
     processor = AlbefProcessor(AlbefImageProcessor(size=32), build_tokenizer(WORDS))
     torch.manual_seed(0)
-    model = AlbefForImageTextRetrieval(_config(processor)).eval()
+    model = model_class(_config(processor)).eval()
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return model
+
+
+def save_pretraining(folder: Path) -> AlbefForPreTraining:
+    """A model with both heads of pre-training, and its processor."""
+    return save_retrieval(folder, AlbefForPreTraining)
 
 
 def save_vqa(folder: Path) -> AlbefForQuestionAnswering:

@@ -5,22 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from app_cases import Server, place, server
 from PIL import Image
-from run_cases import ONE_THREAD, ROOT, refused
-from small_models import save_retrieval, save_vqa
+from run_cases import refused
 from transformers import pipeline
 
-from benchmarks.soak import free_port
 from dataset_scripts import load_dataset_script
 from dataset_scripts.scene_texts import all_captions
 from dataset_scripts.scenes import draw_scenes
@@ -38,65 +33,14 @@ FLAGS = (
 ).split()
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="neither Chromium nor Chrome is installed")
 WAIT = 60_000  # milliseconds
+__all__ = ["place", "server"]  # fixtures
 CAPTIONS = ["a blue circle", "a green star above it", "a red square"]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models, images to search, and files to upload."""
-    folder = tmp_path_factory.mktemp("app")
-    save_retrieval(folder / "retrieval")
-    save_vqa(folder / "vqa")
-    (folder / "photos").mkdir()
-    noise = np.random.default_rng(0)
-    for number in range(9):
-        pixels = noise.integers(0, 256, (4, 5, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((100, 80)).save(folder / f"photos/{number}.png")
-    (folder / "photos/broken.png").write_bytes(b"no image")
-    (folder / "text.png").write_text("no image")
-    shutil.copy(folder / "photos/3.png", folder / "good.png")
-    whole = (folder / "photos/4.png").read_bytes()
-    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
-    Image.new("1", (200_000_000, 1)).save(folder / "huge.png")  # so long that the browser does not draw it
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(place: Path) -> Iterator[tuple[str, Path]]:
-    """Address of the page and the log of its process."""
-    port = free_port()
-    words = ["--retrieval_model", "retrieval", "--vqa_model", "vqa", "--images", "photos", "--port", str(port)]
-    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    log = place / "log.txt"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "app.py"), *words], cwd=place, env=environment, stdout=output, stderr=output
-        )
-        try:
-            address = f"http://127.0.0.1:{port}"
-            wait_for(address, process, log)
-            yield address, log
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(240):
-        assert process.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-        except OSError:
-            time.sleep(0.5)
-        else:
-            return
-    raise AssertionError(log.read_text())
-
-
-@pytest.fixture(scope="module")
-def browser_page(server: tuple[str, Path]) -> Iterator[Any]:
+def browser_page(server: Server) -> Iterator[Any]:
     """The page, opened in a browser that reaches nothing but this machine."""
-    address, _ = server
+    address = server.address
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
@@ -219,7 +163,7 @@ def test_heat_maps(browser_page: Any, place: Path, kind: str, text: str, panels:
     ("file", "text"),
     [("text.png", "is no image that Pillow knows"), ("cut.png", "damaged or cut short"), ("huge.png", "has more than")],
 )
-def test_bad_uploads(browser_page: Any, place: Path, server: tuple[str, Path], file: str, text: str) -> None:
+def test_bad_uploads(browser_page: Any, place: Path, server: Server, file: str, text: str) -> None:
     browser_page.reload()  # no field has an image
     browser_page.get_by_role("tab", name="Search").wait_for()
     for tab, element, start in (
@@ -239,12 +183,12 @@ def test_bad_uploads(browser_page: Any, place: Path, server: tuple[str, Path], f
         browser_page.locator(f"#{start}").click()
         shown = message(browser_page)
         assert text in shown and file in shown and str(place) not in shown
-    assert "Traceback" not in server[1].read_text()
+    assert "Traceback" not in server.log.read_text()
 
 
 @needs_browser
 @pytest.mark.slow
-def test_what_is_missing_is_said(browser_page: Any, place: Path, server: tuple[str, Path]) -> None:
+def test_what_is_missing_is_said(browser_page: Any, place: Path, server: Server) -> None:
     open_tab(browser_page, "Search")
     browser_page.locator("#search_text textarea").fill("  ")
     browser_page.locator("#search_start").click()
@@ -255,7 +199,7 @@ def test_what_is_missing_is_said(browser_page: Any, place: Path, server: tuple[s
     browser_page.locator("#look_text textarea").fill("?!")
     browser_page.locator("#look_start").click()
     assert "has no words" in message(browser_page)
-    log = server[1].read_text()
+    log = server.log.read_text()
     assert "Left out: Image 'photos/broken.png' is no image" in log and "Traceback" not in log
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("modeling_albef", "processing", "dataset_scripts")
 SCRIPTS = [*ROOT.glob("run_*.py"), ROOT / "app.py"]
 FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
-HUB_FILES = {*ROOT.glob("modeling_albef/*_albef*.py"), *ROOT.glob("processing/*processing_albef.py")}
+HUB_FILES = {*ROOT.glob("modeling_albef/*_albef*.py"), *ROOT.glob("processing/*processing_albef*.py")}
 LONGEST_CHAIN = 9
 FILES_IN_A_FOLDER = 16  # beside __init__.py
 
@@ -31,8 +31,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "modeling_albef.explain": (MODELS,),
     "modeling_albef.explain.visualize": (MODELS, "modeling_albef.explain", "processing"),
     "modeling_albef.visualize": ("modeling_albef.explain.visualize",),
-    TRAINING: (MODELS,),
-    f"{TRAINING}.application": (MODELS, TRAINING, "processing", "dataset_scripts"),
+    "modeling_albef.serving": (MODELS,),
+    "modeling_albef.serving.page": (MODELS, "modeling_albef.serving", "processing"),
+    TRAINING: (MODELS, f"{TRAINING}.rows"),
+    f"{TRAINING}.rows": (MODELS, TRAINING, "processing"),  # when a trainer or an evaluation is handed data
+    f"{TRAINING}.application": (MODELS, TRAINING, f"{TRAINING}.rows", "processing", "dataset_scripts"),
     "processing": (),
     "dataset_scripts": ("processing",),
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -19,8 +20,11 @@ from typing import Any, cast
 
 from .. import make_builder
 from ..own_data import OwnData
-from ..reading.problems import AnnotationError, DataError, Problems, short
+from ..reading.answer_lists import describe_spellings, merge_spellings
+from ..reading.problems import MAX_PROBLEMS, AnnotationError, DataError, Problems, short
 from ..reading.rows import BadRow
+
+logger = logging.getLogger(__name__)
 
 
 def build_answer_list(
@@ -31,7 +35,9 @@ def build_answer_list(
     """Return the frequent answers of annotation files, the most frequent first, equally frequent ones by code points.
 
     Each annotator's answer counts once: the same answer by all ten annotators of a question counts ten times. Answers
-    are taken as written, except for space at their ends; blank ones are left out. With both limits, both hold.
+    are taken as written, except for space at their ends; blank ones are left out. Spellings that the tokenizer cannot
+    tell apart, such as "red" and "Red", count together, the most frequent one is kept, and a line of the log says so.
+    With both limits, both hold.
 
     Raises:
         DataError: Neither limit is given, one is below 1, or no answer reaches them.
@@ -42,12 +48,16 @@ def build_answer_list(
     for name, limit in (("min_count", min_count), ("num_answers", num_answers)):
         if limit is not None and limit < 1:
             raise DataError(f"{name} is {limit}, but must be at least 1.")
-    counts = _count([files] if isinstance(files, (str, os.PathLike)) else files)
+    merged = merge_spellings(_count([files] if isinstance(files, (str, os.PathLike)) else files))
+    counts = {answer: sum(group.values()) for answer, group in merged.items()}
     ranked = sorted(counts, key=lambda answer: (-counts[answer], answer))
     answers = [answer for answer in ranked if counts[answer] >= (min_count or 1)][:num_answers]
     if not answers:
         most = f"the most frequent one, {ranked[0]!r}, occurs {counts[ranked[0]]} times" if ranked else "all are blank"
         raise DataError(f"No answer reaches min_count={min_count}: {most}. Lower it or add files.")
+    if notes := describe_spellings({answer: merged[answer] for answer in answers}):
+        more = [f"and {len(notes) - MAX_PROBLEMS} more"] if len(notes) > MAX_PROBLEMS else []
+        logger.warning("\n".join(["Answers were merged:", *notes[:MAX_PROBLEMS], *more]))
     return answers
 
 

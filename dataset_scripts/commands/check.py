@@ -1,12 +1,13 @@
 """Read every row of a data set and report what is wrong with it, before training starts.
 
-Exit status 0 means that training can start. Images that two splits share, and texts of which the end is not read, are
-reported, but do not stop it.
+Exit status 0 means that training can start. Images that two splits share, texts of which the end is not read, and
+answers that the tokenizer cannot tell apart are reported, but do not stop it.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 
 from .. import load_dataset_script, make_builder
 from ..file_builder import FileBuilder
+from ..reading.answer_lists import describe_spellings, merge_spellings
 from ..reading.embedded import EmbeddedRowBuilder
 from ..reading.image_checks import MAX_IMAGE_PIXELS, image_problems, problems_of_images
 from ..reading.problems import MAX_PROBLEMS, Problems, short
@@ -41,6 +43,7 @@ class SplitCheck:
     counts: dict[str, int] = field(default_factory=dict)  # name of what is counted -> how many there are
     first_rows: list[str] = field(default_factory=list)  # where each image occurs first
     questions: dict[int, str] = field(default_factory=dict)  # `question_id` -> where it is
+    answers: Counter[str] = field(default_factory=Counter)  # how often each was given
 
     def describe(self, split: str) -> str:
         """Return a line of counts, then what was found."""
@@ -82,6 +85,8 @@ class SplitChecker:
             captions = [captions] if isinstance(captions, str) else captions
             found.counts[texts] += len(captions)
             self._note_long(captions, where, found.notes)
+        for note in describe_spellings(merge_spellings(found.answers)):
+            found.notes.add("answers", note)
         found.counts["images"] = len(found.first_rows)
         paths = builder.images.paths
         if not isinstance(builder, EmbeddedRowBuilder):
@@ -104,6 +109,7 @@ class SplitChecker:
         """Count answers, remember where a question is, and note it if it is long or an earlier split has it."""
         for row in builder.pop_ready():
             found.counts["answers"] += len(row["answers"])
+            found.answers.update(row["answers"])
             self._note_long([row["question"]], where, found.notes)
             number = row["question_id"]
             if number < 0 or source.is_numbered:

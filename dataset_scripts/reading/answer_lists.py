@@ -3,9 +3,42 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from .json_files import read_list
 from .problems import Problems, UnusableFileError, short, text_problem
+
+_NORMALIZER, _PRE_TOKENIZER = BertNormalizer(), BertPreTokenizer()  # of every uncased BERT, whatever its vocabulary
+
+
+def merge_spellings(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Group answers that an uncased BERT tokenizer cannot tell apart, such as "red" and "Red", "cafe" and "Café".
+
+    Args:
+        counts: How often each spelling is used.
+
+    Returns:
+        The most frequent spelling of each group, the first by code points of equally frequent ones, and the counts of
+        all its spellings, that one first.
+    """
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for answer in sorted(counts, key=lambda answer: (-counts[answer], answer)):
+        words = _PRE_TOKENIZER.pre_tokenize_str(_NORMALIZER.normalize_str(answer))
+        groups.setdefault(tuple(word for word, _ in words), []).append(answer)
+    return {group[0]: {answer: counts[answer] for answer in group} for group in groups.values()}
+
+
+def describe_spellings(merged: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return a clause for each group of more than one spelling."""
+    return [
+        f"{' and '.join(f'{short(answer)} ({count})' for answer, count in group.items())} are one candidate, "
+        f"{short(kept)}: the tokenizer cannot tell them apart"
+        for kept, group in merged.items()
+        if len(group) > 1
+    ]
 
 
 def load_answer_list(path: str | os.PathLike[str]) -> list[str]:

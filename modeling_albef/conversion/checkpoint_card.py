@@ -8,6 +8,7 @@ import jinja2
 import yaml
 
 from ..configuration_albef import AlbefConfig
+from ..model_card_albef import code, plain, python_string
 from .checkpoint_names import ConvertedCheckpoint
 
 FOLDER = Path(__file__).parent
@@ -19,9 +20,9 @@ def write_card(checkpoint: ConvertedCheckpoint, config: AlbefConfig, **facts: An
     `facts` are `file_name` and `sha256` (empty for a folder) of the checkpoint, `model_class`, `repository` (folder or
     Hub name that the model is loaded by) and `notes` (what was left out or started at random).
     """
-    template = jinja2.Template(
-        (FOLDER / "card.md.j2").read_text(encoding="utf-8"), trim_blocks=True, undefined=jinja2.StrictUndefined
-    )
+    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"code": code, "plain": plain, "python_string": python_string}
+    template = environment.from_string((FOLDER / "card.md.j2").read_text(encoding="utf-8"))
     published = yaml.safe_load((FOLDER / "published.yaml").read_text(encoding="utf-8"))
     decoder = config.decoder_config
     parts = {"the momentum model": checkpoint.teacher, "the feature queue": checkpoint.queue}

@@ -11,12 +11,15 @@ from typing import Any, ClassVar, cast
 
 from accelerate import PartialState
 from transformers import TrainingArguments
+from transformers.trainer_utils import SchedulerType
 from transformers.training_args import trainer_log_levels
 from transformers.utils import is_in_notebook, logging
 
 from .errors import SettingError
 from .evaluation.retrieval_metrics import RETRIEVAL_METRICS
+from .evaluation.vqa_metrics import RULES
 from .hardware import has_bfloat16_instructions
+from .library_arguments import check_library_arguments
 
 logger = logging.get_logger(__name__)
 
@@ -25,13 +28,14 @@ RECIPE = (  # what a model card and a report say of the arguments; none of them 
     *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
     *("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "seed", "bf16", "fp16", "momentum", "alpha", "alpha_warmup", "distill", "queue_size", "k_test"),
+    *("vqa_rules",),
 )
 RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task has them: lowest, highest, in words
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1, "lie between 0 and 2**32 - 1")),
     **dict.fromkeys(("momentum", "alpha"), (0, 1, "lie between 0 and 1")),
     **dict.fromkeys(("report_items", "log_images", "image_memory"), (0, math.inf, "be 0 or more")),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, math.inf, "be at least 1")),
-    "k_test": (1, math.inf, "be at least 1"),
+    **dict.fromkeys(("k_test", "early_stopping_patience"), (1, math.inf, "be at least 1")),
     "queue_size": (0, MAX_QUEUE_SIZE, f"lie between 0 and {MAX_QUEUE_SIZE}"),
 }
 
@@ -53,7 +57,12 @@ class AlbefTrainingArguments(TrainingArguments):
     distill: bool = field(default=True, metadata={"help": "Use the teacher's soft targets (else the hard ones)."})
 
     # Schedule
-    published_schedule: bool = field(default=True, metadata={"help": "Rates as published; false: lr_scheduler_type."})
+    published_schedule: bool | None = field(
+        default=None, metadata={"help": "Rates as published; default: true, unless lr_scheduler_type is given."}
+    )
+    lr_scheduler_type: str | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Schedule of the library in place of the published one; default: linear."}
+    )
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
     min_learning_rate: float = field(default=1e-6, metadata={"help": "Last rate of the published cosine."})
     warmup_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of the first steps."})
@@ -68,6 +77,12 @@ class AlbefTrainingArguments(TrainingArguments):
     optim: str = field(default="adamw_torch", metadata={"help": "The optimizer."})
     seed: int = field(default=42, metadata={"help": "Seed of weights, order, augmentation, dropout."})
 
+    # Early stopping
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better metric_for_best_model."}
+    )
+    early_stopping_threshold: float = field(default=0.0, metadata={"help": "How much better counts as better."})
+
     # Report
     write_report: bool = field(default=True, metadata={"help": "Write report.html into the output folder."})
     report_items: int = field(default=24, metadata={"help": "Hardest queries of each kind shown; 0 = no images."})
@@ -76,6 +91,8 @@ class AlbefTrainingArguments(TrainingArguments):
     # How the run behaves
     non_finite_loss: str = field(default="stop", metadata={"help": "If a loss is not finite: stop, or skip the step."})
     push_code: bool = field(default=True, metadata={"help": "Upload the Python files with a model that is pushed."})
+    hub_license: str | None = field(default=None, metadata={"help": "License of the model, by its name on the Hub."})
+    hub_tags: list[str] | None = field(default=None, metadata={"help": "Tags of the card, beside its own."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps, epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch, best."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; the best is always kept."})
@@ -98,9 +115,51 @@ class AlbefTrainingArguments(TrainingArguments):
         do_eval = self.do_eval
         self._avoid_emulation()
         self._connect_cpu_processes()
+        self._choose_schedule()
         super().__post_init__()  # sets do_eval wherever eval_strategy is not "no"
         self.do_eval = do_eval
+        if self.published_schedule:  # a copy of the arguments asks for no other
+            self.lr_scheduler_type = None
+        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+            raise SettingError("early_stopping_patience needs evaluations: set eval_strategy to epoch or steps.")
+        self.check()
+
+    def check(self) -> None:
+        """Refuse values that are out of range, contradict each other, or would have no effect.
+
+        Raises:
+            SettingError: The argument, its value and the remedy.
+        """
         self._check_ranges()
+        check_library_arguments(self)
+        _refuse(self.early_stopping_threshold < 0, "early_stopping_threshold", self.early_stopping_threshold, "be >= 0")
+        if self.early_stopping_patience is None and self.early_stopping_threshold:
+            raise SettingError(
+                f"early_stopping_threshold is {self.early_stopping_threshold}, but early_stopping_patience is not set: "
+                "set it, too."
+            )
+        if self.early_stopping_patience is not None and self.metric_for_best_model is None:
+            raise SettingError("early_stopping_patience needs a metric: set metric_for_best_model.")
+
+    def set_lr_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Set the library's schedule, in place of the published one."""
+        self.published_schedule = False
+        return super().set_lr_scheduler(*args, **kwargs)
+
+    def _choose_schedule(self) -> None:
+        """Set `published_schedule`; it cannot be true where another schedule is asked for."""
+        asked_for = [name for name in ("lr_scheduler_type", "lr_scheduler_kwargs") if getattr(self, name)]
+        if self.published_schedule is None:
+            self.published_schedule = not asked_for
+        if self.published_schedule and asked_for:
+            raise SettingError(
+                f"{asked_for[0]} is {getattr(self, asked_for[0])!r}, but published_schedule is true: leave one of "
+                "them out."
+            )
+        self.lr_scheduler_type = self.lr_scheduler_type or SchedulerType.LINEAR
+        known = [one.value for one in SchedulerType]
+        name = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
+        _refuse(name not in known, "lr_scheduler_type", repr(name), f"be one of {', '.join(known)}")
 
     def _avoid_emulation(self) -> None:
         """Replace bfloat16 by float32 on a CPU that would have to emulate it, which is many times slower."""
@@ -138,9 +197,6 @@ class AlbefTrainingArguments(TrainingArguments):
             raise SettingError(f"learning_rate is {self.learning_rate}, but the published schedule needs a rate > 0.")
         is_unknown = self.non_finite_loss not in ("stop", "skip")
         _refuse(is_unknown, "non_finite_loss", repr(self.non_finite_loss), "be stop or skip")
-        metric = (self.metric_for_best_model or "").removeprefix("eval_")
-        is_unknown = self.eval_strategy != "no" and bool(metric) and metric not in self.METRICS
-        _refuse(is_unknown, "metric_for_best_model", repr(metric), f"be one of {', '.join(self.METRICS)}")
 
 
 def _refuse(is_wrong: bool, name: str, value: Any, rule: str) -> None:
@@ -160,10 +216,15 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
     max_temperature: float = field(default=0.5, metadata={"help": "The learned temperature is kept below this."})
     k_test: int = field(default=256, metadata={"help": "Candidates that the matching head re-ranks."})
     image_memory: int = field(default=2000, metadata={"help": "MB of image states a process keeps; others are redone."})
+    calibrate: bool = field(
+        default=False, metadata={"help": "Fit the score below which a search finds nothing, on the validation data."}
+    )
     metric_for_best_model: str | None = field(default="r_mean", metadata={"help": "Metric of the best checkpoint."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.calibrate and not self.do_eval:
+            raise SettingError("calibrate is true, but do_eval is false: it needs the validation data, set both.")
         if not 0 < self.min_temperature <= self.max_temperature:
             raise SettingError(
                 f"min_temperature is {self.min_temperature} and max_temperature {self.max_temperature}: they must be "
@@ -185,4 +246,16 @@ class VQATrainingArguments(AlbefTrainingArguments):
     group_by_image: bool = field(default=False, metadata={"help": "Train image by image: a batch encodes each once."})
     count_first_token_twice: bool = field(default=True, metadata={"help": "As the published score does."})
     best_answer_only: bool = field(default=False, metadata={"help": "Skip those that cannot win; no probabilities."})
+    vqa_rules: str = field(
+        default="vqa",
+        metadata={"help": "Rules of the accuracy: vqa, those of VQA v2 today; albef, the original's."},
+    )
+    fold_answers: bool | None = field(
+        default=None,
+        metadata={"help": "Compare answers as the tokenizer sees them; default: with all data but the builder vqa_v2."},
+    )
     metric_for_best_model: str | None = field(default="vqa_accuracy", metadata={"help": "Decides which is best."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse(self.vqa_rules not in RULES, "vqa_rules", repr(self.vqa_rules), f"be {' or '.join(RULES)}")

@@ -97,7 +97,7 @@ class InterruptionCallback(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, *_: Any, **kwargs: Any) -> None:
         """Install the handler of SIGTERM; only the main thread can have one."""
         self.was_received = self.is_due = self._has_agreed = False
-        if threading.current_thread() is threading.main_thread():
+        if self._previous is None and threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._receive)
         if args.world_size > 1 and self._group is None:
             # without a time it would wait longer for a process that hangs than the other groups do
@@ -167,7 +167,12 @@ class FiniteLossCallback(TrainerCallback):
 
     def __init__(self, skip: bool = False) -> None:
         """Make the callback; `skip` says whether to go on without the step."""
-        self.skip, self.num_skipped, self.num_skipped_in_a_row = skip, 0, 0
+        self.skip = skip
+        self.start()
+
+    def start(self) -> None:
+        """Forget what was seen in an earlier training."""
+        self.num_skipped = self.num_skipped_in_a_row = 0
         self._watched: list[tuple[torch.Tensor, Any]] = []
 
     def watch(self, loss: torch.Tensor, names: Any) -> None:

@@ -31,10 +31,25 @@ def update_momentum(teacher: nn.Module, student: nn.Module, momentum: float) -> 
     torch._foreach_lerp_(own, followed, 1 - momentum)
 
 
+def raise_to_float32(model: PreTrainedModel) -> set[torch.dtype]:
+    """Turn weights of less than 32 bits into float32, in place, and return the types that they had.
+
+    In half precision the steps of fine-tuning, and even more the teacher's, would be lost to rounding. Quantized models
+    stay as they are.
+    """
+    types = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
+    halves = {dtype for dtype in types if dtype.itemsize < 4}
+    if getattr(model, "is_quantized", False):
+        return set()
+    if halves:
+        model.float()
+    return halves
+
+
 class MomentumTeacher:
     """The momentum model, a second instance of the student's class that stands outside it and gets no gradients.
 
-    As published it stays in training mode, so its dropout is active.
+    As published it stays in training mode, so its dropout is active. Its averages are float32, whatever the student is.
 
     Attributes:
         model: The teacher's network.
@@ -43,9 +58,14 @@ class MomentumTeacher:
 
     def __init__(self, student: PreTrainedModel, momentum: float, model: PreTrainedModel | None = None) -> None:
         """Make a teacher that starts from `model`, such as a pre-trained teacher; default: a copy of the student."""
-        self.model = copy.deepcopy(student) if model is None else cast(Any, model).to(student.device)
-        self.model.requires_grad_(False).train()
         self.momentum = momentum
+        self.start_from(student if model is None else model, copies=model is None, device=student.device)
+
+    def start_from(self, model: PreTrainedModel, device: torch.device, copies: bool = True) -> None:
+        """Start as a copy of a model on a device, or without `copies` as the model itself."""
+        started = cast(Any, copy.deepcopy(model) if copies else model).to(device)
+        raise_to_float32(started)
+        self.model = started.requires_grad_(False).train()
 
     def update(self, student: PreTrainedModel) -> None:
         """Move one step towards the student."""

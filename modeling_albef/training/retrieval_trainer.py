@@ -12,9 +12,11 @@ from transformers.utils import logging
 
 from .arguments import RetrievalTrainingArguments
 from .callbacks import TemperatureCallback
+from .evaluation.abstention import abstention_metrics, calibrate
 from .evaluation.results import RetrievalResult
 from .evaluation.retrieval import RetrievalEvaluator
 from .momentum import FeatureQueue
+from .rows import one_caption_a_row, retrieval_collator
 from .trainer import AlbefTrainer
 
 logger = logging.get_logger(__name__)
@@ -23,23 +25,49 @@ logger = logging.get_logger(__name__)
 class RetrievalTrainer(AlbefTrainer):
     """Fine-tunes an `AlbefForImageTextRetrieval` and evaluates it by recall.
 
-    Training rows become `pixel_values input_ids attention_mask image_ids` in the collator. Evaluation rows have an
-    `image` and a list of `caption`s.
+    Training rows become `pixel_values input_ids attention_mask image_ids` in the collator, by default a
+    `RetrievalCollator`; those with a list of `caption`s count as a row for each of them. Evaluation rows have an
+    `image`, a `caption` or a list of them, and perhaps an `image_id`, the same for rows of the same image.
     """
 
+    ARGUMENTS = RetrievalTrainingArguments
     args: RetrievalTrainingArguments
 
-    def __init__(self, model: PreTrainedModel, args: RetrievalTrainingArguments, **kwargs: Any) -> None:
+    def __init__(
+        self, model: PreTrainedModel | None = None, args: RetrievalTrainingArguments | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(model, args, **kwargs)
+        args = self.args
         if isinstance(self.train_dataset, Sized) and args.queue_size > len(self.train_dataset):
             logger.warning(
                 f"queue_size is {args.queue_size}, but there are {len(self.train_dataset)} training captions: lower "
                 "it, or the queue holds them several times."
             )
-        self.queue = FeatureQueue(args.queue_size, model.config.projection_dim, seed=args.seed).to(args.device)
-        self.teacher_parts.append(self.queue)
         # Differs from ALBEF, which clamps the temperature in pre-training only.
-        self.add_callback(TemperatureCallback(self.model.albef.temperature, args.min_temperature, args.max_temperature))
+        temperature = self.model.albef.temperature
+        self._temperature = TemperatureCallback(temperature, args.min_temperature, args.max_temperature)
+        self.add_callback(self._temperature)
+        self._start_queue()
+
+    def _start_queue(self) -> None:
+        width, args = self.model.config.projection_dim, self.args
+        self.queue = FeatureQueue(args.queue_size, width, seed=args.seed).to(args.device)
+        self.teacher_parts[1:] = [self.queue]
+
+    def start_training_parts(self) -> None:
+        """Start the queue anew, too, and clamp the new student's temperature."""
+        super().start_training_parts()
+        self._start_queue()
+        self._temperature.temperature = self.model.albef.temperature
+        self._temperature.lowest, self._temperature.highest = self.args.min_temperature, self.args.max_temperature
+
+    def prepare_training_data(self, dataset: Any) -> Any:
+        """Return the training data with one caption a row."""
+        return one_caption_a_row(dataset)
+
+    def make_collator(self) -> Any:
+        """Return a `RetrievalCollator` for `processing_class`."""
+        return None if self.processing_class is None else retrieval_collator(self.processing_class)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -65,6 +93,22 @@ class RetrievalTrainer(AlbefTrainer):
             image = network.get_image_features(inputs["pixel_values"]).pooler_output.float()
             text = network.get_text_features(inputs["input_ids"], inputs.get("attention_mask")).pooler_output.float()
             return {"image_embeds": image, "text_embeds": text, "image_ids": inputs["image_ids"]}
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, see `AlbefTrainer`; a calibration of other weights is given up."""
+        self.model.config.search_calibration = None
+        return super().train(*args, **kwargs)
+
+    def calibrate(self, result: RetrievalResult) -> None:
+        """Fit the thresholds of `AlbefConfig.search_calibration` to the result of an evaluation, on validation data.
+
+        The result's `details` get the errors that the thresholds make there.
+
+        Raises:
+            AlbefError: No threshold fits.
+        """
+        self.model.config.search_calibration = calibrate(result.best_scores)
+        result.details |= abstention_metrics(result.best_scores, self.model.config.search_calibration)
 
     def evaluate_dataset(self, dataset: Any) -> RetrievalResult:
         """Rank a data set's images and captions; see `RetrievalEvaluator`."""

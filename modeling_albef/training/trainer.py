@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
-import time
-from abc import abstractmethod
 from collections.abc import Sized
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from accelerate.data_loader import IterableDatasetShard
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainerState
-from transformers.trainer_utils import PredictionOutput, speed_metrics
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerState
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from ..configuration_albef import is_from_library
@@ -25,28 +24,32 @@ from .checkpoints.processes import check_engine
 from .checkpoints.push import HubPushMixin
 from .checkpoints.whole_checkpoints import WholeCheckpointMixin
 from .errors import SettingError
-from .evaluation.results import EvaluationRecord
+from .evaluation.trainer_evaluation import EvaluationMixin
+from .library_arguments import check_callables
 from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter
-from .momentum import TEACHER_FOLDER, MomentumTeacher
+from .momentum import TEACHER_FOLDER, MomentumTeacher, raise_to_float32
+from .rows import limit_lengths
 from .schedule import PublishedSchedule
+from .trials import TrialMixin
 
 logger = logging.get_logger(__name__)
 
 
-class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
+class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMixin, Trainer):
     """What all ALBEF trainers share: teacher, published schedule, loss parts in the log, whole checkpoints, pushes."""
 
+    ARGUMENTS: ClassVar[type[AlbefTrainingArguments]] = AlbefTrainingArguments
     args: AlbefTrainingArguments
     model: Any
     processing_class: Any
     train_dataset: Any
-    last_evaluation: EvaluationRecord | None = None  # for callbacks, while `on_evaluate` is called
+    teacher: MomentumTeacher
     loss_is_scaled_for_ga = False  # losses are means over a batch; the Trainer divides by the accumulation steps
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        args: AlbefTrainingArguments,
+        model: PreTrainedModel | None = None,
+        args: AlbefTrainingArguments | None = None,
         *,
         teacher: PreTrainedModel | None = None,
         **kwargs: Any,
@@ -54,31 +57,37 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         """Make a trainer.
 
         Args:
-            model: The student.
+            model: The student; or `model_init` makes one for each training. Weights in half precision become float32,
+                in place: `bf16` computes in bfloat16 with them.
             args: Arguments of the task.
             teacher: Momentum model to start from; default: a copy of the student.
-            kwargs: Those of `transformers.Trainer`, above all `train_dataset`, `eval_dataset`, `data_collator` and
-                `processing_class`, an `AlbefProcessor`. `compute_metrics` gets what `evaluate_dataset` returns, and
-                returns further metrics.
+            kwargs: Those of `transformers.Trainer`, above all `train_dataset`, `eval_dataset` (one, or a dictionary of
+                several), `data_collator` (default: that of the task) and `processing_class`, an `AlbefProcessor`.
+                `compute_metrics` gets what `evaluate_dataset` returns, and returns further metrics.
 
         Raises:
-            SettingError: The arguments contradict each other or the data, or need a package that is not installed.
+            SettingError: The arguments contradict each other or the data, have no effect, or need a package that is
+                not installed.
         """
+        if not isinstance(args, self.ARGUMENTS):
+            raise SettingError(f"args is a {type(args).__name__}, but must be {self.ARGUMENTS.__name__}.")
         self.results = {}
+        check_callables(kwargs)
         check_engine(args)
+        args.check()
+        kwargs["train_dataset"] = self.prepare_training_data(kwargs.get("train_dataset"))
         try:
-            super().__init__(model=model, args=args, **kwargs)
+            super().__init__(model=None if model is None else self.prepare_model(model), args=args, **kwargs)
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             if not is_from_library(error) or (isinstance(error, RuntimeError) and "pip install" not in str(error)):
                 raise
             raise SettingError(str(error)) from error
-        step = args.train_batch_size * args.world_size
-        if isinstance(self.train_dataset, Sized) and args.dataloader_drop_last and len(self.train_dataset) < step:
-            raise SettingError(
-                f"The training data has {len(self.train_dataset)} rows, fewer than the {step} of one step: lower "
-                "per_device_train_batch_size, or set dataloader_drop_last to false."
-            )
-        self.teacher = MomentumTeacher(self.model, args.momentum, teacher)
+        self._check_data(kwargs.get("data_collator"))
+        collator = kwargs.get("data_collator") or self.make_collator() or self.data_collator
+        self.data_collator = self.limit_collator(collator)
+        self._first_teacher = teacher  # of every training that starts with `model_init`
+        kept = copy.deepcopy(teacher) if self.model_init is not None else teacher
+        self.teacher = MomentumTeacher(self.model, args.momentum, kept)
         self.teacher_parts: list[Any] = [self.teacher]  # a checkpoint has them; each can save and load
         self.add_callback(callbacks.MomentumTeacherCallback(self.teacher, self._restore_teacher))
         self.add_callback(callbacks.RankSeedCallback())
@@ -87,9 +96,57 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         self.add_callback(self._finite_loss)
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(callbacks.EpochCallback(self.train_dataset))
+        if args.early_stopping_patience is not None and args.eval_strategy != IntervalStrategy.NO:
+            patience, threshold = args.early_stopping_patience, args.early_stopping_threshold
+            self.add_callback(EarlyStoppingCallback(patience, threshold))
         self._loss_parts: dict[str, Any] = {}  # sums since the last log line
         self._loss_parts_count: Any = 0
         self._num_replaced_images = self._steps_per_epoch = 0
+
+    # ---- what a task adds
+
+    def prepare_model(self, model: Any) -> Any:
+        """Return the student as it is trained, in float32; called with `model`, and with what `model_init` makes."""
+        if types := raise_to_float32(model):
+            names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
+            logger.warning(
+                f"The weights are {names} and become float32, since the steps of fine-tuning would be lost to rounding "
+                "(bf16=True computes in bfloat16 with float32 weights)."
+            )
+        return model
+
+    def prepare_training_data(self, dataset: Any) -> Any:
+        """Return the training data with a row for each example; None where there is none."""
+        return dataset
+
+    def make_collator(self) -> Any:
+        """Return the task's collator for `processing_class`; None where there is none."""
+        return None
+
+    def limit_collator(self, collator: Any) -> Any:
+        """Return a collator that makes no text longer than the model's positions, where it has a `max_length`."""
+        text_config = getattr(self.model.config, "text_config", None)
+        limit = getattr(text_config, "max_position_embeddings", None)
+        return collator if limit is None else limit_lengths(collator, max_length=limit)
+
+    # ---- checks
+
+    def _check_data(self, collator: Any) -> None:
+        """Refuse data and arguments that contradict each other."""
+        args, data = self.args, self.train_dataset
+        step = args.train_batch_size * args.world_size
+        if isinstance(data, Sized) and args.dataloader_drop_last and len(data) < step:
+            raise SettingError(
+                f"The training data has {len(data)} rows, fewer than the {step} of one step: lower "
+                "per_device_train_batch_size, or set dataloader_drop_last to false."
+            )
+        if args.remove_unused_columns and (collator is None or hasattr(collator, "processor")):
+            raise SettingError(
+                "remove_unused_columns is True, but the collator makes the model's inputs of other columns: leave it "
+                "out."
+            )
+        if args.eval_strategy != IntervalStrategy.NO and args.metric_for_best_model is not None:
+            self._check_deciding_metric()
 
     @property
     def alpha(self) -> float:
@@ -114,6 +171,13 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         self.keep_final_results()
         return outcome
 
+    def _start_counts(self) -> None:
+        """Forget what an earlier training counted."""
+        self._loss_parts, self._loss_parts_count, self._num_replaced_images = {}, 0, 0
+        self._finite_loss.start()
+        for callback in self._early_stopping():
+            callback.early_stopping_patience_counter = 0
+
     def _restore_teacher(self) -> None:
         """Read the teacher from the checkpoint that training resumes from, after all else has been read."""
         for parameter in self._scalars:
@@ -130,14 +194,17 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
     # ---- schedule
 
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple:
-        """Remember the length of an epoch for the schedule."""
+        """Start the counts, and remember the length of an epoch for the schedule."""
+        self._start_counts()
         values = super().set_initial_training_values(*args, **kwargs)
         self._num_epochs, self._steps_per_epoch = values[0], values[1]
         if self._is_stream:  # for the Trainer all of it is one epoch
             self._num_epochs = math.ceil(self.args.num_train_epochs)
             self._steps_per_epoch = math.ceil(self.args.max_steps / self._num_epochs)
-        state_file = None if self._checkpoint is None else Path(self._checkpoint) / STATE_FILE
-        if state_file is not None and TrainerState.load_from_json(str(state_file)).global_step >= values[-1]:
+        if self._checkpoint is None:
+            return values
+        state = TrainerState.load_from_json(str(Path(self._checkpoint) / STATE_FILE))
+        if self._restore_early_stopping(state) or state.global_step >= values[-1]:
             return 0, *values[1:]  # no epoch is left; the library would make one more step
         return values
 
@@ -188,6 +255,10 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
         self._finite_loss.watch(loss, names)
         return torch.where(loss.isfinite(), loss, 0.0) if self._finite_loss.skip else loss
 
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        """Count the tokens of the texts; the library would count the numbers of the model's first input, the pixels."""
+        super()._track_num_input_tokens({**inputs, self.model.main_input_name: inputs["input_ids"]})
+
     def record_loss_parts(self, **parts: torch.Tensor | float) -> None:
         """Add to the sums whose means the next log line shows beside the loss; until then they stay on the device.
 
@@ -213,56 +284,6 @@ class AlbefTrainer(WholeCheckpointMixin, HubPushMixin, Trainer):
                 logs["skipped_steps"] = self._finite_loss.num_skipped
             self._loss_parts, self._loss_parts_count = {}, 0
         super().log(logs, start_time)
-
-    # ---- evaluation
-
-    @abstractmethod
-    def evaluate_dataset(self, dataset: Any) -> Any:
-        """Apply the model to a data set; the outcome has `metrics`, the same on every process.
-
-        For the run scripts it also has a method `write(dataset, folder)`, which returns files by what they hold.
-        """
-
-    def evaluator_options(self, *names: str) -> dict[str, Any]:
-        """Return the options that every `Evaluator` takes, and the arguments with these names."""
-        return {
-            "batch_size": self.args.per_device_eval_batch_size,
-            "num_workers": self.args.dataloader_num_workers,
-            "accelerator": self.accelerator,
-            **{name: getattr(self.args, name) for name in names},
-        }
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Return the metrics of the task, per cent, and the time they took.
-
-        Where the evaluation fails during training, what was trained is saved first.
-        """
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        try:
-            return cast(dict[str, float], self.predict(dataset, ignore_keys, metric_key_prefix).metrics)
-        except Exception:
-            if self.is_in_train and self.args.world_size == 1 and self.args.save_strategy != "no":
-                self._save_checkpoint(self.model, None)
-                logger.error(f"The evaluation failed; the training up to step {self.state.global_step} is saved.")
-            raise
-
-    def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> PredictionOutput:
-        """Return the result of `evaluate_dataset` as `predictions`, and the `metrics` of `evaluate`; no `label_ids`."""
-        start = time.time()
-        outcome = self.evaluate_dataset(test_dataset)
-        self.results[metric_key_prefix] = {
-            name: outcome.metrics[name] for name in self.args.METRICS if name in outcome.metrics
-        }
-        further = {} if self.compute_metrics is None else self.compute_metrics(outcome)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in {**outcome.metrics, **further}.items()}
-        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=len(test_dataset)))
-        self.log(metrics)
-        self.last_evaluation = EvaluationRecord(metric_key_prefix, test_dataset, outcome)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.last_evaluation = None
-        return PredictionOutput(predictions=outcome, label_ids=None, metrics=metrics)
 
     # ---- checkpoints
 

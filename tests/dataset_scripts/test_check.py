@@ -67,6 +67,17 @@ def test_good_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str], writ
     )
 
 
+def test_answers_that_the_tokenizer_cannot_tell_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table with Yes, yes, No, no ended in an accuracy of 0.0, and nothing was found in it."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    rows = [f"a.png,is it {n}?,{answer}" for n, answer in enumerate(["Yes", "yes", "No", "no", "yes", "2"])]
+    (tmp_path / "train.csv").write_text("\n".join(["file_name,question,answers", *rows]))
+    status, printed = checked(capsys, tmp_path, "--config_name", "vqa", name="own_data")
+    assert status == 0 and "train: 2 notes" in printed
+    assert "answers: 'yes' (2) and 'Yes' (1) are one candidate, 'yes': the tokenizer cannot tell them apart" in printed
+    assert "answers: 'No' (1) and 'no' (1) are one candidate, 'No'" in printed
+
+
 def test_what_does_not_stop_a_run(coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Images of two splits, texts that are too long, and a train split that is not there."""
     rows = json.loads((coco / "coco_val.json").read_text())

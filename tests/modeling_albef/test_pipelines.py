@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 from run_cases import readme_block
 from small_models import ANSWERS, save_retrieval, save_vqa
 from transformers import pipeline
+from transformers.utils import logging
 
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from processing import AlbefProcessor
@@ -116,6 +118,37 @@ def test_search(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one["image"] for one in search(query, k=0, top_k=3)] == [one["image"] for one in quick]
 
 
+def test_a_search_that_finds_nothing(place: Path) -> None:
+    search = pipeline("image-text-retrieval", model=str(place / "output/demo_retrieval"))
+    search.index_images(place / "photos")
+    query = "a red circle"
+    everything, quick = search(query, top_k=7), search(query, top_k=7, k=0)
+    for column, found, more in (("probability", everything, {}), ("similarity", quick, {"k": 0})):
+        middle = sorted(one[column] for one in found)[3]
+        expected = [one for one in found if one[column] >= middle]
+        assert search(query, top_k=7, threshold=middle - 1e-6, **more) == expected and len(expected) == 4
+        assert search(query, top_k=7, threshold=-1, **more) == found and search(query, threshold=1.1, **more) == []
+    assert search([query, query], threshold=2) == [[], []]
+    with pytest.raises(ValueError, match="not calibrated: give a number, or evaluate it with --calibrate"):
+        search(query, threshold="calibrated")
+    for wrong in ("high", True):
+        with pytest.raises(ValueError, match='but must be a number or "calibrated"'):
+            search(query, threshold=wrong)
+
+    second, near = everything[1]["score"], quick[2]["similarity"]
+    search.model.config.search_calibration = {
+        **{"temperature": 0.5, "threshold": second - 0.1},
+        **{"cosine_temperature": 0.02, "cosine_threshold": near - 0.001},
+    }
+    found = search(query, top_k=7, threshold="calibrated")
+    assert [one["image"] for one in found] == [one["image"] for one in everything if one["score"] >= second - 0.1]
+    assert found[1]["confidence"] == pytest.approx(1 / (1 + math.exp(-0.2)), abs=1e-4)
+    found = search(query, top_k=7, k=0, threshold="calibrated")
+    assert len(found) == 3 and found[2]["confidence"] == pytest.approx(1 / (1 + math.exp(-0.05)), abs=1e-4)
+    search.model.config.search_calibration["threshold"] = everything[0]["score"] + 1
+    assert search(query, threshold="calibrated") == []
+
+
 def test_answers_say_what_is_wrong(place: Path) -> None:
     answer = pipeline("albef-vqa", model=str(place / "output/demo_vqa"))
     photo = str(place / "photo.jpg")
@@ -135,6 +168,19 @@ def test_answers_say_what_is_wrong(place: Path) -> None:
         answer.processor.encode_answers([])
     with pytest.raises(ValueError, match=r'pixel_values is a list, but .* return_tensors="pt"'):
         answer.model(**answer.processor(images=photo, text=QUESTION))
+
+
+def test_candidates_that_the_tokenizer_cannot_tell_apart_are_one(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They would share the probability; the first of the list is kept."""
+    answer = pipeline("albef-vqa", model=str(place / "output/demo_vqa"))
+    photo = str(place / "photo.jpg")
+    expected = answer(image=photo, question=QUESTION, answer_list=["Red", "blue"])
+    logging.enable_propagation()
+    found = answer(image=photo, question=QUESTION, answer_list=["Red", "blue", "red", "RED"])
+    logging.disable_propagation()
+    assert found == expected and {one["answer"] for one in found} == {"Red", "blue"}
+    assert "one spelling is kept: 'red' is 'Red', 'RED' is 'Red'." in caplog.text
+    assert answer(image=photo, question=QUESTION, answer_list=["blue", "red", "Red"], top_k=5)[0]["answer"] != "Red"
 
 
 def test_a_model_of_another_task_is_refused_until_it_is_trained(place: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-import tracemalloc
+import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile, ImageSequence
+from PIL import Image, ImageFile, ImageOps, ImageSequence, JpegImagePlugin
 from safetensors.numpy import load_file
 from transformers import AutoImageProcessor
 from transformers.image_processing_backends import PilBackend
@@ -440,15 +441,100 @@ def test_what_would_start_ghostscript_is_no_image(tmp_path: Path, monkeypatch: p
     assert not started
 
 
-def test_large_images_of_16_bits_take_little_memory() -> None:
-    """Eight bytes a pixel, of the file's two and the result's four, where once it were forty."""
+def gray_png(side: int, depth: int) -> bytes:
+    """A black square of some kilobytes, whatever its side."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = zlib.compress(bytes(side * (1 + side * depth // 8)))
+    header = struct.pack(">IIBBBBB", side, side, depth, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux")
+@pytest.mark.parametrize("depth", [1, 8, 16])
+@pytest.mark.parametrize("opening", [open_image, AlbefImageProcessor()])
+def test_small_files_of_many_pixels_take_little_memory(depth: int, opening: Any) -> None:
+    """At most three bytes a pixel, where once it were 26 (of 16 bits) and 5."""
+    side = 8000
+    source = {"bytes": gray_png(side, depth), "path": None}
+
+    def memory(name: str) -> int:
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+        return int(line.split()[1]) << 10
+
+    opening({"bytes": gray_png(64, depth), "path": None})
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    opening(source)
+    assert memory("VmHWM") - before < 3.3 * side**2
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
+def test_images_of_too_many_pixels_are_reduced(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = RNG.integers(0, 256, (61, 83, 4), dtype=np.uint8)
+    image = Image.fromarray(values)
+    if mode == "I;16":
+        image = Image.fromarray(np.ascontiguousarray(values[..., :2]).view(np.uint16)[..., 0])
+    elif mode in ("I", "F"):
+        image = Image.fromarray(values[..., 0].astype(np.int32 if mode == "I" else np.float32) * 257)
+    else:
+        image = image.convert(mode)
+    whole = open_image(image)
+    monkeypatch.setattr("processing.image_processing_albef.PIXELS_AT_ONCE", 900)
+    assert np.array_equal(pixels(image), np.asarray(whole))  # in bands, as in one
+    monkeypatch.setattr("processing.image_processing_albef.MAX_PIXELS", 600)
+    assert np.array_equal(pixels(image), np.asarray(whole.reduce(3)))  # 28 x 21 pixels
+    assert image.size == (83, 61)
+
+
+def test_jpeg_files_of_too_many_pixels_are_reduced_by_their_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("processing.image_processing_albef.MAX_PIXELS", 2500)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = Image.open(PHOTO).convert("RGB").resize((200, 160))
+    asked: list[object] = []
+    draft = JpegImagePlugin.JpegImageFile.draft
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "draft", lambda *given: asked.append(given[2]) or draft(*given))
+    found = open_image({"bytes": encoded(photo, "JPEG", quality=100, exif=exif)})
+    assert asked == [(50, 40)] and found.size == (40, 50)
+    wanted = np.asarray(photo.reduce(4).rotate(-90, expand=True)).astype(float)
+    assert np.abs(np.asarray(found) - wanted).mean() < 3
+
+
+def test_an_image_that_was_turned_is_not_turned_again() -> None:
+    for kind in ("JPEG", "PNG", "TIFF", "WEBP"):
+        exif = Image.Exif()
+        exif[0x0112] = 8
+        once = open_image({"bytes": encoded(Image.open(PHOTO).convert("RGB"), kind, exif=exif)})
+        assert once.size == Image.open(PHOTO).size[::-1]
+        assert np.array_equal(pixels(once), np.asarray(once))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_pillow_turns_it(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for image in (Image.fromarray(COLORS), Image.fromarray(GREYS)):
+        data = encoded(image, exif=exif)
+        wanted = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+        assert np.array_equal(pixels({"bytes": data}), np.asarray(wanted))
+
+
+def test_values_of_large_images_of_16_bits() -> None:
     values = np.arange(1500 * 1500, dtype=np.uint16).reshape(1500, 1500)
-    stream = io.BytesIO()
-    Image.fromarray(values).save(stream, "png")
-    open_image({"bytes": stream.getvalue(), "path": None})
-    tracemalloc.start()
-    image = open_image({"bytes": stream.getvalue(), "path": None})
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 8 * values.size
+    image = open_image({"bytes": encoded(Image.fromarray(values)), "path": None})
     np.testing.assert_array_equal(np.asarray(image)[..., 0], np.rint(values * 255.0 / 65535).astype(np.uint8))
+
+
+def test_floats_of_the_byte_range_are_eight_bit_values() -> None:
+    array = np.asarray(Image.open(PHOTO).convert("RGB"))
+    np.testing.assert_array_equal(processed(array.astype(np.float32) + 0.3 * (array < 255)), processed(array))
+
+
+def test_images_are_resized_once_and_as_the_library_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = Image.open(PHOTO).convert("RGB")
+    np.testing.assert_array_equal(processed(photo), processed(np.asarray(photo)))
+    for options in ({"do_resize": False}, {"size": {"shortest_edge": 20}}, {"resample": Image.Resampling.BILINEAR}):
+        np.testing.assert_array_equal(processed(photo, **options), processed(np.asarray(photo), **options))

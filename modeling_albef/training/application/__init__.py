@@ -1,6 +1,6 @@
 """What the run scripts share: arguments, data, processor, model, the record of a run, and how it ends."""
 
-from .answers import check_answer_lengths, load_candidates, question_only_metrics
+from .answers import baseline_metrics, check_answer_lengths, load_candidates
 from .data import load_splits, training_rows
 from .errors import exit_without_traceback
 from .model import load_model, load_saved_queue
@@ -15,6 +15,7 @@ __all__ = [
     "ModelArguments",
     "RunRecord",
     "VQADataArguments",
+    "baseline_metrics",
     "check_answer_lengths",
     "exit_without_traceback",
     "load_candidates",
@@ -24,7 +25,6 @@ __all__ = [
     "load_splits",
     "parse_arguments",
     "prepare_run",
-    "question_only_metrics",
     "training_rows",
     "training_texts",
 ]

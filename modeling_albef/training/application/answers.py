@@ -10,8 +10,12 @@ from dataset_scripts import DataError, load_answer_list
 
 from ...configuration_albef import AlbefConfig
 from ...hub_albef import named_model_errors
+from ..arguments import VQATrainingArguments
 from ..evaluation.base import progress
-from ..evaluation.vqa import question_only_accuracy
+from ..evaluation.candidates import choose_folding
+from ..evaluation.vqa_baselines import guesses_from_each_other, learn_guesses
+from ..evaluation.vqa_metrics import vqa_accuracy
+from ..evaluation.vqa_records import QuestionRecord
 from .settings import VQADataArguments
 from .start import StartError
 
@@ -60,9 +64,35 @@ def _answers(rows: Dataset) -> set[str]:
     return {answer for row in progress(rows["answers"], "Collecting answers") for answer in row}
 
 
-def question_only_metrics(splits: dict[str, Any]) -> dict[str, float]:
-    """Return the test accuracy of guesses from questions alone; empty without training rows or test answers."""
-    train, test = splits.get("train"), splits["test"]
-    if not isinstance(train, Dataset) or not all(test["answers"]):
+def baseline_metrics(
+    splits: dict[str, Any], split: str, args: VQATrainingArguments | None = None, tokenizer: Any = None
+) -> dict[str, Any]:
+    """Return what an accuracy has to be compared with: that of guesses from questions alone, and of one answer for all.
+
+    The guesses are learned from the training data or, where there is none, for each question from the others of the
+    split. Empty where not all questions have answers.
+
+    Args:
+        splits: The data sets of the run.
+        split: "validation" or "test".
+        args: `vqa_rules` and `fold_answers` of the accuracy; None: the rules of VQA v2.
+        tokenizer: What folds answers.
+    """
+    rows, train = splits[split], splits.get("train")
+    questions, answers = rows["question"], rows["answers"]
+    if not all(answers):
         return {}
-    return {"question_only_accuracy": question_only_accuracy(train, test)}
+    if isinstance(train, Dataset):
+        guesses, source = learn_guesses(train["question"], train["answers"], questions), "the training data"
+    else:
+        guesses, source = guesses_from_each_other(questions, answers), "the other questions of this split"
+    numbers = list(rows["question_id"])
+    records = [QuestionRecord(number, answers=tuple(given)) for number, given in zip(numbers, answers, strict=True)]
+    accuracies = {
+        "question_only_accuracy": dict(zip(numbers, guesses.by_question, strict=True)),
+        "majority_accuracy": dict.fromkeys(numbers, guesses.majority),
+    }
+    fold = None if args is None or tokenizer is None else choose_folding(args.fold_answers, rows, tokenizer)
+    rules = "vqa" if args is None else args.vqa_rules
+    found = {name: vqa_accuracy(given, records, rules, fold)["vqa_accuracy"] for name, given in accuracies.items()}
+    return {**found, "majority_answer": guesses.majority, "baselines_learned_from": source}

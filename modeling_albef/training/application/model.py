@@ -15,10 +15,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import cached_file, logging
 
 from ...configuration_albef import AlbefConfig, AlbefError
+from ...hub_albef import check_head
 from ..lora import add_lora
 from ..momentum import QUEUE_FILE, TEACHER_FOLDER, FeatureQueue
 from ..queue_file import read_queue
-from .parsing import abbreviated, check_known, merged
+from .mappings import abbreviated, merged
+from .parsing import check_known
 from .settings import ModelArguments
 
 logger = logging.get_logger(__name__)
@@ -50,7 +52,7 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, nee
     else:
         model, teacher = _load_models(model_class, model_args, tokenizer, options)
     if needs_head:
-        model.check_head()
+        check_head(model)
     decoder_config = model.config.decoder_config
     if decoder_config is not None:
         decoder_config.bos_token_id, decoder_config.eos_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import difflib
 import os
-import re
-import reprlib
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,24 +15,14 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import logging
 
-from ...configuration_albef import AlbefError, is_from_library
+from ...configuration_albef import is_from_library
+from .mappings import ArgumentsError, abbreviated, merge_mappings
+from .run_file import RECORD, GivenArguments, names_on_command_line, prepare_repetition
+from .yaml_files import read_text
 
 logger = logging.get_logger(__name__)
 # what the dataclasses and the library's TrainingArguments raise for values that they do not take
 _REFUSALS = (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, NotImplementedError)
-
-
-class ArgumentsError(AlbefError):
-    """A configuration file or a command line that cannot be used."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-5 is a number, as YAML 1.2 has it."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
 
 
 class _Parser(HfArgumentParser):
@@ -41,6 +30,12 @@ class _Parser(HfArgumentParser):
 
     def __init__(self, dataclass_types: Iterable[Any], **kwargs: Any) -> None:
         super().__init__(list(dataclass_types), usage="%(prog)s [CONFIG.yaml] [--field value ..]", **kwargs)
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Keep the values as they are given, before the dataclasses change them."""
+        namespace, rest = super().parse_known_args(*args, **kwargs)
+        self.given = copy.deepcopy(vars(namespace))
+        return namespace, rest
 
     def error(self, message: str) -> NoReturn:
         raise ArgumentsError(f"The arguments are refused: {message}.")
@@ -66,18 +61,22 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
     Fields that are mappings can be changed in part: `--model_config.vision_config.hidden_size 64` or
     `--model_config '{vision_config: {hidden_size: 64}}'` change one size of the file's.
 
+    The `run.yaml` of an earlier run is such a file, too: see `prepare_repetition`.
+
     Args:
         classes: Dataclasses to fill. `DISPLACES` of a class names for a field those that contradict it: where the
             command line gives the field, they are removed from the file's.
         argv: Words of the command line; default: those of this process.
 
     Returns:
-        An instance of each class.
+        An instance of each class. Those beside the TrainingArguments have the values as they were given, too: their
+        attribute `given`, a `GivenArguments`.
 
     Raises:
         ArgumentsError: The file cannot be read, a field is not known, or a value is refused.
     """
     words, config = list(sys.argv[1:] if argv is None else argv), dict[str, Any]()
+    typed, source, record = tuple(words), None, dict[str, Any]()
     parser = _Parser(classes)
     if not words:
         task = Path(sys.argv[0]).stem.removeprefix("run_")
@@ -88,29 +87,44 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
     if words[0].endswith((".yaml", ".yml")):
         path = words.pop(0)
         config = _read_yaml(path)
+        if isinstance(config.get(RECORD), dict):
+            source, record = path, config.pop(RECORD)
+            known = {action.dest for action in parser._actions}
+            prepare_repetition(config, record, known, names_on_command_line(words))
         check_known(config, [action.dest for action in parser._actions], f"the configuration file {path}")
         _displace(config, words, classes)
-    words = _merge_mappings(config, words, _fields_with(dict, classes))
+    words = merge_mappings(config, words, _fields_with(dict, classes))
     for word in words:
         _check_characters("a word of the command line", word)
-    parsed, rest = _parse(config, words, classes)
+    parsed, given, rest = _parse(config, words, classes)
     if rest:
         known = [option for action in parser._actions for option in action.option_strings]
         check_known([word for word in rest if word.startswith("--")], known, "the command line")
         raise ArgumentsError(f"The command line has words that belong to no field: {' '.join(rest)}")
+    unset = _Parser(classes)
+    unset.parse_known_args([])
+    changed = frozenset(name for name, default in unset.given.items() if given[name] != default)
+    for one in parsed:
+        if not isinstance(one, TrainingArguments):  # which are saved as a pickle
+            one.given = GivenArguments(typed, given, changed, source, record)
     return parsed
 
 
-def _parse(config: dict[str, Any], words: list[str], classes: Sequence[Any]) -> tuple[tuple[Any, ...], list[str]]:
-    """Fill the classes; where an error names no field, find the field of the file without which it does not occur."""
+def _parse(
+    config: dict[str, Any], words: list[str], classes: Sequence[Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], list[str]]:
+    """Fill the classes, and return the values as given and what is left over, too.
 
-    def fill(config: dict[str, Any]) -> tuple[tuple[Any, ...], list[str]]:
+    Where an error names no field, find the field of the file without which it does not occur.
+    """
+
+    def fill(config: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], list[str]]:
         fresh = _Parser(classes)
         file_words = _file_words(fresh, config, classes)
         *parsed, rest = fresh.parse_args_into_dataclasses(
             [*file_words, *words], return_remaining_strings=True, look_for_args_file=False
         )
-        return tuple(parsed), rest
+        return tuple(parsed), fresh.given, rest
 
     def refusal(config: dict[str, Any]) -> Exception | None:
         try:
@@ -169,48 +183,9 @@ def _fields_with(kind: type, classes: Sequence[Any]) -> set[str]:
     return {name for name, hint in hints if kind in [get_origin(part) or part for part in (hint, *get_args(hint))]}
 
 
-def _merge_mappings(config: dict[str, Any], words: Sequence[str], mappings: set[str]) -> list[str]:
-    """Merge the mappings of the command line into those of the file, in place, and return the other words."""
-    others, rest = [], iter(words)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        field, *path = name.removeprefix("--").split(".")
-        if not word.startswith("--") or field not in mappings:
-            others.append(word)
-            continue
-        value = value if equals else next(rest, "")
-        given: Any = value
-        if path or value.lstrip().startswith("{"):
-            given = _mapping_value(field, value, is_part=bool(path))
-        for key in reversed(path):
-            given = {key: given}
-        if isinstance(given, dict):
-            config[field] = merged(config.get(field), given)
-        else:
-            others += [f"{name}={value}"]
-    return others
-
-
-def _mapping_value(field: str, text: str, is_part: bool) -> Any:
-    try:
-        value = yaml.load(text, _Loader)  # noqa: S506, derives from SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ArgumentsError(f"{field} is neither JSON nor YAML of a mapping: {error}") from error
-    if not is_part and not isinstance(value, dict):
-        raise ArgumentsError(f"{field} is {abbreviated(text)}, but must be a mapping of fields to values.")
-    return value
-
-
-def merged(old: Any, new: dict[str, Any]) -> dict[str, Any]:
-    """Return a mapping with the values of a second one over it, mapping by mapping."""
-    if not isinstance(old, dict):
-        return new
-    return old | {key: merged(old.get(key), value) if isinstance(value, dict) else value for key, value in new.items()}
-
-
 def _displace(config: dict[str, Any], words: Sequence[str], classes: Sequence[Any]) -> None:
     """Remove the fields of a file that contradict fields of the command line."""
-    given = {re.split("[=.]", word[2:])[0].replace("-", "_") for word in words if word.startswith("--")}
+    given = names_on_command_line(words)
     for name, rivals in (pair for one in classes for pair in getattr(one, "DISPLACES", {}).items()):
         gone = [rival for rival in rivals if name in given and rival not in given and config.pop(rival, None)]
         if gone and int(os.environ.get("RANK", "0")) == 0:
@@ -229,7 +204,7 @@ def _check_characters(name: str, text: str) -> None:
 
 def _read_yaml(path: str) -> dict[str, Any]:
     try:
-        config = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)  # noqa: S506, derives from SafeLoader
+        config = read_text(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         reason = f"cannot be read: {error.strerror}, as {Path(path).absolute()}"
         raise ArgumentsError(f"The configuration file {path} {reason}.") from error
@@ -248,8 +223,3 @@ def check_known(names: Iterable[Any], known: Iterable[str], where: str) -> None:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ArgumentsError(f"{where[0].upper()}{where[1:]} has the field {name!r}, which is not known.{hint}")
-
-
-def abbreviated(value: Any) -> str:
-    """Return a short text of a value for a message, also of one that refers to itself."""
-    return reprlib.repr(value)

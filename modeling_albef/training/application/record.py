@@ -1,12 +1,16 @@
-"""What a run leaves behind: metrics, predictions, report, push, and the lines that say where everything is."""
+"""What a run leaves behind: its record, metrics, predictions, report, push, and the lines that say where all is."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerState
+from transformers import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
@@ -14,15 +18,21 @@ from dataset_scripts.commands.thumbnails import thumbnail
 
 from ..evaluation.results import EvaluationRecord
 from ..report.image_log import ImageLogCallback
+from ..report.result_table import as_text
 from ..report.run_report import RunReport
 from ..trainer import AlbefTrainer
+from .environment import git_revision, machine, versions
+from .run_file import differences, given_arguments, write_run_file
 from .settings import FILES, DataArguments, ModelArguments
+from .split_contents import overlaps, read_contents
+from .summary import TimeEstimateCallback, summary
+from .yaml_files import read_text, write_text
 
 logger = logging.get_logger(__name__)
 
 
 class RunRecord:
-    """Collects the outcomes of a run, saves their metrics, and writes report, card and push at its end."""
+    """Records what a run is and what came of it: metrics as they are measured, report, card and push at its end."""
 
     def __init__(
         self, trainer: AlbefTrainer, model_args: ModelArguments, data_args: DataArguments, checkpoint: str | None
@@ -36,16 +46,61 @@ class RunRecord:
             checkpoint: What training is resumed from, or None.
         """
         self.trainer, self.args, self.folder = trainer, trainer.args, trainer.args.output_folder
+        self.model_args, self.data_args = model_args, data_args
         self.report = RunReport(trainer, thumbnail)
         self.written: dict[str, Any] = {}
         state_file = None if checkpoint is None else Path(checkpoint) / TRAINER_STATE_NAME
         self.first_step = 0 if state_file is None else TrainerState.load_from_json(str(state_file)).global_step
-        files = [Path(file).stem for name in FILES for file in getattr(data_args, name) or ()]
-        trainer.dataset_names = tuple(dict.fromkeys(files if data_args.dataset is None else [data_args.dataset]))
+        trainer.dataset_names = _dataset_names(data_args)
         name = model_args.model_name_or_path
         trainer.base_model = None if name is None or Path(name).exists() else name
         if self.args.log_images:
             trainer.add_callback(ImageLogCallback(trainer, thumbnail, self.args.log_images))
+
+    def begin(self, splits: Mapping[str, Any]) -> None:
+        """Write `run.yaml`, print what the run is about to do, and warn where splits share images or texts.
+
+        Args:
+            splits: The data sets of the run, as `load_splits` gives them.
+        """
+        if not self.trainer.is_world_process_zero():
+            return
+        given = given_arguments(self.model_args, self.data_args, self.args)
+        record = {"command": given.command, "repeats": given.source} | self._describe(splits)
+        record["differs"] = differences(record, given.record)
+        path = write_run_file(self.folder, given, record, str(self.args.output_dir))
+        record["file"], self.written["run"] = str(path), path
+        print(summary(self.trainer, record, self.first_step))
+        if record["overlap"]:
+            logger.warning("The splits overlap: " + " ".join(record["overlap"]))
+        if record["differs"]:
+            logger.warning(f"This run repeats {given.source}, but {'; '.join(record['differs'])}: metrics may differ.")
+        changed = {name: value for name, value in given.fields.items() if name in given.changed}
+        self.report.describe(record, read_text(write_text(changed)))  # without secrets
+        self.trainer.add_callback(TimeEstimateCallback())
+
+    def _describe(self, splits: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what can be found out about the run."""
+        model, name = self.trainer.model, self.model_args.model_name_or_path
+        read = {split: read_contents(rows, self.data_args.check_image_files) for split, rows in splits.items()}
+        known = {split: contents for split, contents in read.items() if contents is not None}
+        return {
+            "trains": self.args.do_train,
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "folder": os.getcwd(),
+            **machine(self.trainer),
+            "git_revision": git_revision(),
+            "versions": versions(),
+            "model": {
+                "class": type(model).__name__,
+                "start": "from scratch" if name is None else f"from {name}",
+                "parameters": model.num_parameters(),
+                "trained_parameters": model.num_parameters(only_trainable=True),
+                "image_size": model.config.vision_config.image_size,
+            },
+            "data": {split: contents.facts() if contents else {} for split, contents in read.items()},
+            "overlap": overlaps(known, splits),
+        }
 
     def add_training(self, outcome: Any) -> None:
         """Save the trained model, its state and its metrics.
@@ -63,29 +118,34 @@ class RunRecord:
         self.report.add("train", metrics)
         self.written["model"] = self.folder
 
-    def add_evaluation(self, split: str, dataset: Any, **further: float) -> None:
-        """Evaluate a data set; save its metrics and, of a test, the predictions.
+    def add_evaluation(self, split: str, dataset: Any, **further: float | str) -> None:
+        """Evaluate a data set; save its metrics, their details and, of a test, the predictions.
 
         Args:
             split: "eval" or "test", which metrics and files are named after.
             dataset: Rows of the task.
-            further: More metrics, named without the split.
+            further: More metrics, named without the split, and words on them.
         """
-        outcome = self.trainer.predict(dataset, metric_key_prefix=split)
+        with _without_printing(self.trainer):
+            outcome = self.trainer.predict(dataset, metric_key_prefix=split)
         evaluation = EvaluationRecord(split, dataset, outcome.predictions)
-        metrics: dict[str, float] = dict(outcome.metrics or {})
+        if split == "eval" and getattr(self.args, "calibrate", False):
+            self.trainer.calibrate(evaluation.result)  # type: ignore[attr-defined]
+            self.trainer.save_model()
+            self.written["model"] = self.folder
+        metrics: dict[str, Any] = dict(outcome.metrics or {})
         metrics |= {f"{split}_{name}": value for name, value in further.items()}
+        details = {f"{split}_{name}": value for name, value in evaluation.result.details.items()}
         if split == "test" and self.trainer.is_world_process_zero():
             self.folder.mkdir(parents=True, exist_ok=True)
             self.written |= evaluation.result.write(dataset, self.folder)
-        self.trainer.log_metrics(split, metrics)
-        self.trainer.save_metrics(split, metrics)
+        self.trainer.save_metrics(split, metrics | details)
         self.report.add(split, metrics, evaluation)
         self.written.pop("metrics", None)
         self.written["metrics"] = self.folder / "all_results.json"
 
     def finish(self) -> None:
-        """Write the report, push where it is asked for, and print where everything is.
+        """Write the report, push where it is asked for, and print what was measured and where everything is.
 
         Raises:
             PushError: The push failed.
@@ -98,5 +158,28 @@ class RunRecord:
         if reported is not None:
             self.written["report"] = reported
         if self.trainer.is_world_process_zero():
+            if table := as_text(self.report.result()):
+                print(f"\n{table}\n")
             for name, path in self.written.items():
                 print(f"{name}: {path}")
+
+
+def _dataset_names(data_args: DataArguments) -> tuple[str, ...]:
+    """Return what the data sets are called: their name on the Hub, that of their builder, or those of their files."""
+    files = [Path(file).stem for name in FILES for file in getattr(data_args, name) or ()]
+    on_hub = data_args.builder_fields().get("hub_dataset")
+    if on_hub:
+        return (Path(on_hub).absolute().name if Path(on_hub).exists() else on_hub,)
+    return tuple(dict.fromkeys(files if data_args.dataset is None else [data_args.dataset]))
+
+
+@contextmanager
+def _without_printing(trainer: AlbefTrainer) -> Iterator[None]:
+    """Keep the library from printing metrics, which stand in the table at the end; services get them all the same."""
+    handler = trainer.callback_handler
+    callbacks = handler.callbacks
+    handler.callbacks = [one for one in callbacks if not isinstance(one, PrinterCallback | ProgressCallback)]
+    try:
+        yield
+    finally:
+        handler.callbacks = callbacks

@@ -15,12 +15,13 @@ from transformers.utils import logging
 
 from ...configuration_albef import AlbefError
 from ...hub_albef import check_model_name
-from ..checkpoints.lock import LOCK_FILE, lock_output
+from ..checkpoints.lock import lock_output
 from ..checkpoints.manifest import DAMAGED_PREFIX, REPLACED_PREFIX, UNFINISHED_FOLDER
 from ..checkpoints.processes import check_engine
 from ..checkpoints.resume import find_checkpoint
 from .errors import fail_on_all_ranks
-from .parsing import abbreviated
+from .mappings import abbreviated
+from .run_file import EVALUATION_FILE, is_free
 from .settings import DataArguments, ModelArguments
 
 logger = logging.get_logger(__name__)
@@ -30,7 +31,7 @@ RUN_FOLDERS = (
 )
 RUN_FILES = (
     *("*_results.json", "predictions.json", "vqa_result.json", "question_types.json"),
-    *("trainer_state.json", "report.html"),
+    *("trainer_state.json", "report.html", EVALUATION_FILE),
 )
 
 
@@ -104,7 +105,7 @@ def _check_output(args: TrainingArguments, refuse_files: bool) -> None:
     folder = Path(args.output_dir)
     try:
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        is_empty = existing != folder or all(path.name.startswith(LOCK_FILE) for path in folder.iterdir())
+        is_empty = existing != folder or is_free(folder)
     except NotADirectoryError:
         is_empty = True
     except OSError as error:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -19,7 +20,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
-from ...hub_albef import RunFacts, make_model_card
+from ...model_card_albef import CardFacts, make_model_card
 from ..arguments import AlbefTrainingArguments
 from ..errors import PushError
 from ..lora import merged_state_dict
@@ -42,16 +43,19 @@ class HubPushMixin(Trainer):
     push_in_progress: Any
     dataset_names: tuple[str, ...] = ()  # of the card, without paths
     base_model: str | None = None  # name on the Hub of what training started from, for the card
+    card_arguments: Mapping[str, Any] = {}  # handed in so far, by the names of `Trainer.create_model_card`
     results: dict[str, dict[str, float]]  # metrics by split, measured on the model as it is
 
     def keep_final_results(self) -> None:
         """Keep, of the evaluations during training, only that of the final weights as a result."""
         step = self.state.best_global_step if self.args.load_best_model_at_end else self.state.global_step
+        splits = [f"eval_{name}" for name in self.eval_dataset] if isinstance(self.eval_dataset, dict) else ["eval"]
         self.results = {}
         for line in self.state.log_history:
-            metrics = {name: line[f"eval_{name}"] for name in self.args.METRICS if f"eval_{name}" in line}
-            if metrics and line.get("step") == step:
-                self.results = {"eval": metrics}
+            for split in splits:
+                metrics = {name: line[f"{split}_{name}"] for name in self.args.METRICS if f"{split}_{name}" in line}
+                if metrics and line.get("step") == step:
+                    self.results[split] = metrics
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository on the Hub where there is none; a PushError says why not. A push needs it first."""
@@ -68,15 +72,41 @@ class HubPushMixin(Trainer):
         self.push_in_progress = None
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the card of the run into the output folder; of the arguments `model_name` and `license` count."""
+        """Write the card of the run into the output folder.
+
+        Args:
+            args: Those of `Trainer.create_model_card`: `language`, `license`, `tags`, `model_name`, `finetuned_from`,
+                `tasks`, `dataset_tags` (data sets by their names on the Hub), `dataset`, `dataset_args`. What is left
+                out is that of the run; what is handed in counts for later cards and pushes, too.
+            kwargs: Likewise.
+        """
+        self._keep_card_arguments(*args, **kwargs)
         if self.is_world_process_zero():
             folder = self.args.output_folder
             folder.mkdir(parents=True, exist_ok=True)
-            name = kwargs.get("model_name") or self.hub_model_id or folder.absolute().name
-            self._write_card(folder, name, kwargs.get("license"))
+            self._write_card(folder, self.hub_model_id or folder.absolute().name)
 
-    def _write_card(self, folder: Path, name: str, license: str | None = None) -> None:
-        facts = RunFacts(self.dataset_names, self.results, self.args.recipe(), self.base_model, license)
+    def _keep_card_arguments(self, *args: Any, **kwargs: Any) -> None:
+        bound = signature(Trainer.create_model_card).bind(self, *args, **kwargs).arguments
+        self.card_arguments = {**self.card_arguments, **{key: bound[key] for key in bound if key != "self"}}
+
+    def _write_card(self, folder: Path, name: str) -> None:
+        said = self.card_arguments
+        tags = (getattr(self.model, "model_tags", None), self.args.hub_tags, said.get("tags"))
+        ids, names = _listed(said.get("dataset_tags")), _listed(said.get("dataset"))
+        facts = CardFacts(
+            datasets=tuple(names or ids) or self.dataset_names,
+            dataset_ids=tuple(ids),
+            dataset_args=", ".join(_listed(said.get("dataset_args"))) or None,
+            results=self.results,
+            arguments=self.args.recipe(),
+            base_model=said.get("finetuned_from") or self.base_model,
+            license=said.get("license") or self.args.hub_license,
+            tags=tuple(tag for some in tags for tag in _listed(some)),
+            language=said.get("language") or "en",
+            task=next(iter(_listed(said.get("tasks"))), None),
+        )
+        name = said.get("model_name") or name
         make_model_card(self.model.config, type(self.model).__name__, name, facts).save(folder / "README.md")
 
     def push_to_hub(
@@ -90,9 +120,10 @@ class HubPushMixin(Trainer):
     ) -> Any:
         """Upload the model as it is, the processor, the code (`push_code`) and the card; a PushError says what failed.
 
-        The arguments are the library's; `license` is for the card. A `revision` is made where it does not exist. The
-        first process gets the commit, or a `Future` of it.
+        The arguments are the library's: `kwargs` are those of `create_model_card`. A `revision` is made where it does
+        not exist. The first process gets the commit, or a `Future` of it.
         """
+        self._keep_card_arguments(**kwargs)
         if not self.is_world_process_zero():
             return None
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
@@ -104,7 +135,7 @@ class HubPushMixin(Trainer):
             f"in {self.args.output_dir}. To push it again, run the command with --model_name_or_path "
             f"{self.args.output_dir} --do_train false."
         ):
-            return self._upload(commit_message, blocking, token, revision, license=kwargs.get("license"))
+            return self._upload(commit_message, blocking, token, revision)
 
     def _upload(
         self,
@@ -112,7 +143,6 @@ class HubPushMixin(Trainer):
         blocking: bool,
         token: str | None = None,
         revision: str | None = None,
-        license: str | None = None,
         checkpoint: Path | None = None,
     ) -> Any:
         """Upload all in one commit; a failure in the background is logged."""
@@ -124,7 +154,7 @@ class HubPushMixin(Trainer):
         self.model.save_pretrained(folder.name, state_dict=merged_state_dict(self.model), save_code=self.args.push_code)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder.name, save_code=self.args.push_code)
-        self._write_card(Path(folder.name), self.hub_model_id, license)
+        self._write_card(Path(folder.name), self.hub_model_id)
         if checkpoint is not None:
             name = "last-checkpoint" if self.args.hub_strategy == HubStrategy.CHECKPOINT else checkpoint.name
             _copy_checkpoint(checkpoint, Path(folder.name) / name)
@@ -154,6 +184,10 @@ class HubPushMixin(Trainer):
         job = self._upload(message, blocking=False, checkpoint=checkpoint if is_whole else None)
         running = self.push_in_progress.jobs if is_busy else []
         self.push_in_progress = PushInProgress(cast(Any, [*running, job]))
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
 
 
 @contextmanager

@@ -28,6 +28,7 @@ class Evaluator:
     _: KW_ONLY
     batch_size: int = 64  # rows that are encoded together
     num_workers: int = 0  # processes that read images
+    loading: dict[str, Any] = field(default_factory=dict)  # further options of their `DataLoader`
     accelerator: Accelerator = field(default_factory=Accelerator)  # of the run; a new one finds other processes
 
     @contextlib.contextmanager
@@ -37,6 +38,8 @@ class Evaluator:
         On a processor without instructions for bfloat16 the arithmetic is float32, of the same weights, which is faster
         there and more exact.
         """
+        if self.processor is None:
+            raise AlbefError("The evaluation needs an AlbefProcessor: give it to the trainer as processing_class.")
         was_training = self.model.training
         is_emulated = self.model.device.type == "cpu" and not has_bfloat16_instructions()
         types = {tensor.dtype for tensor in self.model.state_dict().values() if tensor.is_floating_point()}
@@ -54,7 +57,8 @@ class Evaluator:
 
     def load(self, dataset: Any, batches: Sequence[list[int]], collate: Any) -> DataLoader:
         """Return rows of a data set, batch by batch."""
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=self.num_workers)
+        options: dict[str, Any] = {"num_workers": self.num_workers, **self.loading}
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, **options)
 
     def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum over the processes; each entry is zero on all but one."""

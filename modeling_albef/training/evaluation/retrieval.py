@@ -15,12 +15,17 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.data import Subset
 
 from ...configuration_albef import AlbefError
 from ...packed_fusion_albef import Packing, start_fusion
+from ..rows import as_rows, image_names, rows_by_image, texts_of
 from .base import Evaluator, balance_load, check_finite, progress
+from .eccv import NUM_IMAGES as COCO_IMAGES
+from .eccv import coco_image_ids
 from .ranking import RankedCandidates, pairs_to_score, rank_candidates, select_candidates
 from .results import RetrievalResult
+from .retrieval_details import add_details
 from .retrieval_metrics import rank_of_first_match, retrieval_metrics
 
 MEGABYTE = 1_000_000
@@ -74,24 +79,37 @@ class RetrievalEvaluator(Evaluator):
         """Evaluate.
 
         Args:
-            dataset: Rows with an `image` and its `caption`s, a list of strings or one.
+            dataset: Rows with an `image`, its `caption`s, a list of strings or one, and perhaps an `image_id`, anything
+                hashable: the rows of an image are grouped, whatever their order. Without an `image_id` those of the
+                same file, or the same content, are grouped, with a warning.
 
         Returns:
-            Metrics and rankings, the same on every process.
+            Metrics and rankings, the same on every process. An image without captions is a candidate, but no query.
 
         Raises:
             AlbefError: There is no caption.
         """
-        captions_of = [[row] if isinstance(row, str) else list(row) for row in dataset["caption"]]
-        captions = [caption for row in captions_of for caption in row]
-        caption_image = torch.tensor([image for image, row in enumerate(captions_of) for _ in row])
+        rows = as_rows(dataset)
+        rows_of = rows_by_image(rows)
+        texts_of_row = [texts_of(captions) for captions in rows["caption"]]
+        captions_of = [[text for row in image for text in texts_of_row[row]] for image in rows_of]
+        captions = [caption for image in captions_of for caption in image]
+        caption_image = torch.tensor([image for image, texts in enumerate(captions_of) for _ in texts])
         if not captions:
             raise AlbefError("The data set has no caption: there is nothing to evaluate.")
+        image_rows = [image[0] for image in rows_of]
+        images = rows if len(image_rows) == len(rows) else Subset(rows, image_rows)
         with self.inference():
-            by_image, by_text = self.rank(dataset, self.encode_images(dataset), self.encode_texts(captions))
-        text_ranks = rank_of_first_match(caption_image[by_image.ids] == torch.arange(len(captions_of))[:, None])
+            encoded_images, texts = self.encode_images(images), self.encode_texts(captions)
+            by_image, by_text = self.rank(images, encoded_images, texts)
+        is_query = torch.tensor([bool(own) for own in captions_of])
+        text_ranks = rank_of_first_match(caption_image[by_image.ids] == torch.arange(len(rows_of))[:, None])[is_query]
         image_ranks = rank_of_first_match(by_text.ids == caption_image[:, None])
-        return RetrievalResult(retrieval_metrics(text_ranks, image_ranks), by_image, by_text, captions, caption_image)
+        metrics = retrieval_metrics(text_ranks, image_ranks)
+        result = RetrievalResult(metrics, by_image, by_text, captions, caption_image, image_rows)
+        coco_ids = coco_image_ids(image_names(rows, image_rows)) if len(image_rows) == COCO_IMAGES else None
+        add_details(result, encoded_images.embeds, texts.embeds, coco_ids, self.model.config.search_calibration)
+        return result
 
     def rank(
         self, dataset: Any, images: EncodedImages, texts: EncodedTexts

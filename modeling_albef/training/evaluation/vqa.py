@@ -6,8 +6,8 @@ Shapes: N questions.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any
@@ -15,24 +15,20 @@ from typing import Any
 import torch
 
 from ...answer_tree_albef import AnswerTree
-from ...configuration_albef import AlbefError
+from ..rows import Rows, as_rows, image_keys
 from .base import Evaluator, check_finite, progress
+from .bootstrap import bootstrap_means, interval
+from .candidates import check_answers, choose_folding
 from .results import VQAResult
-from .vqa_metrics import vqa_accuracy, vqa_accuracy_by_question_type
+from .vqa_baselines import learn_guesses
+from .vqa_metrics import (
+    accuracy_by_answer_type,
+    accuracy_by_question_type,
+    check_rules,
+    question_scores,
+    vqa_accuracy,
+)
 from .vqa_records import QuestionRecord
-
-
-def check_answers(answer_list: Sequence[str], tokenizer: Any) -> None:
-    """Refuse candidate answers if there are none, or one occurs twice, is empty, or cannot be represented by tokens."""
-    if not answer_list:
-        raise AlbefError("The answer list is empty: there is nothing to choose from.")
-    twice = next((answer for answer, count in Counter(answer_list).items() if count > 1), None)
-    if twice is not None:
-        raise AlbefError(f"The answer list has {twice!r} twice: keep one of them.")
-    ids = tokenizer(list(answer_list), add_special_tokens=False)["input_ids"]
-    for answer, tokens in zip(answer_list, ids, strict=True):
-        if not tokens or tokenizer.unk_token_id in tokens:
-            raise AlbefError(f"The answer list has {answer!r}, which the tokenizer cannot represent: take it out.")
 
 
 @dataclass(eq=False)
@@ -42,12 +38,15 @@ class VQAEvaluator(Evaluator):
     Questions are taken image by image, so that an image is read and encoded once; every question once.
 
     Attributes:
-        answer_list: Candidate answers, all different.
+        answer_list: Candidate answers, all different; of those that the tokenizer cannot tell apart one is kept.
         k_test: Candidates a question that are scored whole; a shorter list is scored whole.
         count_first_token_twice: As the published score does.
         best_answer_only: Skips candidates that cannot win; the answers are the same, their probabilities unknown.
         batch_size: Questions that are answered together.
         max_words: Words of a question that are read; published: 50.
+        vqa_rules: Of the accuracy, "vqa" or "albef"; see `answer_accuracy`.
+        fold_answers: Whether answers that the tokenizer cannot tell apart count as the same; None: in all data but
+            that of the builder `vqa_v2`, whose published numbers are measured without.
     """
 
     answer_list: Sequence[str]
@@ -57,21 +56,26 @@ class VQAEvaluator(Evaluator):
     best_answer_only: bool = False
     batch_size: int = 16
     max_words: int = 50
+    vqa_rules: str = "vqa"
+    fold_answers: bool | None = None
 
     def __post_init__(self) -> None:
-        check_answers(self.answer_list, self.processor.tokenizer)
+        check_rules(self.vqa_rules)
+        self.answer_list = check_answers(self.answer_list, self.processor.tokenizer)
 
     def __call__(self, dataset: Any) -> VQAResult:
         """Evaluate.
 
         Args:
-            dataset: Rows with `image`, `image_id`, `question`, `question_id` and `answers`, which may be empty.
+            dataset: Rows with `image`, `question` and `answers`, which may be empty, and perhaps `image_id`, anything
+                hashable, by default the image's path, and `question_id`, by default the row.
 
         Returns:
             Metrics and answers, the same on every process.
         """
+        dataset = as_rows(dataset)
         best, probabilities = self.rank(dataset)
-        ids = list(dataset["question_id"])
+        ids = list(dataset["question_id"] if "question_id" in dataset.column_names else range(len(dataset)))
         answers = [
             {"question_id": number, "answer": self.answer_list[index]}
             for number, index in zip(ids, best.tolist(), strict=True)
@@ -79,16 +83,36 @@ class VQAEvaluator(Evaluator):
         known = [tuple(row) for row in dataset["answers"]]
         if not known or not all(known):
             return VQAResult({}, answers, probabilities)
-        has_types = "question_type" in getattr(dataset, "column_names", ())
-        types = dataset["question_type"] if has_types else [None] * len(ids)
-        rows = zip(ids, dataset["question"], known, types, strict=True)
-        records = [QuestionRecord(question_id=n, question=q, answers=a, question_type=t) for n, q, a, t in rows]
-        by_type = vqa_accuracy_by_question_type(answers, records) if has_types else {}
-        return VQAResult(vqa_accuracy(answers, records), answers, probabilities, by_type)
+        types = (self._types(dataset, name) for name in ("answer_type", "question_type"))
+        rows = zip(ids, dataset["question"], known, *types, strict=True)
+        records = [QuestionRecord(n, q, answers=a, answer_type=t, question_type=u) for n, q, a, t, u in rows]
+        fold = choose_folding(self.fold_answers, dataset, self.processor.tokenizer)
+        scores = question_scores(answers, records, self.vqa_rules, fold)
+        has_types = all(record.question_type is not None for record in records)
+        result = VQAResult(accuracy_by_answer_type(scores, records), answers, probabilities)
+        result.by_question_type = accuracy_by_question_type(scores, records) if has_types else {}
+        result.scores = torch.tensor(scores, dtype=torch.float64)
+        numbers: dict[Any, int] = {}
+        images = [numbers.setdefault(key, len(numbers)) for key in image_keys(dataset, warn=False)]
+        samples = bootstrap_means([(result.scores[:, None], torch.tensor(images))])[0][:, 0]
+        result.details = {
+            "vqa_rules": self.vqa_rules,
+            "fold_answers": fold is not None,
+            "vqa_accuracy_interval": interval(samples),
+        }
+        return result
+
+    @staticmethod
+    def _types(dataset: Any, column: str) -> list[str | None]:
+        """Return the annotated types of the questions, None where a question has none."""
+        if column not in dataset.column_names:
+            return [None] * len(dataset)
+        return [None if value is None else str(value) for value in dataset[column]]
 
     def rank(self, dataset: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return (N,) indices of the best answers and (N,) their probabilities, or None with `best_answer_only`."""
-        batches = group_questions(dataset["image_id"], self.batch_size)
+        dataset = as_rows(dataset)
+        batches = group_questions(image_keys(dataset, warn=False), self.batch_size)
         own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
         device = self.model.device
         candidates = self.processor.encode_answers(self.answer_list).to(device)
@@ -111,7 +135,8 @@ class VQAEvaluator(Evaluator):
 
 def _collate(processor: Any, max_words: int, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     numbers: dict[Any, int] = {}
-    index = [numbers.setdefault(row["image_id"], len(numbers)) for row in rows]
+    keys = image_keys(Rows(rows), warn=False)
+    index = [numbers.setdefault(key, len(numbers)) for key in keys]
     first = [index.index(number) for number in range(len(numbers))]  # a row for each different image
     inputs = processor(
         images=[rows[row]["image"] for row in first],
@@ -124,12 +149,12 @@ def _collate(processor: Any, max_words: int, rows: list[dict[str, Any]]) -> dict
     return {**inputs, "image_index": torch.tensor(index)}
 
 
-def group_questions(image_ids: Sequence[int], batch_size: int) -> list[list[int]]:
+def group_questions(image_ids: Sequence[Any], batch_size: int) -> list[list[int]]:
     """Group questions, of which each has an image id, into batches of rows.
 
     An image's questions are never parted, so a batch may have more than `batch_size`.
     """
-    questions_of: dict[int, list[int]] = defaultdict(list)
+    questions_of: dict[Any, list[int]] = defaultdict(list)
     for question, image in enumerate(image_ids):
         questions_of[image].append(question)
     batches: list[list[int]] = []
@@ -140,7 +165,9 @@ def group_questions(image_ids: Sequence[int], batch_size: int) -> list[list[int]
     return batches
 
 
-def question_only_accuracy(train: Any, test: Any) -> float:
+def question_only_accuracy(
+    train: Any, test: Any, rules: str = "vqa", fold: Callable[[str], str] | None = None
+) -> float:
     """Return the accuracy of the best guesser that does not look at images.
 
     It gives each question the answer most frequent for its words in the training data, and an unseen question the most
@@ -149,17 +176,13 @@ def question_only_accuracy(train: Any, test: Any) -> float:
     Args:
         train: Rows with `question` and `answers`.
         test: Rows with `question`, `question_id` and `answers`.
+        rules: See `answer_accuracy`.
+        fold: See `answer_accuracy`.
 
     Returns:
         `vqa_accuracy` of its answers, per cent.
     """
-    overall: Counter[str] = Counter()
-    by_question: dict[str, Counter[str]] = defaultdict(Counter)
-    for question, answers in zip(train["question"], train["answers"], strict=True):
-        overall.update(answers)
-        by_question[question].update(answers)
-    guesses, records = {}, []
-    for number, question, answers in zip(test["question_id"], test["question"], test["answers"], strict=True):
-        guesses[number] = by_question.get(question, overall).most_common(1)[0][0]
-        records.append(QuestionRecord(question_id=number, question=question, answers=tuple(answers)))
-    return vqa_accuracy(guesses, records)["vqa_accuracy"]
+    guesses = learn_guesses(train["question"], train["answers"], test["question"]).by_question
+    numbers, answers = list(test["question_id"]), test["answers"]
+    records = [QuestionRecord(number, answers=tuple(given)) for number, given in zip(numbers, answers, strict=True)]
+    return vqa_accuracy(dict(zip(numbers, guesses, strict=True)), records, rules, fold)["vqa_accuracy"]

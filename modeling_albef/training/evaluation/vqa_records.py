@@ -23,7 +23,7 @@ class QuestionRecord:
         image: Path as written, in ALBEF's files.
         image_id: The COCO image, in the official files.
         answers: One an annotator, with repeats; empty where the file has none.
-        answer_type: "yes/no", "number" or "other".
+        answer_type: "yes/no", "number" or "other" in VQA v2; other data may have others, as VizWiz has "unanswerable".
         question_type: First words of the question, such as "how many".
     """
 
@@ -34,10 +34,6 @@ class QuestionRecord:
     answers: tuple[str, ...] = ()
     answer_type: str | None = None
     question_type: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.answer_type not in (None, *ANSWER_TYPES):
-            raise AlbefError(f"'answer_type' is {self.answer_type!r}: use one of {', '.join(ANSWER_TYPES)}, or none")
 
 
 def read_questions(path: str | os.PathLike[str]) -> list[QuestionRecord]:

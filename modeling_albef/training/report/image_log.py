@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
-from .examples import Candidate, Example, hardest_examples
+from .examples import Candidate, Example, hardest_galleries
 from .pages import LONGEST, RESULT_SIDE, Thumbnail, verdict
+from .queries import queries_of
 
 if TYPE_CHECKING:
     from ..trainer import AlbefTrainer
@@ -36,16 +37,24 @@ class ImageLogCallback(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Send the images from the first process; the integrations have opened their logs for the metrics before."""
-        evaluation, services = self.trainer.last_evaluation, self._services(args)
-        if evaluation is None or not services or not state.is_world_process_zero:
+        services = self._services(args)
+        if not services or not state.is_world_process_zero:
             return
-        for gallery in hardest_examples(evaluation.result, evaluation.dataset, self.count):
-            tag = f"{evaluation.split}/{gallery.name}"
-            panels = [
-                (panel(example, evaluation.dataset, self.thumbnail), caption(example)) for example in gallery.examples
-            ]
-            for service in services:
-                _send(service, tag, panels, state.global_step)
+        for evaluation in self.trainer.last_evaluations:
+            for gallery in hardest_galleries(queries_of(evaluation.result, evaluation.dataset), self.count):
+                tag = f"{evaluation.split}/{gallery.name}"
+                panels = [
+                    (panel(example, evaluation.dataset, self.thumbnail), caption(example))
+                    for example in gallery.examples
+                ]
+                for service in services:
+                    _send(service, tag, panels, state.global_step)
+
+    def on_predict(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *_: Any, **kw: Any
+    ) -> None:
+        """Send the images of a test as well."""
+        self.on_evaluate(args, state, control, **kw)
 
     def _services(self, args: TrainingArguments) -> list[Any]:
         """Return TensorBoard's open writer, and modules that take images."""

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with curves, metrics and the queries that went worst.
+"""The report of a run: one HTML file with what was measured, of what, and the queries that went worst and best.
 
 It stays in the output folder. Nothing of it is pushed to the Hub, since it shows images of the data.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
@@ -18,44 +18,64 @@ from tqdm.auto import tqdm
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
-from ..evaluation.results import EvaluationRecord
+from ..evaluation.results import EvaluationRecord, RetrievalResult, VQAResult
+from . import result_table
 from .charts import Chart
-from .examples import Gallery, hardest_examples
+from .confusion import confusion
+from .examples import example_galleries
 from .pages import TEMPLATES, Thumbnail, ThumbnailCache
+from .queries import queries_of
+from .ranks import directions
 
 if TYPE_CHECKING:
     from ..trainer import AlbefTrainer
 
 logger = logging.get_logger(__name__)
 REPORT_FILE = "report.html"
-SPLIT_TITLES = {"train": "training", "eval": "validation", "test": "test"}
 FIRST_CURVES = ("loss", "itc_loss", "itm_loss", "answer_loss", "learning_rate", "alpha", "temperature")
 NO_CURVES = {"epoch", "step", "total_flos"}
 Table = tuple[Sequence[str], list[tuple[Any, ...]]]  # titles of the columns, and rows; the first cell is a title
 
 
 class RunReport:
-    """Collects the metrics and the log of a run, and writes its report.
+    """Collects what a run was and what came of it, and writes its report.
 
     Attributes:
         metrics: Split -> its metrics, as they are in `all_results.json`.
+        evaluations: Split -> the evaluation that they are of; the galleries show the last one.
         history: Log lines of the training.
-        last_evaluation: The evaluation that the galleries show.
+        record: What `run.yaml` says of the run: command, versions, device, data, model, overlap.
+        arguments: Arguments that are not at their defaults.
     """
 
     def __init__(self, trainer: AlbefTrainer, thumbnail: Thumbnail | None = None) -> None:
-        """Start a report; without a `thumbnail` (see `ThumbnailCache`) it has no galleries."""
+        """Start a report; without a `thumbnail` (see `ThumbnailCache`) it has no images."""
         self.trainer, self.thumbnail = trainer, thumbnail
-        self.metrics: dict[str, dict[str, float]] = {}
+        self.metrics: dict[str, dict[str, Any]] = {}
+        self.evaluations: dict[str, EvaluationRecord] = {}
         self.history: list[dict[str, Any]] = []
-        self.last_evaluation: EvaluationRecord | None = None
+        self.record: Mapping[str, Any] = {}
+        self.arguments: Mapping[str, Any] = {}
 
-    def add(self, split: str, metrics: dict[str, float], evaluation: EvaluationRecord | None = None) -> None:
+    def describe(self, record: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+        """Say what the run is; see the attributes."""
+        self.record, self.arguments = record, arguments
+
+    def add(self, split: str, metrics: dict[str, Any], evaluation: EvaluationRecord | None = None) -> None:
         """Add the metrics of a split, train, eval or test; they may grow until the report is written."""
         self.metrics[split] = metrics
-        self.last_evaluation = evaluation or self.last_evaluation
+        if evaluation is not None:
+            self.evaluations[split] = evaluation
         if split == "train":
             self.history = list(self.trainer.state.log_history)
+
+    def result(self) -> result_table.Table:
+        """Return the table of what was measured, in words."""
+        return result_table.result_table(*self._numbers(), self.trainer.args.METRICS)
+
+    def _numbers(self) -> tuple[result_table.Metrics, dict[str, dict[str, Any]]]:
+        details = {split: getattr(one.result, "details", {}) for split, one in reversed(self.evaluations.items())}
+        return result_table.without_split(self.metrics), details
 
     def write(self) -> Path | None:
         """Write the report and return its file; None where it is not wanted or there are no metrics.
@@ -79,26 +99,47 @@ class RunReport:
 
     def html(self) -> str:
         """Return the page."""
-        args, evaluation = self.trainer.args, self.last_evaluation
+        args, (metrics, details) = self.trainer.args, self._numbers()
+        evaluation = next(reversed(self.evaluations.values()), None)
         history = self.history or _saved_history(args.output_folder)
         best_step = self.trainer.state.best_global_step if "train" in self.metrics else None
         deciding = (args.metric_for_best_model or "").removeprefix("eval_")
-        by_question_type = getattr(evaluation and evaluation.result, "by_question_type", {})
+        split = None if evaluation is None else evaluation.split
         return TEMPLATES.get_template("page.html.j2").render(
             title=f"Report of {args.output_folder.absolute().name}",
             facts=self._facts(),
-            result=metrics_table(self.metrics, args.METRICS),
-            question_types=sorted(by_question_type.items(), key=itemgetter(1)),  # the worst first
+            warnings=self.record.get("overlap", []),
+            verdicts=result_table.verdicts(metrics.get(split, {}), details.get(split, {})) if split else [],
+            result=self.result(),
+            details=result_table.details_table(details),
+            times=result_table.times_table(metrics, details),
+            split=result_table.SPLIT_TITLES.get(split or "", split),
+            splits=result_table.SPLIT_TITLES,
             curves=curves(history),
             is_own_history=bool(self.history),
             evaluations=evaluations_table(history, args.METRICS, deciding, best_step),
             deciding_curve=deciding_curve(history, deciding),
-            galleries=self._galleries(),
-            images=evaluation and self.thumbnail and ThumbnailCache(evaluation.dataset, self.thumbnail),
-            split=evaluation and SPLIT_TITLES.get(evaluation.split, evaluation.split),
             progress=lambda gallery: tqdm(gallery.examples, f"Report: {gallery.title}", leave=False, disable=None),
-            settings=list(args.recipe().items()),
+            record=self.record,
+            arguments=[(name, _one_value(value)) for name, value in (self.arguments or args.recipe()).items()],
+            **self._shown(evaluation),
         )
+
+    def _shown(self, evaluation: EvaluationRecord | None) -> dict[str, Any]:
+        """Return what the page shows of the last evaluation."""
+        result: Any = None if evaluation is None else evaluation.result
+        if evaluation is None or not isinstance(result, RetrievalResult | VQAResult):
+            return {"directions": [], "captions": [], "types": [], "confusion": None, "galleries": [], "images": None}
+        is_retrieval, count = isinstance(result, RetrievalResult), self.trainer.args.report_items
+        kinds = queries_of(result, evaluation.dataset) if count and self.thumbnail else []
+        return {
+            "directions": directions(result) if is_retrieval else [],
+            "captions": result.captions if is_retrieval else [],
+            "types": [] if is_retrieval else sorted(result.by_question_type.items(), key=itemgetter(1)),
+            "confusion": None if is_retrieval else confusion(result, evaluation.dataset),
+            "galleries": example_galleries(kinds, count),
+            "images": ThumbnailCache(evaluation.dataset, self.thumbnail) if count and self.thumbnail else None,
+        }
 
     def _facts(self) -> list[str]:
         trainer = self.trainer
@@ -107,27 +148,6 @@ class RunReport:
         facts += [f"on {', '.join(trainer.dataset_names)}"] if trainer.dataset_names else []
         facts += [f"{trainer.state.global_step} steps"] if "train" in self.metrics else []
         return [*facts, datetime.now().strftime("%d %b %Y %H:%M").replace(" ", "\N{NO-BREAK SPACE}")]
-
-    def _galleries(self) -> list[Gallery]:
-        count, evaluation = self.trainer.args.report_items, self.last_evaluation
-        if not count or evaluation is None or self.thumbnail is None:
-            return []
-        return hardest_examples(evaluation.result, evaluation.dataset, count)
-
-
-def metrics_table(metrics: dict[str, dict[str, float]], first: Sequence[str] = ()) -> Table:
-    """Tabulate all metrics, a row a metric and a column a split, those named in `first` first.
-
-    The last split, the test, comes first, which is what a phone shows of a wide table.
-    """
-    plain = {
-        split: {name.removeprefix(f"{split}_"): value for name, value in values.items()}
-        for split, values in reversed(metrics.items())
-    }
-    names = list(dict.fromkeys(name for values in plain.values() for name in values))
-    names = [name for name in first if name in names] + [name for name in names if name not in first]
-    rows = [(name, *(values.get(name) for values in plain.values())) for name in names]
-    return ("", *(SPLIT_TITLES.get(split, split) for split in plain)), rows
 
 
 def evaluations_table(
@@ -165,6 +185,10 @@ def curves(history: Sequence[dict[str, Any]]) -> list[Chart]:
                 points = series[name] if name in series else others.setdefault(name, [])
                 points.append((line["step"], float(line[name])))
     return [Chart(name, points) for name, points in [*series.items(), *sorted(others.items())] if points]
+
+
+def _one_value(value: Any) -> Any:
+    return str(value) if isinstance(value, Mapping | list) else value
 
 
 def _saved_history(folder: Path) -> list[dict[str, Any]]:

@@ -29,6 +29,8 @@ HOOKS = {  # private methods that are overridden or called: their parameters
     "_finalize_training": ["self", "trial", "num_train_samples", "start_time"],
     "_finish_current_push": ["self"],
     "_get_train_sampler": ["self", "train_dataset"],
+    "_hp_search_setup": ["self", "trial"],
+    "_track_num_input_tokens": ["self", "inputs"],
 }
 PUBLIC = {  # public methods that are overridden: the parameters that ours name
     "train": ["self", "resume_from_checkpoint"],
@@ -40,11 +42,13 @@ PUBLIC = {  # public methods that are overridden: the parameters that ours name
     "save_model": ["self", "output_dir", "_internal_call"],
     "create_scheduler": ["self", "num_training_steps", "optimizer"],
     "get_train_dataloader": ["self"],
+    "call_model_init": ["self", "trial"],
+    "hyperparameter_search": ["self", "hp_space", "compute_objective", "n_trials", "direction"],
     "push_to_hub": ["self", "commit_message", "blocking", "token", "revision"],
     "init_hf_repo": ["self", "token"],
 }
 FREE = {"set_initial_training_values", "create_model_card"}  # ours take any parameters and hand them on, or need none
-ATTRIBUTES = {"_created_lr_scheduler"}
+ATTRIBUTES = {"_created_lr_scheduler", "_memory_tracker"}
 
 
 def parameters(function: Any) -> list[str]:
@@ -109,7 +113,7 @@ def test_names_of_the_trainers_modules() -> None:
     "event",
     [
         *("train_begin", "epoch_begin", "step_begin", "pre_optimizer_step", "optimizer_step", "step_end", "epoch_end"),
-        *("evaluate", "save", "train_end"),
+        *("evaluate", "predict", "save", "train_end"),
     ],
 )
 def test_events_of_callbacks(event: str) -> None:

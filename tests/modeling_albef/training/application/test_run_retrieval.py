@@ -28,7 +28,7 @@ from run_cases import (
     write_run,
 )
 from safetensors.torch import load_file
-from small_models import save_vqa
+from small_models import save_retrieval, save_vqa
 
 from benchmarks.soak import free_port
 from modeling_albef.training import RetrievalTrainingArguments
@@ -56,6 +56,57 @@ def test_a_run_leaves_model_metrics_and_predictions(finished: tuple[Path, str]) 
     state = json.loads((out / "trainer_state.json").read_text())
     epochs = [line["eval_r_mean"] for line in state["log_history"] if "eval_r_mean" in line]
     assert metrics["eval_r_mean"] == max(epochs)  # the best checkpoint, not the last, is the model
+
+
+def test_what_stands_beside_the_metrics_is_in_their_file_and_not_in_the_log(finished: tuple[Path, str]) -> None:
+    out, printed = finished
+    metrics = json.loads((out / "all_results.json").read_text())
+    for split, images in (("eval", 12), ("test", 14)):
+        assert metrics[f"{split}_txt_queries"] == metrics[f"{split}_img_gallery"] == images
+        assert metrics[f"{split}_img_chance_r1"] == pytest.approx(100 / images)
+        low, high = metrics[f"{split}_r_mean_interval"]
+        assert low <= metrics[f"{split}_r_mean"] <= high
+        for prefix in ("txt", "img"):
+            recalls = [metrics[f"{split}_{prefix}_first_stage_r{depth}"] for depth in (1, 5, 10)]
+            assert recalls == sorted(recalls)
+            assert metrics[f"{split}_{prefix}_in_k_test"] == pytest.approx(recalls[1])  # five candidates are re-ranked
+            assert metrics[f"{split}_{prefix}_r10"] == pytest.approx(recalls[1])
+            assert metrics[f"{split}_{prefix}_median_rank"] >= 1
+    assert "interval" not in printed and "first_stage" not in printed
+    assert "search_calibration" not in json.loads((out / "config.json").read_text()) or (
+        json.loads((out / "config.json").read_text())["search_calibration"] is None
+    )
+
+
+def test_calibration_is_kept_with_the_model(tmp_path: Path) -> None:
+    model = save_retrieval(tmp_path / "model")
+    assert model.config.search_calibration is None
+    changes = {"model_config": None, "model_name_or_path": str(tmp_path / "model"), "do_train": False}
+    config = write_run(tmp_path, **changes, eval_strategy="no")
+    done = run(SCRIPT, [config, "--calibrate"])
+    out = tmp_path / "out"
+    assert f"model: {out}" in done.stdout
+    calibration = json.loads((out / "config.json").read_text())["search_calibration"]
+    assert calibration["temperature"] > 0 and calibration["cosine_temperature"] > 0 and len(calibration) == 4
+    metrics = json.loads((out / "all_results.json").read_text())
+    for split in ("eval", "test"):
+        for name in ("txt_auroc", "img_cosine_auroc", "img_found_though_absent", "txt_cosine_missed_though_present"):
+            low, high = metrics[f"{split}_{name}_interval"]
+            assert 0 <= low <= metrics[f"{split}_{name}"] <= high <= 100
+        assert metrics[f"{split}_img_auroc"] >= 50  # an answer never lowers the best score
+    assert "auroc" not in done.stdout
+
+    # the copy in the output folder is the model, and training it anew gives the calibration up
+    expected, found = (load_file(folder / "model.safetensors") for folder in (tmp_path / "model", out))
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    words = ["--model_name_or_path", str(out), "--do_train", "true", "--output_dir", str(tmp_path / "trained")]
+    run(SCRIPT, [config, *words, "--max_steps", "1", "--do_eval", "false", "--do_predict", "false"])
+    assert json.loads((tmp_path / "trained/config.json").read_text()).get("search_calibration") is None
+
+
+def test_calibration_needs_validation_data(tmp_path: Path) -> None:
+    message = refused(main, [write_run(tmp_path), "--calibrate", "--do_eval", "false"])
+    assert "calibrate is true, but do_eval is false" in message
 
 
 def check_predictions(out: Path) -> dict[str, Any]:

@@ -49,6 +49,7 @@ def test_a_run_leaves_model_metrics_and_answers(finished: tuple[Path, str]) -> N
     assert set(json.loads((out / "question_types.json").read_text())) == {"color", "shape", "yes/no", "number"}
     metrics = json.loads((out / "all_results.json").read_text())
     assert {"eval_vqa_accuracy", "test_vqa_accuracy_yes_no", "test_question_only_accuracy"} <= set(metrics)
+    assert metrics["test_vqa_rules"] == metrics["eval_vqa_rules"] == "vqa" and metrics["test_fold_answers"] is True
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
     epochs = [line["eval_vqa_accuracy"] for line in history if "eval_vqa_accuracy" in line]
     assert metrics["eval_vqa_accuracy"] == max(epochs) and len(epochs) == 2  # the best of two epochs is the model
@@ -123,6 +124,27 @@ def test_annotation_files_from_a_retrieval_model(tmp_path: Path) -> None:
     assert [row["question_id"] for row in answers] == list(range(10))
     assert {row["answer"] for row in answers} <= {"red", "blue", "dark blue"}
     assert "test_vqa_accuracy" not in json.loads((tmp_path / "out/all_results.json").read_text())
+
+
+def test_a_table_in_any_spelling_is_scored_and_said(tmp_path: Path, finished: tuple[Path, str]) -> None:
+    """Yes, yes, No, no ended in 0.0: every answer is one that some annotator wrote, so folded it is 0 or 100."""
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    rows = [f"a.png,is there a red circle?,{answer}" for answer in ["Yes", "yes", "YES", "yes"]]
+    (tmp_path / "test.csv").write_text("\n".join(["file_name,question,answers", *rows]))
+    (tmp_path / "answers.json").write_text(json.dumps(["Yes", "yes"]))
+    changes = {"model_config": None, "model_name_or_path": str(finished[0]), "do_train": False, "do_eval": False}
+    changes |= {"dataset": "own_data", "dataset_config": None, "data_dir": str(tmp_path)}
+    config = write_config(tmp_path, **changes, answer_list=str(tmp_path / "answers.json"))
+    for words, rules, is_folded, accuracy in (
+        ([], "vqa", True, 100),
+        (["--fold_answers", "false"], "vqa", False, 25),
+        (["--fold_answers", "false", "--vqa_rules", "albef"], "albef", False, 50),
+    ):
+        done = run(SCRIPT, [config, *words])
+        metrics = json.loads((tmp_path / "out/test_results.json").read_text())
+        assert (metrics["test_vqa_rules"], metrics["test_fold_answers"]) == (rules, is_folded)
+        assert metrics["test_vqa_accuracy"] == accuracy
+        assert "one spelling is kept: 'yes' is 'Yes'" in done.stderr
 
 
 def test_bad_files_are_refused(tmp_path: Path) -> None:

@@ -48,9 +48,9 @@ def test_a_run_is_pushed_with_its_card(hub: HubServer, tmp_path: Path, capsys: p
     printed = capsys.readouterr().out
     assert "on the Hub: " in printed and printed.rstrip().endswith(f"report: {out}/report.html")
     card, measured = ModelCard(files["README.md"].decode()), json.loads((out / "all_results.json").read_text())
-    results = {(one.dataset_split, one.metric_type): one.metric_value for one in card.data.eval_results}
-    assert results["eval", "r_mean"] == pytest.approx(measured["eval_r_mean"], abs=1e-3)
-    assert results["test", "txt_r1"] == pytest.approx(measured["test_txt_r1"], abs=1e-3)
+    results = {(one.dataset_split, one.metric_name): one.metric_value for one in card.data.eval_results}
+    assert results["eval", "Mean recall"] == pytest.approx(measured["eval_r_mean"], abs=1e-3)
+    assert results["test", "Text R@1"] == pytest.approx(measured["test_txt_r1"], abs=1e-3)
     assert {one.dataset_name for one in card.data.eval_results} == {"shapes"}
     assert card.data.pipeline_tag == "zero-shot-image-classification"
     assert "- `learning_rate`: 0.001" in card.text and "- `queue_size`: 24" in card.text

@@ -71,6 +71,17 @@ def test_result_rows_find_their_annotation() -> None:
         metric.compute(predictions=[rows[0], *rows[:2]], references=references)
 
 
+def test_answers_by_the_rules_of_the_original() -> None:
+    metric = evaluate.load(f"{FOLDER}/vqa_accuracy")
+    given = {"predictions": ["two", "yes."], "references": [["two"] * 9 + ["three"], ["yes"] * 10]}
+    for rules, accuracy in (({}, 50), ({"rules": "vqa"}, 50), ({"rules": "albef"}, 50)):
+        assert metric.compute(**given, **rules)["vqa_accuracy"] == accuracy
+    assert metric.compute(**given)["vqa_accuracy_yes_no"] == 0
+    assert metric.compute(**given, rules="albef")["vqa_accuracy_yes_no"] == 100
+    with pytest.raises(ValueError, match="are 'old', but must be 'vqa' or 'albef'"):
+        metric.compute(**given, rules="old")
+
+
 RANKS = {"txt": [0, 4, 9], "img": [0, 0, 2, 30]}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from modeling_albef.training.evaluation.vqa import question_only_accuracy
 from modeling_albef.training.evaluation.vqa_metrics import (
     answer_accuracy,
     answer_type,
@@ -94,6 +95,82 @@ def test_answers_are_normalised_only_where_annotators_disagree() -> None:
     assert answer_accuracy("Yes", [" yes"] * 5 + ["yes\t"] * 5) == 0
 
 
+# answer, what the annotators say, and its accuracy by today's rules and by those of salesforce/ALBEF
+RULES_DIFFER = {
+    "both sides are normalised where annotators disagree, or the prediction alone": (
+        ("two", ["two"] * 9 + ["three"], 100, 0),
+        ("2", ["two"] * 6 + ["2"] * 4, 100, 100),
+        ("2", ["two"] * 8 + ["2"] * 2, 100, 60),
+        ("the dog", ["the dog"] * 9 + ["cat"], 100, 0),
+        ("dog", ["dog"] * 2 + ["The dog"] * 8, 100, 60),
+        ("dont know", ["dont know"] * 9 + ["yes"], 100, 0),
+        ("Red", ["Red"] * 9 + ["blue"], 100, 0),
+    ),
+    "annotators who agree are met to the letter, or by a normalised prediction": (
+        ("none", ["none"] * 10, 100, 0),
+        ("0", ["none"] * 10, 0, 0),
+        ("0", ["0"] * 10, 100, 100),
+        ("zero", ["0"] * 10, 0, 100),
+        ("Yes", ["yes"] * 10, 0, 100),
+        ("yes.", ["yes"] * 10, 0, 100),
+        ("Stop", ["Stop"] * 10, 100, 0),
+        ("a", ["a"] * 10, 100, 0),
+        ("8:30", ["8:30"] * 10, 100, 100),
+        ("t-shirt", ["t-shirt"] * 10, 100, 0),
+        ("t shirt", ["t-shirt"] * 10, 0, 0),
+    ),
+    "punctuation of annotators who disagree is normalised by both": (
+        ("t shirt", ["t-shirt"] * 9 + ["shirt"], 100, 100),
+        ("t-shirt", ["t-shirt"] * 9 + ["shirt"], 100, 100),
+        ("yes", ["yes."] * 9 + ["no"], 100, 100),
+        ("1000", ["1,000"] * 9 + ["100"], 100, 100),
+        ("yes", ["yes!"] * 9 + ["no"], 100, 0),  # the mark becomes a space, which stays at the end
+    ),
+    "space at the ends is no disagreement, or one": (
+        ("yes", ["yes "] * 4 + ["yes"] * 6, 100, 100),
+        ("yes", ["yes "] * 8 + ["yes"] * 2, 100, 60),
+        ("Yes", ["yes "] * 8 + ["yes"] * 2, 0, 60),
+        ("yes", ["yes\n"] * 10, 100, 0),
+    ),
+    "the same by both": (
+        ("blue", ["blue"] * 3 + ["red"] * 7, 90, 90),
+        ("blue", ["blue"] * 2 + ["red"] * 8, 60, 60),
+        ("green", ["blue"] * 3 + ["red"] * 7, 0, 0),
+        ("yes", ["yes"], 100, 100),
+        ("yes", ["yes", "no"], 50, 50),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "truths", "today", "original"), [case for cases in RULES_DIFFER.values() for case in cases]
+)
+def test_both_rules(answer: str, truths: list[str], today: float, original: float) -> None:
+    assert answer_accuracy(answer, truths) == answer_accuracy(answer, truths, "vqa") == pytest.approx(today)
+    assert answer_accuracy(answer, truths, "albef") == pytest.approx(original)
+
+
+def test_both_rules_of_a_whole_set() -> None:
+    """The mean over questions, also by type, and of the guesser that sees no image."""
+    cases = [case for cases in RULES_DIFFER.values() for case in cases]
+    records = [record(key, truths, question_type="any") for key, (_, truths, _, _) in enumerate(cases)]
+    answers = {key: answer for key, (answer, *_) in enumerate(cases)}
+    for rules, column in (("vqa", 2), ("albef", 3)):
+        mean = sum(case[column] for case in cases) / len(cases)
+        result = vqa_accuracy(answers, records, rules=rules)
+        assert result["vqa_accuracy"] == pytest.approx(mean)
+        assert vqa_accuracy_by_question_type(answers, records, rules=rules) == {"any": pytest.approx(mean)}
+    train = {"question": ["how many?"], "answers": [["two"]]}
+    test = {"question": ["how many?"], "question_id": [1], "answers": [["two"] * 9 + ["three"]]}
+    assert question_only_accuracy(train, test) == 100 and question_only_accuracy(train, test, rules="albef") == 0
+
+
+def test_unknown_rules() -> None:
+    for measure in (lambda: answer_accuracy("a", ["a"], "ALBEF"), lambda: vqa_accuracy({}, [], "official")):
+        with pytest.raises(ValueError, match="but must be 'vqa' or 'albef'"):
+            measure()
+
+
 def test_an_answer_needs_ground_truths() -> None:
     for truths in ([], "yes"):
         with pytest.raises(ValueError, match="at least one annotator"):
@@ -142,6 +219,23 @@ def test_accuracy_by_answer_type() -> None:
     assert vqa_accuracy(ANSWERS, MIXED) == pytest.approx(expected)
     rows = [{"question_id": key, "answer": answer} for key, answer in reversed(ANSWERS.items())]
     assert vqa_accuracy(rows, MIXED) == pytest.approx(expected)
+
+
+def test_an_annotated_type_of_another_name_has_its_own_metric() -> None:
+    typed = [
+        record(1, ["yes"] * 10, answer_type="other"),  # as annotated, whatever the answer
+        record(2, ["unanswerable"] * 10, answer_type="unanswerable"),
+        record(3, ["2"] * 10, answer_type="Not sure / unclear"),
+        record(4, ["2"] * 10),
+    ]
+    result = vqa_accuracy({1: "yes", 2: "red", 3: "2", 4: "3"}, typed)
+    assert result == {
+        "vqa_accuracy": 50.0,
+        "vqa_accuracy_number": 0.0,
+        "vqa_accuracy_other": 100.0,
+        "vqa_accuracy_not_sure_unclear": 100.0,
+        "vqa_accuracy_unanswerable": 0.0,
+    }
 
 
 def test_types_that_do_not_occur_are_left_out() -> None:
@@ -232,7 +326,7 @@ def test_files_of_albef(tmp_path: Path) -> None:
         ([ROW | {"answer": []}], r"'answer' is \[\]: at least one answer"),
         ([ROW | {"answer": ["yes", 2]}], "'answer' holds 2"),
         ([ANNOTATION | {"answers": [{"answer_id": 1}]}], "'answers' holds None"),
-        ([ANNOTATION | {"answer_type": "yesno"}], "'answer_type' is 'yesno': use one of yes/no, number, other"),
+        ([ANNOTATION | {"answer_type": 3}], "'answer_type' is 3: a string is expected"),
     ],
 )
 def test_unusable_files(tmp_path: Path, content: Any, message: str) -> None:

@@ -9,15 +9,18 @@ import math
 import re
 import shutil
 from html.parser import HTMLParser
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from run_cases import TINY, run, write_config
-from small_models import ANSWERS, save_vqa
+from small_models import ANSWERS, save_retrieval, save_vqa
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_retrieval
@@ -26,25 +29,21 @@ from dataset_scripts import load_dataset_script
 from dataset_scripts.commands.thumbnails import thumbnail
 from modeling_albef.training import RankedCandidates, RetrievalResult, RetrievalTrainingArguments, VQAResult
 from modeling_albef.training.report.charts import Chart, round_ticks, thin_out
-from modeling_albef.training.report.examples import (
-    Candidate,
-    Example,
-    hardest_captions,
-    hardest_first,
-    hardest_images,
-    hardest_questions,
-)
+from modeling_albef.training.report.examples import Candidate, Example, example_galleries, hardest_galleries, pick
 from modeling_albef.training.report.image_log import caption, panel
 from modeling_albef.training.report.pages import LONGEST, TEMPLATES, ThumbnailCache
-from modeling_albef.training.report.run_report import curves, metrics_table
+from modeling_albef.training.report.queries import TIMES, captions, hardest_first, images, queries_of, questions
+from modeling_albef.training.report.run_report import curves
 
-TIMES = "\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}"
+sync_api: Any = None if find_spec("playwright") is None else import_module("playwright.sync_api")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+needs_browser = pytest.mark.skipif(not (CHROMIUM and sync_api), reason="the test drives Chromium with playwright")
 EMPTY_TAGS = {"meta", "img", "br"}
 PARTS, CHARTS = (TEMPLATES.get_template(f"{name}.html.j2").module for name in ("parts", "chart"))
 
 
 class Page(HTMLParser):
-    """What is on a page: tags, tables by their section's heading, charts and cards."""
+    """What is on a page: tags, tables and names of their rows by their section's heading, charts, cards, figures."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -52,6 +51,9 @@ class Page(HTMLParser):
         self.tables: dict[str, list[list[tuple[str, str | None]]]] = {}
         self.charts: dict[str, dict[str, list[Any]]] = {}
         self.cards: dict[str, list[dict[str, Any]]] = {}
+        self.names: dict[str, list[str]] = {}
+        self.figures: dict[str, list[str]] = {}
+        self.text = ""
         self.heading, self._open = "", list[tuple[str, dict[str, str | None]]]()
         self.feed(text)
         assert not self._open  # every tag was closed
@@ -65,6 +67,8 @@ class Page(HTMLParser):
             self.heading = ""
         elif tag == "tr":
             self.tables.setdefault(self.heading, []).append([])
+        elif tag == "figure":
+            self.figures.setdefault(self.heading, []).append("")
         elif tag in ("td", "th"):
             self.tables[self.heading][-1].append(("", None))
         elif tag == "data":
@@ -85,18 +89,25 @@ class Page(HTMLParser):
             kind, _, data = fields["src"].partition(";base64,")
             image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
             assert kind == f"data:image/{image.format.lower()}"
-            shown = self.cards[self.heading][-1]
-            shown["images"].append(image)
-            shown["alt"].append(fields["alt"])
+            if any(name == "article" for name, _ in self._open):
+                self.cards[self.heading][-1]["images"].append(image)
+                self.cards[self.heading][-1]["alt"].append(fields["alt"])
+            else:
+                self.figures[self.heading][-1] += f"[{fields['alt']}] "
 
     def handle_endtag(self, tag: str) -> None:
         assert self._open.pop()[0] == tag
 
     def handle_data(self, data: str) -> None:
         tag, fields = self._open[-1] if self._open else ("", {})
+        self.text += "" if tag == "style" else data
+        if tag == "code" and any(name == "th" for name, _ in self._open):
+            self.names.setdefault(self.heading, []).append(data)
+        elif tag == "figcaption" and not any(name == "article" for name, _ in self._open):
+            self.figures[self.heading][-1] += data
         if tag == "h2":
             self.heading += data
-        elif tag in ("td", "th", "data") and self.tables.get(self.heading):
+        elif any(name in ("td", "th") for name, _ in self._open) and tag != "code" and self.tables.get(self.heading):
             text, value = self.tables[self.heading][-1][-1]
             self.tables[self.heading][-1][-1] = (text + data, value)
         elif tag == "text" and fields.get("class") in ("x", "y"):
@@ -144,21 +155,68 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder / "out", done.stdout
 
 
+def numbers(page: Page, heading: str) -> dict[tuple[str, str], tuple[str, float]]:
+    """Name and split of each number of a table -> its words and its value."""
+    head, *rows = page.tables[heading]
+    found = {}
+    for name, row in zip(page.names[heading], rows, strict=True):
+        for (split, _), (text, value) in zip(head[1:], row[1:], strict=True):
+            if value is not None:
+                found[name, split] = (text.strip(), json.loads(value))
+    return found
+
+
 def test_numbers_are_those_of_the_metrics_file(finished: tuple[Path, str]) -> None:
+    """All of them, what was measured apart from times and counts."""
     out, printed = finished
     assert printed.rstrip().endswith(f"report: {out}/report.html")
     results = json.loads((out / "all_results.json").read_text())
-    head, *rows = read(out / "report.html").tables["Result"]
+    page = read(out / "report.html")
     splits = {"training": "train", "validation": "eval", "test": "test"}
-    found = {}
-    for (name, _), *cells in rows:
-        for (column, _), (text, value) in zip(head[1:], cells, strict=True):
-            if value is not None:
-                key = name if name in ("epoch", "total_flos") else f"{splits[column]}_{name}"
-                assert json.loads(value) == found.setdefault(key, json.loads(value))
-                assert float(text) == pytest.approx(results[key], rel=1e-3, abs=5e-5)
-    assert found == {key: value for key, value in results.items()}
-    assert {"eval_r_mean", "test_txt_r1", "train_loss"} <= found.keys()
+
+    def key(name: str, split: str) -> str:
+        return name if name in ("epoch", "total_flos") else f"{splits[split]}_{name}"
+
+    measured, timed, behind = (numbers(page, name) for name in ("Result", "Times and counts", "Behind the result"))
+    shown = {key(*where): value for table in (measured, timed, behind) for where, (_, value) in table.items()}
+    assert shown.items() <= results.items()
+    others = [name for name in results if not name.endswith(("_interval", "_index"))]
+    others = [name for name in others if "chance" not in name]  # those stand beside other numbers
+    assert set(others) == shown.keys()
+    names = {f"{split}_{name}" for split in ("eval", "test") for name in RetrievalTrainingArguments.METRICS}
+    assert names == {key(*where) for where in measured}
+    assert {"train_loss", "train_runtime", "eval_runtime", "test_samples_per_second", "epoch"} <= shown.keys()
+    for (name, split), (text, value) in measured.items():
+        prefix, (direction, _, rest) = splits[split], name.partition("_")
+        chance = results[f"{prefix}_chance_r_mean" if name == "r_mean" else f"{prefix}_{direction}_chance_{rest}"]
+        low, high = results[f"{prefix}_{name}_interval"]
+        words = re.fullmatch(r"([\d.]+) % \(chance ([\d.]+) %, 95 % interval ([\d.]+)\.\.([\d.]+)\)", text)
+        assert words and [float(word) for word in words.groups()] == pytest.approx(
+            [value, chance, low, high], abs=0.051
+        )
+    titles = [row[0][0].strip() for row in page.tables["Result"][1:]]
+    assert titles[:2] == ["Text R@1", "Text R@5"] and "Image R@10" in titles
+
+
+def test_ranks_hubs_and_facts_are_on_the_page(finished: tuple[Path, str]) -> None:
+    out, _ = finished
+    page, results = read(out / "report.html"), json.loads((out / "all_results.json").read_text())
+    for title, direction in (("Text", "txt"), ("Image", "img")):
+        heading = f"{title} retrieval: ranks of the first right result, test data"
+        _, *rows = page.tables[heading]
+        assert sum(int(row[1][0]) for row in rows) == results[f"test_{direction}_queries"]
+        shares = [float(row[3][0].removesuffix(" %")) for row in rows]
+        assert shares[0] == pytest.approx(results[f"test_{direction}_r1"], abs=0.051)
+        assert sum(float(row[4][0].removesuffix(" %")) for row in rows) == pytest.approx(100, abs=0.4)
+        distinct, count = (results[f"test_{direction}_{name}"] for name in ("distinct_top1", "largest_hub"))
+        assert f"{distinct} different" in page.text and f"first for {count} " in page.text
+    hub = page.figures["Image retrieval: ranks of the first right result, test data"][0]
+    assert hub.startswith(f"[row {results['test_img_largest_hub_index']}] ")
+    record = yaml.safe_load((out / "run.yaml").read_text())["run"]
+    facts = (record["command"], record["device"], record["git_revision"] or "", torch.__version__, f"{out}/run.yaml")
+    for fact in (*facts, "40 images, 80 captions", record["data"]["test"]["fingerprint"], "queue_size", "from scratch"):
+        assert fact in page.text
+    assert "The splits overlap" not in page.text
 
 
 def test_curves_are_those_of_the_log(finished: tuple[Path, str]) -> None:
@@ -204,9 +262,11 @@ def test_hardest_queries_come_first_with_their_images(finished: tuple[Path, str]
     test = load_dataset_script("shapes", config_name="retrieval", split="test", **config)
     owner = {text: row for row, texts in enumerate(test["caption"]) for text in texts}
     ranks = {query["caption"]: rank(query["images"]) for query in predictions["text_to_image"]}
-    drawn = cards["Images found for a caption, test data"]
+    drawn = cards["Images found for a caption: the hardest, test data"]
     shown = [next(text for text in ranks if one["text"].startswith(text)) for one in drawn]
-    assert len(shown) == 6 and [ranks[text] for text in shown] == sorted(ranks.values(), reverse=True)[:6]
+    worst = {row: max(ranks[text] for text in texts) for row, texts in enumerate(test["caption"])}
+    assert len(shown) == len({owner[text] for text in shown}) == 6  # an image has one card
+    assert [ranks[text] for text in shown] == sorted(worst.values(), reverse=True)[:6]
     for text, one in zip(shown, drawn, strict=True):
         (query,) = [query for query in predictions["text_to_image"] if query["caption"] == text]
         expected = [int(image["image"]) for image in query["images"]]
@@ -217,7 +277,7 @@ def test_hardest_queries_come_first_with_their_images(finished: tuple[Path, str]
         for image, row in zip(one["images"], expected, strict=True):
             assert np.array_equal(np.asarray(image), np.asarray(test[row]["image"].convert("RGB")))
     ranks = {query["image"]: rank(query["texts"]) for query in predictions["image_to_text"]}
-    drawn = cards["Captions found for an image, test data"]
+    drawn = cards["Captions found for an image: the hardest, test data"]
     shown = [one["alt"][0].removeprefix("row ") for one in drawn]
     assert [ranks[name] for name in shown] == sorted(ranks.values(), reverse=True)[:6]
     for name, one in zip(shown, drawn, strict=True):
@@ -269,6 +329,50 @@ HOSTILE = [
 ]
 
 
+def test_a_page_of_hostile_splits(tmp_path: Path) -> None:
+    """Retrieval with hostile captions and file names, in splits that share images: all of it is text on the page."""
+    rows = []
+    for number, text in enumerate(HOSTILE):
+        name = f"{number}<img src=x onerror=a>.png"
+        Image.new("RGB", (60, 40), (40 * number, 0, 99)).save(tmp_path / name)
+        rows.append({"image": name, "caption": [text, f"a {number}"]})
+    for name in ("val", "test"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    save_retrieval(tmp_path / "model")
+    changes = {"model_config": None, "model_name_or_path": str(tmp_path / "model"), "do_train": False, "dataset": None}
+    changes |= {"dataset_config": None, "image_root": str(tmp_path), "run_name": "</pre><script>x</script>"}
+    changes |= {"validation_files": str(tmp_path / "val.json"), "test_files": str(tmp_path / "test.json")}
+    out = tmp_path / "<b>out"
+    run_retrieval.main([write_config(tmp_path, **changes), "--output_dir", str(out)])
+    text = (out / "report.html").read_text(encoding="utf-8")
+    found = Page(text)
+    found.check_harmless()
+    assert not {"b", "i"} & {tag for tag, _ in found.tags} and "<script" not in text and text.count("<h1>") == 1
+    assert "6 of 6 (100.0 %) test images are in the validation data, too: 0<img src=x onerror=a>.png, 1<" in found.text
+    assert "12 of 12 (100.0 %) test captions are in the validation data, too, word for word." in found.text
+    assert found.text.index("The splits overlap") < found.text.index("Text R@1")
+    assert all(HOSTILE[number][:LONGEST] in found.text for number in range(len(HOSTILE)))
+
+
+@needs_browser
+def test_a_browser_shows_it_without_scrolling_sideways(finished: tuple[Path, str]) -> None:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        for width, scheme in ((1280, "light"), (390, "dark"), (320, "light")):
+            page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+            page.goto(f"file://{finished[0]}/report.html")
+            for closed in page.query_selector_all("details"):
+                closed.evaluate("details => details.open = true")
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            outside = "element => element.getBoundingClientRect().right > innerWidth && !element.closest('.scroll')"
+            assert (
+                page.evaluate(f"[...document.body.querySelectorAll('*')].filter({outside}).map(e => e.outerHTML)") == []
+            )
+            assert page.evaluate("[...document.images].every(image => image.naturalWidth)")
+            assert page.evaluate("document.images.length") > 20
+        browser.close()
+
+
 def test_questions_of_any_kind(tmp_path: Path) -> None:
     """Hostile questions through a whole evaluation: worst first, escaped, answers with their probability."""
     save_vqa(tmp_path / "model")
@@ -286,7 +390,7 @@ def test_questions_of_any_kind(tmp_path: Path) -> None:
     found = Page((tmp_path / "out/report.html").read_text(encoding="utf-8"))
     found.check_harmless()
     assert not {"b", "i"} & {tag for tag, fields in found.tags}
-    (cards,) = found.cards.values()
+    (cards,) = found.cards.values()  # the others would show the same images again
     assert {one["alt"][0] for one in cards} == {f"{number}<b>&.png" for number in range(len(HOSTILE))}
     answered = {row["question_id"]: row["answer"] for row in json.loads((tmp_path / "out/vqa_result.json").read_text())}
     credit = {0: 0.0, 1: 0.3, 2: 0.6, 3: 0.9}
@@ -378,8 +482,7 @@ def test_curves_take_numbers_of_training_lines_alone() -> None:
 
 
 def test_tables_round_for_the_eye_alone() -> None:
-    table = metrics_table({"eval": {"eval_b": 1 / 3, "eval_a": 2, "epoch": 1e-05}}, ["a"])
-    found = Page(PARTS.table(*table)).tables[""]
+    found = Page(PARTS.table(("", "b"), [("a", 2), ("b", 1 / 3), ("epoch", 1e-05)])).tables[""]
     assert found[1:] == [
         [("a", None), ("2", "2")],
         [("b", None), ("0.3333", repr(1 / 3))],
@@ -401,32 +504,66 @@ def test_what_would_have_been_right_is_shown() -> None:
     result = RetrievalResult(
         {}, RankedCandidates(ids[:, :1], scores[:, :1]), RankedCandidates(ids, scores), ["a", "b"], torch.tensor([6, 8])
     )
-    first, second = hardest_captions(result, 9).examples
+    (gallery,) = hardest_galleries([captions(result)], 9)
+    first, second = gallery.examples
     assert first.text == "b" and first.note == "no right one among the 8 candidates"
     assert first.candidates[-1] == Candidate(row=8, credit=1.0) and len(first.candidates) == 6
     assert second.note == "the first right one is at rank 7 of 8"
     assert second.candidates[-1] == Candidate(row=6, credit=1.0, rank=7, score=2.0)
-    assert [example.note for example in hardest_images(result, 9).examples] == ["this image has no caption"] * 2
+    assert images(result).hardest_first == []  # neither of the two has a caption
+
+
+def test_an_image_has_one_card() -> None:
+    """Five captions of each of ten images; the best ones and the random ones are of other images than the hardest."""
+    ids = torch.arange(10).expand(50, 10)
+    scores = torch.linspace(1, 0, 10).expand(50, 10)
+    owners = torch.arange(50) // 5
+    texts = [f"caption {number}" for number in range(50)]
+    by_image = RankedCandidates(torch.arange(50).expand(10, 50), torch.linspace(1, 0, 50).expand(10, 50))
+    result = RetrievalResult({}, by_image, RankedCandidates(ids, scores), texts, owners)
+    hardest, best, random = example_galleries([captions(result)], 6)
+    shown = [owners[int(one.text.split()[1])] for gallery in (hardest, best, random) for one in gallery.examples]
+    assert shown[:6] == [9, 8, 7, 6, 5, 4] and shown[6:8] == [0, 1]  # the right image's rank is its number
+    assert len(shown) == 10 and set(map(int, shown)) == set(range(10))
+    assert example_galleries([captions(result)], 6)[2] == random  # the same at every start
+    titles = [gallery.title for gallery in example_galleries(queries_of(result, None), 2)]
+    assert titles == [
+        f"{kind}: {which}"
+        for kind in ("Images found for a caption", "Captions found for an image")
+        for which in ("the hardest", "the best", "at random")
+    ]
+    assert pick(range(9), [0, 0, 1, 1, 2, 2, 3, 3, 4], 3, used := {1}) == [0, 4, 6] and used == {0, 1, 2, 3}
+
+
+class Rows(list):
+    """Rows of questions as a data set gives them."""
+
+    column_names = ["question", "answers", "question_type", "image_id"]
+
+    def __getitem__(self, key: Any) -> Any:
+        return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
 
 
 def test_worst_questions_first() -> None:
-    class Rows(list):
-        column_names = ["question", "answers", "question_type"]
-
-        def __getitem__(self, key: Any) -> Any:
-            return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
-
     given = [["red"], ["red"], ["blue"], ["blue"], ["red"] + ["blue"] * 9]
-    rows = Rows({"question": f"q{n}", "answers": answers, "question_type": "t"} for n, answers in enumerate(given))
+    rows = Rows(
+        {"question": f"q{n}", "answers": answers, "question_type": "t", "image_id": n}
+        for n, answers in enumerate(given)
+    )
     answers = [{"question_id": number, "answer": "red"} for number in range(5)]
     result = VQAResult({}, answers, torch.tensor([0.9, 0.5, 0.6, 0.8, 0.7]))
-    gallery = hardest_questions(result, rows, 5)
+    (gallery,) = hardest_galleries([questions(result, rows)], 5)
     assert [example.text for example in gallery.examples] == ["q3", "q2", "q4", "q1", "q0"]
     assert gallery.examples[0].note == "question type: t" and gallery.examples[2].truths == (
         f"blue{TIMES}9",
         f"red{TIMES}1",
     )
     for row in rows:
-        row["answers"] = []
-    unknown = hardest_questions(result, rows, 2).examples
-    assert [example.text for example in unknown] == ["q1", "q2"] and unknown[0].candidates[0].credit is None
+        row["image_id"] //= 4  # the first four are of one image
+    (gallery,) = hardest_galleries([questions(result, rows)], 5)
+    assert [example.text for example in gallery.examples] == ["q3", "q4"]
+    for number, row in enumerate(rows):
+        row["answers"], row["image_id"] = [], number
+    (gallery,) = hardest_galleries([questions(result, rows)], 2)
+    assert [example.text for example in gallery.examples] == ["q1", "q2"]
+    assert gallery.examples[0].candidates[0].credit is None

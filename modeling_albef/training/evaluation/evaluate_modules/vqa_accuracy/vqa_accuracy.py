@@ -18,10 +18,12 @@ Args:
     references: "default": for each prediction the list of the annotators' answers. "rows": annotations,
         `{"question_id": 262148000, "answers": ["down", ..], "answer_type": "other"}`; with "" the type is derived
         from the answers, as "default" does.
+    rules: "vqa", those of today's evaluation of VQA v2 (default), or "albef", the older ones of salesforce/ALBEF, by
+        which its authors measured.
 
 Returns:
-    `vqa_accuracy` and `vqa_accuracy_yes_no`, `vqa_accuracy_number`, `vqa_accuracy_other` for the types that occur;
-    per cent, not rounded.
+    `vqa_accuracy` and `vqa_accuracy_yes_no`, `vqa_accuracy_number`, `vqa_accuracy_other` for the types that occur,
+    and one for each annotated type of another name; per cent, not rounded.
 """
 _CITATION = """@inproceedings{goyal2017vqa, author = {Goyal, Yash and others}, booktitle = {CVPR}, year = {2017},
   title = {Making the {V} in {VQA} Matter: Elevating the Role of Image Understanding in Visual Question Answering}}"""
@@ -50,10 +52,10 @@ class VQAAccuracy(evaluate.Metric):
             reference_urls=["https://visualqa.org/evaluation.html"],
         )
 
-    def _compute(self, predictions: list[Any], references: list[Any]) -> dict[str, float]:
+    def _compute(self, predictions: list[Any], references: list[Any], rules: str = "vqa") -> dict[str, float]:
         if self.config_name == "rows":
-            return accuracy_of(predictions, [_record(**row) for row in references])
-        return accuracy_of(dict(enumerate(predictions)), [_record(*row) for row in enumerate(references)])
+            return accuracy_of(predictions, [_record(**row) for row in references], rules)
+        return accuracy_of(dict(enumerate(predictions)), [_record(*row) for row in enumerate(references)], rules)
 
 
 def _record(question_id: int, answers: list[str], answer_type: str = "") -> QuestionRecord:

@@ -1,0 +1,283 @@
+# Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""Model cards: the Hub's metadata, how a model is used, what it was measured at, and how it was trained.
+
+Names of data sets, files, models and runs are a user's: each goes through `code`, `plain` or `python_string` into the
+text, and as one line into the metadata.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+LIBRARIES = ("transformers", "torch", "datasets", "tokenizers", "accelerate", "peft")  # whose versions a card has
+METRICS = {  # of the evaluators: the metric's name on the Hub, and in words
+    **{
+        f"{side}_r{k}": ("recall", f"{word} R@{k}")
+        for side, word in (("txt", "Text"), ("img", "Image"))
+        for k in (1, 5, 10)
+    },
+    "txt_r_mean": ("recall", "Text mean recall"),
+    "img_r_mean": ("recall", "Image mean recall"),
+    "r_mean": ("recall", "Mean recall"),
+    "vqa_accuracy": ("accuracy", "VQA accuracy"),
+    "vqa_accuracy_yes_no": ("accuracy", "VQA accuracy (yes/no)"),
+    "vqa_accuracy_number": ("accuracy", "VQA accuracy (number)"),
+    "vqa_accuracy_other": ("accuracy", "VQA accuracy (other)"),
+}
+
+
+class _Task(NamedTuple):
+    """What a card says of a task: the Hub's name, what the model does, Python that uses it, what it cannot do."""
+
+    pipeline_tag: str
+    about: str
+    usage: str
+    limits: str
+
+
+_RETRIEVAL = _Task(
+    "zero-shot-image-classification",
+    "finds the images that a sentence describes and the sentences that describe an image",
+    """\
+from transformers import AutoModelForZeroShotImageClassification, AutoProcessor
+
+model = AutoModelForZeroShotImageClassification.from_pretrained({name}, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained({name}, trust_remote_code=True)
+captions = ["a red circle", "a blue square"]
+inputs = processor(images="photo.jpg", text=captions, padding=True, return_tensors="pt")
+print(model(**inputs).itm_logits.softmax(-1)[0, :, 1])  # probability of a match, one a caption
+""",
+    "The matching probabilities of different images are no measure of how common a thing is, and captions that "
+    "differ in number, order or negation are easily confused.",
+)
+_ANSWERS = _Task(
+    "visual-question-answering",
+    "answers questions about images in a few words",
+    """\
+from transformers import pipeline
+
+answer = pipeline("albef-vqa", model={name}, trust_remote_code=True)
+print(answer(image="photo.jpg", question="what color is the shape?", top_k=3))
+""",
+    "It always answers, even where the image does not show what was asked, and prefers the frequent training answers.",
+)
+_FEATURES = _Task(
+    "feature-extraction",
+    "maps images and sentences into one space, in which those that belong together are close",
+    """\
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained({name}, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained({name}, trust_remote_code=True)
+inputs = processor(images="photo.jpg", text=["a red circle", "a blue square"], padding=True, return_tensors="pt")
+print(model(**inputs).logits_per_image)  # cosine similarity / temperature
+""",
+    "Similarities are a quick first stage; the matching head of the retrieval model ranks better.",
+)
+_TASKS = {
+    "AlbefForImageTextRetrieval": _RETRIEVAL,
+    "AlbefForPreTraining": _RETRIEVAL,
+    "AlbefForQuestionAnswering": _ANSWERS,
+}
+
+_CARD = """\
+---
+{metadata}
+---
+
+# {title}
+
+An [ALBEF](https://arxiv.org/abs/2107.07651) ({architecture}) that {about}.
+
+## How to use
+
+Where the package of these models is installed, import `modeling_albef` and `processing`, and leave the flag
+`trust_remote_code` out. Elsewhere it runs the Python files of this repository: read them, and pin a `revision`.
+
+```python
+{usage}```
+{results}{training}
+## Limits
+
+{limits} The model knows the kind of images and sentences it was trained on, with their biases; on others it is worse.
+It reads English text, cleaned up and cut as the original does, and squares of {side} x {side} pixels.
+
+## Library versions
+
+{versions}
+"""
+
+
+@dataclass
+class CardFacts:
+    """What a card says of how a model was made.
+
+    Attributes:
+        datasets: Names of the training and evaluation data, without paths.
+        dataset_ids: Their names on the Hub; a name of the form USER/NAME is one, too.
+        dataset_args: Which configuration or part of them, in words.
+        results: Metrics by the split that they are of.
+        arguments: Those of the training.
+        base_model: What training started from, USER/NAME of the Hub; other names stay out of the metadata.
+        license: Its identifier on the Hub.
+        tags: Beside the card's own.
+        language: Code or codes.
+        task: The Hub's name of the task, where it is not the one of the model's class.
+    """
+
+    datasets: tuple[str, ...] = ()
+    dataset_ids: tuple[str, ...] = ()
+    dataset_args: str | None = None
+    results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    base_model: str | None = None
+    license: str | None = None
+    tags: tuple[str, ...] = ()
+    language: str | list[str] = "en"
+    task: str | None = None
+
+
+def make_model_card(config: Any, architecture: str, name: str, facts: CardFacts | None = None) -> ModelCard:
+    """Return the card of a model loaded by `name`; its metadata have the task, the data sets and the `model-index`."""
+    facts, task = facts or CardFacts(), _TASKS.get(architecture, _FEATURES)
+    title = one_line(name).rstrip("/").split("/")[-1] or architecture
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=facts.task or task.pipeline_tag,
+        tags=["albef", "vision-language"],
+        model_name=title,
+        datasets=_dataset_ids(facts) or None,
+        eval_results=_eval_results(facts, facts.task or task.pipeline_tag) or None,
+        base_model=facts.base_model if facts.base_model and _is_repo_id(facts.base_model) else None,
+        license=None if facts.license is None else one_line(facts.license).lower().replace(" ", "-"),
+        language=facts.language,
+    )
+    add_tags(data, facts.tags)
+    text = _CARD.format(
+        metadata=data.to_yaml(),
+        title=plain(title),
+        architecture=code(architecture),
+        about=task.about,
+        usage=task.usage.replace("{name}", python_string(name)),
+        results=_result_table(facts),
+        training=_training(facts),
+        limits=task.limits,
+        side=config.vision_config.image_size,
+        versions="\n".join(f"- {library} {version}" for library, version in _versions()),
+    )
+    return ModelCard(text)
+
+
+def add_tags(data: Any, tags: Iterable[str]) -> None:
+    """Add to the tags of a card's metadata those that are not there yet."""
+    found = data.tags if isinstance(data.tags, list) else [] if data.tags is None else [data.tags]
+    data.tags = list(dict.fromkeys([*found, *filter(None, map(one_line, tags))]))
+
+
+def one_line(value: Any) -> str:
+    """Return a value as one line of text that every encoding of a card can hold."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(value))
+    return " ".join(text.split())
+
+
+def plain(value: Any) -> str:
+    """Return a value as Markdown that shows its characters as they are, in a table too."""
+    marks = r"[\\`*\[\]<>#|~&$]|(?<![^\W_])_|_(?![^\W_])"  # not an underscore within a word
+    return re.sub(marks, r"\\\g<0>", one_line(value))
+
+
+def code(value: Any) -> str:
+    """Return a value as a code span of Markdown; its fence is longer than every run of backticks in it."""
+    text = one_line(value)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if text.startswith("`") or text.endswith("`") or not text else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def python_string(value: str) -> str:
+    """Return a string as Python writes it, in double quotes where it has none."""
+    text = repr(value)
+    return f'"{text[1:-1]}"' if text.startswith("'") and '"' not in text else text
+
+
+def _metric(name: str) -> tuple[str, str]:
+    """Return a metric's name on the Hub, where it has one, and in words."""
+    return METRICS.get(name, (one_line(name), one_line(name).replace("_", " ")))
+
+
+def _is_repo_id(name: str) -> bool:
+    """Return whether a name can be one on the Hub, and is no path here."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not Path(name).exists()
+
+
+def _dataset_ids(facts: CardFacts) -> list[str]:
+    named = [name for name in facts.datasets if name.count("/") == 1]
+    return [name for name in dict.fromkeys([*facts.dataset_ids, *named]) if _is_repo_id(name)]
+
+
+def _eval_results(facts: CardFacts, pipeline_tag: str) -> list[EvalResult]:
+    """Return the results as the Hub reads them, which knows no values that are not finite."""
+    named = one_line(", ".join(facts.datasets)) or "its data set"
+    on_hub = _dataset_ids(facts)
+    slug = re.sub(r"[^a-z0-9]+", "-", named.lower()).strip("-") or "data"
+    return [
+        EvalResult(
+            task_type=pipeline_tag,
+            dataset_type=on_hub[0] if len(on_hub) == 1 else slug,
+            dataset_name=named,
+            dataset_args={"args": one_line(facts.dataset_args)} if facts.dataset_args else None,
+            dataset_split=one_line(split),
+            metric_type=_metric(metric)[0],
+            metric_name=_metric(metric)[1],
+            metric_value=round(float(value), 4),
+        )
+        for split, found in facts.results.items()
+        for metric, value in found.items()
+        if math.isfinite(value)
+    ]
+
+
+def _result_table(facts: CardFacts) -> str:
+    rows = [
+        f"| {plain(split)} | {plain(_metric(metric)[1])} | {float(value):.2f} |\n"
+        for split, found in facts.results.items()
+        for metric, value in found.items()
+    ]
+    where = plain(", ".join(facts.datasets)) or "its data set"
+    head = f"\n## Results\n\nOn {where}, in per cent:\n\n| split | metric | value |\n|---|---|---|\n"
+    return head + "".join(rows) if rows else ""
+
+
+def _training(facts: CardFacts) -> str:
+    start = code(facts.base_model) if facts.base_model else "weights that have no name on the Hub"
+    lines = (f"- {code(name)}: {_value(value)}\n" for name, value in facts.arguments.items())
+    data = plain(", ".join(facts.datasets)) or "unnamed data"
+    head = f"\n## Training\n\nTrained from {start} on {data}, with these arguments:\n\n"
+    return head + "".join(lines) if facts.arguments else ""
+
+
+def _value(value: Any) -> str:
+    """Return an argument's value in Markdown; of a choice of the library's, what a user writes for it."""
+    value = value.value if isinstance(value, Enum) else value
+    return str(value) if isinstance(value, bool | int | float | None) else code(value)
+
+
+def _versions() -> Iterable[tuple[str, str]]:
+    for library in LIBRARIES:
+        try:
+            yield library, metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue

@@ -1,0 +1,1 @@
+"""What stands between the network and the page in the browser: which files, and how much of everything."""

@@ -1,0 +1,196 @@
+"""What the splits of a run hold: counts, fingerprints, and what two of them share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+from datasets import Dataset
+
+from ..evaluation.base import progress
+
+ROWS_AT_ONCE = 1_000
+NUM_THREADS = 4  # that look at image files
+WHOLE = 1 << 16  # bytes up to which a file counts whole for its fingerprint; of a longer one three parts of SAMPLE
+SAMPLE = 1 << 14
+NAMES_SHOWN = 3
+SPLIT_WORDS = {"train": "training", "validation": "validation", "test": "test"}
+
+
+@dataclass
+class SplitContents:
+    """What a split holds.
+
+    Attributes:
+        rows: Images with their captions, or questions.
+        images: Different images.
+        texts: Captions, or questions.
+        fingerprint: Hash of images and texts in their order; it does not depend on where the files are.
+        row_of_image: Fingerprint of an image -> the first row that has it.
+        text_counts: Texts without case and extra spaces, questions together with their image -> how often they occur.
+        has_questions: Whether the texts are questions.
+    """
+
+    rows: int
+    images: int = 0
+    texts: int = 0
+    fingerprint: str = ""
+    row_of_image: dict[str, int] = field(default_factory=dict)
+    text_counts: Counter[str] = field(default_factory=Counter)
+    has_questions: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """Return counts and fingerprint, as `run.yaml` has them."""
+        text = "questions" if self.has_questions else "captions"
+        return {"images": self.images, text: self.texts, "fingerprint": self.fingerprint}
+
+
+def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | None:
+    """Read a split of a run: columns `image`, `image_id`, and `caption` or `question` and `answers`.
+
+    None stands for a stream, which is not read twice, and for rows of other columns.
+
+    Args:
+        dataset: The rows.
+        open_images: Whether images go by their content; False takes their paths.
+    """
+    columns = dataset.column_names if isinstance(dataset, Dataset) else []
+    if not {"image", "image_id"} <= set(columns) or not {"caption", "question"} & set(columns):
+        return None
+    has_questions = "question" in columns
+    contents = SplitContents(len(dataset), has_questions=has_questions)
+    text_columns = [name for name in ("caption", "question", "answers") if name in columns]
+    digest, image_ids, known = hashlib.sha256(), set[Any](), dict[str, str]()
+    rows = dataset.select_columns(["image", "image_id", *text_columns]).with_format("arrow")
+    starts = progress(range(0, len(rows), ROWS_AT_ONCE), "Comparing splits")
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        for start in starts:
+            batch = {name: column.to_pylist() for name, column in _columns(rows[start : start + ROWS_AT_ONCE])}
+            new = {image["path"]: image for image in batch["image"] if _is_file(image) and image["path"] not in known}
+            known |= zip(new, pool.map(lambda image: image_key(image, open_images), new.values()), strict=True)
+            image_ids.update(batch["image_id"])
+            for index, image in enumerate(batch["image"]):
+                key = known[image["path"]] if _is_file(image) else image_key(image, open_images)
+                contents.row_of_image.setdefault(key, start + index)
+                texts = [batch[name][index] for name in text_columns]
+                digest.update(json.dumps([_without_folder(key), *texts]).encode())
+                for text in [texts[0]] if isinstance(texts[0], str) else texts[0]:
+                    words = " ".join(text.lower().split()).rstrip(" .!?")
+                    contents.text_counts[f"{key} {words}" if has_questions else words] += 1
+    contents.images, contents.texts = len(image_ids), contents.text_counts.total()
+    contents.fingerprint = digest.hexdigest()[:16]
+    return contents
+
+
+def _columns(table: Any) -> Iterator[tuple[str, Any]]:
+    yield from zip(table.column_names, table.columns, strict=True)
+
+
+def _is_file(image: Any) -> bool:
+    return image is not None and image["bytes"] is None and bool(image["path"])
+
+
+def image_key(image: Any, open_images: bool = True) -> str:
+    """Return what an image goes by, as `datasets.Image(decode=False)` gives it: a hash of its bytes, or its path.
+
+    Of a long file size, start, middle and end count: enough to find what may be the same.
+    """
+    if image is None:
+        return "none"
+    if image["bytes"] is not None:
+        data, size = image["bytes"], len(image["bytes"])
+        parts = [data[start : start + length] for start, length in _parts(size)]
+        return hashlib.sha256(b"".join([str(size).encode(), *parts])).hexdigest()[:32]
+    path = os.path.realpath(image["path"])
+    if open_images:
+        try:
+            with open(path, "rb") as stream:
+                size = os.fstat(stream.fileno()).st_size
+                digest = hashlib.sha256(str(size).encode())
+                for start, length in _parts(size):
+                    stream.seek(start)
+                    digest.update(stream.read(length))
+            return digest.hexdigest()[:32]
+        except OSError:  # training says what is wrong with it, or replaces it
+            pass
+    return f"path:{path}"
+
+
+def _parts(size: int) -> list[tuple[int, int]]:
+    if size <= WHOLE:
+        return [(0, size)]
+    return [(start, SAMPLE) for start in (0, (size - SAMPLE) // 2, size - SAMPLE)]
+
+
+def _without_folder(key: str) -> str:
+    return os.path.basename(key)
+
+
+# ---- what two splits share
+
+
+def overlaps(contents: Mapping[str, SplitContents], splits: Mapping[str, Any]) -> list[str]:
+    """Return sentences on images and texts that two splits share, those of the training data first; none is the best.
+
+    Args:
+        contents: Split -> what it holds.
+        splits: Split -> its rows.
+    """
+    sentences = []
+    for first, second in combinations([split for split in SPLIT_WORDS if split in contents], 2):
+        words = f"are in the {SPLIT_WORDS[first]} data, too"
+        held, other = contents[second], contents[first]
+        shared = [
+            row
+            for key, row in held.row_of_image.items()
+            if key in other.row_of_image and _same_image(splits[second], row, splits[first], other.row_of_image[key])
+        ]
+        if shared:
+            names = ", ".join(_name(splits[second], row) for row in shared[:NAMES_SHOWN])
+            more = f" and {len(shared) - NAMES_SHOWN} more" if len(shared) > NAMES_SHOWN else ""
+            sentences.append(f"{_share(len(shared), held.images)} {SPLIT_WORDS[second]} images {words}: {names}{more}.")
+        texts = sum(count for text, count in held.text_counts.items() if text in other.text_counts)
+        if texts:
+            kind = "questions, of the same images," if held.has_questions else "captions"
+            sentences.append(f"{_share(texts, held.texts)} {SPLIT_WORDS[second]} {kind} {words}, word for word.")
+    return sentences
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count} of {total} ({100 * count / max(total, 1):.1f} %)"
+
+
+def _same_image(one: Dataset, row: int, other: Dataset, other_row: int) -> bool:
+    """Return whether two rows with the same key have the same file or bytes."""
+    first, second = _image(one, row), _image(other, other_row)
+    if _is_file(first) and _is_file(second):
+        paths = [os.path.realpath(image["path"]) for image in (first, second)]
+        if paths[0] == paths[1]:
+            return True
+    try:
+        return _bytes(first) == _bytes(second)
+    except OSError:
+        return False
+
+
+def _image(dataset: Dataset, row: int) -> Any:
+    return dataset.select_columns(["image"]).with_format("arrow")[row]["image"].to_pylist()[0]
+
+
+def _bytes(image: Any) -> bytes:
+    if image is None or image["bytes"] is not None:
+        return b"" if image is None else image["bytes"]
+    with open(image["path"], "rb") as stream:
+        return stream.read()
+
+
+def _name(dataset: Dataset, row: int) -> str:
+    image = _image(dataset, row)
+    return os.path.basename((image or {}).get("path") or "") or f"row {row}"

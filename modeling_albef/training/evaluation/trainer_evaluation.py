@@ -1,0 +1,156 @@
+"""How the trainers evaluate: whole data sets, one or several, by the task's own metrics."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import Trainer
+from transformers.trainer_utils import PredictionOutput, speed_metrics
+from transformers.utils import logging
+
+from ..arguments import AlbefTrainingArguments
+from ..errors import SettingError
+from ..rows import as_rows
+from .results import EvaluationRecord
+
+logger = logging.get_logger(__name__)
+
+
+class EvaluationMixin(Trainer):
+    """Evaluation of a trainer.
+
+    Attributes:
+        last_evaluations: For callbacks, while `on_evaluate` or `on_predict` is called.
+        results: Metrics by split, measured on the model as it is.
+    """
+
+    args: AlbefTrainingArguments
+    state: Any
+    eval_dataset: Any
+    compute_metrics: Any
+    results: dict[str, dict[str, float]]
+    _save_checkpoint: Any
+    last_evaluations: tuple[EvaluationRecord, ...] = ()
+
+    @abstractmethod
+    def evaluate_dataset(self, dataset: Any) -> Any:
+        """Apply the model to a data set; the outcome has `metrics`, the same on every process.
+
+        For the run scripts it also has a method `write(dataset, folder)`, which returns files by what they hold.
+        """
+
+    def evaluator_options(self, *names: str) -> dict[str, Any]:
+        """Return the options that every `Evaluator` takes, and the arguments with these names."""
+        args = self.args
+        loading: dict[str, Any] = {"pin_memory": args.dataloader_pin_memory and args.device.type == "cuda"}
+        if args.dataloader_num_workers:
+            loading["prefetch_factor"] = args.dataloader_prefetch_factor
+            loading["multiprocessing_context"] = args.dataloader_multiprocessing_context
+        return {
+            "batch_size": args.per_device_eval_batch_size,
+            "num_workers": args.dataloader_num_workers,
+            "loading": loading,
+            "accelerator": self.accelerator,
+            **{name: getattr(args, name) for name in names},
+        }
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Return the metrics of the task, per cent, and the time they took.
+
+        Of a dictionary of data sets all are evaluated, and their names stand before the metrics: `eval_NAME_r_mean`.
+        `on_evaluate` is called once, with all metrics. Where the evaluation fails during training, what was trained is
+        saved first.
+
+        Args:
+            eval_dataset: Rows of the task: a data set, a list of rows, a `Subset`; a dictionary of such; or a name of
+                the trainer's `eval_dataset`, which is the default.
+            ignore_keys: Of no use here; the library's.
+            metric_key_prefix: What stands before the names of the metrics.
+
+        Raises:
+            SettingError: There is no data, or `metric_for_best_model` is not measured.
+        """
+        self._memory_tracker.start()
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, str):
+            dataset = self.eval_dataset[dataset]
+        if dataset is None:
+            raise SettingError("There is no data to evaluate: give eval_dataset.")
+        is_one = not isinstance(dataset, Mapping)
+        named = {"": dataset} if is_one else {f"_{name}": rows for name, rows in dataset.items()}
+        metrics: dict[str, float] = {}
+        evaluations = []
+        try:
+            for name, rows in named.items():
+                record, measured = self._evaluate_rows(rows, f"{metric_key_prefix}{name}")
+                evaluations.append(record)
+                metrics |= measured
+            if self.is_in_train and metric_key_prefix == "eval" and self.args.metric_for_best_model is not None:
+                self._deciding_value(metrics)
+        except Exception:
+            if self.is_in_train and self.args.world_size == 1 and self.args.save_strategy != "no":
+                self._save_checkpoint(self.model, None)
+                logger.error(f"The evaluation failed; the training up to step {self.state.global_step} is saved.")
+            raise
+        self.last_evaluations = tuple(evaluations)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.last_evaluations = ()
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        return metrics
+
+    def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> PredictionOutput:
+        """Return the result of `evaluate_dataset` as `predictions`, and the `metrics` of `evaluate`; no `label_ids`."""
+        self._memory_tracker.start()
+        record, metrics = self._evaluate_rows(test_dataset, metric_key_prefix)
+        self.last_evaluations = (record,)
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
+        self.last_evaluations = ()
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        return PredictionOutput(predictions=record.result, label_ids=None, metrics=metrics)
+
+    def _evaluate_rows(self, dataset: Any, prefix: str) -> tuple[EvaluationRecord, dict[str, float]]:
+        """Evaluate one data set; return what came of it and its metrics, which are logged, too."""
+        start = time.time()
+        rows = as_rows(dataset)
+        outcome = self.evaluate_dataset(rows)
+        self.results[prefix] = {name: outcome.metrics[name] for name in self.args.METRICS if name in outcome.metrics}
+        further = {} if self.compute_metrics is None else self.compute_metrics(outcome)
+        metrics = {f"{prefix}_{name}": value for name, value in {**outcome.metrics, **further}.items()}
+        metrics.update(speed_metrics(prefix, start, num_samples=len(rows)))
+        self.log(metrics)
+        return EvaluationRecord(prefix, rows, outcome), metrics
+
+    @property
+    def last_evaluation(self) -> EvaluationRecord | None:
+        """Return the last of `last_evaluations`."""
+        return self.last_evaluations[-1] if self.last_evaluations else None
+
+    def _check_deciding_metric(self) -> None:
+        """Refuse a `metric_for_best_model` that no evaluation has; of several data sets the first decides."""
+        args, names = self.args, list(self.args.METRICS)
+        metric = str(args.metric_for_best_model).removeprefix("eval_")
+        if isinstance(self.eval_dataset, Mapping):
+            names = [f"{split}_{name}" for split in self.eval_dataset for name in args.METRICS]
+            if metric in args.METRICS and names:
+                args.metric_for_best_model = metric = f"{next(iter(self.eval_dataset))}_{metric}"
+                logger.warning(
+                    f"metric_for_best_model is {metric}, of the first of {len(self.eval_dataset)} data sets."
+                )
+        if args.METRICS and metric not in names and self.compute_metrics is None:
+            raise SettingError(f"metric_for_best_model is {metric!r}, but must be one of {', '.join(names)}.")
+
+    def _deciding_value(self, metrics: dict[str, float]) -> float:
+        """Return the value of `metric_for_best_model`; a SettingError says which metrics there are instead."""
+        name = f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"
+        if name not in metrics:
+            known = ", ".join(key.removeprefix("eval_") for key in metrics if key.startswith("eval_"))
+            raise SettingError(
+                f"metric_for_best_model is {self.args.metric_for_best_model!r}, which the evaluation does not have: "
+                f"set it to one of {known}."
+            )
+        return metrics[name]

@@ -1,0 +1,41 @@
+"""Which answers a model gives in place of which."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from ..evaluation.results import VQAResult
+
+NUM_ANSWERS = 8
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts of the questions by what most people answered and by what the model answered.
+
+    Attributes:
+        answers: The answers that most people gave most often, of the rows and the columns.
+        counts: A row for each: how often the model gave each of them, and any other answer.
+        totals: Questions of each row.
+        num_questions: All questions.
+    """
+
+    answers: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+    totals: tuple[int, ...]
+    num_questions: int
+
+
+def confusion(result: VQAResult, dataset: Any, size: int = NUM_ANSWERS) -> Confusion | None:
+    """Return the confusion of the `size` most frequent answers; None where people gave no answers."""
+    given = [Counter(row).most_common(1)[0][0] if row else None for row in dataset["answers"]]
+    frequent = [answer for answer, _ in Counter(filter(None, given)).most_common(size)]
+    if not frequent:
+        return None
+    pairs = Counter(zip(given, (row["answer"] for row in result.answers), strict=True))
+    totals = Counter(given)
+    counts = [[pairs[truth, answer] for answer in frequent] for truth in frequent]
+    rows = (tuple([*row, totals[truth] - sum(row)]) for truth, row in zip(frequent, counts, strict=True))
+    return Confusion(tuple(frequent), tuple(rows), tuple(totals[truth] for truth in frequent), len(given))

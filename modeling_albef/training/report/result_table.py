@@ -1,0 +1,261 @@
+"""The numbers of a run in words: what was measured, how far it is from chance, and apart from it times and counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SPLIT_TITLES = {"train": "training", "eval": "validation", "test": "test"}
+DIRECTIONS = {"txt": "Text", "img": "Image"}
+BASELINES = {
+    "question_only_accuracy": "Guess from the question alone",
+    "majority_accuracy": "Always the most frequent answer",
+}
+_GUESSES = {
+    "question_only_accuracy": "guesses from the question alone",
+    "majority_accuracy": "the most frequent answer alone",
+}
+LEARNED_FROM, MAJORITY = "baselines_learned_from", "majority_answer"  # names of words on the baselines
+TIMES = {
+    "runtime": "Time",
+    "samples_per_second": "Rows a second",
+    "steps_per_second": "Steps a second",
+    "epoch": "Epochs",
+    "loss": "Loss, mean of all steps",
+    "total_flos": "Floating-point operations",
+    "txt_queries": "Images that ask for texts",
+    "txt_gallery": "Texts to choose from",
+    "img_queries": "Texts that ask for images",
+    "img_gallery": "Images to choose from",
+}
+_RECALLS = {
+    "txt_r_mean": "Text recall, mean of R@1, 5, 10",
+    "img_r_mean": "Image recall, mean of R@1, 5, 10",
+    "r_mean": "Recall, mean of both directions",
+    "1k_r_mean": "Recall, mean of both directions, of five folds of 1,000 images",
+}
+_DETAILS: dict[str, str] = {  # after the direction
+    **{f"first_stage_r{depth}": f"{{0}} R@{depth} of the first stage, by similarity alone" for depth in (1, 5, 10)},
+    "in_k_test": "{0}s: a right one is among those that were re-ranked",
+    "median_rank": "{0}s: median rank of the first right one",
+    "distinct_top1": "{0}s: different ones that come first",
+    "largest_hub": "{0}s: queries for which the same one comes first",
+    **{f"1k_r{depth}": f"{{0}} R@{depth}, mean of five folds of 1,000 images" for depth in (1, 5, 10)},
+    "1k_r_mean": "{0} recall, mean, of five folds of 1,000 images",
+    "eccv_map_at_r": "{0} mAP@R on ECCV Caption",
+    "eccv_r_precision": "{0} R-precision on ECCV Caption",
+    "eccv_r1": "{0} R@1 on ECCV Caption",
+    **{f"cxc_r{depth}": f"{{0}} R@{depth} on CxC" for depth in (1, 5, 10)},
+    "auroc": "{0}s: AUROC of the matching score, right one there or not",
+    "found_though_absent": "{0}s: found though absent, by the matching score",
+    "missed_though_present": "{0}s: missed though present, by the matching score",
+    "cosine_auroc": "{0}s: AUROC of the similarity, right one there or not",
+    "cosine_found_though_absent": "{0}s: found though absent, by the similarity",
+    "cosine_missed_though_present": "{0}s: missed though present, by the similarity",
+}
+_COUNTS_OF = {"distinct_top1": "gallery", "largest_hub": "queries"}  # what a count is a share of
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of a split: as it is, in words, and what else is to be known of it."""
+
+    value: float
+    text: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A quantity, its name in the files, and its value in each split."""
+
+    name: str
+    title: str
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of numbers, a column a split."""
+
+    splits: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+Metrics = Mapping[str, Mapping[str, Any]]  # split -> name without the split -> value
+
+
+def without_split(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return metrics as `all_results.json` has them by their names alone; the test first, as phones show it."""
+    return {
+        split: {name.removeprefix(f"{split}_"): value for name, value in values.items()}
+        for split, values in reversed(metrics.items())
+    }
+
+
+def title_of(name: str) -> str:
+    """Return what a metric is called in words; its own name where it is not known."""
+    if name in (fixed := {**_RECALLS, **BASELINES, **TIMES}):
+        return fixed[name]
+    direction, _, rest = name.partition("_")
+    if direction in DIRECTIONS and rest in _DETAILS:
+        return _DETAILS[rest].format(DIRECTIONS[direction])
+    if found := re.fullmatch(r"(txt|img)_r(\d+)", name):
+        return f"{DIRECTIONS[found[1]]} R@{found[2]}"
+    if found := re.fullmatch(r"vqa_accuracy(?:_(\w+))?", name):
+        words = {"yes_no": "yes/no"}.get(found[1], (found[1] or "").replace("_", " "))
+        return f"VQA accuracy: {words}" if words else "VQA accuracy"
+    return name
+
+
+def result_table(metrics: Metrics, details: Metrics, first: Sequence[str] = ()) -> Table:
+    """Return what was measured, with chance and interval where they are known.
+
+    Args:
+        metrics: See `without_split`.
+        details: Of the evaluations, by the same splits.
+        first: Names that come first, in this order.
+    """
+    splits = [split for split in metrics if any(not _is_time(name) for name in metrics[split])]
+    found = {name for split in splits for name in metrics[split] if not _is_time(name)}
+    names = [name for name in first if name in found]
+    names += sorted((name for name in BASELINES if name in found), key=list(BASELINES).index)
+    names += [name for split in splits for name in metrics[split] if name in found]
+
+    def cell(split: str, name: str, value: Any) -> Cell:
+        return Cell(value, percent(value), _note(name, details.get(split, {}), metrics[split]))
+
+    return _table(splits, names, metrics, cell)
+
+
+def details_table(details: Metrics) -> Table:
+    """Return what stands behind the metrics: the first stage, ranks, hubs."""
+    shown = [f"{direction}_{name}" for direction in DIRECTIONS for name in _DETAILS]
+
+    def cell(split: str, name: str, value: Any) -> Cell:
+        direction, _, rest = name.partition("_")
+        interval = _interval(name, details[split])
+        if rest == "median_rank":
+            return Cell(value, f"{value:g}")
+        if rest in _COUNTS_OF:
+            total = details[split].get(f"{direction}_{_COUNTS_OF[rest]}")
+            return Cell(value, f"{value:,}", f"of {total:,}, {percent(100 * value / total)}" if total else "")
+        return Cell(value, percent(value), interval)
+
+    return _table(list(details), [*shown, "1k_r_mean"], details, cell)
+
+
+def times_table(metrics: Metrics, details: Metrics) -> Table:
+    """Return times, speeds and counts."""
+    merged = {split: {**metrics[split], **details.get(split, {})} for split in metrics}
+    names = [*TIMES, *(name for values in metrics.values() for name in values if _is_time(name))]
+    return _table(list(merged), names, merged, lambda split, name, value: Cell(value, _time_or_count(name, value)))
+
+
+def _table(
+    splits: Sequence[str], names: Sequence[str], values: Metrics, cell: Callable[[str, str, Any], Cell]
+) -> Table:
+    rows = []
+    for name in dict.fromkeys(names):
+        cells = [
+            cell(split, name, value) if isinstance(value := values[split].get(name), int | float) else None
+            for split in splits
+        ]
+        if any(cells):
+            rows.append(Row(name, title_of(name), tuple(cells)))
+    return Table(tuple(splits), tuple(rows))
+
+
+def _is_time(name: str) -> bool:
+    return name in TIMES or name.endswith(("_per_second", "_runtime"))
+
+
+def _note(name: str, details: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    if name in BASELINES:
+        words = f'"{metrics[MAJORITY]}", ' if name == "majority_accuracy" and MAJORITY in metrics else ""
+        return f"{words}from {metrics[LEARNED_FROM]}" if LEARNED_FROM in metrics else ""
+    chance = details.get(chance_name(name))
+    parts = [] if chance is None else [f"chance {percent(chance)}"]
+    if name == "vqa_accuracy" and "vqa_rules" in details:
+        parts.append(f"rules: {details['vqa_rules']}{', answers folded' if details.get('fold_answers') else ''}")
+    return ", ".join(filter(None, [*parts, _interval(name, details)]))
+
+
+def _interval(name: str, details: Mapping[str, Any]) -> str:
+    interval = details.get(f"{name}_interval")
+    if not interval:
+        return ""
+    low, high = (percent(bound).removesuffix(" %") for bound in interval)
+    return f"95 % interval {low}..{high}"
+
+
+def chance_name(name: str) -> str:
+    """Return the name of the recall of a random order that belongs to a recall."""
+    direction, _, rest = name.partition("_")
+    return f"{direction}_chance_{rest}" if direction in DIRECTIONS else f"chance_{name}"
+
+
+def verdicts(metrics: Mapping[str, Any], details: Mapping[str, Any]) -> list[tuple[bool, str]]:
+    """Return whether each ability of a model is more than chance or a guess, and a sentence that says so."""
+    compared = []
+    for direction, word in DIRECTIONS.items():
+        name = f"{direction}_r_mean"
+        chance, interval = details.get(chance_name(name)), details.get(f"{name}_interval")
+        if chance is not None and interval and name in metrics:
+            compared.append((f"{word} retrieval is", "chance", interval[0], metrics[name], chance))
+    guesses = {name: metrics[name] for name in BASELINES if name in metrics}
+    if guesses and "vqa_accuracy" in metrics:
+        accuracy, name = metrics["vqa_accuracy"], max(guesses, key=guesses.__getitem__)
+        low = (details.get("vqa_accuracy_interval") or [accuracy])[0]
+        compared.append(("The answers are", _GUESSES[name], low, accuracy, guesses[name]))
+    return [
+        (
+            low > other,
+            f"{subject} {'' if low > other else 'no '}better than {than}: {percent(value)} against {percent(other)}.",
+        )
+        for subject, than, low, value, other in compared
+    ]
+
+
+def percent(value: float) -> str:
+    """Return per cent with one decimal, or with as many as a small number needs."""
+    return f"{value:.1f} %" if value == 0 or abs(value) >= 0.095 else f"{value:.1g} %"
+
+
+def _time_or_count(name: str, value: float) -> str:
+    if name.endswith("runtime"):
+        return duration(value)
+    if name in ("loss", "epoch") or name.endswith("_per_second"):
+        return f"{value:,.4g}"
+    return f"{value:.3g}" if abs(value) >= 1e7 else f"{value:,}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: "4.2 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def as_text(table: Table) -> str:
+    """Return a table for a terminal, with the notes of each number beside it; empty without rows."""
+    if not table.rows:
+        return ""
+    heads = ["", *(SPLIT_TITLES.get(split, split) for split in table.splits)]
+    lines = [[row.title, *(_cell_text(cell) for cell in row.cells)] for row in table.rows]
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in [heads, *lines]
+    )
+
+
+def _cell_text(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    return cell.text + (f" ({cell.note.replace('95 % interval', '95 %:')})" if cell.note else "")

@@ -1,0 +1,250 @@
+"""Rows of whatever data set a trainer is handed: by column, by image, and one caption each.
+
+The one file of the trainers that uses `processing`: what tells images apart, and how rows become a batch, is decided
+there. It is imported only when it is needed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset, IterableDataset, Subset
+from transformers.utils import logging
+
+from ..configuration_albef import AlbefError
+
+logger = logging.get_logger(__name__)
+
+
+class Rows(Dataset):
+    """Rows that can be read by number alone, such as those of a list, read by column as well.
+
+    The first column that is asked for reads all rows once; all columns but `image` are kept.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self._table: list[dict[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.dataset[number] for number in range(len(self)))
+
+    def __getitem__(self, key: int | str) -> Any:
+        """Return a row by its number, a column by its name."""
+        if not isinstance(key, str):
+            return self.dataset[key]
+        if key == "image":
+            return [row["image"] for row in self]
+        if key not in self.column_names:
+            raise AlbefError(f"Not all rows of the data set have {key!r}: add it, or leave those rows out.")
+        return [row[key] for row in self._read()]
+
+    @property
+    def column_names(self) -> list[str]:
+        """Return the names that all rows have, without `image`."""
+        table = self._read()
+        return [name for name in table[0] if all(name in row for row in table)] if table else []
+
+    def _read(self) -> list[dict[str, Any]]:
+        if self._table is None:
+            self._table = []
+            for number, row in enumerate(self):
+                if not isinstance(row, Mapping):
+                    raise AlbefError(f"Row {number} is a {type(row).__name__}: give mappings of names to values.")
+                self._table.append({name: value for name, value in row.items() if name != "image"})
+        return self._table
+
+
+def as_rows(dataset: Any) -> Any:
+    """Return a data set that is read by number and by column: itself where it has columns, else `Rows` of it.
+
+    Raises:
+        AlbefError: It is none: there is no length, or it is a dictionary of data sets.
+    """
+    if isinstance(dataset, (Mapping, str)) or not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise AlbefError(
+            f"The data to evaluate is a {type(dataset).__name__}: give a data set with a length, or a list of rows."
+        )
+    if hasattr(dataset, "column_names"):
+        return dataset
+    if isinstance(dataset, Subset) and hasattr(inner := as_rows(dataset.dataset), "select"):
+        return inner.select(list(dataset.indices))
+    return Rows(dataset)
+
+
+def undecoded_images(rows: Any) -> Any:
+    """Return the column `image`, of a data set of the `datasets` library without decoding it."""
+    feature: Any = (getattr(rows, "features", None) or {}).get("image")
+    if getattr(feature, "decode", False) is True:
+        rows = rows.cast_column("image", type(feature)(decode=False))
+    return rows["image"]
+
+
+def image_names(rows: Any, chosen: Sequence[int]) -> list[str]:
+    """Return for each of the chosen rows the path of its image, or the row's number where it has none."""
+    from processing.image_keys import image_path
+
+    images = undecoded_images(rows)
+    return [image_path(images[row]) or str(row) for row in chosen]
+
+
+def image_keys(rows: Any, warn: bool = True) -> list[Hashable]:
+    """Return for each row what tells its image from others: `image_id`, else path or content, else the row.
+
+    With `warn`, a warning says where rows without an `image_id` share an image.
+    """
+    from processing import ProcessingError
+    from processing.image_keys import image_key, image_path
+
+    keys: list[Hashable] = []
+    for number, given in enumerate(rows["image_id"] if "image_id" in rows.column_names else [None] * len(rows)):
+        try:
+            keys.append(image_key({"image_id": given}))
+        except ProcessingError as error:
+            raise AlbefError(f"Row {number}: {error}") from error
+    without_id = [number for number, key in enumerate(keys) if key is None]
+    images = undecoded_images(rows) if without_id else ()
+    first_rows: dict[Hashable, int] = {}
+    repeated = set()
+    for number in without_id:
+        image = images[number]
+        keys[number] = key = image_key({"image": image}) or ("row", number)
+        if first_rows.setdefault(key, number) != number:
+            repeated.add(key)
+    if repeated and warn:
+        row = min(first_rows[key] for key in repeated)
+        logger.warning(
+            f"{len(repeated)} images are in several rows that have no image_id, such as "
+            f"{image_path(images[row]) or 'that'} of row {row}: the rows of an image count as one. Add image_id to say "
+            "which rows show the same image."
+        )
+    return keys
+
+
+def rows_by_image(rows: Any) -> list[list[int]]:
+    """Return the rows of each image, the images in the order of their first rows; see `image_keys`."""
+    found: dict[Hashable, list[int]] = {}
+    for number, key in enumerate(image_keys(rows)):
+        found.setdefault(key, []).append(number)
+    return list(found.values())
+
+
+def texts_of(captions: Any) -> list[str]:
+    """Return the captions of a row, which has a list of them, one, or none."""
+    if captions is None or isinstance(captions, str):
+        return [captions] if captions is not None else []
+    return list(captions)
+
+
+class OneCaptionRows(Dataset):
+    """Rows with a list of captions as rows of one caption each, all of them in every epoch."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        counts = [len(texts_of(captions)) for captions in as_rows(dataset)["caption"]]
+        self._rows = np.repeat(np.arange(len(counts)), counts)
+        self._positions = np.arange(len(self._rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.dataset[int(self._rows[index])]
+        return {**row, "caption": texts_of(row["caption"])[self._positions[index]]}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the data set the epoch, if it wants to know."""
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
+
+class OneCaptionStream(IterableDataset):
+    """A stream whose rows have one caption each."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in self.stream:
+            captions = row.get("caption") if isinstance(row, Mapping) else None
+            if captions is None or isinstance(captions, str):
+                yield row
+            else:
+                yield from ({**row, "caption": caption} for caption in captions)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the stream the epoch, if it wants to know."""
+        if hasattr(self.stream, "set_epoch"):
+            self.stream.set_epoch(epoch)
+
+
+def one_caption_a_row(dataset: Any) -> Any:
+    """Return training rows with one `caption` each: the data set itself where none has a list of them."""
+    if dataset is None:
+        return None
+    if not hasattr(dataset, "__len__"):
+        return _one_caption_stream(dataset)
+    if not len(dataset):
+        return dataset
+    if hasattr(dataset, "column_names"):
+        captions = dataset["caption"] if "caption" in dataset.column_names else ()
+    else:  # a row of another data set may cost the reading of an image
+        rows = dataset if isinstance(dataset, list | tuple) else [dataset[0]]
+        captions = [row.get("caption") for row in rows if isinstance(row, Mapping)]
+    has_lists = any(not isinstance(one, str) for one in captions if one is not None)
+    return OneCaptionRows(dataset) if has_lists else dataset
+
+
+def _one_caption_stream(stream: Any) -> Any:
+    if not hasattr(stream, "cast_column"):  # not of the `datasets` library
+        return OneCaptionStream(stream)
+    first: Any = next(iter(stream), {})
+    if first.get("caption") is None or isinstance(first["caption"], str):
+        return stream
+    feature: Any = (stream.features or {}).get("image")
+    if getattr(feature, "decode", False) is True:
+        stream = stream.cast_column("image", type(feature)(decode=False))
+    return stream.map(_spread, batched=True)
+
+
+def _spread(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    counts = [len(texts_of(captions)) for captions in rows["caption"]]
+    spread = {
+        name: [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
+        for name, values in rows.items()
+    }
+    return {**spread, "caption": [text for captions in rows["caption"] for text in texts_of(captions)]}
+
+
+def retrieval_collator(processor: Any) -> Any:
+    """Return the collator of retrieval training."""
+    from processing import RetrievalCollator
+
+    return RetrievalCollator(processor, with_names=True)
+
+
+def vqa_collator(processor: Any, share_images: bool) -> Any:
+    """Return the collator of training on questions."""
+    from processing import VQACollator
+
+    return VQACollator(processor, share_images=share_images, with_names=True)
+
+
+def limit_lengths(collator: Any, **limits: int) -> Any:
+    """Return a collator with attributes such as `max_length` at most these numbers; itself where it has none."""
+    lowered = {
+        name: limit
+        for name, limit in limits.items()
+        if hasattr(collator, name) and (getattr(collator, name) is None or getattr(collator, name) > limit)
+    }
+    if lowered:
+        collator = copy.copy(collator)
+        for name, limit in lowered.items():
+            setattr(collator, name, limit)
+    return collator

@@ -1,0 +1,220 @@
+"""Model cards: what is handed in stands in them, and no name of a user's breaks their text or their metadata."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from golden_cases import tiny_config
+from hub_server import serve
+from huggingface_hub import HfApi, ModelCard
+from markdown_it import MarkdownIt
+from small_models import save_retrieval
+from transformers import TrainingArguments
+
+from modeling_albef import AlbefForImageTextRetrieval
+from modeling_albef.model_card_albef import CardFacts, code, make_model_card, plain, python_string
+from modeling_albef.training import RetrievalTrainer, RetrievalTrainingArguments
+from modeling_albef.training.application import DataArguments
+from modeling_albef.training.application.record import _dataset_names
+from processing import AlbefProcessor, RetrievalCollator
+
+RETRIEVAL, ANSWERS = "AlbefForImageTextRetrieval", "AlbefForQuestionAnswering"
+HOSTILE = [
+    "with \"double\" and 'single' quotes",
+    "two\nlines\r\nand --- a rule\n---\n# a heading",
+    "`ticks` and ```fences```\n```python\nprint(1)\n```",
+    "a | pipe | and a \\ backslash",
+    "<script>alert(1)</script> & <b>bold</b> &amp; <!-- hidden",
+    "*stars* _under_ __twice__ ~~struck~~ [link](http://x) ![image](y)",
+    "yaml: {a: [1, 2]} # comment, 'quoted' %TAG @at !tag",
+    "\udcff undecodable, \x00 zero, \x1b[31m red, \u2028 line, \u202e turned",
+    "null",
+    "  ",
+    "Füße 画像 🙂",
+    "{name} {0} %s",
+]
+
+
+def card_of(name: str, architecture: str = RETRIEVAL, **facts: Any) -> tuple[ModelCard, dict[str, Any], str]:
+    """A card, its metadata as YAML reads them, and its text as a browser gets it."""
+    card = make_model_card(tiny_config(), architecture, name, CardFacts(**facts))
+    content = str(card).encode("utf-8").decode("utf-8")
+    block = re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)
+    assert block is not None
+    html = MarkdownIt("commonmark").enable("table").render(content[block.end() :])
+    return ModelCard(content), yaml.safe_load(block[1]), html
+
+
+def shown(value: str) -> str:
+    """What a reader is to see of a value: its characters on one line, without those that nobody sees."""
+    text = "".join(letter if letter.isprintable() else " " for letter in value)
+    return " ".join(text.split())
+
+
+def as_html(value: str) -> str:
+    escapes = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
+    return "".join(escapes.get(letter, letter) for letter in value)
+
+
+@pytest.mark.parametrize("architecture", [RETRIEVAL, ANSWERS, "AlbefModel"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_breaks_a_card(name: str, architecture: str) -> None:
+    card, metadata, html = card_of(
+        name,
+        architecture,
+        datasets=(name, "other"),
+        results={name: {"r_mean": 50.0, "txt_r1": 25.0, name: 1.0}},
+        arguments={"learning_rate": 1e-5, name: name},
+        base_model=name,
+        tags=(name,),
+        dataset_args=name,
+    )
+    # the metadata: one block, which has the name as it is
+    assert metadata["tags"] == ["albef", "vision-language", *filter(None, [shown(name)])]
+    (entry,) = metadata["model-index"]
+    assert metadata.get("base_model") == (name if name == "null" else None)  # the others are no names of the Hub
+    assert "datasets" not in metadata
+    assert entry["results"][0]["dataset"]["name"] == shown(f"{name}, other")
+    assert re.fullmatch(r"[a-z0-9-]+", entry["results"][0]["dataset"]["type"])
+    assert card.data.model_name == entry["name"] == (shown(name).rstrip("/").split("/")[-1] or architecture)
+    assert len(card.data.eval_results) == 3
+    # the text: the headings and lists that the card has, one table, no markup of the name
+    titles = re.findall(r"<h\d>(.*?)</h\d>", html)
+    assert titles == [as_html(entry["name"]), "How to use", "Results", "Training", "Limits", "Library versions"]
+    assert html.count("<table>") == html.count("<pre>") == 1 and html.count("<tr>") == 4
+    assert len(re.findall(r"<td>", html)) == 9 and html.count("<hr") == 0
+    assert {"script", "b", "img", "em", "strong", "s"} & set(re.findall(r"<(\w+)", html)) == set()
+    assert len(re.findall(r"<a ", html)) == 1  # of the paper
+    assert f"<code>{as_html(shown(name))}</code>" in html or not shown(name)
+    # the code: Python that loads the model of this name
+    program = re.search(r"```python\n(.*?)```\n", str(card), re.DOTALL)
+    assert program is not None
+    strings = [node.value for node in ast.walk(ast.parse(program[1])) if isinstance(node, ast.Constant)]
+    assert name in strings
+
+
+@pytest.mark.parametrize("value", [*HOSTILE, "`", "``a", "a`", "_a", "a_", "a_b", "a__b", "\\", "]("])
+def test_plain_text_code_and_strings_are_read_back(value: str) -> None:
+    render = MarkdownIt("commonmark").enable("table").renderInline
+    if shown(value):
+        assert render(f"x {plain(value)} x") == f"x {as_html(shown(value))} x"
+        assert render(code(value)) == f"<code>{as_html(shown(value))}</code>"
+    assert ast.literal_eval(python_string(value)) == value
+    assert plain("learning_rate of run_1") == "learning_rate of run_1"  # words keep their underscores
+
+
+def test_what_is_handed_in_stands_in_the_metadata() -> None:
+    _, metadata, html = card_of(
+        "user/model",
+        datasets=("user/photos",),
+        results={"test": {"txt_r1": 12.34567, "r_mean": float("nan")}, "eval": {"vqa_accuracy_yes_no": 50}},
+        base_model="user/albef-14m",
+        license="Apache 2.0",
+        tags=("art", "albef"),
+        language=["en", "de"],
+        task="image-text-to-text",
+    )
+    assert metadata["datasets"] == ["user/photos"] and metadata["base_model"] == "user/albef-14m"
+    assert metadata["license"] == "apache-2.0" and metadata["tags"] == ["albef", "vision-language", "art"]
+    assert metadata["language"] == ["en", "de"] and metadata["pipeline_tag"] == "image-text-to-text"
+    assert metadata["library_name"] == "transformers"
+    results = {
+        (one["dataset"]["split"], metric["type"], metric["name"]): (metric["value"], one["dataset"]["type"])
+        for one in metadata["model-index"][0]["results"]
+        for metric in one["metrics"]
+    }
+    assert results == {
+        ("test", "recall", "Text R@1"): (12.3457, "user/photos"),
+        ("eval", "accuracy", "VQA accuracy (yes/no)"): (50.0, "user/photos"),
+    }  # what is not finite stands in the text alone
+    assert "<td>nan</td>" in html and "<td>12.35</td>" in html
+    for library in ("transformers", "torch", "datasets", "tokenizers"):
+        assert f"<li>{library} {importlib.metadata.version(library)}</li>" in html
+
+
+def test_a_data_set_has_its_name_on_the_hub_where_it_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data/photos").mkdir(parents=True)
+    names = {
+        ("my photos.json",): ("my-photos-json", None),
+        ("data/photos",): ("data-photos", None),  # a folder here
+        ("user/photos", "coco_retrieval"): ("user/photos", ["user/photos"]),
+        ("user/photos", "user/more"): ("user-photos-user-more", ["user/photos", "user/more"]),
+        (): ("its-data-set", None),
+    }
+    for datasets, (kind, listed) in names.items():
+        _, metadata, _ = card_of("model", datasets=datasets, results={"eval": {"r_mean": 1.0}})
+        assert metadata["model-index"][0]["results"][0]["dataset"]["type"] == kind
+        assert metadata.get("datasets") == listed
+    own = {"dataset": "own_data", "dataset_config": {"hub_dataset": "user/photos"}}
+    assert _dataset_names(DataArguments(**own)) == ("user/photos",)
+    assert _dataset_names(DataArguments(**{**own, "dataset_config": {"hub_dataset": "data/photos"}})) == ("photos",)
+    assert _dataset_names(DataArguments(train_files=["a/x.json"], test_files=["b/y.json"])) == ("x", "y")
+    assert _dataset_names(DataArguments(dataset="shapes")) == ("shapes",)
+
+
+def trainer_of(folder: Path, **arguments: Any) -> RetrievalTrainer:
+    model = save_retrieval(folder / "model")
+    processor = AlbefProcessor.from_pretrained(folder / "model")
+    options = {
+        "use_cpu": True,
+        "queue_size": 0,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "dataloader_drop_last": False,
+    }
+    options |= arguments
+    args = RetrievalTrainingArguments(str(folder / "out"), **options)
+    return RetrievalTrainer(
+        model, args, data_collator=RetrievalCollator(processor), train_dataset=[], processing_class=processor
+    )
+
+
+def test_the_trainers_card_takes_what_the_librarys_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of(tmp_path, optim="adamw_torch", hub_license="mit", hub_tags=["run"])
+    trainer.results = {"eval": {"r_mean": 40.0}}
+    trainer.create_model_card("de", tags="art", dataset="Photos of mine", dataset_tags="user/photos", dataset_args="v2")
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == "mit" and card.data.tags == ["albef", "vision-language", "run", "art"]
+    assert card.data.language == "de" and card.data.datasets == ["user/photos"]
+    (result,) = card.data.eval_results
+    assert (result.dataset_type, result.dataset_name, result.dataset_args) == (
+        "user/photos",
+        "Photos of mine",
+        {"args": "v2"},
+    )
+    assert "OptimizerNames" not in str(card) and "- `optim`: `adamw_torch`" in card.text
+    assert "Photos of mine" in card.text
+    with pytest.raises(TypeError, match="licence"):
+        trainer.create_model_card(licence="mit")
+    with serve() as hub:
+        hub.take_over(monkeypatch)
+        trainer.push_to_hub(license="apache-2.0", finetuned_from="user/albef", tasks="image-text-to-text", tags=["x"])
+        ((_, name),) = hub.repositories
+        pushed = ModelCard(hub.files(name)["README.md"].decode())
+    assert pushed.data.license == "apache-2.0" and pushed.data.base_model == "user/albef"
+    assert pushed.data.pipeline_tag == "image-text-to-text" and pushed.data.language == "de"
+    assert pushed.data.tags == ["albef", "vision-language", "run", "x"] and pushed.data.datasets == ["user/photos"]
+
+
+def test_every_argument_of_the_library_is_shown_as_its_users_write_it() -> None:
+    _, _, html = card_of("model", arguments=vars(TrainingArguments("out", use_cpu=True)))
+    assert "OptimizerNames" not in html and "SchedulerType" not in html and "<code>adamw_torch" in html
+
+
+def test_a_card_that_cannot_be_read_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = save_retrieval(tmp_path)
+    assert isinstance(model, AlbefForImageTextRetrieval)
+    broken = b"---\ntags: [unclosed\n---\nMine."
+    with serve() as hub:
+        hub.take_over(monkeypatch)
+        model.push_to_hub("user/albef")
+        HfApi().upload_file(path_or_fileobj=broken, path_in_repo="README.md", repo_id="user/albef")
+        model.push_to_hub("user/albef")
+        assert hub.files("user/albef")["README.md"] == broken
