@@ -32,7 +32,7 @@ FORMATS = (
     *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD", "SGI"),
     *("TGA", "TIFF", "WEBP", "XBM", "XPM"),
 )
-MAX_PIXELS = 1 << 25  # of an opened image: one of more is reduced, so that a small file cannot take gigabytes
+MAX_PIXELS = 1 << 26  # of an opened image: one of more is reduced, so that a small file cannot take gigabytes
 PIXELS_AT_ONCE = 1 << 20  # of a large image whose colors are converted
 _FROM_16_BITS = np.rint(np.arange(1 << 16) * 255 / 65535).astype(np.uint8)
 _TURNS = {
@@ -62,7 +62,7 @@ def open_image(
 
     Colors become RGB as in salesforce/ALBEF `dataset/caption_dataset.py`, by Pillow's `convert("RGB")`: transparency
     is dropped, not blended with a background. Of an animation the first frame counts. Values of more than eight bits
-    are scaled to 0..255; Pillow alone would clip them to white. An image of more than 33 million pixels is reduced by a
+    are scaled to 0..255; Pillow alone would clip them to white. An image of more than 67 million pixels is reduced by a
     whole factor, each pixel the mean of those that it replaces; a JPEG by its decoder as far as that can.
 
     Args:
@@ -73,7 +73,7 @@ def open_image(
             saves time where a half, a fourth or an eighth of the size is enough. None decodes to full size.
 
     Returns:
-        An image of mode "RGB", fully loaded, upright, a copy; no file stays open. Of at most 33 million pixels, it has
+        An image of mode "RGB", fully loaded, upright, a copy; no file stays open. Of at most 67 million pixels, it has
         the size of the source (turned, where that was).
 
     Raises:
@@ -130,13 +130,14 @@ class AlbefImageProcessor(PilBackend):
         """Open paths, mappings and URLs; leave images and arrays as they are.
 
         Args:
-            image_url_or_urls: One image source, or nested lists of them.
+            image_url_or_urls: One image source, or many: lists, columns and other iterables of them, nested or not.
 
         Returns:
             The same structure, with every source that had to be opened replaced by its Pillow image.
 
         Raises:
             UnreadableImageError: A source cannot be read.
+            ProcessingError: There are no images.
         """
         return open_sources(image_url_or_urls, super().fetch_images)
 
@@ -164,8 +165,9 @@ class AlbefImageProcessor(PilBackend):
         if isinstance(image, Image.Image) and do_convert_rgb:
             image = decode_pillow(image)
             size, resample = kwargs.get("size"), kwargs.get("resample")
-            if kwargs.get("do_resize") and size.height and size.width and isinstance(resample, int):
-                image = image.resize((size.width, size.height), resample)  # here, where the image is there only once
+            side = (size.width, size.height) if size else ()
+            if kwargs.get("do_resize") and all(side) and image.size != side and isinstance(resample, int):
+                image = image.resize(side, resample)  # here, where the image is there only once
             image, input_data_format = np.asarray(image), ChannelDimension.LAST
         elif not isinstance(image, Image.Image) and input_data_format is None:
             input_data_format = infer_channel_dimension_format(image, num_channels=(1, 3, 4))
@@ -275,17 +277,35 @@ def open_sources(source: Any, fetch: Callable[[Any], Any]) -> Any:
     is_url = isinstance(source, str) and source.startswith(("http://", "https://", "data:image/"))
     if isinstance(source, (str, os.PathLike, Mapping)) and not is_url:
         return open_image(source)
-    if is_list_of_sources(source):
-        return [open_sources(one, fetch) for one in source]
+    if is_many(source):
+        return [open_sources(one, fetch) for one in as_list(source, "images")]
     if isinstance(source, np.ndarray) and source.ndim == 2:
         return source[..., None]  # (height, width, 1)
     return fetch(source)
 
 
-def is_list_of_sources(value: Any) -> bool:
-    """Return whether a value is many images or texts, such as a column of a data set, rather than one."""
-    is_one = isinstance(value, (str, bytes, os.PathLike, Mapping, Image.Image)) or hasattr(value, "__array_interface__")
-    return not is_one and not hasattr(value, "detach") and isinstance(value, Iterable)
+def is_many(value: Any) -> bool:
+    """Return whether a value is many images or texts, such as a column of a data set, rather than one.
+
+    A batch of images in one array counts as one: the library takes it apart.
+    """
+    if value is None or isinstance(value, (str, bytes, os.PathLike, Mapping, Image.Image)) or hasattr(value, "detach"):
+        return False
+    if hasattr(value, "__array_interface__"):
+        return value.ndim > 0 and (value.dtype.kind in "OUT" or not value.shape[0])  # of strings or objects
+    return isinstance(value, Iterable) or (hasattr(value, "__len__") and hasattr(value, "__getitem__"))
+
+
+def as_list(values: Any, what: str) -> list[Any]:
+    """Return many values as a list.
+
+    Raises:
+        ProcessingError: There is none; `what` says of which.
+    """
+    found = list(values if isinstance(values, Iterable) else map(values.__getitem__, range(len(values))))
+    if not found:
+        raise ProcessingError(f"There are no {what}: give one at least.")
+    return found
 
 
 def decode_pillow(image: Image.Image) -> Image.Image:

@@ -3,13 +3,12 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from traceback import walk_tb
 from typing import Any
 
-import numpy as np
 from huggingface_hub import CommitInfo, HfApi
 from tokenizers import processors
 from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -17,7 +16,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
 from transformers.utils import PROCESSOR_NAME, cached_file
 
-from .image_processing_albef import ProcessingError, is_list_of_sources, one_line
+from .image_processing_albef import ProcessingError, as_list, is_many, one_line
 from .image_processing_albef_torchvision import in_torchvision
 
 TEXT_TYPES = ("caption", "question")
@@ -106,7 +105,7 @@ class AlbefProcessor(ProcessorMixin):
     def __call__(
         self,
         images: Any = None,
-        text: str | Sequence[str] | None = None,
+        text: str | Iterable[str] | None = None,
         videos: Any = None,
         audio: Any = None,
         **kwargs: Any,
@@ -114,8 +113,9 @@ class AlbefProcessor(ProcessorMixin):
         """Clean up and tokenise texts, and turn images into pixel values.
 
         Args:
-            images: One image source, or a list or another sequence of them: what the image processor takes.
-            text: One text, or a list or another sequence of texts. Of a text the first 10,000 characters are read.
+            images: One image source or many: what the image processor takes. Many are a list, a column of a data set,
+                or anything else that can be iterated over.
+            text: One text or many. Of a text the first 10,000 characters are read.
             videos: Ignored, as by every image-text processor of the library.
             audio: Ignored, likewise.
             kwargs: `text_type` and `max_words` for this call; what tokenizers take (`padding`, `truncation`,
@@ -128,7 +128,8 @@ class AlbefProcessor(ProcessorMixin):
 
         Raises:
             TypeError: An option is unknown.
-            ValueError: Nothing was given, or `text` is no string or sequence of strings.
+            ValueError: Nothing was given.
+            ProcessingError: `text` is no string or strings, or it is empty.
             UnreadableImageError: An image cannot be read.
         """
         _check_option_names(kwargs)
@@ -138,9 +139,11 @@ class AlbefProcessor(ProcessorMixin):
         if isinstance(text, str):
             text = _CLEANERS[text_type](text[:MAX_CHARACTERS], max_words)
         elif text is not None:
-            texts: list[Any] = list(text) if is_list_of_sources(text) or isinstance(text, np.ndarray) else [None]
-            if not texts or not all(isinstance(one, str) for one in texts):
-                raise ValueError("text must be a string or list of strings, or another sequence of them; at least one.")
+            texts = as_list(text, "texts") if is_many(text) else [text]
+            if odd := [one for one in texts if not isinstance(one, str)]:
+                raise ProcessingError(
+                    f"text must be a string or list of strings, or another sequence of them, but has {odd[0]!r:.60}."
+                )
             text = [_CLEANERS[text_type](one[:MAX_CHARACTERS], max_words) for one in texts]
         return super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
 
@@ -183,7 +186,7 @@ class AlbefProcessor(ProcessorMixin):
         return processor
 
     def encode_answers(
-        self, answers: list[str], padding: bool | str = True, return_tensors: str | None = "pt"
+        self, answers: str | Iterable[str], padding: bool | str = True, return_tensors: str | None = "pt"
     ) -> BatchFeature:
         """Tokenise answers for the answer decoder: `[CLS] a1 .. an [SEP]` (salesforce/ALBEF `VQA.py`).
 
@@ -198,10 +201,9 @@ class AlbefProcessor(ProcessorMixin):
             `input_ids` and `attention_mask`, (A, L).
 
         Raises:
-            ValueError: `answers` is empty.
+            ProcessingError: `answers` is empty.
         """
-        if not answers:
-            raise ValueError("There are no answers to encode: give one at least.")
+        answers = [answers] if isinstance(answers, str) else as_list(answers, "answers to encode")
         closed = [answer[:MAX_CHARACTERS] for answer in answers]
         if not self.end_texts:
             closed = [f"{answer} {self.tokenizer.sep_token}" for answer in closed]

@@ -457,7 +457,7 @@ def gray_png(side: int, depth: int) -> bytes:
 @pytest.mark.parametrize("opening", [open_image, AlbefImageProcessor()])
 def test_small_files_of_many_pixels_take_little_memory(depth: int, opening: Any) -> None:
     """At most three bytes a pixel, where once it were 26 (of 16 bits) and 5."""
-    side = 8000
+    side = 8400
     source = {"bytes": gray_png(side, depth), "path": None}
 
     def memory(name: str) -> int:
