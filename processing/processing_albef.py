@@ -14,15 +14,19 @@ from tokenizers import processors
 from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
-from transformers.utils import PROCESSOR_NAME, cached_file
+from transformers.utils import PROCESSOR_NAME, cached_file, logging
 
 from .image_processing_albef import ProcessingError, as_list, is_many, one_line
 from .image_processing_albef_torchvision import in_torchvision
 
 TEXT_TYPES = ("caption", "question")
 MAX_CHARACTERS = 10_000  # of a text; more would only keep the tokenizer busy
+MAX_UNKNOWN = 0.1  # share of the tokens of texts; with more, the vocabulary is hardly the texts' own
+TOKENS_JUDGED = (50, 1000)  # of the first texts: the least number that is judged by, and where judging ends
 READERS = ("transformers", "tokenizers", "huggingface_hub", "json", "codecs")  # whose errors are of a file
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+logger = logging.get_logger(__name__)
 
 _DELETED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
 
@@ -75,6 +79,8 @@ class AlbefProcessor(ProcessorMixin):
         text_type: Which clean-up texts get unless a call says otherwise: "caption" or "question".
         max_words: Words of a text that are read unless a call says otherwise, at least 1.
         end_texts: Whether texts end in `[SEP]` after all, as models of LAVIS read them.
+        judges_vocabulary: Whether texts of which the vocabulary knows little will cause a warning: until there was one,
+            or 1,000 tokens were read. It is not saved.
 
     Raises:
         TypeError: `image_processor` or `tokenizer` is of the wrong class.
@@ -101,6 +107,8 @@ class AlbefProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer)
         self.tokenizer = _in_albef_layout(tokenizer, end_texts)
         self.text_type, self.max_words, self.end_texts = text_type, max_words, end_texts
+        self.judges_vocabulary = True
+        self._unknown, self._tokens = 0, 0  # of the first texts
 
     def __call__(
         self,
@@ -124,7 +132,8 @@ class AlbefProcessor(ProcessorMixin):
 
         Returns:
             `pixel_values` (images, 3, S, S) where images were given; `input_ids` and `attention_mask` (texts, L) where
-            texts were given. A text that is empty after the clean-up is `[CLS]` alone.
+            texts were given. A text that is empty after the clean-up is `[CLS]` alone. Where the vocabulary knows
+            nothing of a call's texts, or lacks more than a tenth of the first texts' tokens, a warning says so once.
 
         Raises:
             TypeError: An option is unknown.
@@ -145,7 +154,26 @@ class AlbefProcessor(ProcessorMixin):
                     f"text must be a string or list of strings, or another sequence of them, but has {odd[0]!r:.60}."
                 )
             text = [_CLEANERS[text_type](one[:MAX_CHARACTERS], max_words) for one in texts]
-        return super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
+        inputs = super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
+        if text is not None and self.judges_vocabulary:
+            self._warn_of_unknown(text, inputs["input_ids"])
+        return inputs
+
+    def _warn_of_unknown(self, text: str | list[str], input_ids: Any) -> None:
+        """Warn once, where the vocabulary knows too few of the first texts' words."""
+        unknown, tokens = count_unknown(self.tokenizer, input_ids)
+        self._unknown, self._tokens = self._unknown + unknown, self._tokens + tokens
+        knows_none = 0 < tokens == unknown
+        if knows_none or (self._tokens >= TOKENS_JUDGED[0] and self._unknown > MAX_UNKNOWN * self._tokens):
+            share = 1.0 if knows_none else self._unknown / self._tokens
+            first = text if isinstance(text, str) else text[0]
+            logger.warning(
+                f"The vocabulary of the processor lacks {share:.0%} of the texts' tokens, such as {first[:60]!r}: "
+                "take a tokenizer of their language. This warning is not repeated."
+            )
+            self.judges_vocabulary = False
+        if self._tokens >= TOKENS_JUDGED[1]:
+            self.judges_vocabulary = False
 
     @classmethod
     def from_pretrained(
@@ -288,6 +316,20 @@ class AlbefProcessor(ProcessorMixin):
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, save_code=save_code)
             return api.upload_folder(folder_path=folder, **kwargs)
+
+
+def count_unknown(tokenizer: PreTrainedTokenizerBase, input_ids: Any) -> tuple[int, int]:
+    """Return how many tokens of texts are not in the vocabulary, and how many there are; special ones do not count.
+
+    Args:
+        tokenizer: That made them.
+        input_ids: Of one text or many, as lists, arrays or tensors.
+    """
+    rows = input_ids.tolist() if hasattr(input_ids, "tolist") else input_ids
+    rows = [rows] if rows and isinstance(rows[0], int) else rows
+    special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
+    tokens = sum(len(row) - sum(map(row.count, special)) for row in rows)
+    return sum(row.count(tokenizer.unk_token_id) for row in rows), tokens
 
 
 def _in_albef_layout(tokenizer: PreTrainedTokenizerBase, end_texts: bool) -> PreTrainedTokenizerFast:

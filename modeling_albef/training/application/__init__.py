@@ -9,6 +9,7 @@ from .processor import load_processor, training_texts
 from .record import RunRecord
 from .settings import DataArguments, ModelArguments, VQADataArguments
 from .start import prepare_run
+from .vocabulary import check_vocabulary
 
 __all__ = [
     "DataArguments",
@@ -16,6 +17,7 @@ __all__ = [
     "RunRecord",
     "VQADataArguments",
     "check_answer_lengths",
+    "check_vocabulary",
     "exit_without_traceback",
     "load_candidates",
     "load_model",
