@@ -41,14 +41,14 @@ class _AlbefPipeline(Pipeline):
     model: Any
     processor: Any
 
-    def __init__(self, model: Any, *args: Any, processor: Any = None, **kwargs: Any) -> None:
+    def __init__(self, model: Any, processor: Any = None, **kwargs: Any) -> None:
         """Take a model; without a `processor` load the one that is beside it.
 
         Raises:
             AlbefError: There is none beside it.
         """
         processor = _processor_beside(model) if processor is None else processor
-        super().__init__(model, *args, processor=processor, **kwargs)
+        super().__init__(model, processor=processor, **kwargs)
         self.model.eval()  # it may come from a training
 
 

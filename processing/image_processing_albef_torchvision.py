@@ -60,6 +60,7 @@ class AlbefImageProcessorTorchvision(TorchvisionBackend):
         image: Any,
         do_convert_rgb: bool | None = None,
         input_data_format: str | ChannelDimension | None = None,
+        device: torch.device | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Make a channels-first tensor (C, H, W); the arguments are those of `AlbefImageProcessor.process_image`."""
@@ -69,12 +70,15 @@ class AlbefImageProcessorTorchvision(TorchvisionBackend):
             input_data_format = infer_channel_dimension_format(image, num_channels=(1, 3, 4))
         if isinstance(image, np.ndarray):
             image = np.ascontiguousarray(image)  # a view with negative strides makes no tensor
-        channels = super().process_image(image, do_convert_rgb=False, input_data_format=input_data_format, **kwargs)
+        kwargs |= {"do_convert_rgb": False, "input_data_format": input_data_format, "device": device}
+        channels = super().process_image(image, **kwargs)
         if not do_convert_rgb:
             return channels
         return channels.expand(3, -1, -1) if len(channels) == 1 else channels[:3]
 
-    def resize(self, image: torch.Tensor, size: SizeDict, resample: Any = None, **kwargs: Any) -> torch.Tensor:
+    def resize(
+        self, image: torch.Tensor, size: SizeDict, resample: Any = None, antialias: bool = True, **kwargs: Any
+    ) -> torch.Tensor:
         """Resize (N, C, H, W) by the bicubic filter as Pillow does, by others as torchvision does.
 
         Floats in 0..1 are resized as eight-bit values.
@@ -82,10 +86,11 @@ class AlbefImageProcessorTorchvision(TorchvisionBackend):
         if image.shape[-2:] == (size.height, size.width):
             return image
         levels, factor = _to_levels(image, "do_resize")
-        if getattr(resample, "value", resample) in (Image.Resampling.BICUBIC.value, "bicubic") and size.height:
+        is_bicubic = getattr(resample, "value", resample) in (Image.Resampling.BICUBIC.value, "bicubic")
+        if is_bicubic and antialias and size.height and size.width:
             resized = resize_as_pillow(levels, size.height, size.width)
         else:
-            resized = super().resize(levels, size, resample, **kwargs)
+            resized = super().resize(levels, size, resample, antialias, **kwargs)
         return resized if factor == 1 else resized.to(torch.float32) / factor
 
     def _preprocess(self, images: list[torch.Tensor], **options: Any) -> BatchFeature:  # type: ignore[override]

@@ -145,18 +145,19 @@ class AlbefProcessor(ProcessorMixin):
         text_type = kwargs.pop("text_type", self.text_type)
         max_words = kwargs.pop("max_words", self.max_words)
         _check_text_options(text_type, max_words)
+        cleaned: str | list[str] | None = None
         if isinstance(text, str):
-            text = _CLEANERS[text_type](text[:MAX_CHARACTERS], max_words)
+            cleaned = _CLEANERS[text_type](text[:MAX_CHARACTERS], max_words)
         elif text is not None:
-            texts = as_list(text, "texts") if is_many(text) else [text]
+            texts: list[Any] = as_list(text, "texts") if is_many(text) else [text]
             if odd := [one for one in texts if not isinstance(one, str)]:
                 raise ProcessingError(
                     f"text must be a string or list of strings, or another sequence of them, but has {odd[0]!r:.60}."
                 )
-            text = [_CLEANERS[text_type](one[:MAX_CHARACTERS], max_words) for one in texts]
-        inputs = super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
-        if text is not None and self.judges_vocabulary:
-            self._warn_of_unknown(text, inputs["input_ids"])
+            cleaned = [_CLEANERS[text_type](one[:MAX_CHARACTERS], max_words) for one in texts]
+        inputs = super().__call__(images=images, text=cleaned, videos=videos, audio=audio, **kwargs)
+        if cleaned is not None and self.judges_vocabulary:
+            self._warn_of_unknown(cleaned, inputs["input_ids"])
         return inputs
 
     def _warn_of_unknown(self, text: str | list[str], input_ids: Any) -> None:
