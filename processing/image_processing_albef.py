@@ -267,18 +267,19 @@ def open_lazily(file: str | BinaryIO) -> Image.Image:
     return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def open_sources(source: Any, fetch: Callable[[Any], Any]) -> Any:
+def open_sources(source: Any, fetch: Callable[[Any], Any], is_nested: bool = False) -> Any:
     """Return one image source, or nested ones, with those opened that are paths or mappings.
 
     Args:
         source: See `AlbefImageProcessor.fetch_images`.
         fetch: The library's own, for URLs and for what is open.
+        is_nested: Whether `source` is one of many, and may be an empty list: a text of a batch without images.
     """
     is_url = isinstance(source, str) and source.startswith(("http://", "https://", "data:image/"))
     if isinstance(source, (str, os.PathLike, Mapping)) and not is_url:
         return open_image(source)
     if is_many(source):
-        return [open_sources(one, fetch) for one in as_list(source, "images")]
+        return [open_sources(one, fetch, True) for one in as_list(source, "images", may_be_empty=is_nested)]
     if isinstance(source, np.ndarray) and source.ndim == 2:
         return source[..., None]  # (height, width, 1)
     return fetch(source)
@@ -296,14 +297,14 @@ def is_many(value: Any) -> bool:
     return isinstance(value, Iterable) or (hasattr(value, "__len__") and hasattr(value, "__getitem__"))
 
 
-def as_list(values: Any, what: str) -> list[Any]:
+def as_list(values: Any, what: str, may_be_empty: bool = False) -> list[Any]:
     """Return many values as a list.
 
     Raises:
         ProcessingError: There is none; `what` says of which.
     """
     found = list(values if isinstance(values, Iterable) else map(values.__getitem__, range(len(values))))
-    if not found:
+    if not found and not may_be_empty:
         raise ProcessingError(f"There are no {what}: give one at least.")
     return found
 

@@ -357,3 +357,10 @@ def test_long_texts_do_not_keep_the_tokenizer_busy(processor: AlbefProcessor) ->
         start = time.perf_counter()
         processor(text=[text], truncation=True, max_length=20, text_type="question")
         assert time.perf_counter() - start < 1
+
+
+def test_a_text_of_a_batch_may_have_no_images(processor: AlbefProcessor) -> None:
+    """Nested as the library's chat models take them: a list of images a text."""
+    image = Image.new("RGB", (9, 8))
+    found = processor(text=["a man", "a dog"], images=[[image, image], []], padding=True, return_tensors="pt")
+    assert found["pixel_values"].shape == (2, 3, 32, 32)
