@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image
 from transformers import BatchFeature
 from transformers.image_processing_backends import PilBackend
@@ -34,6 +35,7 @@ FORMATS = (
 )
 MAX_PIXELS = 1 << 26  # of an opened image: one of more is reduced, so that a small file cannot take gigabytes
 PIXELS_AT_ONCE = 1 << 20  # of a large image whose colors are converted
+TOLERANCE = 1e-3  # of floats beyond 0..1, by rounding
 _FROM_16_BITS = np.rint(np.arange(1 << 16) * 255 / 65535).astype(np.uint8)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -170,7 +172,10 @@ class AlbefImageProcessor(PilBackend):
                 image = image.resize(side, resample)  # here, where the image is there only once
             image, input_data_format = np.asarray(image), ChannelDimension.LAST
         elif not isinstance(image, Image.Image) and input_data_format is None:
-            input_data_format = infer_channel_dimension_format(image, num_channels=(1, 3, 4))
+            input_data_format = channels_of(image)
+        if isinstance(image, torch.Tensor):
+            image = image.detach().cpu()
+            image = image.float() if image.dtype == torch.bfloat16 else image  # which NumPy does not know
         channels = super().process_image(image, do_convert_rgb=False, input_data_format=input_data_format, **kwargs)
         if not do_convert_rgb:
             return channels
@@ -275,6 +280,8 @@ def open_sources(source: Any, fetch: Callable[[Any], Any], is_nested: bool = Fal
         fetch: The library's own, for URLs and for what is open.
         is_nested: Whether `source` is one of many, and may be an empty list: a text of a batch without images.
     """
+    if source is None:
+        raise UnreadableImageError("An image is None: leave its row out.")
     is_url = isinstance(source, str) and source.startswith(("http://", "https://", "data:image/"))
     if isinstance(source, (str, os.PathLike, Mapping)) and not is_url:
         return open_image(source)
@@ -365,6 +372,14 @@ def _image_of_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array).convert("RGB")
 
 
+def channels_of(image: Any) -> ChannelDimension:
+    """Return where the channels of an array or a tensor are."""
+    shape = tuple(image.shape)
+    if len(shape) == 3 and not {1, 3, 4} & {shape[0], shape[-1]}:
+        raise UnreadableImageError(f"An image array has shape {shape}: give 1, 3 or 4 channels, first or last.")
+    return infer_channel_dimension_format(image, num_channels=(1, 3, 4))
+
+
 def _to_levels(image: np.ndarray, option: str) -> tuple[np.ndarray, int]:
     """Return an array as uint8, and by what its values were multiplied."""
     if image.dtype == np.uint8 or not image.size:
@@ -383,12 +398,14 @@ def byte_factor(type_name: str, low: Any, high: Any, option: str) -> int:
         option: What needs this range and can be turned off.
 
     Raises:
-        UnreadableImageError: The values are of no range that is known, or 16-bit, or truth values.
+        UnreadableImageError: The values are of no range that is known, or 16-bit, or truth values; or floats that end
+            between 1 and 2, of which nobody can tell.
     """
     is_float = type_name.startswith(("float", "bfloat"))
-    if is_float and 0 <= low and high <= 1:
+    is_whole = type_name.startswith(("int", "uint")) and type_name != "uint16"
+    if is_float and low >= -TOLERANCE and high <= 1 + TOLERANCE:
         return 255
-    if 0 <= low and high <= 255 and (is_float or (type_name.startswith(("int", "uint")) and type_name != "uint16")):
+    if (is_whole or (is_float and high >= 2)) and low >= 0 and high <= 255:  # 0..1.02 is a resized 0..1, not black
         return 1
     raise UnreadableImageError(
         f"An image array of type {type_name} has values from {low} to {high}: give uint8, floats in 0..1, or "

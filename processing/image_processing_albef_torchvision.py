@@ -12,10 +12,17 @@ from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.image_utils import ChannelDimension, SizeDict, infer_channel_dimension_format
+from transformers.image_utils import ChannelDimension, SizeDict
 from transformers.utils import is_torchvision_available
 
-from .image_processing_albef import AlbefImageProcessor, ProcessingError, byte_factor, decode_pillow, open_sources
+from .image_processing_albef import (
+    AlbefImageProcessor,
+    ProcessingError,
+    byte_factor,
+    channels_of,
+    decode_pillow,
+    open_sources,
+)
 
 _FRACTION_BITS = 22  # of Pillow's weights
 
@@ -67,7 +74,7 @@ class AlbefImageProcessorTorchvision(TorchvisionBackend):
         if isinstance(image, Image.Image) and do_convert_rgb:
             image, input_data_format = np.array(decode_pillow(image)), ChannelDimension.LAST
         elif not isinstance(image, Image.Image) and input_data_format is None:
-            input_data_format = infer_channel_dimension_format(image, num_channels=(1, 3, 4))
+            input_data_format = channels_of(image)
         if isinstance(image, np.ndarray):
             image = np.ascontiguousarray(image)  # a view with negative strides makes no tensor
         kwargs |= {"do_convert_rgb": False, "input_data_format": input_data_format, "device": device}
@@ -115,9 +122,10 @@ def _to_levels(image: torch.Tensor, option: str) -> tuple[torch.Tensor, int]:
     if image.dtype == torch.uint8 or not image.numel():
         return image, 1
     name = str(image.dtype).removeprefix("torch.")
-    values = image.double() if name.startswith("uint") else image  # torch knows little of wide unsigned integers
-    factor = byte_factor(name, values.min().item(), values.max().item(), option)
-    return (values * factor).round().to(torch.uint8), factor
+    if name.startswith(("uint", "complex")):  # of which torch knows no least value
+        image = image.real.double()
+    factor = byte_factor(name, image.min().item(), image.max().item(), option)
+    return (image * factor).round().to(torch.uint8), factor
 
 
 def resize_as_pillow(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
