@@ -13,7 +13,7 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from .image_keys import image_key, image_number, image_path
 from .image_processing_albef import ProcessingError
-from .processing_albef import AlbefProcessor
+from .processing_albef import AlbefProcessor, count_unknown
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +26,27 @@ class _TextCollator:
     max_words: int = 30
     max_length: int | None = None
     with_names: bool = False
+    _knows_a_word: bool = field(default=False, init=False, repr=False)
+    _texts_read: int = field(default=0, init=False, repr=False)
 
     def _encode(self, images: list[Any], texts: list[str], text_type: str) -> BatchFeature:
+        batch = self._encode_unchecked(images, texts, text_type)
+        if not self._knows_a_word:
+            self._check_vocabulary(texts, batch["input_ids"])
+        return batch
+
+    def _check_vocabulary(self, texts: list[str], input_ids: torch.Tensor) -> None:
+        """Refuse to train where the vocabulary knows no word of the first texts, one alone aside."""
+        unknown, tokens = count_unknown(self.processor.tokenizer, input_ids)
+        self._knows_a_word = tokens > unknown
+        self._texts_read += len(texts) if tokens else 0
+        if tokens == unknown and self._texts_read > 1:
+            raise ProcessingError(
+                f"The vocabulary knows no word of the first {self._texts_read} texts, such as {texts[0][:60]!r}: take "
+                "a tokenizer of their language, as `--tokenizer` or in the processor."
+            )
+
+    def _encode_unchecked(self, images: list[Any], texts: list[str], text_type: str) -> BatchFeature:
         limits = [self.max_length, self.processor.tokenizer.model_max_length]
         max_length = min(limit for limit in limits if limit is not None)
         is_limited = max_length < VERY_LARGE_INTEGER

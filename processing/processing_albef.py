@@ -3,29 +3,33 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from traceback import walk_tb
 from typing import Any
 
-import numpy as np
 from huggingface_hub import CommitInfo, HfApi
 from tokenizers import processors
 from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
-from transformers.utils import PROCESSOR_NAME, cached_file
+from transformers.utils import PROCESSOR_NAME, cached_file, logging
 
-from .image_processing_albef import ProcessingError, is_list_of_sources, one_line
+from .image_processing_albef import ProcessingError, as_list, is_many, one_line
 from .image_processing_albef_torchvision import in_torchvision
 
 TEXT_TYPES = ("caption", "question")
 MAX_CHARACTERS = 10_000  # of a text; more would only keep the tokenizer busy
 MAX_TOKENIZER_BYTES, MAX_TOKENS, MAX_ADDED_TOKENS = 50_000_000, 1_000_000, 10_000  # far above those of any BERT
 MAX_GROWTH = 1000  # characters that the replacements of a tokenizer may make of one
+
+MAX_UNKNOWN = 0.1  # share of the tokens of texts; with more, the vocabulary is hardly the texts' own
+TOKENS_JUDGED = (50, 1000)  # of the first texts: the least number that is judged by, and where judging ends
 READERS = ("transformers", "tokenizers", "huggingface_hub", "json", "codecs")  # whose errors are of a file
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+logger = logging.get_logger(__name__)
 
 _DELETED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
 
@@ -78,6 +82,8 @@ class AlbefProcessor(ProcessorMixin):
         text_type: Which clean-up texts get unless a call says otherwise: "caption" or "question".
         max_words: Words of a text that are read unless a call says otherwise, at least 1.
         end_texts: Whether texts end in `[SEP]` after all, as models of LAVIS read them.
+        judges_vocabulary: Whether texts of which the vocabulary knows little will cause a warning: until there was one,
+            or 1,000 tokens were read. It is not saved.
 
     Raises:
         TypeError: `image_processor` or `tokenizer` is of the wrong class.
@@ -104,11 +110,13 @@ class AlbefProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer)
         self.tokenizer = _in_albef_layout(tokenizer, end_texts)
         self.text_type, self.max_words, self.end_texts = text_type, max_words, end_texts
+        self.judges_vocabulary = True
+        self._unknown, self._tokens = 0, 0  # of the first texts
 
     def __call__(
         self,
         images: Any = None,
-        text: str | Sequence[str] | None = None,
+        text: str | Iterable[str] | None = None,
         videos: Any = None,
         audio: Any = None,
         **kwargs: Any,
@@ -116,8 +124,9 @@ class AlbefProcessor(ProcessorMixin):
         """Clean up and tokenise texts, and turn images into pixel values.
 
         Args:
-            images: One image source, or a list or another sequence of them: what the image processor takes.
-            text: One text, or a list or another sequence of texts. Of a text the first 10,000 characters are read.
+            images: One image source or many: what the image processor takes. Many are a list, a column of a data set,
+                or anything else that can be iterated over.
+            text: One text or many. Of a text the first 10,000 characters are read.
             videos: Ignored, as by every image-text processor of the library.
             audio: Ignored, likewise.
             kwargs: `text_type` and `max_words` for this call; what tokenizers take (`padding`, `truncation`,
@@ -126,25 +135,49 @@ class AlbefProcessor(ProcessorMixin):
 
         Returns:
             `pixel_values` (images, 3, S, S) where images were given; `input_ids` and `attention_mask` (texts, L) where
-            texts were given. A text that is empty after the clean-up is `[CLS]` alone.
+            texts were given. A text that is empty after the clean-up is `[CLS]` alone. Where the vocabulary knows
+            nothing of a call's texts, or lacks more than a tenth of the first texts' tokens, a warning says so once.
 
         Raises:
             TypeError: An option is unknown.
-            ValueError: Nothing was given, or `text` is no string or sequence of strings.
+            ValueError: Nothing was given.
+            ProcessingError: `text` is no string or strings, or it is empty.
             UnreadableImageError: An image cannot be read.
         """
         _check_option_names(kwargs)
         text_type = kwargs.pop("text_type", self.text_type)
         max_words = kwargs.pop("max_words", self.max_words)
         _check_text_options(text_type, max_words)
+        cleaned: str | list[str] | None = None
         if isinstance(text, str):
-            text = _CLEANERS[text_type](text[:MAX_CHARACTERS], max_words)
+            cleaned = _CLEANERS[text_type](text[:MAX_CHARACTERS], max_words)
         elif text is not None:
-            texts: list[Any] = list(text) if is_list_of_sources(text) or isinstance(text, np.ndarray) else [None]
-            if not texts or not all(isinstance(one, str) for one in texts):
-                raise ValueError("text must be a string or list of strings, or another sequence of them; at least one.")
-            text = [_CLEANERS[text_type](one[:MAX_CHARACTERS], max_words) for one in texts]
-        return super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
+            texts: list[Any] = as_list(text, "texts") if is_many(text) else [text]
+            if odd := [one for one in texts if not isinstance(one, str)]:
+                raise ProcessingError(
+                    f"text must be a string or list of strings, or another sequence of them, but has {odd[0]!r:.60}."
+                )
+            cleaned = [_CLEANERS[text_type](one[:MAX_CHARACTERS], max_words) for one in texts]
+        inputs = super().__call__(images=images, text=cleaned, videos=videos, audio=audio, **kwargs)
+        if cleaned is not None and self.judges_vocabulary:
+            self._warn_of_unknown(cleaned, inputs["input_ids"])
+        return inputs
+
+    def _warn_of_unknown(self, text: str | list[str], input_ids: Any) -> None:
+        """Warn once, where the vocabulary knows too few of the first texts' words."""
+        unknown, tokens = count_unknown(self.tokenizer, input_ids)
+        self._unknown, self._tokens = self._unknown + unknown, self._tokens + tokens
+        knows_none = 0 < tokens == unknown
+        if knows_none or (self._tokens >= TOKENS_JUDGED[0] and self._unknown > MAX_UNKNOWN * self._tokens):
+            share = 1.0 if knows_none else self._unknown / self._tokens
+            first = text if isinstance(text, str) else text[0]
+            logger.warning(
+                f"The vocabulary of the processor lacks {share:.0%} of the texts' tokens, such as {first[:60]!r}: "
+                "take a tokenizer of their language. This warning is not repeated."
+            )
+            self.judges_vocabulary = False
+        if self._tokens >= TOKENS_JUDGED[1]:
+            self.judges_vocabulary = False
 
     @classmethod
     def from_pretrained(
@@ -186,7 +219,7 @@ class AlbefProcessor(ProcessorMixin):
         return processor
 
     def encode_answers(
-        self, answers: list[str], padding: bool | str = True, return_tensors: str | None = "pt"
+        self, answers: str | Iterable[str], padding: bool | str = True, return_tensors: str | None = "pt"
     ) -> BatchFeature:
         """Tokenise answers for the answer decoder: `[CLS] a1 .. an [SEP]` (salesforce/ALBEF `VQA.py`).
 
@@ -201,10 +234,9 @@ class AlbefProcessor(ProcessorMixin):
             `input_ids` and `attention_mask`, (A, L).
 
         Raises:
-            ValueError: `answers` is empty.
+            ProcessingError: `answers` is empty.
         """
-        if not answers:
-            raise ValueError("There are no answers to encode: give one at least.")
+        answers = [answers] if isinstance(answers, str) else as_list(answers, "answers to encode")
         closed = [answer[:MAX_CHARACTERS] for answer in answers]
         if not self.end_texts:
             closed = [f"{answer} {self.tokenizer.sep_token}" for answer in closed]
@@ -289,6 +321,20 @@ class AlbefProcessor(ProcessorMixin):
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, save_code=save_code)
             return api.upload_folder(folder_path=folder, **kwargs)
+
+
+def count_unknown(tokenizer: PreTrainedTokenizerBase, input_ids: Any) -> tuple[int, int]:
+    """Return how many tokens of texts are not in the vocabulary, and how many there are; special ones do not count.
+
+    Args:
+        tokenizer: That made them.
+        input_ids: Of one text or many, as lists, arrays or tensors.
+    """
+    rows = input_ids.tolist() if hasattr(input_ids, "tolist") else input_ids
+    rows = [rows] if rows and isinstance(rows[0], int) else rows
+    special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
+    tokens = sum(len(row) - sum(map(row.count, special)) for row in rows)
+    return sum(row.count(tokenizer.unk_token_id) for row in rows), tokens
 
 
 def _in_albef_layout(tokenizer: PreTrainedTokenizerBase, end_texts: bool) -> PreTrainedTokenizerFast:
