@@ -96,12 +96,13 @@ class AlbefPartConfig(PreTrainedConfig):
                 model does not have this part.
         """
         fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        what = f"The model {str(pretrained_model_name_or_path)!r}"
+        if not isinstance(fields, dict):
+            raise AlbefError(f"{what} has a {type(fields).__name__} for a configuration, which must be a mapping.")
         if fields and fields.get("model_type") not in (AlbefConfig.model_type, cls.model_type):
-            _refuse_type(fields.get("model_type"), f"The model {str(pretrained_model_name_or_path)!r}", cls.model_type)
-        if fields and fields.get(cls.base_config_key, ...) is None:
-            raise AlbefError(
-                f"The model {str(pretrained_model_name_or_path)!r} has no {cls.base_config_key}: give another."
-            )
+            _refuse_type(fields.get("model_type"), what, cls.model_type)
+        if fields.get(cls.base_config_key, ...) is None:
+            raise AlbefError(f"{what} has no {cls.base_config_key}: give another.")
         return fields, unused
 
     @classmethod
@@ -110,7 +111,8 @@ class AlbefPartConfig(PreTrainedConfig):
         if config_dict.get("model_type", cls.model_type) != cls.model_type:
             _refuse_type(config_dict["model_type"], "The configuration", cls.model_type)
         for name in cls.sub_configs:
-            if isinstance(kwargs.get(name), Mapping):  # before the rest, which it would undo
+            if isinstance(kwargs.get(name), Mapping) and isinstance(config_dict.get(name) or {}, Mapping):
+                # before the other changes, which the library's own way would undo
                 config_dict = {**config_dict, name: {**(config_dict.get(name) or {}), **kwargs.pop(name)}}
         return super().from_dict(config_dict, **kwargs)
 
@@ -333,6 +335,9 @@ class AlbefConfig(AlbefPartConfig):
 
 def _as_config(value: Any, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
     if isinstance(value, PreTrainedConfig):
+        if value.model_type != config_class.model_type:  # not by class, of which there may be copies
+            what = f"The configuration for {config_class.base_config_key}"
+            _refuse_type(value.model_type, what, config_class.model_type)
         return value
     if not isinstance(value or {}, Mapping):
         raise AlbefError(f"{config_class.base_config_key} is {value!r:.100}, but must be a mapping of its fields.")
