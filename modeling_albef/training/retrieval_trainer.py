@@ -58,6 +58,7 @@ class RetrievalTrainer(AlbefTrainer):
     def start_training_parts(self) -> None:
         """Start the queue anew, too, and clamp the new student's temperature."""
         super().start_training_parts()
+        self.model.config.search_calibration = None
         self._start_queue()
         self._temperature.temperature = self.model.albef.temperature
         self._temperature.lowest, self._temperature.highest = self.args.min_temperature, self.args.max_temperature
@@ -97,7 +98,8 @@ class RetrievalTrainer(AlbefTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, see `AlbefTrainer`; a calibration of other weights is given up."""
-        self.model.config.search_calibration = None
+        if self.model is not None:  # in a search each trial makes one, see `start_training_parts`
+            self.model.config.search_calibration = None
         return super().train(*args, **kwargs)
 
     def calibrate(self, result: RetrievalResult) -> None:
