@@ -2,14 +2,19 @@
 
     python -m benchmarks.soak --tasks retrieval vqa --processes 1 2 --kills 10 --steps 300
     python -m benchmarks.soak --tasks retrieval --processes 2 --kills 6 --steps 3000 --save_steps 250
+    python -m benchmarks.soak --kinds stream lora epochs last --kills 4 --steps 100
 
-For each task and number of processes weights, teacher, queue and every line of the log must be equal to the bit.
+For each task, number of processes and kind of run weights, optimizer, teacher, queue and every line of the log must be
+equal to the bit. Kinds: `plain`; `stream`, rows that are streamed and opened by two workers a process; `lora`,
+adapters; `epochs`, an evaluation and a checkpoint after each epoch; `last`, which does not end with the best
+checkpoint.
 Memory and open files of the undisturbed run are sampled; the slopes are those of a least-squares line after warm-up.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -25,6 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from dataset_scripts import load_dataset_script
+from processing import build_tokenizer
 
 ROOT = Path(__file__).parent.parent
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -44,17 +52,34 @@ CONFIG: dict[str, Any] = {
     "k_test": 5,
     "eval_strategy": "steps",
     "save_strategy": "steps",
-    "logging_steps": 5,
+    "logging_steps": 7,  # lines of the log average steps before and after a checkpoint
     "report_to": "none",
     "disable_tqdm": True,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "stream": {"streaming": True, "shuffle_buffer": 30, "dataloader_num_workers": 2},
+    "lora": {"lora_rank": 2},
+    "epochs": {"eval_strategy": "epoch", "save_strategy": "epoch"},
+    "last": {"load_best_model_at_end": False},
 }
 WEIGHTS = ("model.safetensors", "teacher/model.safetensors", "teacher/queue.safetensors")
 NOT_COMPARED = ("runtime", "per_second", "train_loss", "total_flos")  # a part of the run has its own
 
 
-def write_config(folder: Path, task: str, args: argparse.Namespace) -> Path:
-    """The configuration of a tiny run."""
+def write_config(folder: Path, task: str, kind: str, args: argparse.Namespace) -> Path:
+    """The configuration of a tiny run; a stream's words and answers have to be known before it is read."""
     config = CONFIG | {"max_steps": args.steps, "save_steps": args.save_steps, "eval_steps": args.save_steps}
+    config |= KINDS[kind]
+    if kind == "stream":
+        rows = load_dataset_script("shapes", config_name=task, split="train", **CONFIG["dataset_config"])
+        answers = {answer for row in rows["answers"] for answer in row} if task == "vqa" else set()
+        texts = rows["question"] if task == "vqa" else [text for row in rows["caption"] for text in row]
+        build_tokenizer([*texts, *answers]).save_pretrained(folder / "tokenizer")
+        config["tokenizer"] = str(folder / "tokenizer")
+        if task == "vqa":
+            (folder / "answers.json").write_text(json.dumps(sorted(answers)), encoding="utf-8")
+            config["answer_list"] = str(folder / "answers.json")
     if task == "retrieval":
         config["queue_size"] = 200
     path = folder / f"{task}.yaml"
@@ -181,10 +206,15 @@ def descendants(parent: int) -> list[int]:
 
 def differences(one: Path, other: Path, task: str, steps: int) -> list[str]:
     """What differs between two finished runs."""
+    import torch
     from safetensors.numpy import load_file
 
-    found = []
-    names = [Path("model.safetensors"), *(Path(f"checkpoint-{steps}") / name for name in WEIGHTS)]
+    found: list[str] = []
+    last = Path(f"checkpoint-{steps}")
+    names = [Path("model.safetensors"), *(last / name for name in WEIGHTS)]
+    states = [torch.load(folder / last / "optimizer.pt", weights_only=True)["state"] for folder in (one, other)]
+    flat = [{f"{n} {key}": one[key] for n, one in state.items() for key in one} for state in states]
+    found += [f"optimizer: {key}" for key in flat[0] if not torch.equal(flat[0][key], flat[1][key])]
     for name in names if task == "retrieval" else names[:-1]:
         first, second = load_file(one / name), load_file(other / name)
         found += [f"{name}: {key}" for key in first.keys() | second.keys() if not equal(first, second, key)]
@@ -208,6 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=["retrieval", "vqa"], choices=["retrieval", "vqa"])
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--kinds", nargs="+", default=["plain"], choices=list(KINDS))
     parser.add_argument("--kills", type=int, default=10, help="of each run")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--save_steps", type=int, default=20, help="steps between checkpoints, and evaluations")
@@ -215,18 +246,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     args = parser.parse_args()
     moments, results, failed = random.Random(args.seed), {}, False
-    for task in args.tasks:
-        for processes in args.processes:
-            with tempfile.TemporaryDirectory(prefix="albef-soak-") as name:
-                folder = Path(name)
-                config = write_config(folder, task, args)
-                whole, killed = folder / "whole", folder / "killed"
-                figures = run_whole(task, config, whole, processes)
-                hit = run_killed(task, config, killed, processes, figures["seconds"], args.kills, moments)
-                found = differences(whole, killed, task, args.steps)
-            results[f"{task}, {processes} processes"] = figures | {"kills": hit, "differences": found}
-            failed = failed or bool(found) or hit < args.kills
-            print(f"{task}, {processes} processes: {json.dumps(results[f'{task}, {processes} processes'])}", flush=True)
+    for task, processes, kind in itertools.product(args.tasks, args.processes, args.kinds):
+        with tempfile.TemporaryDirectory(prefix="albef-soak-") as name:
+            folder = Path(name)
+            config = write_config(folder, task, kind, args)
+            whole, killed = folder / "whole", folder / "killed"
+            figures = run_whole(task, config, whole, processes)
+            hit = run_killed(task, config, killed, processes, figures["seconds"], args.kills, moments)
+            steps = json.loads((whole / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+            found = differences(whole, killed, task, steps)
+        case = f"{task}, {processes} processes, {kind}"
+        results[case] = figures | {"kills": hit, "differences": found}
+        failed = failed or bool(found) or hit < args.kills
+        print(f"{case}: {json.dumps(results[case])}", flush=True)
     if args.output:
         args.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
     raise SystemExit(1 if failed else 0)

@@ -1,6 +1,8 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Finding and loading a model, saving it with its code, and pushing both to the Hub, so that others can load them."""
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,53 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils import CONFIG_NAME, cached_file
 
 from .configuration_albef import AlbefConfig, AlbefError, named_model_errors, one_line
-from .model_card_albef import CardFacts, add_tags, make_model_card
+from .model_card_albef import CardFacts, add_tags, make_model_card, origin
+
+CHECKSUMS_FILE = "checksums.json"
+_CHECKED_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")  # what a model's numbers depend on
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+def write_checksums(folder: str | os.PathLike) -> Path:
+    """Write the SHA-256 of a model's weights and configuration into `folder/checksums.json`, and return its path."""
+    files = sorted(path for pattern in _CHECKED_FILES for path in Path(folder).glob(pattern))
+    path = Path(folder) / CHECKSUMS_FILE
+    path.write_text(json.dumps({one.name: _sha256(one) for one in files}, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def verify_checksums(folder: str | os.PathLike, is_whole: bool = True) -> None:
+    """Compare the files of a folder with its `checksums.json`; without one nothing happens.
+
+    This finds damage, and no forgery: who can change a file can change its checksum.
+
+    Args:
+        folder: A model's folder.
+        is_whole: Whether each file of the list has to be there; in the Hub's cache are those that were asked for.
+
+    Raises:
+        AlbefError: A file has other content than was saved, or is missing, or the list itself is damaged.
+    """
+    path = Path(folder) / CHECKSUMS_FILE
+    if not path.is_file():
+        return
+    try:
+        entries = {str(name): str(digest) for name, digest in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise AlbefError(f"{path} is damaged: copy the folder again, or remove that file to do without.") from error
+    for name, digest in entries.items():
+        file = path.parent / Path(name).name
+        if (is_whole or file.is_file()) and (not file.is_file() or _sha256(file) != digest):
+            wrong = "has other content than was saved" if file.is_file() else "is missing"
+            raise AlbefError(
+                f"{file} {wrong}, by the list in {CHECKSUMS_FILE}: copy it again or, if you changed it yourself, "
+                f"remove {CHECKSUMS_FILE}."
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_model_name(name: str | None) -> None:
@@ -85,8 +133,42 @@ class AlbefHubMixin:
     auto_classes: ClassVar[tuple[str, ...]] = ()
     config: Any
 
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *model_args: Any, **kwargs: Any
+    ) -> Any:
+        """Load a model as `AlbefAttentionModel.from_pretrained` does; where it has checksums, they are verified.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub name.
+            model_args: Those of `PreTrainedModel.from_pretrained`.
+            kwargs: Likewise.
+
+        Returns:
+            The model in evaluation mode.
+
+        Raises:
+            AlbefError: The model cannot be used, or a file has other content than was saved.
+        """
+        name = pretrained_model_name_or_path
+        if name is not None and os.path.isdir(name):
+            verify_checksums(Path(name) / kwargs.get("subfolder", ""))
+            return super().from_pretrained(name, *model_args, **kwargs)  # type: ignore[misc]
+        loaded = super().from_pretrained(name, *model_args, **kwargs)  # type: ignore[misc]
+        if name is not None:
+            options = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
+            optional = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
+            if (path := cached_file(name, CHECKSUMS_FILE, **options, **optional)) is not None:
+                verify_checksums(Path(path).parent, is_whole=False)
+        return loaded
+
     def save_pretrained(
-        self, save_directory: str | os.PathLike, *args: Any, save_code: bool | None = None, **kwargs: Any
+        self,
+        save_directory: str | os.PathLike,
+        *args: Any,
+        save_code: bool | None = None,
+        checksums: bool = False,
+        **kwargs: Any,
     ) -> None:
         """Save the model.
 
@@ -96,12 +178,18 @@ class AlbefHubMixin:
             save_code: Whether the Python files go beside the weights, and the configuration says which class is in
                 which; `trust_remote_code=True` then loads the model where this package is not installed. Default:
                 only where the model itself was loaded that way, or `register_for_auto_class` was called.
+            checksums: Whether `checksums.json` gets the SHA-256 of weights and configuration, which loading the model
+                then verifies; without, one of an earlier model there is removed.
             kwargs: Those of `PreTrainedModel.save_pretrained`.
         """
         if save_code is None:
             save_code = self.is_remote_code()  # type: ignore[attr-defined]
         with self._code_registered(save_code):
             super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        if kwargs.get("is_main_process", True):
+            (Path(save_directory) / CHECKSUMS_FILE).unlink(missing_ok=True)
+            if checksums:
+                write_checksums(save_directory)
 
     @contextmanager
     def _code_registered(self, save_code: bool) -> Iterator[None]:
@@ -138,9 +226,13 @@ class AlbefHubMixin:
             for task, (class_, auto_class) in PIPELINES.items()
             if auto_class in self.auto_classes
         }
-        own = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
-        auto_map = {"AutoConfig": "configuration_albef.AlbefConfig", "AutoModel": "modeling_albef.AlbefModel"}
-        auto_map |= dict.fromkeys(self.auto_classes, own)
+        package, _, module = type(self).__module__.rpartition(".")
+        auto_map = {"AutoConfig": "configuration_albef.AlbefConfig"}
+        if module != "__main__":  # whose code the library does not save
+            auto_map |= dict.fromkeys(self.auto_classes, f"{module}.{type(self).__name__}")
+        if package != __name__.rpartition(".")[0]:  # a class of the user's, whose file does not bring the others along
+            return {"auto_map": auto_map}
+        auto_map["AutoModel"] = "modeling_albef.AlbefModel"
         return {"auto_map": auto_map, **({"custom_pipelines": pipelines} if pipelines else {})}
 
     def push_to_hub(
@@ -183,7 +275,7 @@ class AlbefHubMixin:
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, save_code=save_code, **kwargs)
             if not api.file_exists(repo_id, "README.md", revision=revision):
-                facts = CardFacts(tags=tuple(own_tags))
+                facts = CardFacts(tags=tuple(own_tags), base_model=origin(self.config, repo_id))
                 make_model_card(self.config, type(self).__name__, repo_id, facts).save(Path(folder) / "README.md")
             elif own_tags:
                 card = ModelCard.load(api.hf_hub_download(repo_id, "README.md", revision=revision))

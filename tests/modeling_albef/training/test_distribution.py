@@ -17,6 +17,7 @@ import two_process_cases as cases
 from run_cases import ONE_THREAD, ROOT, run, two_processes, write_config
 from safetensors.torch import load_file
 
+from benchmarks.soak import descendants
 from modeling_albef.training import last_checkpoint
 
 
@@ -86,6 +87,19 @@ def test_a_loss_of_one_process_that_is_not_finite_is_skipped_by_both(together: A
     assert facts["skipped"][0] == 1 and facts["finite"]
 
 
+def test_rows_of_ones_own_are_the_same_to_two_processes(together: Any, tmp_path: Path) -> None:
+    """Metrics of rows in disorder, every caption once, and one number for an image whatever process sees it."""
+    facts, tensors = cases.own_data(tmp_path, 1)
+    found = together[1]["own"]
+    assert facts["metrics"]["eval_flat_images"] == facts["metrics"]["eval_lists_images"] == 9
+    assert found["metrics"] == pytest.approx(facts["metrics"])
+    for name, value in facts["metrics"].items():
+        assert name == "epoch" or value == pytest.approx(facts["metrics"][name.replace("flat", "lists")])
+    assert found["seen"] == facts["seen"] and len(set(found["seen"])) == len(found["seen"]) == 18
+    known = sorted(tensors["ids"].tolist())
+    assert sorted(together[0]["own"]["ids"].tolist()) == known and len(set(known)) == 9
+
+
 RESUME = {"num_train_epochs": 8, "gradient_accumulation_steps": 2, "logging_steps": 1, "queue_size": 24}
 RESUME |= {"do_eval": False, "do_predict": False, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 1000}
 
@@ -122,3 +136,50 @@ def test_sigterm_in_mid_epoch_with_accumulation_and_then_more_readers(tmp_path: 
     run("run_retrieval.py", [cut, *words], launcher)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert one.keys() == two.keys() and all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def wait_for_line(log: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 200
+    while b"'loss'" not in log.read_bytes() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def process_of_rank(launcher: int, rank: int) -> int:
+    """The process of a rank that a launcher started; its readers come later and have higher ids."""
+    mark = f"RANK={rank}".encode()
+    (found, *_) = sorted(
+        one
+        for one in descendants(launcher)
+        if mark in Path(f"/proc/{one}/environ").read_bytes().split(b"\0")
+        and b"run_retrieval.py" in Path(f"/proc/{one}/cmdline").read_bytes()
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "rank", "words", "message"),
+    [
+        pytest.param(signal.SIGKILL, 1, [], "ended without a message, as one that is killed does", id="killed"),
+        pytest.param(signal.SIGKILL, 0, [], "ended without a message", id="first killed", marks=pytest.mark.slow),
+        pytest.param(
+            *(signal.SIGSTOP, 1, ["--ddp_timeout", "5"], "did not answer within --ddp_timeout: look for one"),
+            id="stopped",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_process_that_is_killed_or_stopped_ends_the_others_with_one_sentence(
+    number: signal.Signals, rank: int, words: list[str], message: str, tmp_path: Path
+) -> None:
+    """Beside it stand the lines of the launcher, which has a traceback of its own."""
+    config = write_config(tmp_path, **{**RESUME, "num_train_epochs": 500, "save_steps": 5})
+    log = tmp_path / "log"
+    process = start([config, *words], two_processes(), log)
+    wait_for_line(log, process)
+    os.kill(process_of_rank(process.pid, rank), number)
+    assert process.wait(timeout=150) != 0
+    text = log.read_text()
+    sentences = [line for line in text.splitlines() if "Another process of this run" in line]
+    assert len(sentences) == 1 and message in sentences[0], text[-3000:]
+    assert sentences[0].endswith("What was saved is whole: --resume_from_checkpoint last goes on from it.")
+    assert "[rank" not in text and text.count("Traceback (most recent call last)") == 1  # the launcher's

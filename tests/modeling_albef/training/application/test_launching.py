@@ -97,6 +97,62 @@ def test_two_machines(tmp_path: Path) -> None:
     assert int(queue["pointer"]) == 2 * 16 % 24  # the rows of both went in
 
 
+def two_nodes(folders: list[Path], words: list[str]) -> list[tuple[int, str]]:
+    """Two machines of a process each: status and lines of each launcher, which sees its own folder or a shared one."""
+    port, processes = str(free_port()), []
+    for rank, folder in enumerate(folders):
+        folder.mkdir(exist_ok=True)
+        nodes = ["--nnodes", "2", "--node_rank", str(rank), "--nproc_per_node", "1", "--monitor_interval", "0.1"]
+        command = [sys.executable, "-m", "torch.distributed.run", *nodes, "--master_addr", "127.0.0.1"]
+        command += ["--master_port", port, str(ROOT / "run_retrieval.py"), *words, "--output_dir", "out"]
+        environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        processes.append(subprocess.Popen(command, cwd=folder, env=environment, **pipes))
+    printed = [process.communicate(timeout=280)[0] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, printed, strict=True)]
+
+
+STEP_BY_STEP = {**SHORT, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 9}
+
+
+@pytest.mark.slow
+def test_two_machines_that_see_other_folders(tmp_path: Path) -> None:
+    """Refused, unless each is to save its own checkpoints; then the newest one that both have is resumed from."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    config = write_config(tmp_path, **STEP_BY_STEP)
+    ended = two_nodes([one, two], [config])
+    assert all(status for status, _ in ended)
+    said = "".join(text for _, text in ended)
+    assert said.count("does not see the files of process 0 in output_dir") == 1, said[-3000:]
+    assert not any((folder / "out").exists() for folder in (one, two))
+    each = [config, "--save_on_each_node", "true"]
+    assert [status for status, _ in two_nodes([one, two], each)] == [0, 0]
+    whole = load_file(one / "out/model.safetensors")
+    for folder, rank in ((one, 0), (two, 1)):
+        assert (folder / f"out/checkpoint-2/rng_state_{rank}.pth").is_file()
+        assert not list((folder / "out").glob("run.lock*"))
+    shutil.rmtree(two / "out/checkpoint-2")  # as if the second machine had been killed before it was written
+    ended = two_nodes([one, two], [*each, "--resume_from_checkpoint", "last"])
+    assert [status for status, _ in ended] == [0, 0], ended
+    assert "Resuming from out/checkpoint-1" in ended[0][1] and (one / "out/damaged-checkpoint-2").is_dir()
+    again = load_file(two / "out/checkpoint-2/model.safetensors")
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+
+
+@pytest.mark.slow
+def test_two_machines_that_share_a_folder(tmp_path: Path) -> None:
+    """One lock for both; each saving its own there is refused."""
+    config = write_config(tmp_path, **STEP_BY_STEP)
+    ended = two_nodes([tmp_path] * 2, [config, "--save_on_each_node", "true"])
+    said = "".join(text for _, text in ended)
+    assert all(status for status, _ in ended) and said.count("leave save_on_each_node out") == 1, said[-3000:]
+    assert [status for status, _ in two_nodes([tmp_path] * 2, [config])] == [0, 0]
+    assert sorted(path.name for path in (tmp_path / "out").glob("checkpoint-2/rng_state*")) == [
+        *("rng_state_0.pth", "rng_state_1.pth")
+    ]
+    assert not list((tmp_path / "out").glob("run.lock*"))
+
+
 @pytest.mark.parametrize(
     ("environment", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from run_cases import no_file_larger_than
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from trainer_cases import make_trainer, weights
 from transformers import TrainerCallback
@@ -107,6 +109,38 @@ def test_a_full_disk_costs_no_earlier_checkpoint(copy: Path, size: int) -> None:
     with no_file_larger_than(model + 10_000), pytest.raises(CheckpointError, match="could not be written"):  # optimizer
         make_trainer(copy, save_strategy="steps", save_steps=2).train(resume_from_checkpoint=str(copy / "checkpoint-6"))
     assert last_checkpoint(copy) == str(copy / "checkpoint-6")
+
+
+FULL = os.strerror(errno.ENOSPC)
+NOT_FULL = "Mend that or choose another folder."
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.ENOSPC, FULL), "Make room or choose another disk."),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), "Make room or choose another disk."),
+        (SafetensorError(f"Error while serializing: I/O error: {FULL} (os error 28)"), "Make room or choose another"),
+        (OSError(errno.EFBIG, os.strerror(errno.EFBIG)), NOT_FULL),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS)), NOT_FULL),
+        (FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), NOT_FULL),
+        (SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)"), NOT_FULL),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), NOT_FULL),
+    ],
+)
+def test_room_is_asked_for_only_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, remedy: str
+) -> None:
+    trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
+
+    def refused(folder: str) -> None:
+        raise error
+
+    monkeypatch.setattr(trainer, "save_teacher", refused)
+    with pytest.raises(CheckpointError, match="There is no earlier one") as caught:
+        trainer.train()
+    assert remedy in str(caught.value) and str(tmp_path / "checkpoint-1") in str(caught.value)
+    assert not list(tmp_path.iterdir())  # what was begun and the lock are gone
 
 
 @pytest.mark.parametrize("error", [KeyError("image"), RuntimeError("shapes differ"), TypeError("no tensor")])
