@@ -60,8 +60,11 @@ def verify_checksums(folder: str | os.PathLike, is_whole: bool = True) -> None:
 
 
 def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def check_model_name(name: str | None) -> None:
