@@ -189,7 +189,8 @@ class AlbefHubMixin:
             save_code = self.is_remote_code()  # type: ignore[attr-defined]
         with self._code_registered(save_code):
             super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-        if kwargs.get("is_main_process", True):
+        saves = getattr(self, "should_save_on_this_rank", bool)  # from transformers 5.24 on
+        if saves(kwargs.get("is_main_process", True)):
             (Path(save_directory) / CHECKSUMS_FILE).unlink(missing_ok=True)
             if checksums:
                 write_checksums(save_directory)
