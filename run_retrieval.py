@@ -17,6 +17,7 @@ from modeling_albef.training.application import (
     DataArguments,
     ModelArguments,
     RunRecord,
+    check_vocabulary,
     exit_without_traceback,
     load_model,
     load_processor,
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     # Processor and model; a run that does not train needs a checkpoint with a matching head
     texts = training_texts(splits, "caption")
     processor = load_processor(model_args, texts, checkpoint, max_words=data_args.max_words)
+    check_vocabulary(processor, splits, "caption")
     model, teacher = load_model(
         AlbefForImageTextRetrieval, model_args, processor.tokenizer, needs_head=not args.do_train
     )

@@ -16,6 +16,7 @@ from modeling_albef.training.application import (
     VQADataArguments,
     baseline_metrics,
     check_answer_lengths,
+    check_vocabulary,
     exit_without_traceback,
     load_candidates,
     load_model,
@@ -42,6 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     # Processor and model; evaluation reads 50 words of a question, training `max_words` of them, both as published
     texts = training_texts(splits, "question", candidates)
     processor = load_processor(model_args, texts, checkpoint, text_type="question", max_words=50)
+    check_vocabulary(processor, splits, "question")
     model, teacher = load_model(
         AlbefForQuestionAnswering, model_args, processor.tokenizer, needs_head=not args.do_train
     )
@@ -62,7 +64,6 @@ def main(argv: list[str] | None = None) -> None:
         processing_class=processor,
     )
     record = RunRecord(trainer, model_args, data_args, checkpoint)
-
     record.begin(splits)
 
     # Train and evaluate; beside the accuracy stands that of guesses that look at no image

@@ -6,7 +6,8 @@
 
 For each task, number of processes and kind of run weights, optimizer, teacher, queue and every line of the log must be
 equal to the bit. Kinds: `plain`; `stream`, rows that are streamed and opened by two workers a process; `lora`,
-adapters; `epochs`, an evaluation and a checkpoint after each epoch; `last`, not the best checkpoint at the end.
+adapters; `epochs`, an evaluation and a checkpoint after each epoch; `last`, which does not end with the best
+checkpoint.
 Memory and open files of the undisturbed run are sampled; the slopes are those of a least-squares line after warm-up.
 """
 

@@ -4,6 +4,7 @@
 import copy
 import os
 import re
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -66,12 +67,14 @@ class AlbefAttentionModel(PreTrainedModel):
         with_info = kwargs.pop("output_loading_info", False)
         named = kwargs.get("key_mapping") or {}
         kwargs["key_mapping"] = {**cls._renamed_weights, **named} or None
-        with named_model_errors(name):
+        on_meta = torch.get_default_device().type == "meta"  # which is an error of the caller's, not of the model
+        with nullcontext() if on_meta else named_model_errors(name):
             loaded: Any = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
         model, info = loaded
         if not named:
             model._weight_conversions = None  # the library would save the renamed weights under their old names again
-        model._check_towers(info["missing_keys"])
+        if name is not None:  # there is a checkpoint
+            model._check_towers(info["missing_keys"])
         if cls._head is not None:
             model._lacks_head = any(key.startswith(cls._head[0]) for key in info["missing_keys"])
         return (model, info) if with_info else model
@@ -129,12 +132,12 @@ def attention_name(name: str, attention_mask: Any, output_attentions: bool | Non
     """Return the attention of the library that does what is asked: `name` wherever it can.
 
     Only "eager" gives probabilities, so that it stands in for "sdpa" where they are asked for; and "sdpa" stands in for
-    those that take a boolean mask in a form of their own.
+    flash and flex attention, whose masks have forms of their own, where a plain mask says what is seen.
     """
     if name == "sdpa" and output_attentions:
         return "eager"
     plain = isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 4
-    return "sdpa" if plain and name not in ("eager", "sdpa") else name
+    return "sdpa" if plain and ("flash" in name or name == "flex_attention") else name
 
 
 def output_options(config: Any, **given: Any) -> dict[str, Any]:

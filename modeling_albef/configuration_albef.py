@@ -96,12 +96,13 @@ class AlbefPartConfig(PreTrainedConfig):
                 model does not have this part.
         """
         fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        what = f"The model {str(pretrained_model_name_or_path)!r}"
+        if not isinstance(fields, dict):
+            raise AlbefError(f"{what} has a {type(fields).__name__} for a configuration, which must be a mapping.")
         if fields and fields.get("model_type") not in (AlbefConfig.model_type, cls.model_type):
-            _refuse_type(fields.get("model_type"), f"The model {str(pretrained_model_name_or_path)!r}", cls.model_type)
-        if fields and fields.get(cls.base_config_key, ...) is None:
-            raise AlbefError(
-                f"The model {str(pretrained_model_name_or_path)!r} has no {cls.base_config_key}: give another."
-            )
+            _refuse_type(fields.get("model_type"), what, cls.model_type)
+        if fields.get(cls.base_config_key, ...) is None:
+            raise AlbefError(f"{what} has no {cls.base_config_key}: give another.")
         return fields, unused
 
     @classmethod
@@ -110,7 +111,8 @@ class AlbefPartConfig(PreTrainedConfig):
         if config_dict.get("model_type", cls.model_type) != cls.model_type:
             _refuse_type(config_dict["model_type"], "The configuration", cls.model_type)
         for name in cls.sub_configs:
-            if isinstance(kwargs.get(name), Mapping):  # before the rest, which it would undo
+            if isinstance(kwargs.get(name), Mapping) and isinstance(config_dict.get(name) or {}, Mapping):
+                # before the other changes, which the library's own way would undo
                 config_dict = {**config_dict, name: {**(config_dict.get(name) or {}), **kwargs.pop(name)}}
         return super().from_dict(config_dict, **kwargs)
 
@@ -302,6 +304,8 @@ class AlbefConfig(AlbefPartConfig):
             self.decoder_config = _as_config(self.decoder_config, AlbefTextDecoderConfig)
             self.decoder_config.encoder_hidden_size = self.text_config.hidden_size
         _check_ranges(self, projection_dim=_SIZE, temperature_init=(1e-6, 1e6), initializer_range=_SMALL)
+        if self.search_calibration is not None:
+            _check_calibration(self.search_calibration)
         if not __name__.startswith("transformers_modules."):
             kwargs.pop("custom_pipelines", None)  # the registered ones; the library would ask for trust in the copies
         super().__post_init__(**kwargs)
@@ -331,6 +335,9 @@ class AlbefConfig(AlbefPartConfig):
 
 def _as_config(value: Any, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
     if isinstance(value, PreTrainedConfig):
+        if value.model_type != config_class.model_type:  # not by class, of which there may be copies
+            what = f"The configuration for {config_class.base_config_key}"
+            _refuse_type(value.model_type, what, config_class.model_type)
         return value
     if not isinstance(value or {}, Mapping):
         raise AlbefError(f"{config_class.base_config_key} is {value!r:.100}, but must be a mapping of its fields.")
@@ -343,6 +350,12 @@ def _check_ranges(config: PreTrainedConfig, **ranges: tuple[float, float]) -> No
             raise AlbefError(f"{name} is {getattr(config, name)}, but must lie between {least} and {most}.")
     if getattr(config, "hidden_act", "gelu") not in ACT2FN:
         raise AlbefError(f"hidden_act is {config.hidden_act!r}, but must be one of {', '.join(ACT2FN)}.")
+
+
+def _check_calibration(calibration: Mapping[str, float]) -> None:
+    names = [f"{stage}{name}" for stage in ("", "cosine_") for name in ("temperature", "threshold")]
+    if sorted(calibration) != sorted(names) or min(calibration[name] for name in names[::2]) <= 0:
+        raise AlbefError(f"search_calibration is {calibration}, but must have {', '.join(names)}, temperatures > 0.")
 
 
 def _check_divides(divisor: int, number: int, divisor_name: str, number_name: str) -> None:

@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils import CONFIG_NAME, cached_file
 
 from .configuration_albef import AlbefConfig, AlbefError, named_model_errors, one_line
-from .model_card_albef import CardFacts, add_tags, make_model_card
+from .model_card_albef import CardFacts, add_tags, make_model_card, origin
 
 CHECKSUMS_FILE = "checksums.json"
 _CHECKED_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")  # what a model's numbers depend on
@@ -230,9 +230,13 @@ class AlbefHubMixin:
             for task, (class_, auto_class) in PIPELINES.items()
             if auto_class in self.auto_classes
         }
-        own = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
-        auto_map = {"AutoConfig": "configuration_albef.AlbefConfig", "AutoModel": "modeling_albef.AlbefModel"}
-        auto_map |= dict.fromkeys(self.auto_classes, own)
+        package, _, module = type(self).__module__.rpartition(".")
+        auto_map = {"AutoConfig": "configuration_albef.AlbefConfig"}
+        if module != "__main__":  # whose code the library does not save
+            auto_map |= dict.fromkeys(self.auto_classes, f"{module}.{type(self).__name__}")
+        if package != __name__.rpartition(".")[0]:  # a class of the user's, whose file does not bring the others along
+            return {"auto_map": auto_map}
+        auto_map["AutoModel"] = "modeling_albef.AlbefModel"
         return {"auto_map": auto_map, **({"custom_pipelines": pipelines} if pipelines else {})}
 
     def push_to_hub(
@@ -275,7 +279,7 @@ class AlbefHubMixin:
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, save_code=save_code, **kwargs)
             if not api.file_exists(repo_id, "README.md", revision=revision):
-                facts = CardFacts(tags=tuple(own_tags))
+                facts = CardFacts(tags=tuple(own_tags), base_model=origin(self.config, repo_id))
                 make_model_card(self.config, type(self).__name__, repo_id, facts).save(Path(folder) / "README.md")
             elif own_tags:
                 card = ModelCard.load(api.hf_hub_download(repo_id, "README.md", revision=revision))

@@ -1,13 +1,20 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""An index of embeddings: what is close to a query. Shapes: N entries, E projection width, Q queries."""
+"""What the pipelines read, one input or many, and an index of embeddings: what is close to a query.
+
+Shapes: N entries, E projection width, Q queries.
+"""
 
 import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.utils.data import Dataset
 
 from .configuration_albef import AlbefError
 
@@ -21,19 +28,20 @@ class MissingFolderError(AlbefError, FileNotFoundError):
 class EmbeddingIndex:
     """Names of images or texts (`kind`) and their embeddings (N, E) of unit length, searched exactly or by FAISS."""
 
-    def __init__(self, kind: str, names: list[Any], embeds: torch.Tensor, faiss: str | None = None) -> None:
+    def __init__(self, kind: str, names: Sequence[Any], embeds: torch.Tensor, faiss: str | None = None) -> None:
         """Make an index of N paths, images or texts; `faiss` is a factory string, "IVF256,Flat" for example.
 
         Raises:
             ImportError: `faiss` is given, but `datasets` or FAISS is not installed.
-            AlbefError: FAISS does not know the string, or has too few entries for it.
+            AlbefError: An embedding is not finite; FAISS does not know the string, or has too few entries for it.
         """
+        check_finite(embeds, "features", Rows(names, lambda name: name_source(kind, name)))
         self.kind, self.names, self.embeds, self.faiss = kind, names, embeds.float().cpu(), faiss
         if faiss is not None:
             try:
-                from datasets import Dataset  # here, because loading it takes longer than all the rest
+                from datasets import Dataset as Table  # here, because loading it takes longer than all the rest
 
-                self._dataset = Dataset.from_dict({"embeds": self.embeds.numpy()}).with_format("numpy")
+                self._dataset = Table.from_dict({"embeds": self.embeds.numpy()}).with_format("numpy")
                 self._dataset.add_faiss_index("embeds", string_factory=faiss, metric_type=0, train_size=len(names))
             except ImportError as error:
                 raise ImportError("A FAISS index needs `pip install datasets faiss-cpu`.") from error
@@ -43,9 +51,14 @@ class EmbeddingIndex:
                     "'IVF256,Flat' needs 256 at least, 'Flat' takes any number, and None searches without FAISS."
                 ) from error
 
+    def describe(self, row: int) -> str:
+        """Return what an entry is called in a message."""
+        return name_source(self.kind, self.names[row])
+
     def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosine similarities (Q, k), falling, and indices (Q, k) of the entries closest to queries (Q, E)."""
         k, queries = min(k, len(self.names)), queries.float().cpu()
+        check_finite(queries, "features", Rows(range(len(queries)), lambda row: f"query {row}"))
         if self.faiss is None:
             found = (queries @ self.embeds.T).topk(k, dim=1)
             return found.values, found.indices
@@ -54,11 +67,12 @@ class EmbeddingIndex:
 
     def save(self, folder: str | Path) -> None:
         """Write the index into a folder; names must be paths or texts, not images."""
-        if not all(isinstance(name, str) for name in self.names):
+        names = [self.names[row] for row in range(len(self.names))]
+        if not all(isinstance(name, str) for name in names):
             raise TypeError("Images in memory have no path to be found by again: index files to save the index.")
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_file({"embeds": self.embeds}, Path(folder) / _EMBEDDINGS)
-        text = json.dumps({"kind": self.kind, "names": self.names}, ensure_ascii=False, indent=1)
+        text = json.dumps({"kind": self.kind, "names": names}, ensure_ascii=False, indent=1)
         (Path(folder) / _NAMES).write_text(text, encoding="utf-8")
 
     @classmethod
@@ -77,3 +91,83 @@ class EmbeddingIndex:
                 f"{len(stored['names'])} names, but the model compares in {width} dimensions: index again with it."
             )
         return cls(stored["kind"], stored["names"], embeds, faiss)
+
+
+class Rows(Dataset):
+    """A sequence whose items are made when they are asked for, as a `torch` data set."""
+
+    def __init__(self, items: Any, make: Callable[[Any], Any] = lambda item: item) -> None:
+        """Take a sequence, and what makes an item of one of its own."""
+        self.items, self.make = items, make
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.make(self.items[row])
+
+
+def is_many(value: Any) -> bool:
+    """Return whether a value is many images, texts or rows, such as a column of a data set, rather than one."""
+    if value is None or isinstance(value, (str, bytes, os.PathLike, Mapping, Image)):
+        return False
+    if hasattr(value, "__array_interface__") or isinstance(value, torch.Tensor):
+        is_text = getattr(value.dtype, "kind", "f") in "OUT"  # or objects
+        return value.ndim > 3 or (value.ndim > 0 and (is_text or not len(value)))
+    return isinstance(value, Iterable) or (hasattr(value, "__len__") and hasattr(value, "__getitem__"))
+
+
+def is_stream(value: Any) -> bool:
+    """Return whether many values are read one by one: those of a generator, or of a `torch` data set."""
+    return is_many(value) and (not hasattr(value, "__len__") or isinstance(value, Dataset))
+
+
+def as_sequence(values: Any, what: str) -> Any:
+    """Return many values so that they can be counted and asked for by their row; a data set's own are not read yet.
+
+    Raises:
+        AlbefError: There is none; `what` says of which.
+    """
+    is_table = isinstance(values, (Sequence, Dataset)) or hasattr(values, "column_names")  # the last of `datasets`
+    values = values if is_table and hasattr(values, "__len__") else list(iterate(values, what))
+    if not len(values):
+        raise AlbefError(f"There are no {what}: give one at least.")
+    return values
+
+
+def iterate(values: Any, what: str) -> Iterator[Any]:
+    """Yield many values; raises AlbefError where there is none."""
+    is_empty = True
+    for value in values if isinstance(values, Iterable) else map(values.__getitem__, range(len(values))):
+        is_empty = False
+        yield value
+    if is_empty:
+        raise AlbefError(f"There are no {what}: give one at least.")
+
+
+def name_source(kind: str, source: Any) -> str:
+    """Return what an image or a text (`kind`) is called in a message."""
+    if isinstance(source, Mapping):
+        source = source.get("path")
+    if isinstance(source, Image):
+        source = getattr(source, "filename", "")
+    if not isinstance(source, (str, os.PathLike)) or not source:
+        return "an image" if kind == "image" else "a text"
+    return f"the {kind} {str(source)[:200]!r}"
+
+
+def check_finite(values: torch.Tensor, what: str, sources: Any) -> None:
+    """Raise an error that names the source of the first row of values (N, ..) that is not finite.
+
+    Args:
+        values: Features or scores.
+        what: Which of the two.
+        sources: What the rows are of, as `name_source` calls it.
+
+    Raises:
+        AlbefError: A value is NaN or infinite.
+    """
+    bad = (~values.isfinite()).flatten(1).any(1) if values.ndim > 1 else ~values.isfinite()
+    if bad.any():
+        source = sources[int(bad.nonzero()[0, 0])]
+        raise AlbefError(f"The {what} of {source} are not finite: load the model in float32, or another checkpoint.")

@@ -87,6 +87,14 @@ def answer_loss(
     return ((losses * answer_mask[:, 1:]).sum(dim=1) * answer_weights).sum() / num_questions
 
 
+def predicted_tokens(mask: torch.Tensor) -> torch.Tensor:
+    """Return which tokens (A, L) of `mask` are predicted by one before them; padding on the left predicts nothing.
+
+    The first column, which no loss counts, stays as it is.
+    """
+    return mask * F.pad(mask[:, :-1], (1, 0), value=1)
+
+
 def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the mean cross-entropy of tokens, predicted at the position before: logits (A, L, vocabulary).
 

@@ -177,6 +177,12 @@ def make_model_card(config: Any, architecture: str, name: str, facts: CardFacts 
     return ModelCard(text)
 
 
+def origin(config: Any, own: str | None = None) -> str | None:
+    """Return the name on the Hub that a model was loaded by; None where it was a folder, or its `own` name."""
+    name = getattr(config, "_name_or_path", "")
+    return name if name.count("/") == 1 and name != own and _is_repo_id(name) else None
+
+
 def add_tags(data: Any, tags: Iterable[str]) -> None:
     """Add to the tags of a card's metadata those that are not there yet."""
     found = data.tags if isinstance(data.tags, list) else [] if data.tags is None else [data.tags]

@@ -5,7 +5,7 @@ Shapes: I images, N text rows, P image tokens, L text tokens, H width, E project
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -68,8 +68,8 @@ class AlbefPreTrainedModel(AlbefHubMixin, AlbefAttentionModel):  # type: ignore[
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, AlbefModel) and module.has_projections:
-            init.constant_(module.temperature, self.config.temperature_init)
+        if getattr(module, "has_projections", False):
+            init.constant_(cast(torch.Tensor, module.temperature), self.config.temperature_init)
 
 
 class AlbefModel(AlbefPreTrainedModel):

@@ -113,7 +113,8 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
             candidate_ids: (C,).
             alpha: Weight of the teacher in the targets of the contrastive and the masked-language loss, 0..1.
             masked_input_ids: (B, L) the same texts with masked tokens.
-            mlm_labels: (B, L) the token at each masked position, -100 elsewhere.
+            mlm_labels: (B, L) the token at each masked position, -100 elsewhere. The library's `Trainer` evaluates a
+                loss where they are given; without them it has to be told `label_names=["image_ids"]`.
             teacher_mlm_logits: (B, L, vocabulary) `predict_masked` of the momentum teacher.
             use_itm_head: See `AlbefForImageTextRetrieval.forward`, as for all below.
             return_loss: Of the masked-language loss, too.

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch.nn import functional as F  # noqa: N812, the field's own name
 from transformers import GenerationMixin
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -18,7 +17,7 @@ from transformers.utils.generic import can_return_tuple
 from .answer_tree_albef import AnswerScorer, AnswerTree, RankedAnswers
 from .attention_albef import NestedOutput, every_layer, output_options, select_layers
 from .configuration_albef import AlbefConfig, AlbefError, AlbefTextConfig, AlbefTextDecoderConfig, check_shapes
-from .losses_albef import answer_loss
+from .losses_albef import answer_loss, predicted_tokens
 from .modeling_albef import AlbefModel, AlbefPreTrainedModel
 from .modeling_albef_decoder import AlbefTextDecoder
 
@@ -296,17 +295,18 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, labels: torch.Tensor | None
     ) -> Answers:
         """Return the answers that are read, and what of them is counted; ids or labels are given."""
-        known, targets = None, input_ids
-        if labels is not None:
+        known = None
+        if labels is None:
+            targets = cast(torch.Tensor, input_ids)
+        else:
             known = labels != -100
             targets = labels.masked_fill(~known, self.text_decoder.config.pad_token_id or 0)
-        if input_ids is None:
-            input_ids, attention_mask = targets, known if attention_mask is None else attention_mask * known
-        read, targets = cast(torch.Tensor, input_ids), cast(torch.Tensor, targets)
+            if input_ids is None:
+                attention_mask = known if attention_mask is None else attention_mask * known
+        read = targets if input_ids is None else input_ids
         mask = torch.ones_like(read) if attention_mask is None else attention_mask
         check_shapes(answer_input_ids=(read, "AL"), answer_attention_mask=(mask, "AL"), labels=(labels, "AL"))
-        # with padding on the left, nothing predicts the first token
-        counted = mask * F.pad(mask[:, :-1], (1, 0), value=1)
+        counted = predicted_tokens(mask)
         return Answers(read, mask, targets, counted if known is None else counted * known)
 
     @torch.no_grad()

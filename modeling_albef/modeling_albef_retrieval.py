@@ -214,8 +214,9 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
             **text,
             **every_layer(options),
         )
-        if outputs.text_embeds is None:
-            raise AlbefError("There are images, but no texts: give input_ids, or use get_image_features.")
+        if outputs.text_embeds is None or outputs.image_embeds is None:
+            lacking = "texts: give input_ids" if outputs.text_embeds is None else "images: give pixel_values"
+            raise AlbefError(f"There are no {lacking}; get_image_features and get_text_features take either alone.")
         if image_ids is None or not return_loss:
             return self._scores(outputs, attention_mask, use_itm_head, options)
         candidates = self._candidates(outputs, image_ids, image_candidates, text_candidates, candidate_ids)

@@ -5,28 +5,38 @@ Shapes: B batch, E projection width, k candidates, L tokens.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import repeat, zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from transformers import AutoProcessor, Pipeline
 from transformers.utils import logging
 
 from .answer_tree_albef import AnswerTree, describe_merged_answers, merge_equal_answers
-from .configuration_albef import AlbefError
+from .configuration_albef import AlbefError, one_line
 from .hub_albef import check_head, check_model_type
-from .index_albef import EmbeddingIndex, MissingFolderError
+from .index_albef import (
+    EmbeddingIndex,
+    MissingFolderError,
+    Rows,
+    as_sequence,
+    check_finite,
+    is_many,
+    is_stream,
+    iterate,
+    name_source,
+)
 
 logger = logging.get_logger(__name__)
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 class _AlbefPipeline(Pipeline):
-    """What both pipelines load: a model, and a processor that holds the tokenizer and the image processor."""
+    """What both pipelines hold: a model, and a processor with the tokenizer and the image processor."""
 
-    _load_processor = None  # not looked for before the model is known to be an ALBEF
+    _load_processor = None  # by `pipeline`, where it can; else here, once the model is known to be an ALBEF
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
@@ -34,21 +44,16 @@ class _AlbefPipeline(Pipeline):
     model: Any
     processor: Any
 
-    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
-        """Make a pipeline; the arguments are those of `Pipeline`.
+    def __init__(self, model: Any, processor: Any = None, **kwargs: Any) -> None:
+        """Take a model; without a `processor` load the one that is beside it.
 
         Raises:
-            AlbefError: The model is no ALBEF, or there is no processor.
+            AlbefError: The model is no ALBEF, or there is no processor beside it.
         """
         check_model_type(model)
-        if kwargs.get("processor") is None:
-            if name := model.config._name_or_path:  # the library has swallowed what is wrong with it: again
-                is_trusted = __name__.startswith("transformers_modules.")
-                AutoProcessor.from_pretrained(name, trust_remote_code=is_trusted or None)
-            raise AlbefError(
-                "There is no processor, or none that can be loaded: give `processor`, an object or a folder."
-            )
-        super().__init__(model, *args, **kwargs)
+        processor = _processor_beside(model) if processor is None else processor
+        super().__init__(model, processor=processor, **kwargs)
+        self.model.eval()  # it may come from a training
 
 
 class AlbefVqaPipeline(_AlbefPipeline):
@@ -69,40 +74,56 @@ class AlbefVqaPipeline(_AlbefPipeline):
         """Answer questions.
 
         Args:
-            image: Path, URL or Pillow image; a list of them; or, without `question`, a mapping with `image` and
-                `question`, a list, data set or generator of such mappings.
-            question: A text or a list; a single image goes with all questions, a single question with all images.
+            image: Path, URL, Pillow image or array; many of them; or, without `question`, a row with `image` and
+                `question`, or many rows. Many are a list, a column or rows of a data set, a generator, or anything
+                else that can be iterated over.
+            question: A text or many; a single image goes with all questions, a single question with all images.
             kwargs: `top_k` answers that are returned (5); `answer_list`, candidates or a JSON file of them, of which
                 those that the tokenizer cannot tell apart are one, spelled as the first;
                 `k_test` candidates that are scored whole (128); `free_form=True` to write answers in spite of
                 candidates, and then `max_new_tokens` (10); `batch_size` and `num_workers`.
 
         Returns:
-            A list of `answer` and `score`, best first, for a question; a list of such lists for several. The score
-            of a candidate is its share among the `k_test` ones; that of a free answer its probability.
+            A list of `answer` and `score`, best first, for a question; a list of such lists for several, or, as in
+            all pipelines, an iterator for a generator or a `torch` data set. The score of a candidate is its share
+            among the `k_test` ones; that of a free answer its probability.
 
         Raises:
             AlbefError: There is no question, or none that the model can read; an answer of the list is empty or stands
-                there twice; the model has no answer decoder.
+                there twice; the model has no answer decoder, or its scores are not finite.
         """
         check_head(self.model, "rank_answers")
+        if question is None and isinstance(image, Mapping) and is_many(image.get("question")):  # rows, column by column
+            image, question = image.get("image"), image["question"]
         if question is None:
-            if isinstance(image, str | Path | Image):
-                raise AlbefError("There is no question: give one beside the image.")
+            if is_many(image):
+                return self._answer_rows(image, "questions", **kwargs)
+            _check_row(image)
             return super().__call__(image, **kwargs)
-        if isinstance(image, list) or isinstance(question, list):
-            images = image if isinstance(image, list) else [image] * len(question)
-            questions = question if isinstance(question, list) else [question] * len(images)
-            if len(images) != len(questions):
-                raise AlbefError(f"{len(images)} images do not go with {len(questions)} questions: give one of them.")
-            pairs = zip(images, questions, strict=True)
-            return super().__call__([{"image": one, "question": text} for one, text in pairs], **kwargs)
-        return super().__call__({"image": image, "question": question}, **kwargs)
+        if image is None:
+            raise AlbefError("There is no image: give one beside the question.")
+        if not is_many(image) and not is_many(question):
+            return super().__call__({"image": image, "question": question}, **kwargs)
+        if any(is_many(one) and not hasattr(one, "__len__") for one in (image, question)):
+            return super().__call__(_pair_streams(image, question), **kwargs)
+        images = as_sequence(image, "images") if is_many(image) else [image] * len(question)
+        questions = as_sequence(question, "questions") if is_many(question) else [question] * len(images)
+        if len(images) != len(questions):
+            raise AlbefError(f"{len(images)} images do not go with {len(questions)} questions: give one of them.")
+        rows = Rows(range(len(images)), lambda row: {"image": images[row], "question": questions[row]})
+        answers = super().__call__(rows, **kwargs)
+        return answers if is_stream(image) or is_stream(question) else list(answers)
+
+    def _answer_rows(self, rows: Any, what: str, **kwargs: Any) -> Any:
+        if not hasattr(rows, "__len__"):
+            return super().__call__(iterate(rows, what), **kwargs)
+        answers = super().__call__(Rows(as_sequence(rows, what)), **kwargs)
+        return answers if is_stream(rows) else list(answers)
 
     def _sanitize_parameters(
         self,
         top_k: int | None = None,
-        answer_list: list[str] | str | Path | None = None,
+        answer_list: Iterable[str] | str | Path | None = None,
         k_test: int | None = None,
         free_form: bool | None = None,
         max_new_tokens: int | None = None,
@@ -115,8 +136,9 @@ class AlbefVqaPipeline(_AlbefPipeline):
             except json.JSONDecodeError as error:
                 raise AlbefError(f"answer_list {str(answer_list)!r} is no JSON file ({error}): mend it.") from error
         if answer_list is not None:
-            if not answer_list:
-                raise AlbefError("The answer list is empty: there is nothing to choose from.")
+            answer_list = list(iterate(answer_list, "answers to choose from"))
+            if odd := [answer for answer in answer_list if not isinstance(answer, str)]:
+                raise AlbefError(f"The answer {odd[0]!r} of the list is no text: give strings.")
             different = {answer.strip() for answer in answer_list}
             if "" in different or len(different) != len(answer_list):
                 raise AlbefError("The answer list has an empty answer, or one twice: leave it out.")
@@ -127,8 +149,9 @@ class AlbefVqaPipeline(_AlbefPipeline):
         answers = {} if answer_list is None else {"answer_list": tuple(answer_list)}
         return {}, {**forward, **answers}, answers
 
-    def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
-        """Make an image and a question the model's inputs."""
+    def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Make an image and a question the model's inputs; `source` names both in messages."""
+        _check_row(input_)
         inputs = self.processor(
             images=[input_["image"]],
             text=[input_["question"]],
@@ -139,11 +162,12 @@ class AlbefVqaPipeline(_AlbefPipeline):
             return_tensors="pt",
         )
         _check_words(self.processor, inputs, "question", input_["question"])
-        return inputs.to(self.dtype)
+        source = f"the question {input_['question'][:60]!r} about {name_source('image', input_['image'])}"
+        return {**inputs.to(self.dtype), "source": source}
 
     def _forward(
         self,
-        input_tensors: dict[str, torch.Tensor],
+        input_tensors: dict[str, Any],
         top_k: int = 5,
         k_test: int = 128,
         answer_list: tuple[str, ...] | None = None,
@@ -153,9 +177,13 @@ class AlbefVqaPipeline(_AlbefPipeline):
         inputs = {name: input_tensors[name] for name in ("pixel_values", "input_ids", "attention_mask")}
         answers = answer_list or self._own_answers()
         if free_form or not answers:
-            return self._write(inputs, top_k, max_new_tokens)
-        ranked = self.model.rank_answers(**inputs, candidates=self._candidates(answers)[1], k=max(k_test, top_k))
-        return {"ids": ranked.ids[:, :top_k], "scores": ranked.probabilities[:, :top_k]}
+            outputs = self._write(inputs, top_k, max_new_tokens)
+        else:
+            ranked = self.model.rank_answers(**inputs, candidates=self._candidates(answers)[1], k=max(k_test, top_k))
+            outputs = {"ids": ranked.ids[:, :top_k], "scores": ranked.probabilities[:, :top_k]}
+        sources = input_tensors["source"]
+        check_finite(outputs["scores"], "scores", [sources] if isinstance(sources, str) else sources)
+        return outputs
 
     def _write(self, inputs: dict[str, torch.Tensor], top_k: int, max_new_tokens: int) -> dict[str, torch.Tensor]:
         """Write answers by beam search; a length penalty of 0 leaves their log-probabilities as they are."""
@@ -213,21 +241,22 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
 
     index: EmbeddingIndex | None = None
 
-    def index_images(self, images: str | Path | Iterable[Any], batch_size: int = 16, faiss: str | None = None) -> None:
+    def index_images(self, images: Any, batch_size: int = 16, faiss: str | None = None) -> None:
         """Encode images once; an image's file is read again only where it is ranked.
 
         Args:
-            images: A folder, with all that is below it; or paths, URLs or Pillow images.
+            images: A folder, with all that is below it; or paths, URLs, Pillow images or arrays, one or many. A column
+                of a data set is read again where its images are ranked.
             batch_size: Images that are encoded together.
             faiss: Factory string of a FAISS index (needs `datasets` and FAISS); None searches exactly.
 
         Raises:
             MissingFolderError: The folder does not exist or has no images.
+            AlbefError: There are no images, or the features of one are not finite.
         """
-        if isinstance(images, str | Path):
+        if isinstance(images, str | Path) and not Path(images).is_file() and "://" not in str(images):
             images = _images_below(Path(images))
-        names = [str(image) if isinstance(image, Path) else image for image in images]
-        self._make_index("image", names, batch_size, faiss)
+        self._make_index("image", images, batch_size, faiss)
 
     def index_texts(self, texts: str | Iterable[str], batch_size: int = 64, faiss: str | None = None) -> None:
         """Encode texts once.
@@ -236,8 +265,11 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
             texts: What is to be found by images; a text or many.
             batch_size: Texts that are encoded together.
             faiss: See `index_images`.
+
+        Raises:
+            AlbefError: There are no texts, one is no string, or its features are not finite.
         """
-        self._make_index("text", [texts] if isinstance(texts, str) else list(texts), batch_size, faiss)
+        self._make_index("text", texts, batch_size, faiss)
 
     def save_index(self, folder: str | Path) -> None:
         """Write the index; the images stay where they are."""
@@ -247,25 +279,26 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         """Read back what `save_index` wrote; `faiss` as in `index_images`."""
         self.index = EmbeddingIndex.load(folder, self.model.config.projection_dim, faiss)
 
-    def __call__(self, text: str | list[str] | None = None, *, image: Any = None, **kwargs: Any) -> Any:
+    def __call__(self, text: str | Iterable[str] | None = None, *, image: Any = None, **kwargs: Any) -> Any:
         """Search what is indexed.
 
         Args:
             text: Query or queries, where images are indexed.
-            image: Path, URL or Pillow image, or a list of them, where texts are indexed.
+            image: Path, URL, Pillow image or array, or many of them, where texts are indexed.
             kwargs: `top_k` results a query (5); `k` candidates that the matching head ranks (16), 0 for none;
                 `threshold`, the least `probability` of a result, or `similarity` where `k` is 0; or "calibrated": the
                 threshold of a model that was evaluated with `--calibrate`.
 
         Returns:
             For a query a list, best first, of `image` or `text`, `similarity` (cosine), and where `k` > 0 `score` (the
-            published one, a logit) and `probability` of a match; a list of such lists for several queries. Below a
-            threshold there is no result, so an empty list says that nothing fits. With "calibrated" each also has a
-            `confidence`, 0.5 at the threshold: the probability that a query with this best score has its answer here.
+            published one, a logit) and `probability` of a match; a list of such lists for several queries, or a
+            generator of them for a generator or a `torch` data set. Below a threshold there is no result, so an empty
+            list says that nothing fits. With "calibrated" each also has a `confidence`, 0.5 at the threshold: the
+            probability that a query with this best score has its answer here.
 
         Raises:
             AlbefError: Nothing is indexed, or what is indexed is of the query's own kind; the query has no word that
-                the model can read; the model has no matching head.
+                the model can read; the model has no matching head, or its scores are not finite.
         """
         check_head(self.model, "match")
         if (text is None) == (image is None):
@@ -274,9 +307,11 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         if self._need_index().kind == kind:
             other = "texts" if kind == "image" else "images"
             raise AlbefError(f"What is indexed is {kind}s, the query's own kind: index {other} with index_{other}.")
-        if isinstance(query, list):
-            return [super(ImageTextRetrievalPipeline, self).__call__({kind: one}, **kwargs) for one in query]
-        return super().__call__({kind: query}, **kwargs)
+        if not is_many(query):
+            return super().__call__({kind: query}, **kwargs)
+        search = super().__call__
+        found = (search({kind: one}, **kwargs) for one in iterate(query, "queries"))
+        return found if is_stream(query) else list(found)
 
     def _sanitize_parameters(
         self, top_k: int | None = None, k: int | None = None, threshold: float | str | None = None
@@ -293,17 +328,19 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
             raise AlbefError("The model is not calibrated: give a number, or evaluate it with --calibrate first.")
         return {}, forward, {"threshold": threshold}
 
-    def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
-        """Make a query the model's inputs."""
+    def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Make a query the model's inputs; `source` names it in messages."""
         kind, query = next(iter(input_.items()))
         inputs = self._encode_inputs(kind, [query])
         if kind == "text":
             _check_words(self.processor, inputs, "text", query)
-        return inputs
+        return {**inputs, "source": name_source(kind, query)}
 
     def _encode_inputs(self, kind: str, batch: list[Any]) -> dict[str, torch.Tensor]:
         if kind == "image":
             return dict(self.processor(images=batch, return_tensors="pt").to(self.dtype))
+        if odd := [text for text in batch if not isinstance(text, str)]:
+            raise AlbefError(f"The text {odd[0]!r} is no string: give one.")
         longest = self.model.config.text_config.max_position_embeddings
         inputs = self.processor(text=batch, padding=True, truncation=True, max_length=longest, return_tensors="pt")
         return dict(inputs)
@@ -313,10 +350,12 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         return features(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
 
     @torch.no_grad()
-    def _make_index(self, kind: str, names: list[Any], batch_size: int, faiss: str | None) -> None:
-        if not names:
-            raise AlbefError(f"There are no {kind}s to index.")
-        batches = [names[start : start + batch_size] for start in range(0, len(names), batch_size)]
+    def _make_index(self, kind: str, given: Any, batch_size: int, faiss: str | None) -> None:
+        names = as_sequence(given if is_many(given) else [given], f"{kind}s to index")
+        if isinstance(names, list):
+            names = [str(name) if isinstance(name, Path) else name for name in names]
+        starts = range(0, len(names), batch_size)
+        batches = ([names[row] for row in range(len(names))[start : start + batch_size]] for start in starts)
         embeds = [self._encode(kind, self._encode_inputs(kind, batch)).pooler_output.cpu() for batch in batches]
         self.index = EmbeddingIndex(kind, names, torch.cat(embeds), faiss)
 
@@ -325,10 +364,11 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
             raise AlbefError("Nothing is indexed: call index_images, index_texts or load_index first.")
         return self.index
 
-    def _forward(self, input_tensors: dict[str, torch.Tensor], top_k: int = 5, k: int = 16) -> dict[str, torch.Tensor]:
-        index = self._need_index()
+    def _forward(self, input_tensors: dict[str, Any], top_k: int = 5, k: int = 16) -> dict[str, torch.Tensor]:
+        index, source = self._need_index(), input_tensors["source"]
         kind = "image" if "pixel_values" in input_tensors else "text"
-        query = self._encode(kind, input_tensors)
+        query = self._encode(kind, {name: one for name, one in input_tensors.items() if name != "source"})
+        check_finite(query.pooler_output, "features", [source])
         similarity, indices = index.search(query.pooler_output, max(k, top_k))  # (1, k)
         found = {"similarity": similarity[0], "indices": indices[0]}
         if k > 0:
@@ -341,6 +381,7 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
             else:
                 text, images, mask = candidates, query.last_hidden_state, inputs["attention_mask"].to(self.device)
             logits = self.model.match(text, mask, images).float().cpu()  # (k, 2)
+            check_finite(logits, f"scores with {source}", [index.describe(row) for row in indices[0].tolist()])
             order = logits[:, 1].argsort(descending=True, stable=True)
             found = {name: tensor[order] for name, tensor in found.items()}
             found |= {"score": logits[order, 1], "probability": logits[order].softmax(dim=-1)[:, 1]}
@@ -368,6 +409,41 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         else:
             kept = outputs.get("probability", outputs["similarity"]) >= threshold
         return {name: tensor[kept] for name, tensor in outputs.items()}
+
+
+def _processor_beside(model: Any) -> Any:
+    """Return the processor of the folder, or of the repository, that a model was loaded from."""
+    name = model.config._name_or_path
+    remedy = "give one as `processor=`"
+    if not name:
+        raise AlbefError(f"The model was not loaded from anywhere, so there is no processor beside it: {remedy}.")
+    options = {"trust_remote_code": True} if model.is_remote_code() else {}
+    try:
+        return AutoProcessor.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:  # ValueError: a folder with other files
+        raise AlbefError(f"There is no processor beside the model {name!r} ({one_line(error)}): {remedy}.") from error
+
+
+def _check_row(row: Any) -> None:
+    """Refuse what is no row of an image and a question."""
+    if not isinstance(row, Mapping):
+        raise AlbefError("There is no question: give one beside the image.")
+    if missing := [name for name in ("image", "question") if row.get(name) is None]:
+        raise AlbefError(f"A row has no {missing[0]!r}, only {', '.join(map(str, row))}: it needs image and question.")
+    if not isinstance(row["question"], str):
+        raise AlbefError(f"The question {row['question']!r} is no string: give one.")
+
+
+def _pair_streams(images: Any, questions: Any) -> Iterator[dict[str, Any]]:
+    """Yield rows of images and questions, of which one at least has no length."""
+    given = ((images, "images"), (questions, "questions"))
+    end = object()
+    columns = [iterate(one, what) if is_many(one) else repeat(one) for one, what in given]
+    both = all(is_many(one) for one, _ in given)
+    for image, question in zip_longest(*columns, fillvalue=end) if both else zip(*columns, strict=False):
+        if image is end or question is end:
+            raise AlbefError("The images and the questions differ in number: give as many, or one of them.")
+        yield {"image": image, "question": question}
 
 
 def _check_words(processor: Any, inputs: Any, kind: str, text: str) -> None:

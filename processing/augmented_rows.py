@@ -58,6 +58,13 @@ class AugmentedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    @property
+    def column_names(self) -> list[str]:
+        """Return the names of the columns; a data set that knows none has no such attribute."""
+        if isinstance(self.dataset, (list, tuple)):
+            return list(self.dataset[0]) if self.dataset else []
+        return self.dataset.column_names
+
     def __getitem__(self, index: int | str) -> Any:
         """Return a row with `image` as an augmented RGB image; for a name, the data set's column.
 
@@ -70,7 +77,8 @@ class AugmentedDataset(Dataset):
                 next rows. The message names row and file.
         """
         if isinstance(index, str):
-            return self.dataset[index]
+            is_list = isinstance(self.dataset, (list, tuple))
+            return [row.get(index) for row in self.dataset] if is_list else self.dataset[index]
         if not -len(self) <= index < len(self):
             raise IndexError(f"There is no row {index}: the data set has {len(self)}.")
         index = int(index) % len(self)

@@ -13,7 +13,7 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from .image_keys import image_key, image_number, image_path
 from .image_processing_albef import ProcessingError
-from .processing_albef import AlbefProcessor
+from .processing_albef import AlbefProcessor, count_unknown
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +26,27 @@ class _TextCollator:
     max_words: int = 30
     max_length: int | None = None
     with_names: bool = False
+    _knows_a_word: bool = field(default=False, init=False, repr=False)
+    _texts_read: int = field(default=0, init=False, repr=False)
 
     def _encode(self, images: list[Any], texts: list[str], text_type: str) -> BatchFeature:
+        batch = self._encode_unchecked(images, texts, text_type)
+        if not self._knows_a_word:
+            self._check_vocabulary(texts, batch["input_ids"])
+        return batch
+
+    def _check_vocabulary(self, texts: list[str], input_ids: torch.Tensor) -> None:
+        """Refuse to train where the vocabulary knows no word of the first texts, one alone aside."""
+        unknown, tokens = count_unknown(self.processor.tokenizer, input_ids)
+        self._knows_a_word = tokens > unknown
+        self._texts_read += len(texts) if tokens else 0
+        if tokens == unknown and self._texts_read > 1:
+            raise ProcessingError(
+                f"The vocabulary knows no word of the first {self._texts_read} texts, such as {texts[0][:60]!r}: take "
+                "a tokenizer of their language, as `--tokenizer` or in the processor."
+            )
+
+    def _encode_unchecked(self, images: list[Any], texts: list[str], text_type: str) -> BatchFeature:
         limits = [self.max_length, self.processor.tokenizer.model_max_length]
         max_length = min(limit for limit in limits if limit is not None)
         is_limited = max_length < VERY_LARGE_INTEGER
@@ -132,8 +151,10 @@ class VQACollator(_TextCollator):
 
         Returns:
             `pixel_values` (B, 3, S, S), `input_ids` and `attention_mask` (B, M), `answer_input_ids` and
-            `answer_attention_mask` (A, L), `answer_weights` (A,), `answers_per_question` (B,). With `share_images`,
-            `pixel_values` has one row for each image, and `image_index` (B,) is the row of each question's image.
+            `answer_attention_mask` (A, L), `labels` (A, L), the same tokens with -100 for padding, by which the
+            library's `Trainer` knows that there is a loss, `answer_weights` (A,), `answers_per_question` (B,). With
+            `share_images`, `pixel_values` has one row for each image, and `image_index` (B,) is the row of each
+            question's image.
 
         Raises:
             KeyError: A row lacks a field.
@@ -166,6 +187,7 @@ class VQACollator(_TextCollator):
             **batch,
             "answer_input_ids": answers["input_ids"],
             "answer_attention_mask": answers["attention_mask"],
+            "labels": answers["input_ids"].masked_fill(answers["attention_mask"] == 0, -100),
             "answer_weights": torch.tensor(shares, dtype=torch.float32),
             "answers_per_question": torch.tensor([len(count) for count in counts]),
             **self._names(rows),

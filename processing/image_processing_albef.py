@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image
 from transformers import BatchFeature
 from transformers.image_processing_backends import PilBackend
@@ -32,8 +33,9 @@ FORMATS = (
     *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD", "SGI"),
     *("TGA", "TIFF", "WEBP", "XBM", "XPM"),
 )
-MAX_PIXELS = 1 << 25  # of an opened image: one of more is reduced, so that a small file cannot take gigabytes
+MAX_PIXELS = 1 << 26  # of an opened image: one of more is reduced, so that a small file cannot take gigabytes
 PIXELS_AT_ONCE = 1 << 20  # of a large image whose colors are converted
+TOLERANCE = 1e-3  # of floats beyond 0..1, by rounding
 _FROM_16_BITS = np.rint(np.arange(1 << 16) * 255 / 65535).astype(np.uint8)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -62,7 +64,7 @@ def open_image(
 
     Colors become RGB as in salesforce/ALBEF `dataset/caption_dataset.py`, by Pillow's `convert("RGB")`: transparency
     is dropped, not blended with a background. Of an animation the first frame counts. Values of more than eight bits
-    are scaled to 0..255; Pillow alone would clip them to white. An image of more than 33 million pixels is reduced by a
+    are scaled to 0..255; Pillow alone would clip them to white. An image of more than 67 million pixels is reduced by a
     whole factor, each pixel the mean of those that it replaces; a JPEG by its decoder as far as that can.
 
     Args:
@@ -73,7 +75,7 @@ def open_image(
             saves time where a half, a fourth or an eighth of the size is enough. None decodes to full size.
 
     Returns:
-        An image of mode "RGB", fully loaded, upright, a copy; no file stays open. Of at most 33 million pixels, it has
+        An image of mode "RGB", fully loaded, upright, a copy; no file stays open. Of at most 67 million pixels, it has
         the size of the source (turned, where that was).
 
     Raises:
@@ -130,13 +132,14 @@ class AlbefImageProcessor(PilBackend):
         """Open paths, mappings and URLs; leave images and arrays as they are.
 
         Args:
-            image_url_or_urls: One image source, or nested lists of them.
+            image_url_or_urls: One image source, or many: lists, columns and other iterables of them, nested or not.
 
         Returns:
             The same structure, with every source that had to be opened replaced by its Pillow image.
 
         Raises:
             UnreadableImageError: A source cannot be read.
+            ProcessingError: There are no images.
         """
         return open_sources(image_url_or_urls, super().fetch_images)
 
@@ -164,11 +167,15 @@ class AlbefImageProcessor(PilBackend):
         if isinstance(image, Image.Image) and do_convert_rgb:
             image = decode_pillow(image)
             size, resample = kwargs.get("size"), kwargs.get("resample")
-            if kwargs.get("do_resize") and size.height and size.width and isinstance(resample, int):
-                image = image.resize((size.width, size.height), resample)  # here, where the image is there only once
+            side = (size.width, size.height) if size else ()
+            if kwargs.get("do_resize") and all(side) and image.size != side and isinstance(resample, int):
+                image = image.resize(side, resample)  # here, where the image is there only once
             image, input_data_format = np.asarray(image), ChannelDimension.LAST
         elif not isinstance(image, Image.Image) and input_data_format is None:
-            input_data_format = infer_channel_dimension_format(image, num_channels=(1, 3, 4))
+            input_data_format = channels_of(image)
+        if isinstance(image, torch.Tensor):
+            image = image.detach().cpu()
+            image = image.float() if image.dtype == torch.bfloat16 else image  # which NumPy does not know
         channels = super().process_image(image, do_convert_rgb=False, input_data_format=input_data_format, **kwargs)
         if not do_convert_rgb:
             return channels
@@ -265,27 +272,48 @@ def open_lazily(file: str | BinaryIO) -> Image.Image:
     return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def open_sources(source: Any, fetch: Callable[[Any], Any]) -> Any:
+def open_sources(source: Any, fetch: Callable[[Any], Any], is_nested: bool = False) -> Any:
     """Return one image source, or nested ones, with those opened that are paths or mappings.
 
     Args:
         source: See `AlbefImageProcessor.fetch_images`.
         fetch: The library's own, for URLs and for what is open.
+        is_nested: Whether `source` is one of many, and may be an empty list: a text of a batch without images.
     """
+    if source is None:
+        raise UnreadableImageError("An image is None: leave its row out.")
     is_url = isinstance(source, str) and source.startswith(("http://", "https://", "data:image/"))
     if isinstance(source, (str, os.PathLike, Mapping)) and not is_url:
         return open_image(source)
-    if is_list_of_sources(source):
-        return [open_sources(one, fetch) for one in source]
+    if is_many(source):
+        return [open_sources(one, fetch, True) for one in as_list(source, "images", may_be_empty=is_nested)]
     if isinstance(source, np.ndarray) and source.ndim == 2:
         return source[..., None]  # (height, width, 1)
     return fetch(source)
 
 
-def is_list_of_sources(value: Any) -> bool:
-    """Return whether a value is many images or texts, such as a column of a data set, rather than one."""
-    is_one = isinstance(value, (str, bytes, os.PathLike, Mapping, Image.Image)) or hasattr(value, "__array_interface__")
-    return not is_one and not hasattr(value, "detach") and isinstance(value, Iterable)
+def is_many(value: Any) -> bool:
+    """Return whether a value is many images or texts, such as a column of a data set, rather than one.
+
+    A batch of images in one array counts as one: the library takes it apart.
+    """
+    if value is None or isinstance(value, (str, bytes, os.PathLike, Mapping, Image.Image)) or hasattr(value, "detach"):
+        return False
+    if hasattr(value, "__array_interface__"):
+        return value.ndim > 0 and (value.dtype.kind in "OUT" or not value.shape[0])  # of strings or objects
+    return isinstance(value, Iterable) or (hasattr(value, "__len__") and hasattr(value, "__getitem__"))
+
+
+def as_list(values: Any, what: str, may_be_empty: bool = False) -> list[Any]:
+    """Return many values as a list.
+
+    Raises:
+        ProcessingError: There is none; `what` says of which.
+    """
+    found = list(values if isinstance(values, Iterable) else map(values.__getitem__, range(len(values))))
+    if not found and not may_be_empty:
+        raise ProcessingError(f"There are no {what}: give one at least.")
+    return found
 
 
 def decode_pillow(image: Image.Image) -> Image.Image:
@@ -344,6 +372,14 @@ def _image_of_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array).convert("RGB")
 
 
+def channels_of(image: Any) -> ChannelDimension:
+    """Return where the channels of an array or a tensor are."""
+    shape = tuple(image.shape)
+    if len(shape) == 3 and not {1, 3, 4} & {shape[0], shape[-1]}:
+        raise UnreadableImageError(f"An image array has shape {shape}: give 1, 3 or 4 channels, first or last.")
+    return infer_channel_dimension_format(image, num_channels=(1, 3, 4))
+
+
 def _to_levels(image: np.ndarray, option: str) -> tuple[np.ndarray, int]:
     """Return an array as uint8, and by what its values were multiplied."""
     if image.dtype == np.uint8 or not image.size:
@@ -362,12 +398,14 @@ def byte_factor(type_name: str, low: Any, high: Any, option: str) -> int:
         option: What needs this range and can be turned off.
 
     Raises:
-        UnreadableImageError: The values are of no range that is known, or 16-bit, or truth values.
+        UnreadableImageError: The values are of no range that is known, or 16-bit, or truth values; or floats that end
+            between 1 and 2, of which nobody can tell.
     """
     is_float = type_name.startswith(("float", "bfloat"))
-    if is_float and 0 <= low and high <= 1:
+    is_whole = type_name.startswith(("int", "uint")) and type_name != "uint16"
+    if is_float and low >= -TOLERANCE and high <= 1 + TOLERANCE:
         return 255
-    if 0 <= low and high <= 255 and (is_float or (type_name.startswith(("int", "uint")) and type_name != "uint16")):
+    if (is_whole or (is_float and high >= 2)) and low >= 0 and high <= 255:  # 0..1.02 is a resized 0..1, not black
         return 1
     raise UnreadableImageError(
         f"An image array of type {type_name} has values from {low} to {high}: give uint8, floats in 0..1, or "

@@ -12,10 +12,17 @@ from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.image_utils import ChannelDimension, SizeDict, infer_channel_dimension_format
+from transformers.image_utils import ChannelDimension, SizeDict
 from transformers.utils import is_torchvision_available
 
-from .image_processing_albef import AlbefImageProcessor, ProcessingError, byte_factor, decode_pillow, open_sources
+from .image_processing_albef import (
+    AlbefImageProcessor,
+    ProcessingError,
+    byte_factor,
+    channels_of,
+    decode_pillow,
+    open_sources,
+)
 
 _FRACTION_BITS = 22  # of Pillow's weights
 
@@ -60,21 +67,25 @@ class AlbefImageProcessorTorchvision(TorchvisionBackend):
         image: Any,
         do_convert_rgb: bool | None = None,
         input_data_format: str | ChannelDimension | None = None,
+        device: torch.device | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Make a channels-first tensor (C, H, W); the arguments are those of `AlbefImageProcessor.process_image`."""
         if isinstance(image, Image.Image) and do_convert_rgb:
             image, input_data_format = np.array(decode_pillow(image)), ChannelDimension.LAST
         elif not isinstance(image, Image.Image) and input_data_format is None:
-            input_data_format = infer_channel_dimension_format(image, num_channels=(1, 3, 4))
+            input_data_format = channels_of(image)
         if isinstance(image, np.ndarray):
             image = np.ascontiguousarray(image)  # a view with negative strides makes no tensor
-        channels = super().process_image(image, do_convert_rgb=False, input_data_format=input_data_format, **kwargs)
+        kwargs |= {"do_convert_rgb": False, "input_data_format": input_data_format, "device": device}
+        channels = super().process_image(image, **kwargs)
         if not do_convert_rgb:
             return channels
         return channels.expand(3, -1, -1) if len(channels) == 1 else channels[:3]
 
-    def resize(self, image: torch.Tensor, size: SizeDict, resample: Any = None, **kwargs: Any) -> torch.Tensor:
+    def resize(
+        self, image: torch.Tensor, size: SizeDict, resample: Any = None, antialias: bool = True, **kwargs: Any
+    ) -> torch.Tensor:
         """Resize (N, C, H, W) by the bicubic filter as Pillow does, by others as torchvision does.
 
         Floats in 0..1 are resized as eight-bit values.
@@ -82,10 +93,11 @@ class AlbefImageProcessorTorchvision(TorchvisionBackend):
         if image.shape[-2:] == (size.height, size.width):
             return image
         levels, factor = _to_levels(image, "do_resize")
-        if getattr(resample, "value", resample) in (Image.Resampling.BICUBIC.value, "bicubic") and size.height:
+        is_bicubic = getattr(resample, "value", resample) in (Image.Resampling.BICUBIC.value, "bicubic")
+        if is_bicubic and antialias and size.height and size.width:
             resized = resize_as_pillow(levels, size.height, size.width)
         else:
-            resized = super().resize(levels, size, resample, **kwargs)
+            resized = super().resize(levels, size, resample, antialias, **kwargs)
         return resized if factor == 1 else resized.to(torch.float32) / factor
 
     def _preprocess(self, images: list[torch.Tensor], **options: Any) -> BatchFeature:  # type: ignore[override]
@@ -110,9 +122,10 @@ def _to_levels(image: torch.Tensor, option: str) -> tuple[torch.Tensor, int]:
     if image.dtype == torch.uint8 or not image.numel():
         return image, 1
     name = str(image.dtype).removeprefix("torch.")
-    values = image.double() if name.startswith("uint") else image  # torch knows little of wide unsigned integers
-    factor = byte_factor(name, values.min().item(), values.max().item(), option)
-    return (values * factor).round().to(torch.uint8), factor
+    if name.startswith(("uint", "complex")):  # of which torch knows no least value
+        image = image.real.double()
+    factor = byte_factor(name, image.min().item(), image.max().item(), option)
+    return (image * factor).round().to(torch.uint8), factor
 
 
 def resize_as_pillow(image: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -3,27 +3,33 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from traceback import walk_tb
 from typing import Any
 
-import numpy as np
 from huggingface_hub import CommitInfo, HfApi
 from tokenizers import processors
 from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
-from transformers.utils import PROCESSOR_NAME, cached_file
+from transformers.utils import PROCESSOR_NAME, cached_file, logging
 
-from .image_processing_albef import ProcessingError, is_list_of_sources, one_line
+from .image_processing_albef import ProcessingError, as_list, is_many, one_line
 from .image_processing_albef_torchvision import in_torchvision
 
 TEXT_TYPES = ("caption", "question")
 MAX_CHARACTERS = 10_000  # of a text; more would only keep the tokenizer busy
+MAX_TOKENIZER_BYTES, MAX_TOKENS, MAX_ADDED_TOKENS = 50_000_000, 1_000_000, 10_000  # far above those of any BERT
+MAX_GROWTH = 1000  # characters that the replacements of a tokenizer may make of one
+
+MAX_UNKNOWN = 0.1  # share of the tokens of texts; with more, the vocabulary is hardly the texts' own
+TOKENS_JUDGED = (50, 1000)  # of the first texts: the least number that is judged by, and where judging ends
 READERS = ("transformers", "tokenizers", "huggingface_hub", "json", "codecs")  # whose errors are of a file
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+logger = logging.get_logger(__name__)
 
 _DELETED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
 
@@ -76,6 +82,8 @@ class AlbefProcessor(ProcessorMixin):
         text_type: Which clean-up texts get unless a call says otherwise: "caption" or "question".
         max_words: Words of a text that are read unless a call says otherwise, at least 1.
         end_texts: Whether texts end in `[SEP]` after all, as models of LAVIS read them.
+        judges_vocabulary: Whether texts of which the vocabulary knows little will cause a warning: until there was one,
+            or 1,000 tokens were read. It is not saved.
 
     Raises:
         TypeError: `image_processor` or `tokenizer` is of the wrong class.
@@ -102,11 +110,13 @@ class AlbefProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer)
         self.tokenizer = _in_albef_layout(tokenizer, end_texts)
         self.text_type, self.max_words, self.end_texts = text_type, max_words, end_texts
+        self.judges_vocabulary = True
+        self._unknown, self._tokens = 0, 0  # of the first texts
 
     def __call__(
         self,
         images: Any = None,
-        text: str | Sequence[str] | None = None,
+        text: str | Iterable[str] | None = None,
         videos: Any = None,
         audio: Any = None,
         **kwargs: Any,
@@ -114,8 +124,9 @@ class AlbefProcessor(ProcessorMixin):
         """Clean up and tokenise texts, and turn images into pixel values.
 
         Args:
-            images: One image source, or a list or another sequence of them: what the image processor takes.
-            text: One text, or a list or another sequence of texts. Of a text the first 10,000 characters are read.
+            images: One image source or many: what the image processor takes. Many are a list, a column of a data set,
+                or anything else that can be iterated over.
+            text: One text or many. Of a text the first 10,000 characters are read.
             videos: Ignored, as by every image-text processor of the library.
             audio: Ignored, likewise.
             kwargs: `text_type` and `max_words` for this call; what tokenizers take (`padding`, `truncation`,
@@ -124,25 +135,49 @@ class AlbefProcessor(ProcessorMixin):
 
         Returns:
             `pixel_values` (images, 3, S, S) where images were given; `input_ids` and `attention_mask` (texts, L) where
-            texts were given. A text that is empty after the clean-up is `[CLS]` alone.
+            texts were given. A text that is empty after the clean-up is `[CLS]` alone. Where the vocabulary knows
+            nothing of a call's texts, or lacks more than a tenth of the first texts' tokens, a warning says so once.
 
         Raises:
             TypeError: An option is unknown.
-            ValueError: Nothing was given, or `text` is no string or sequence of strings.
+            ValueError: Nothing was given.
+            ProcessingError: `text` is no string or strings, or it is empty.
             UnreadableImageError: An image cannot be read.
         """
         _check_option_names(kwargs)
         text_type = kwargs.pop("text_type", self.text_type)
         max_words = kwargs.pop("max_words", self.max_words)
         _check_text_options(text_type, max_words)
+        cleaned: str | list[str] | None = None
         if isinstance(text, str):
-            text = _CLEANERS[text_type](text[:MAX_CHARACTERS], max_words)
+            cleaned = _CLEANERS[text_type](text[:MAX_CHARACTERS], max_words)
         elif text is not None:
-            texts: list[Any] = list(text) if is_list_of_sources(text) or isinstance(text, np.ndarray) else [None]
-            if not texts or not all(isinstance(one, str) for one in texts):
-                raise ValueError("text must be a string or list of strings, or another sequence of them; at least one.")
-            text = [_CLEANERS[text_type](one[:MAX_CHARACTERS], max_words) for one in texts]
-        return super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
+            texts: list[Any] = as_list(text, "texts") if is_many(text) else [text]
+            if odd := [one for one in texts if not isinstance(one, str)]:
+                raise ProcessingError(
+                    f"text must be a string or list of strings, or another sequence of them, but has {odd[0]!r:.60}."
+                )
+            cleaned = [_CLEANERS[text_type](one[:MAX_CHARACTERS], max_words) for one in texts]
+        inputs = super().__call__(images=images, text=cleaned, videos=videos, audio=audio, **kwargs)
+        if cleaned is not None and self.judges_vocabulary:
+            self._warn_of_unknown(cleaned, inputs["input_ids"])
+        return inputs
+
+    def _warn_of_unknown(self, text: str | list[str], input_ids: Any) -> None:
+        """Warn once, where the vocabulary knows too few of the first texts' words."""
+        unknown, tokens = count_unknown(self.tokenizer, input_ids)
+        self._unknown, self._tokens = self._unknown + unknown, self._tokens + tokens
+        knows_none = 0 < tokens == unknown
+        if knows_none or (self._tokens >= TOKENS_JUDGED[0] and self._unknown > MAX_UNKNOWN * self._tokens):
+            share = 1.0 if knows_none else self._unknown / self._tokens
+            first = text if isinstance(text, str) else text[0]
+            logger.warning(
+                f"The vocabulary of the processor lacks {share:.0%} of the texts' tokens, such as {first[:60]!r}: "
+                "take a tokenizer of their language. This warning is not repeated."
+            )
+            self.judges_vocabulary = False
+        if self._tokens >= TOKENS_JUDGED[1]:
+            self.judges_vocabulary = False
 
     @classmethod
     def from_pretrained(
@@ -169,6 +204,7 @@ class AlbefProcessor(ProcessorMixin):
         except OSError as error:
             hint = f"Give a folder, or a name on the Hub, with a {PROCESSOR_NAME}."
             raise ProcessingError(f"{name!r} gives no processor: {one_line(error)}. {hint}") from error
+        _check_tokenizer_file(name, hub_kwargs)
         try:
             processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except Exception as error:  # the library raises nearly anything on damaged files
@@ -183,7 +219,7 @@ class AlbefProcessor(ProcessorMixin):
         return processor
 
     def encode_answers(
-        self, answers: list[str], padding: bool | str = True, return_tensors: str | None = "pt"
+        self, answers: str | Iterable[str], padding: bool | str = True, return_tensors: str | None = "pt"
     ) -> BatchFeature:
         """Tokenise answers for the answer decoder: `[CLS] a1 .. an [SEP]` (salesforce/ALBEF `VQA.py`).
 
@@ -198,10 +234,9 @@ class AlbefProcessor(ProcessorMixin):
             `input_ids` and `attention_mask`, (A, L).
 
         Raises:
-            ValueError: `answers` is empty.
+            ProcessingError: `answers` is empty.
         """
-        if not answers:
-            raise ValueError("There are no answers to encode: give one at least.")
+        answers = [answers] if isinstance(answers, str) else as_list(answers, "answers to encode")
         closed = [answer[:MAX_CHARACTERS] for answer in answers]
         if not self.end_texts:
             closed = [f"{answer} {self.tokenizer.sep_token}" for answer in closed]
@@ -288,6 +323,20 @@ class AlbefProcessor(ProcessorMixin):
             return api.upload_folder(folder_path=folder, **kwargs)
 
 
+def count_unknown(tokenizer: PreTrainedTokenizerBase, input_ids: Any) -> tuple[int, int]:
+    """Return how many tokens of texts are not in the vocabulary, and how many there are; special ones do not count.
+
+    Args:
+        tokenizer: That made them.
+        input_ids: Of one text or many, as lists, arrays or tensors.
+    """
+    rows = input_ids.tolist() if hasattr(input_ids, "tolist") else input_ids
+    rows = [rows] if rows and isinstance(rows[0], int) else rows
+    special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
+    tokens = sum(len(row) - sum(map(row.count, special)) for row in rows)
+    return sum(row.count(tokenizer.unk_token_id) for row in rows), tokens
+
+
 def _in_albef_layout(tokenizer: PreTrainedTokenizerBase, end_texts: bool) -> PreTrainedTokenizerFast:
     """Return a copy that encodes `[CLS] w1 .. wn`, with a closing `[SEP]` where `end_texts` is set.
 
@@ -316,6 +365,48 @@ def _in_albef_layout(tokenizer: PreTrainedTokenizerBase, end_texts: bool) -> Pre
         special_tokens=[(cls_token, tokenizer.cls_token_id), (sep_token, tokenizer.sep_token_id)],
     )
     return copied
+
+
+def _check_tokenizer_file(name: str, hub_kwargs: dict[str, Any]) -> None:
+    """Raise for a tokenizer that takes minutes or all memory to load or to use; damage is left to the library."""
+    path = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False, **hub_kwargs)
+    if path is None:
+        return
+    if (size := os.path.getsize(path)) > MAX_TOKENIZER_BYTES:
+        raise _unusable(name, f"has {size:,} bytes, more than {MAX_TOKENIZER_BYTES:,}")
+    try:
+        fields = json.loads(Path(path).read_bytes())
+        vocabulary, added = fields["model"]["vocab"], fields.get("added_tokens") or []
+        ids = [*vocabulary.values(), *(token["id"] for token in added)] if isinstance(vocabulary, dict) else []
+        growth = _growth(fields.get("normalizer"))
+        highest = max(ids, default=0)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return
+    if len(vocabulary) > MAX_TOKENS or len(added) > MAX_ADDED_TOKENS:
+        most = f"more than {MAX_TOKENS:,} or {MAX_ADDED_TOKENS:,}"
+        raise _unusable(name, f"has {len(vocabulary):,} tokens and {len(added):,} added ones, {most}")
+    if highest > 2 * len(ids) + 1000:
+        raise _unusable(name, f"has the id {highest}, but {len(ids)} tokens")
+    if growth > MAX_GROWTH:
+        raise _unusable(name, f"makes up to {growth:.0f} characters of one, more than {MAX_GROWTH}")
+    if fields["model"].get("type") == "WordPiece" and fields["model"].get("unk_token") not in vocabulary:
+        raise _unusable(name, f"has no {fields['model'].get('unk_token')} in its vocabulary")
+
+
+def _growth(normalizer: Any) -> float:
+    """Return how many characters the replacements of a tokenizer's normalizer may make of one."""
+    steps, found = [normalizer], 1.0
+    while steps:
+        step = steps.pop() or {}
+        steps += step.get("normalizers") or []
+        if step.get("type") == "Replace":
+            pattern = step["pattern"].get("String")
+            found *= max(1.0, len(step["content"]) / len(pattern) if pattern else len(step["content"]) + 1)
+    return min(found, 1e30)
+
+
+def _unusable(name: str, what: str) -> ProcessingError:
+    return ProcessingError(f"The tokenizer in {name!r} {what}: take one of BERT's kind, from a source that you trust.")
 
 
 def _check_text_options(text_type: str, max_words: int) -> None:

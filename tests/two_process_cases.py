@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from golden_cases import build, load_case
-from small_models import ANSWERS, WORDS, _config
+from PIL import Image
+from small_models import ANSWERS, WORDS, _config, save_retrieval
 from torch import distributed
 from torch.utils.data import SequentialSampler
 from trainer_cases import make_trainer, random_rows
 from transformers import TrainerCallback
 
-from modeling_albef import AlbefForQuestionAnswering
+from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from modeling_albef.training import RetrievalTrainer, VQATrainer, VQATrainingArguments
 from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer
 
@@ -173,6 +174,56 @@ def whole_run(folder: Path, rank: int) -> dict[str, Any]:
     }
 
 
+def own_rows(folder: Path) -> list[dict[str, Any]]:
+    """Nine pictures with one to three captions each, in lists."""
+    rows = []
+    for number in range(9):
+        path = folder / f"{number}.png"
+        if not path.exists():
+            Image.new("RGB", (40, 30), (28 * number, 90, 255 - 28 * number)).save(path)
+        captions = [f"{WORDS[(number + k) % 4]} {number}{k}" for k in range(1 + number % 3)]
+        rows.append({"image": str(path), "caption": captions, "image_id": ("own", path.name)})
+    return rows
+
+
+def own_data(folder: Path, world: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Trains on lists of captions, with ids that are no numbers, and evaluates the same as rows in disorder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if world == 1 or distributed.get_rank() == 0:
+        save_retrieval(folder / "model")
+        own_rows(folder)
+    if world > 1:
+        distributed.barrier()
+    rows = own_rows(folder)
+    flat = [{**row, "caption": caption} for row in rows for caption in row["caption"]]
+    plain = make_trainer(folder / "out", None, random_rows(8), save_strategy="no", num_train_epochs=1, queue_size=18)
+    plain.args.per_device_train_batch_size, plain.args.dataloader_drop_last = 3 if world == 2 else 6, False
+    trainer = RetrievalTrainer(
+        AlbefForImageTextRetrieval.from_pretrained(folder / "model"),
+        plain.args,
+        train_dataset=rows,
+        processing_class=AlbefProcessor.from_pretrained(folder / "model"),
+        compute_metrics=lambda result: {"images": len(result.image_rows)},
+    )
+    collator, seen = trainer.data_collator, list[str]()
+
+    def collate(some: list[dict[str, Any]]) -> Any:
+        seen.extend(row["caption"] for row in some)
+        return collator(some)
+
+    measured = trainer.evaluate({"flat": flat[::2] + flat[1::2], "lists": rows})
+    trainer.data_collator = collate
+    trainer.train()
+    everything: list[Any] = [None] * world
+    if world > 1:
+        distributed.all_gather_object(everything, seen)
+    else:
+        everything = [seen]
+    metrics = {name: value for name, value in measured.items() if "runtime" not in name and "per_second" not in name}
+    facts = {"metrics": metrics, "seen": sorted(text for some in everything for text in some)}
+    return facts, {"ids": trainer.queue.image_ids}
+
+
 def main(folder: Path) -> None:
     """Runs the cases; the first process writes what came out."""
     facts, tensors = {}, {}
@@ -184,6 +235,7 @@ def main(folder: Path) -> None:
     queued.train()
     tensors["queue"] = queued.queue.state_dict()
     facts["run"] = whole_run(folder / "run", rank)
+    facts["own"], tensors["own"] = own_data(folder / "own", world)
     if rank == 0:
         torch.save(tensors, folder / "tensors.pt")
         (folder / "facts.json").write_text(json.dumps(facts))

@@ -12,9 +12,10 @@ from typing import cast
 import torch
 
 from ..configuration_albef import AlbefError, AlbefTextConfig
-from ..losses_albef import answer_loss
+from ..losses_albef import answer_loss, predicted_tokens
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
 from ..modeling_albef_retrieval import AlbefForImageTextRetrieval
+from ..modeling_albef_text import first_token
 
 ModelWithHead = AlbefForImageTextRetrieval | AlbefForQuestionAnswering
 
@@ -103,7 +104,7 @@ def _score(
 ) -> torch.Tensor:
     """Return the sum over the pairs of the match logit, or of the answer's log-likelihood; `fused` is (B, L, H)."""
     if isinstance(model, AlbefForImageTextRetrieval):
-        return model.itm_head(fused[:, 0])[:, 1].sum()
+        return model.itm_head(first_token(fused, attention_mask))[:, 1].sum()
     answers = cast(torch.Tensor, answer_input_ids)  # checked with the other arguments
     if answer_attention_mask is None:
         answer_attention_mask = torch.ones_like(answers)
@@ -111,7 +112,7 @@ def _score(
         answers, answer_attention_mask, encoder_hidden_states=fused, encoder_attention_mask=attention_mask
     ).logits
     weights = torch.ones(len(fused), device=fused.device)
-    return -answer_loss(logits, answers, answer_attention_mask, weights, num_questions=1)
+    return -answer_loss(logits, answers, predicted_tokens(answer_attention_mask), weights, num_questions=1)
 
 
 @contextmanager

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoProcessor
-from transformers.utils import logging
+from transformers.utils import PROCESSOR_NAME, logging
 
 from processing import ProcessingError, open_image
 
-from ..configuration_albef import AlbefError, exit_with_message
+from ..configuration_albef import AlbefError, exit_with_message, one_line
 from ..hub_albef import load_model
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
 from ..modeling_albef_retrieval import AlbefForImageTextRetrieval
@@ -77,6 +77,12 @@ def visualize(args: argparse.Namespace) -> None:
 def load_processor(name: str) -> Any:
     """Return the processor of a model."""
     try:
-        return AutoProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
+        return AutoProcessor.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, RecursionError) as error:  # the last one of JSON that is nested without end
+        is_there = Path(name, PROCESSOR_NAME).is_file()
+        if is_there and isinstance(error, ProcessingError):
+            raise
+        if is_there:
+            message = f"The processor beside the model {name!r} cannot be loaded: {one_line(error)}. Copy it again."
+            raise AlbefError(message) from error
         raise AlbefError(f"There is no processor beside the model {name!r}: save it into the same folder.") from error

@@ -9,7 +9,7 @@ from .evaluation.results import EvaluationRecord, RetrievalResult, VQAResult
 from .evaluation.retrieval import RetrievalEvaluator
 from .evaluation.retrieval_metrics import recall_at_k, retrieval_metrics
 from .evaluation.vqa import VQAEvaluator, question_only_accuracy
-from .evaluation.vqa_metrics import vqa_accuracy, vqa_accuracy_by_question_type
+from .evaluation.vqa_metrics import answer_accuracy, vqa_accuracy, vqa_accuracy_by_question_type
 from .evaluation.vqa_records import QuestionRecord, read_annotations, read_questions
 from .momentum import FeatureQueue, MomentumTeacher, update_momentum
 from .report.image_log import ImageLogCallback
@@ -47,6 +47,7 @@ __all__ = [
     "VQAResult",
     "VQATrainer",
     "VQATrainingArguments",
+    "answer_accuracy",
     "find_damage",
     "last_checkpoint",
     "question_only_accuracy",

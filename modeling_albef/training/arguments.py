@@ -131,6 +131,7 @@ class AlbefTrainingArguments(TrainingArguments):
             SettingError: The argument, its value and the remedy.
         """
         self._check_ranges()
+        self._check_schedule()
         check_library_arguments(self)
         _refuse(self.early_stopping_threshold < 0, "early_stopping_threshold", self.early_stopping_threshold, "be >= 0")
         if self.early_stopping_patience is None and self.early_stopping_threshold:
@@ -151,11 +152,7 @@ class AlbefTrainingArguments(TrainingArguments):
         asked_for = [name for name in ("lr_scheduler_type", "lr_scheduler_kwargs") if getattr(self, name)]
         if self.published_schedule is None:
             self.published_schedule = not asked_for
-        if self.published_schedule and asked_for:
-            raise SettingError(
-                f"{asked_for[0]} is {getattr(self, asked_for[0])!r}, but published_schedule is true: leave one of "
-                "them out."
-            )
+        self._check_schedule()
         self.lr_scheduler_type = self.lr_scheduler_type or SchedulerType.LINEAR
         known = [one.value for one in SchedulerType]
         name = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
@@ -174,6 +171,14 @@ class AlbefTrainingArguments(TrainingArguments):
         _refuse(not 1 <= self.ddp_timeout <= 10**8, "ddp_timeout", self.ddp_timeout, "lie between 1 and 10**8 seconds")
         if self.use_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             PartialState(cpu=True, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
+
+    def _check_schedule(self) -> None:
+        asked_for = [name for name in ("lr_scheduler_type", "lr_scheduler_kwargs") if getattr(self, name)]
+        if self.published_schedule and asked_for:
+            raise SettingError(
+                f"{asked_for[0]} is {getattr(self, asked_for[0])!r}, but published_schedule is true: leave one of "
+                "them out."
+            )
 
     @property
     def output_folder(self) -> Path:

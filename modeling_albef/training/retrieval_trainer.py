@@ -16,7 +16,8 @@ from .evaluation.abstention import abstention_metrics, calibrate
 from .evaluation.results import RetrievalResult
 from .evaluation.retrieval import RetrievalEvaluator
 from .momentum import FeatureQueue
-from .rows import one_caption_a_row, retrieval_collator
+from .rows import retrieval_collator
+from .sampling import one_caption_a_row
 from .trainer import AlbefTrainer
 
 logger = logging.get_logger(__name__)

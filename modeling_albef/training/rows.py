@@ -1,4 +1,4 @@
-"""Rows of whatever data set a trainer is handed: by column, by image, and one caption each.
+"""Rows of whatever data set a trainer is handed: by column and by image.
 
 The one file of the trainers that uses `processing`: what tells images apart, and how rows become a batch, is decided
 there. It is imported only when it is needed.
@@ -7,16 +7,28 @@ there. It is imported only when it is needed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from torch.utils.data import Dataset, IterableDataset, Subset
+from torch.utils.data import Dataset, Subset
 from transformers.utils import logging
 
 from ..configuration_albef import AlbefError
 
 logger = logging.get_logger(__name__)
+
+
+class Images(Sequence[Any]):
+    """The images of rows, each read when it is asked for."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.dataset[row]["image"]
 
 
 class Rows(Dataset):
@@ -40,8 +52,8 @@ class Rows(Dataset):
         if not isinstance(key, str):
             return self.dataset[key]
         if key == "image":
-            return [row["image"] for row in self]
-        if key not in self.column_names:
+            return Images(self.dataset)
+        if key not in self.column_names and len(self):
             raise AlbefError(f"Not all rows of the data set have {key!r}: add it, or leave those rows out.")
         return [row[key] for row in self._read()]
 
@@ -78,12 +90,19 @@ def as_rows(dataset: Any) -> Any:
     return Rows(dataset)
 
 
+def column(rows: Any, name: str) -> Any:
+    """Return a column of a data set; an AlbefError says that it has none of this name."""
+    if not isinstance(rows, Rows) and name not in rows.column_names:
+        raise AlbefError(f"The data set has no column {name!r}; it has {', '.join(rows.column_names)}.")
+    return rows[name]
+
+
 def undecoded_images(rows: Any) -> Any:
     """Return the column `image`, of a data set of the `datasets` library without decoding it."""
     feature: Any = (getattr(rows, "features", None) or {}).get("image")
     if getattr(feature, "decode", False) is True:
         rows = rows.cast_column("image", type(feature)(decode=False))
-    return rows["image"]
+    return column(rows, "image")
 
 
 def image_names(rows: Any, chosen: Sequence[int]) -> list[str]:
@@ -139,87 +158,9 @@ def texts_of(captions: Any) -> list[str]:
     """Return the captions of a row, which has a list of them, one, or none."""
     if captions is None or isinstance(captions, str):
         return [captions] if captions is not None else []
+    if not isinstance(captions, Iterable):
+        raise AlbefError(f"A row has the caption {captions!r}, but must have a text or a list of them.")
     return list(captions)
-
-
-class OneCaptionRows(Dataset):
-    """Rows with a list of captions as rows of one caption each, all of them in every epoch."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-        counts = [len(texts_of(captions)) for captions in as_rows(dataset)["caption"]]
-        self._rows = np.repeat(np.arange(len(counts)), counts)
-        self._positions = np.arange(len(self._rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.dataset[int(self._rows[index])]
-        return {**row, "caption": texts_of(row["caption"])[self._positions[index]]}
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tell the data set the epoch, if it wants to know."""
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
-
-
-class OneCaptionStream(IterableDataset):
-    """A stream whose rows have one caption each."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for row in self.stream:
-            captions = row.get("caption") if isinstance(row, Mapping) else None
-            if captions is None or isinstance(captions, str):
-                yield row
-            else:
-                yield from ({**row, "caption": caption} for caption in captions)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tell the stream the epoch, if it wants to know."""
-        if hasattr(self.stream, "set_epoch"):
-            self.stream.set_epoch(epoch)
-
-
-def one_caption_a_row(dataset: Any) -> Any:
-    """Return training rows with one `caption` each: the data set itself where none has a list of them."""
-    if dataset is None:
-        return None
-    if not hasattr(dataset, "__len__"):
-        return _one_caption_stream(dataset)
-    if not len(dataset):
-        return dataset
-    if hasattr(dataset, "column_names"):
-        captions = dataset["caption"] if "caption" in dataset.column_names else ()
-    else:  # a row of another data set may cost the reading of an image
-        rows = dataset if isinstance(dataset, list | tuple) else [dataset[0]]
-        captions = [row.get("caption") for row in rows if isinstance(row, Mapping)]
-    has_lists = any(not isinstance(one, str) for one in captions if one is not None)
-    return OneCaptionRows(dataset) if has_lists else dataset
-
-
-def _one_caption_stream(stream: Any) -> Any:
-    if not hasattr(stream, "cast_column"):  # not of the `datasets` library
-        return OneCaptionStream(stream)
-    first: Any = next(iter(stream), {})
-    if first.get("caption") is None or isinstance(first["caption"], str):
-        return stream
-    feature: Any = (stream.features or {}).get("image")
-    if getattr(feature, "decode", False) is True:
-        stream = stream.cast_column("image", type(feature)(decode=False))
-    return stream.map(_spread, batched=True)
-
-
-def _spread(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    counts = [len(texts_of(captions)) for captions in rows["caption"]]
-    spread = {
-        name: [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
-        for name, values in rows.items()
-    }
-    return {**spread, "caption": [text for captions in rows["caption"] for text in texts_of(captions)]}
 
 
 def retrieval_collator(processor: Any) -> Any:
@@ -237,10 +178,11 @@ def vqa_collator(processor: Any, share_images: bool) -> Any:
 
 
 def limit_lengths(collator: Any, **limits: int) -> Any:
-    """Return a collator with attributes such as `max_length` at most these numbers; itself where it has none."""
+    """Return a task's collator with attributes such as `max_length` at most these numbers; any other as it is."""
+    own = limits if hasattr(collator, "processor") else {}
     lowered = {
         name: limit
-        for name, limit in limits.items()
+        for name, limit in own.items()
         if hasattr(collator, name) and (getattr(collator, name) is None or getattr(collator, name) > limit)
     }
     if lowered:

@@ -133,7 +133,9 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
 
     def _check_data(self, collator: Any) -> None:
         """Refuse data and arguments that contradict each other."""
-        args, data = self.args, self.train_dataset
+        args, data, processor = self.args, self.train_dataset, self.processing_class
+        if processor is not None and not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+            raise SettingError(f"processing_class is a {type(processor).__name__}, but must be an AlbefProcessor.")
         step = args.train_batch_size * args.world_size
         if isinstance(data, Sized) and args.dataloader_drop_last and len(data) < step:
             raise SettingError(
@@ -162,11 +164,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; `resume_from_checkpoint` is a folder, or True for the last whole checkpoint of the output folder."""
         with self.prepared_output(resume_from_checkpoint) as checkpoint:
-            self._checkpoint, self._scalars = checkpoint, []
-            if self.is_deepspeed_enabled:  # DeepSpeed 0.19 fails to broadcast scalars at its start, but not such
-                self._scalars = [parameter for parameter in self.model.parameters() if parameter.dim() == 0]
-            for parameter in self._scalars:
-                parameter.ds_optim_param = True
+            self._checkpoint = checkpoint
             outcome = super().train(checkpoint, *args, **kwargs)
         self.keep_final_results()
         return outcome
@@ -196,6 +194,11 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple:
         """Start the counts, and remember the length of an epoch for the schedule."""
         self._start_counts()
+        self._scalars = []
+        if self.is_deepspeed_enabled:  # DeepSpeed 0.19 fails to broadcast scalars at its start, but leaves such alone
+            self._scalars = [parameter for parameter in self.model.parameters() if parameter.dim() == 0]
+        for parameter in self._scalars:
+            parameter.ds_optim_param = True
         values = super().set_initial_training_values(*args, **kwargs)
         self._num_epochs, self._steps_per_epoch = values[0], values[1]
         if self._is_stream:  # for the Trainer all of it is one epoch

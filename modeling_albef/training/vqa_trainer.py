@@ -43,10 +43,10 @@ class VQATrainer(AlbefTrainer):
 
         Of candidates that the tokenizer cannot tell apart, the most frequent spelling of the training data is kept.
         """
-        if kwargs.get("processing_class") is None:
-            raise SettingError("processing_class is None, but answers need a tokenizer: give an AlbefProcessor.")
-        tokenizer, given = kwargs["processing_class"].tokenizer, _answers_of(kwargs.get("train_dataset"))
-        self.answer_list = check_answers(answer_list, tokenizer, given)
+        tokenizer = getattr(processor := kwargs.get("processing_class"), "tokenizer", None)
+        if tokenizer is None:
+            raise SettingError(f"processing_class is a {type(processor).__name__}, but must be an AlbefProcessor.")
+        self.answer_list = check_answers(answer_list, tokenizer, _answers_of(kwargs.get("train_dataset")))
         super().__init__(model, args, **kwargs)
         self._check_answer_lengths()
 

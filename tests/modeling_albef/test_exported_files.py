@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,23 @@ def test_attention_is_computed_by_the_librarys_interface_in_one_place_a_tower() 
     calls = {path.name: text.count("ALL_ATTENTION_FUNCTIONS.get_interface(") for path, text in product.items()}
     found = {name: count for name, count in calls.items() if count}
     assert found == {"modeling_albef_text.py": 1, "modeling_albef_vision.py": 1}
+
+
+def test_no_hub_file_asks_for_a_class_of_its_own() -> None:
+    """The library may load a file several times, a copy a file that asks for it, and their classes are different."""
+    files = [*FOLDER.glob("*_albef*.py"), *(FOLDER.parent / "processing").glob("*_albef*.py")]
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in files}
+    own = {node.name for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    assert {"AlbefConfig", "AnswerTree", "AlbefProcessor"} <= own
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            asked: list[ast.AST] = []
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+                asked = list(node.args[1:])
+            elif isinstance(node, ast.Compare) and any(isinstance(one, ast.Is | ast.IsNot) for one in node.ops):
+                asked = [node.left, *node.comparators]
+            names = {one.id for part in asked for one in ast.walk(part) if isinstance(one, ast.Name)}
+            assert not names & own, f"{path.name}, line {getattr(node, 'lineno', 0)}"
 
 
 @pytest.mark.parametrize("change", ["weights", "shapes", "field", "mapping"])

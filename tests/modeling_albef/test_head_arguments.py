@@ -9,7 +9,8 @@ import pytest
 import torch
 from head_cases import HEADS, LENGTHS, inputs, make_head, pad_left, scores, targets
 from torch.nn import functional as F  # noqa: N812, the field's own name
-from transformers import AutoModelForPreTraining, AutoModelForVisualQuestionAnswering
+from transformers import AutoModelForPreTraining, AutoModelForVisualQuestionAnswering, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_flash_attn_2_available
 
 from modeling_albef import (
@@ -134,6 +135,29 @@ def test_all_attentions_agree(head: Any, with_loss: bool, name: str) -> None:
     assert_same(found, expected, 5e-2 if flash else 1e-4)
 
 
+@every_head
+def test_masks_of_the_form_that_flash_attention_takes(head: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flash attention needs a GPU; this one takes its masks (N, L) and computes the same, step by step."""
+    shapes = []
+
+    def attend(module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **_: Any) -> tuple[Any, None]:
+        shapes.append(None if mask is None else mask.dim())
+        seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool)
+        seen = seen.tril(key.shape[2] - query.shape[2]) if module.is_causal else seen
+        seen = seen if mask is None else seen & mask.bool()[:, None, None]
+        weights = (query @ key.mT * scaling).masked_fill(~seen, torch.finfo(query.dtype).min).softmax(-1)
+        return (weights @ value).transpose(1, 2), None
+
+    model, batch = make_head(head), {**inputs(), **targets(head)}
+    expected = _numbers(model(**batch), True)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", attend)
+    for part in (model, *(part for part in model.modules() if isinstance(part, PreTrainedModel))):
+        part.config._attn_implementation_internal = "flash_attention_2"  # past the check that it is installed
+    assert_same(_numbers(model(**batch), True), expected)
+    assert_same(scores(model(**pad_left(batch))), {name: expected[name] for name in scores(model(**batch))})
+    assert set(shapes) == {None, 2}
+
+
 def _numbers(outputs: Any, with_loss: bool) -> dict[str, torch.Tensor]:
     found = scores(outputs)
     if outputs.get("question_hidden_states") is not None:
@@ -225,6 +249,9 @@ def test_the_matching_head_may_be_left_out(head: Any) -> None:
     assert outputs.itm_logits is None and not runs
     assert torch.equal(outputs.logits_per_image, model(**batch).logits_per_image) and len(runs) == 1
     trained = model(**batch, image_ids=torch.arange(3), use_itm_head=False)
+    for lacking, named in (("input_ids", "no texts: give input_ids"), ("pixel_values", "no images: give pixel_values")):
+        with pytest.raises(ValueError, match=named):
+            model(**{**batch, lacking: None})
     assert trained.itm_loss is None and torch.equal(trained.loss, trained.itc_loss) and len(runs) == 1
 
 

@@ -9,10 +9,13 @@ import pytest
 import torch
 from head_cases import ANSWERS, HEADS, LENGTHS, inputs, make_head, pad_left, targets
 from peft import LoraConfig, get_peft_model
+from PIL import Image
+from small_models import save_retrieval, save_vqa
 from torch.nn import functional as F  # noqa: N812, the field's own name
 from transformers import Trainer, TrainingArguments
 
 from modeling_albef import AlbefForPreTraining, AlbefForQuestionAnswering, AnswerTree
+from processing import AlbefProcessor, RetrievalCollator, VQACollator
 
 every_head = pytest.mark.parametrize("head", HEADS)
 
@@ -41,6 +44,12 @@ def test_the_plain_trainer_evaluates_and_trains(head: Any, tmp_path: Path) -> No
     assert trainer.evaluate()["eval_loss"] < expected
 
 
+def test_the_plain_trainer_evaluates_pre_training_without_masked_words(tmp_path: Path) -> None:
+    model, batch = make_head(AlbefForPreTraining), {**inputs(), "image_ids": torch.arange(3)}
+    trainer = _trainer(model, tmp_path, batch, label_names=["image_ids"])
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+
+
 def test_the_plain_trainer_hands_labels_and_logits_to_metrics(tmp_path: Path) -> None:
     model, seen = make_head(AlbefForQuestionAnswering), []
     trainer = _trainer(model, tmp_path, {**inputs(), "labels": ANSWERS})
@@ -48,6 +57,28 @@ def test_the_plain_trainer_hands_labels_and_logits_to_metrics(tmp_path: Path) ->
     assert trainer.evaluate()["eval_rows"] == 3
     assert seen[0].predictions.shape == (3, 4, 64)  # and not the states of images, which fill the memory
     assert (seen[0].label_ids == ANSWERS.numpy()).all()
+
+
+@pytest.mark.parametrize("task", ["retrieval", "vqa"])
+def test_the_plain_trainer_takes_the_collators(task: str, tmp_path: Path) -> None:
+    save, collator_class = {"retrieval": (save_retrieval, RetrievalCollator), "vqa": (save_vqa, VQACollator)}[task]
+    model = save(tmp_path)
+    collator = collator_class(AlbefProcessor.from_pretrained(tmp_path))
+    colors = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 255, 0)}
+    rows = [
+        {"image": Image.new("RGB", (40, 40), color), "image_id": index, "caption": f"a {name} circle"}
+        | {"question": "what color is the circle?", "answers": [name, name, "star"]}
+        for index, (name, color) in enumerate(colors.items())
+    ]
+    with torch.no_grad():
+        expected = model(**collator(rows)).loss.item()
+    arguments = TrainingArguments(
+        str(tmp_path), remove_unused_columns=False, use_cpu=True, max_steps=3, save_strategy="no", learning_rate=1e-4
+    )
+    trainer = Trainer(model, arguments, data_collator=collator, train_dataset=rows, eval_dataset=rows)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < expected
 
 
 @every_head
@@ -184,7 +215,7 @@ def test_written_answers_of_a_batch_are_those_of_its_rows(options: dict[str, Any
     assert torch.equal(alone.unflatten(0, (3, copies)), together)
 
 
-def test_questions_are_projected_once_an_answer_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_questions_are_projected_once_for_all_tokens() -> None:
     model, runs = make_head(AlbefForQuestionAnswering), []
     model.text_decoder.layer[0].crossattention.self.key.register_forward_hook(lambda *_: runs.append(1))
     model.generate(**inputs(), max_new_tokens=5, min_new_tokens=5, num_beams=2)
@@ -201,3 +232,14 @@ def test_generation_follows_its_configuration() -> None:
     assert [tuple(part.shape) for part in found.attentions[2]] == [(3, 2, 1, 3)] * 2
     with pytest.raises(ValueError, match="no_such_argument"):
         model.generate(**batch, no_such_argument=1)
+
+
+@every_head
+def test_a_model_without_a_checkpoint_and_on_no_device(head: Any, tmp_path: Path) -> None:
+    """A configuration alone starts at random; to load weights onto the meta device is the caller's error."""
+    model = make_head(head)
+    fresh = head.from_pretrained(None, config=model.config, state_dict={})
+    assert all(value.isfinite().all() and value.device.type == "cpu" for value in fresh.state_dict().values())
+    model.save_pretrained(tmp_path)
+    with torch.device("meta"), pytest.raises(RuntimeError, match="meta device"):
+        head.from_pretrained(tmp_path)

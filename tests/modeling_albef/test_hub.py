@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from golden_cases import GOLDEN, tiny_config
+from hub_cases import FORMS, address, elsewhere
 from hub_server import HubServer, serve
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError
@@ -24,15 +23,6 @@ from transformers import AutoModel, AutoModelForImageTextToText, pipeline
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering, AlbefModel
 from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer
 
-# No package of ours can be imported in such a process, however it is installed.
-BLOCKED = """
-import sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("modeling_albef", "processing", "dataset_scripts"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Blocker())
-"""
 TEXTS = ["a red circle", "a blue square", "what color is the shape?"]
 
 
@@ -58,25 +48,16 @@ def tiny(model_class: Any, processor: AlbefProcessor, **decoder: Any) -> Any:
     return model.eval()
 
 
-def elsewhere(code: str, hub: HubServer, folder: Path, *words: str) -> str:
-    """What code prints in a fresh process, in another folder, in which our packages cannot be imported."""
-    environment = hub.environment(folder / "cache")
-    environment.pop("PYTHONPATH", None)
-    command = [sys.executable, "-c", BLOCKED + code, *words]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def usage(card: str) -> str:
-    """The code block of a card, with an image that is there."""
+def usage(card: str, name: str, address: str) -> str:
+    """The code block of a card, with an image that is there, and another address of the model."""
     block = re.search(r"```python\n(.*?)```", card, re.DOTALL)
-    assert block is not None
-    return block[1].replace("photo.jpg", str(GOLDEN / "image.png"))
+    assert block is not None and f'"{name}"' in block[1]
+    return block[1].replace("photo.jpg", str(GOLDEN / "image.png")).replace(f'"{name}"', repr(address))
 
 
+@pytest.mark.parametrize("form", FORMS)
 def test_a_pushed_model_loads_where_the_package_is_not(
-    hub: HubServer, processor: AlbefProcessor, tmp_path: Path
+    hub: HubServer, processor: AlbefProcessor, tmp_path: Path, form: str
 ) -> None:
     model = tiny(AlbefForImageTextRetrieval, processor)
     model.push_to_hub("user/albef", private=True)
@@ -84,15 +65,16 @@ def test_a_pushed_model_loads_where_the_package_is_not(
     files = hub.files("user/albef")
     assert hub.repositories["models", "user/albef"].private
     assert not any(data for data in files.values() if os.fsencode(os.getcwd()) in data)
+    where = address(hub, "albef", form, tmp_path)
     code = (
-        usage(files["README.md"].decode())
+        usage(files["README.md"].decode(), "user/albef", where)
         + """
 import sys
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-towers = AutoModel.from_pretrained("user/albef", trust_remote_code=True)
-pixels = AutoImageProcessor.from_pretrained("user/albef", trust_remote_code=True)(sys.argv[1], return_tensors="pt")
+towers = AutoModel.from_pretrained(sys.argv[2], trust_remote_code=True)
+pixels = AutoImageProcessor.from_pretrained(sys.argv[2], trust_remote_code=True)(sys.argv[1], return_tensors="pt")
 assert (pixels["pixel_values"] == inputs["pixel_values"]).all()
-tokenizer = AutoTokenizer.from_pretrained("user/albef", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[2], trust_remote_code=True)
 assert tokenizer(captions[0])["input_ids"] == inputs["input_ids"][0].tolist()
 outputs = model(**inputs)
 assert type(towers).__name__ == "AlbefModel" and "modeling_albef" not in sys.modules
@@ -102,28 +84,31 @@ AutoModel.from_pretrained("again", trust_remote_code=True)
 print(outputs.itm_logits.flatten().tolist())
 """
     )
-    printed = elsewhere(code, hub, tmp_path, str(GOLDEN / "image.png"))
+    printed = elsewhere(code, hub, tmp_path, "blocked", str(GOLDEN / "image.png"), where)
     inputs = processor(images=GOLDEN / "image.png", text=TEXTS[:2], padding=True, return_tensors="pt")
     expected = model(**inputs).itm_logits.flatten()
     torch.testing.assert_close(torch.tensor(json.loads(printed.splitlines()[-1])), expected, atol=1e-6, rtol=0)
 
 
-def test_pipelines_come_with_the_model(hub: HubServer, processor: AlbefProcessor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_pipelines_come_with_a_branch(hub: HubServer, processor: AlbefProcessor, tmp_path: Path, form: str) -> None:
     ids = {"bos_token_id": processor.tokenizer.cls_token_id, "eos_token_id": processor.tokenizer.sep_token_id}
     model = tiny(AlbefForQuestionAnswering, processor, answer_list=["red", "blue", "square"], **ids)
     model.push_to_hub("user/answers", revision="v1")
     processor.push_to_hub("user/answers", revision="v1")
     assert list(hub.files("user/answers")) == [".gitattributes"]  # all of it is on the branch
     card = hub.files("user/answers", revision="v1")["README.md"].decode()
-    code = usage(card).replace('model="user/answers"', 'model="user/answers", revision="v1"')
-    found = elsewhere(code, hub, tmp_path)
+    code = usage(card, "user/answers", address(hub, "answers", form, tmp_path, revision="v1"))
+    if form == "name":
+        code = code.replace("model='user/answers'", "model='user/answers', revision='v1'")
+    found = elsewhere(code, hub, tmp_path, "blocked")
     assert sorted(re.findall(r"'answer': '(\w+)'", found)) == ["blue", "red", "square"]
 
 
 def test_the_readme_pushes(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_retrieval(Path("output/demo_retrieval"))
-    exec(readme_block("push_to_hub(").replace("USER/NAME", "user/readme"), {})
+    exec(readme_block('").push_to_hub(').replace("USER/NAME", "user/readme"), {})
     files = hub.files("user/readme")
     assert hub.repositories["models", "user/readme"].private
     assert {"model.safetensors", "processor_config.json", "modeling_albef.py", "processing_albef.py"} <= set(files)

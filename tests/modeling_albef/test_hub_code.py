@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,29 +11,15 @@ from typing import Any
 import pytest
 import torch
 from golden_cases import GOLDEN
+from hub_cases import FORMS, PACKAGES, address, elsewhere
 from hub_server import TOKEN, HubServer, serve
-from huggingface_hub import snapshot_download
 from small_models import save_pretraining, save_retrieval, save_vqa
 from transformers import pipeline
 
 from modeling_albef import AlbefForImageTextRetrieval
 from processing import AlbefProcessor
 
-FORMS = ("name", "folder", "snapshot")
-PACKAGES = ("blocked", "importable")
 IMAGE = str(GOLDEN / "image.png")
-ROOT = Path(__file__).parents[2]
-
-# No package of ours can be imported in such a process, however it is installed.
-BLOCKED = """
-import sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("modeling_albef", "processing", "dataset_scripts"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Blocker())
-"""
-IMPORTED = "import modeling_albef, processing\n"
 
 
 @pytest.fixture(scope="module")
@@ -55,32 +39,6 @@ def models(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         made[task].push_to_hub(f"user/{task}")
         AlbefProcessor.from_pretrained(folder).push_to_hub(f"user/{task}", commit_message=task)  # a commit's name
     return made
-
-
-def address(hub: HubServer, task: str, form: str, folder: Path) -> str:
-    """What a pushed model is loaded by; a folder holds its files as they are on the Hub."""
-    if form == "name":
-        return f"user/{task}"
-    if form == "snapshot":
-        return snapshot_download(f"user/{task}", cache_dir=folder / "snapshots", token=TOKEN)
-    for name, data in hub.files(f"user/{task}").items():
-        path = folder / task / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return str(folder / task)
-
-
-def elsewhere(code: str, hub: HubServer, folder: Path, package: str, *words: str) -> Any:
-    """What code prints last, as JSON, in a fresh process in another folder."""
-    environment = hub.environment(folder / "cache")
-    environment.pop("PYTHONPATH", None)
-    if package == "importable":
-        environment["PYTHONPATH"] = str(ROOT)
-    start = BLOCKED if package == "blocked" else IMPORTED
-    command = [sys.executable, "-c", start + code, *words]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 USE = """
@@ -156,7 +114,7 @@ def use(
     form, package = request.param
     folder = tmp_path_factory.mktemp("use")
     words = [address(hub, task, form, folder) for task in ("retrieval", "vqa", "pretraining")]
-    return {**elsewhere(USE, hub, folder, package, *words, IMAGE), "package": package}
+    return {**json.loads(elsewhere(USE, hub, folder, package, *words, IMAGE).splitlines()[-1]), "package": package}
 
 
 def test_the_users_configuration_counts(use: dict[str, Any], models: dict[str, Any]) -> None:
@@ -215,6 +173,23 @@ def test_code_is_saved_for_a_registered_class(tmp_path: Path, monkeypatch: pytes
     assert sorted(os.listdir(tmp_path / "asked")) == ["config.json", "model.safetensors"]
     assert AlbefForImageTextRetrieval._auto_class == "AutoModelForZeroShotImageClassification"
     assert not {"auto_map", "custom_pipelines"} & set(model.config.to_dict())
+
+
+class OwnRetrieval(AlbefForImageTextRetrieval):
+    """A class of the user's, in a file outside the package."""
+
+
+@pytest.mark.parametrize("module", [__name__, "__main__"])
+def test_code_of_the_users_own_names_no_file_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    monkeypatch.setattr(OwnRetrieval, "__module__", module)
+    save_retrieval(tmp_path, OwnRetrieval).save_pretrained(tmp_path, save_code=True)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert {name.split(".")[0] + ".py" for name in fields["auto_map"].values()} <= set(os.listdir(tmp_path))
+    assert "AutoConfig" in fields["auto_map"] and "custom_pipelines" not in fields
+    own = f"{module.rpartition('.')[2]}.OwnRetrieval"
+    assert (own in fields["auto_map"].values()) == (module != "__main__")
 
 
 def test_a_save_that_uploads_takes_the_code_along(hub: HubServer, models: dict[str, Any], tmp_path: Path) -> None:

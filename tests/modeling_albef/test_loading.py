@@ -111,6 +111,8 @@ def test_whoever_loads_a_model_refuses_another(foreign: tuple[str, Path], tmp_pa
         AlbefModel.from_pretrained(folder, config=AutoConfig.from_pretrained(folder))
     with pytest.raises(AlbefError, match="has no weights of the vision tower"):
         AlbefModel.from_pretrained(folder, config=tiny_config())
+    with pytest.raises(AlbefError, match=f"The configuration for text_config is of the type '{kind}'"):
+        AlbefConfig(text_config=AutoConfig.from_pretrained(folder))
 
 
 def test_a_folder_without_a_type_is_refused(saved: dict[str, Path], tmp_path: Path) -> None:

@@ -218,3 +218,18 @@ def test_a_card_that_cannot_be_read_is_left_alone(tmp_path: Path, monkeypatch: p
         HfApi().upload_file(path_or_fileobj=broken, path_in_repo="README.md", repo_id="user/albef")
         model.push_to_hub("user/albef")
         assert hub.files("user/albef")["README.md"] == broken
+
+
+def test_a_model_that_came_from_the_hub_is_the_base_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with serve() as hub:
+        hub.take_over(monkeypatch)
+        save_retrieval(Path("output/start"))
+        AlbefForImageTextRetrieval.from_pretrained("output/start").push_to_hub("user/start")
+        model = AlbefForImageTextRetrieval.from_pretrained("user/start")
+        model.push_to_hub("user/next")
+        trainer = trainer_of(tmp_path)
+        trainer.model = model
+        trainer.push_to_hub(model_name="user/run")
+        bases = {name: ModelCard(hub.files(name)["README.md"].decode()).data.base_model for _, name in hub.repositories}
+    assert bases == {"user/start": None, "user/next": "user/start", trainer.hub_model_id: "user/start"}

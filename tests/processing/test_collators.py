@@ -59,17 +59,15 @@ def test_limits(processor: AlbefProcessor) -> None:
 
 
 def test_only_images_of_another_size_are_resized(processor: AlbefProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
-    resized = []
-    original = AlbefImageProcessor.__mro__[1].resize
-    monkeypatch.setattr(
-        AlbefImageProcessor.__mro__[1],
-        "resize",
-        lambda self, image, *args, **kwargs: resized.append(image.shape) or original(self, image, *args, **kwargs),
-    )
-    given = rows(1, 2, 3)
+    given, resized, original = rows(1, 2, 3), [], Image.Image.resize
     given[1]["image"] = given[1]["image"].resize((9, 8))
+    monkeypatch.setattr(
+        Image.Image,
+        "resize",
+        lambda image, size, *args: resized.append((image.size, size)) or original(image, size, *args),
+    )
     assert RetrievalCollator(processor)(given)["pixel_values"].shape == (3, 3, 8, 8)
-    assert resized == [(3, 8, 9)]
+    assert resized == [((9, 8), (8, 8))]
 
 
 def test_warns_once_without_negatives(processor: AlbefProcessor, caplog: pytest.LogCaptureFixture) -> None:

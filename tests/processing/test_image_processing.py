@@ -398,6 +398,8 @@ def test_floats_in_0_to_1_are_the_eight_bit_image() -> None:
         floats.transpose(2, 0, 1),
         torch.from_numpy(floats).permute(2, 0, 1),
         floats.astype(np.float64),
+        floats * 1.0001,
+        torch.from_numpy(floats).permute(2, 0, 1).bfloat16(),
     ):
         np.testing.assert_allclose(processed(same), wanted, atol=0.02)
     np.testing.assert_array_equal(processed(array.astype(np.float32)), processed(array.astype(np.int64)))
@@ -413,6 +415,8 @@ def test_floats_in_0_to_1_are_the_eight_bit_image() -> None:
         (np.full((9, 9, 3), 256.0, np.float32), "values from 256.0 to 256.0"),
         (np.full((9, 9, 3), -1, np.int64), "values from -1 to -1"),
         (np.full((9, 9, 3), np.nan, np.float32), "values from nan to nan"),
+        (np.full((9, 9, 3), 1.02, np.float64), "values from 1.02 to 1.02"),
+        (np.ones((9, 9, 3), bool), "type bool"),
     ],
 )
 def test_values_of_no_known_range_are_refused(array: np.ndarray, text: str) -> None:
@@ -457,7 +461,7 @@ def gray_png(side: int, depth: int) -> bytes:
 @pytest.mark.parametrize("opening", [open_image, AlbefImageProcessor()])
 def test_small_files_of_many_pixels_take_little_memory(depth: int, opening: Any) -> None:
     """At most three bytes a pixel, where once it were 26 (of 16 bits) and 5."""
-    side = 8000
+    side = 8400
     source = {"bytes": gray_png(side, depth), "path": None}
 
     def memory(name: str) -> int:

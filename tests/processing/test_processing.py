@@ -9,12 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoProcessor, BertTokenizer
+from transformers.pipelines.pt_utils import KeyDataset
 
 from processing import (
     AlbefImageProcessor,
@@ -296,9 +300,55 @@ def test_any_sequence_of_texts(processor: AlbefProcessor) -> None:
     column = datasets.Dataset.from_dict({"text": texts})["text"]
     for same in (tuple(texts), column, np.array(texts), iter(texts), (text for text in texts)):
         assert torch.equal(processor(text=same, padding=True, return_tensors="pt")["input_ids"], wanted)
-    for wrong in ([], (), {"text": "a"}, b"a man", [1, 2], 5, np.array([1])):
-        with pytest.raises(ValueError, match="or another sequence of them; at least one"):
+    for wrong in ({"text": "a"}, b"a man", [1, 2], 5, np.array([1]), ["a", None], pandas.Series(["a", np.nan])):
+        with pytest.raises(ProcessingError, match="or another sequence of them, but has"):
             processor(text=wrong)
+
+
+class Indexed(torch.utils.data.Dataset):
+    """A data set of torch, which has a length and rows, and does not say where it ends."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.values[row % len(self.values)]
+
+
+@pytest.mark.parametrize(
+    "many",
+    [
+        list,
+        tuple,
+        np.array,
+        iter,
+        lambda texts: (text for text in texts),
+        lambda texts: datasets.Dataset.from_dict({"text": texts})["text"],
+        lambda texts: KeyDataset([{"text": text} for text in texts], "text"),
+        lambda texts: pandas.Series(texts, index=range(7, 7 + len(texts))),
+        lambda texts: dict.fromkeys(texts).keys(),
+        Indexed,
+    ],
+)
+def test_one_or_many(processor: AlbefProcessor, many: Any, tmp_path: Path) -> None:
+    texts, paths = ["a man", "a dog runs"], [str(tmp_path / "0.png"), str(tmp_path / "1.png")]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (9, 8), (90 * number, 8, 7)).save(path)
+    wanted = processor(text=texts, images=paths, padding=True, return_tensors="pt")
+    found = processor(text=many(texts), images=many(paths), padding=True, return_tensors="pt")
+    assert wanted["pixel_values"].shape[0] == 2 and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    answers = processor.encode_answers(many(texts))
+    assert answers["input_ids"].tolist() == processor.encode_answers(texts)["input_ids"].tolist()
+    for option, what in (("text", "texts"), ("images", "images")):
+        with pytest.raises(ProcessingError, match=f"There are no {what}: give one at least"):
+            processor(**{option: many([])})
+
+
+def test_one_answer_is_not_its_letters(processor: AlbefProcessor) -> None:
+    assert processor.encode_answers("a man")["input_ids"].tolist() == [[CLS, A, MAN, SEP]]
 
 
 def test_long_texts_do_not_keep_the_tokenizer_busy(processor: AlbefProcessor) -> None:
@@ -307,3 +357,10 @@ def test_long_texts_do_not_keep_the_tokenizer_busy(processor: AlbefProcessor) ->
         start = time.perf_counter()
         processor(text=[text], truncation=True, max_length=20, text_type="question")
         assert time.perf_counter() - start < 1
+
+
+def test_a_text_of_a_batch_may_have_no_images(processor: AlbefProcessor) -> None:
+    """Nested as the library's chat models take them: a list of images a text."""
+    image = Image.new("RGB", (9, 8))
+    found = processor(text=["a man", "a dog"], images=[[image, image], []], padding=True, return_tensors="pt")
+    assert found["pixel_values"].shape == (2, 3, 32, 32)

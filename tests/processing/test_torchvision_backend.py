@@ -111,6 +111,9 @@ FLOATS = (NOISE / 255).astype(np.float32)
         FLOATS[::-1],
         torch.from_numpy(FLOATS).permute(2, 0, 1),
         torch.from_numpy(FLOATS).permute(2, 0, 1).double(),
+        torch.from_numpy(FLOATS).permute(2, 0, 1).bfloat16(),
+        torch.from_numpy(FLOATS).permute(2, 0, 1).clone().requires_grad_(),
+        FLOATS * 1.0001,
         NOISE,
         NOISE[..., 0],
         NOISE[..., :1],
@@ -141,6 +144,8 @@ def test_arrays_and_tensors_are_taken_alike(image: Any, do_rescale: bool) -> Non
         (torch.full((3, 9, 9), -1), "values from -1 to -1"),
         (torch.full((3, 9, 9), torch.nan), "values from nan to nan"),
         (np.ones((9, 9, 3), bool), "type bool has values from True to True"),
+        (np.full((9, 9, 3), 1.02), "type float64 has values from 1.02 to 1.02"),
+        (np.full((9, 9, 3), 1j), "type complex128"),
     ],
 )
 def test_values_of_no_known_range_are_refused(processor: Any, image: Any, text: str) -> None:
@@ -149,6 +154,16 @@ def test_values_of_no_known_range_are_refused(processor: Any, image: Any, text: 
     assert "\n" not in str(caught.value)
     with pytest.raises(UnreadableImageError, match="do_resize=False"):
         processor()(images=image, do_rescale=False)
+
+
+@pytest.mark.usefixtures("_torchvision")
+@pytest.mark.parametrize("processor", [AlbefImageProcessor, AlbefImageProcessorTorchvision])
+def test_other_shapes_and_nothing_are_refused(processor: Any) -> None:
+    for channels in (2, 5):
+        with pytest.raises(UnreadableImageError, match=rf"shape \(8, 8, {channels}\): give 1, 3 or 4 channels"):
+            processor()(images=np.zeros((8, 8, channels), np.uint8))
+    with pytest.raises(UnreadableImageError, match="An image is None: leave its row out"):
+        processor()(images=[NOISE, None])
 
 
 @pytest.fixture(scope="module")

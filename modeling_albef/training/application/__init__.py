@@ -9,6 +9,7 @@ from .processor import load_processor, training_texts
 from .record import RunRecord
 from .settings import DataArguments, ModelArguments, VQADataArguments
 from .start import prepare_run
+from .vocabulary import check_vocabulary
 
 __all__ = [
     "DataArguments",
@@ -17,6 +18,7 @@ __all__ = [
     "VQADataArguments",
     "baseline_metrics",
     "check_answer_lengths",
+    "check_vocabulary",
     "exit_without_traceback",
     "load_candidates",
     "load_model",

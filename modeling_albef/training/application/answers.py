@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -82,17 +83,26 @@ def baseline_metrics(
     questions, answers = rows["question"], rows["answers"]
     if not all(answers):
         return {}
+    fold = None if args is None or tokenizer is None else choose_folding(args.fold_answers, rows, tokenizer)
     if isinstance(train, Dataset):
-        guesses, source = learn_guesses(train["question"], train["answers"], questions), "the training data"
+        known = _folded(train["answers"], fold)
+        guesses, source = learn_guesses(train["question"], known, questions), "the training data"
     else:
-        guesses, source = guesses_from_each_other(questions, answers), "the other questions of this split"
+        guesses, source = (
+            guesses_from_each_other(questions, _folded(answers, fold)),
+            "the other questions of this split",
+        )
     numbers = list(rows["question_id"])
     records = [QuestionRecord(number, answers=tuple(given)) for number, given in zip(numbers, answers, strict=True)]
     accuracies = {
         "question_only_accuracy": dict(zip(numbers, guesses.by_question, strict=True)),
         "majority_accuracy": dict.fromkeys(numbers, guesses.majority),
     }
-    fold = None if args is None or tokenizer is None else choose_folding(args.fold_answers, rows, tokenizer)
     rules = "vqa" if args is None else args.vqa_rules
     found = {name: vqa_accuracy(given, records, rules, fold)["vqa_accuracy"] for name, given in accuracies.items()}
     return {**found, "majority_answer": guesses.majority, "baselines_learned_from": source}
+
+
+def _folded(answers: Iterable[Sequence[str]], fold: Callable[[str], str] | None) -> list[Sequence[str]]:
+    """Return the answers of each row, folded where they are to be."""
+    return [given if fold is None else [fold(answer) for answer in given] for given in answers]

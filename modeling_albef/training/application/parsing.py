@@ -34,7 +34,7 @@ class _Parser(HfArgumentParser):
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
         """Keep the values as they are given, before the dataclasses change them."""
         namespace, rest = super().parse_known_args(*args, **kwargs)
-        self.given = copy.deepcopy(vars(namespace))
+        self.given: dict[str, Any] = copy.deepcopy(dict(vars(namespace)))
         return namespace, rest
 
     def error(self, message: str) -> NoReturn:
@@ -89,8 +89,8 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
         config = _read_yaml(path)
         if isinstance(config.get(RECORD), dict):
             source, record = path, config.pop(RECORD)
-            known = {action.dest for action in parser._actions}
-            prepare_repetition(config, record, known, names_on_command_line(words))
+            fields = {action.dest for action in parser._actions}
+            prepare_repetition(config, record, fields, names_on_command_line(words))
         check_known(config, [action.dest for action in parser._actions], f"the configuration file {path}")
         _displace(config, words, classes)
     words = merge_mappings(config, words, _fields_with(dict, classes))
@@ -121,10 +121,10 @@ def _parse(
     def fill(config: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], list[str]]:
         fresh = _Parser(classes)
         file_words = _file_words(fresh, config, classes)
-        *parsed, rest = fresh.parse_args_into_dataclasses(
+        parsed: tuple[Any, ...] = fresh.parse_args_into_dataclasses(
             [*file_words, *words], return_remaining_strings=True, look_for_args_file=False
         )
-        return tuple(parsed), fresh.given, rest
+        return parsed[:-1], fresh.given, parsed[-1]
 
     def refusal(config: dict[str, Any]) -> Exception | None:
         try:

@@ -139,7 +139,10 @@ def prepare_repetition(config: dict[str, Any], record: Mapping[str, Any], known:
         config.pop("resume_from_checkpoint", None)  # a run that went on is repeated as a whole
     if given & _OWN_FOLDER:
         return
-    config["output_dir"] = free = _free_folder(folder)
+    try:
+        config["output_dir"] = free = _free_folder(folder)
+    except OSError:  # the start says what is wrong with it
+        return
     if free != folder and int(os.environ.get("RANK", "0")) == 0:
         logger.warning(f"The folder {folder} holds the run that is repeated: the repetition goes into {free}.")
 
@@ -176,7 +179,7 @@ def differences(record: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[s
     versions, earlier_versions = _mapping(record, "versions"), _mapping(earlier, "versions")
     pairs = [(name, versions[name], earlier_versions.get(name)) for name in versions]
     pairs += [(name, record.get(name), earlier.get(name)) for name in ("device", "precision", "processes", "threads")]
-    pairs += [("git revision", *(_short(one.get("git_revision")) for one in (record, earlier)))]
+    pairs += [("git revision", _short(record.get("git_revision")), _short(earlier.get("git_revision")))]
     return found + [f"{name}: {old} then, {new} now" for name, new, old in pairs if old is not None and new != old]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ NUM_THREADS = 4  # that look at image files
 WHOLE = 1 << 16  # bytes up to which a file counts whole for its fingerprint; of a longer one three parts of SAMPLE
 SAMPLE = 1 << 14
 NAMES_SHOWN = 3
+_COCO_NAME = re.compile(r"(?:^|[/\\_])(0{6}\d{6})\.\w+$")  # 000000000042.jpg, COCO_val2014_000000000042.jpg
 SPLIT_WORDS = {"train": "training", "validation": "validation", "test": "test"}
 
 
@@ -33,8 +35,8 @@ class SplitContents:
         images: Different images.
         texts: Captions, or questions.
         fingerprint: Hash of images and texts in their order; it does not depend on where the files are.
-        row_of_image: Fingerprint of an image -> the first row that has it.
-        text_counts: Texts without case and extra spaces, questions together with their image -> how often they occur.
+        image_of_key: What an image goes by -> its file or, where it is in the data itself, the first row that has it.
+        text_counts: Hash of each text without case and extra spaces, of a question with its image -> its count.
         has_questions: Whether the texts are questions.
     """
 
@@ -42,8 +44,8 @@ class SplitContents:
     images: int = 0
     texts: int = 0
     fingerprint: str = ""
-    row_of_image: dict[str, int] = field(default_factory=dict)
-    text_counts: Counter[str] = field(default_factory=Counter)
+    image_of_key: dict[str, str | int] = field(default_factory=dict)
+    text_counts: Counter[int] = field(default_factory=Counter)
     has_questions: bool = False
 
     def facts(self) -> dict[str, Any]:
@@ -78,12 +80,12 @@ def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | Non
             image_ids.update(batch["image_id"])
             for index, image in enumerate(batch["image"]):
                 key = known[image["path"]] if _is_file(image) else image_key(image, open_images)
-                contents.row_of_image.setdefault(key, start + index)
+                contents.image_of_key.setdefault(key, image["path"] if _is_file(image) else start + index)
                 texts = [batch[name][index] for name in text_columns]
                 digest.update(json.dumps([_without_folder(key), *texts]).encode())
                 for text in [texts[0]] if isinstance(texts[0], str) else texts[0]:
                     words = " ".join(text.lower().split()).rstrip(" .!?")
-                    contents.text_counts[f"{key} {words}" if has_questions else words] += 1
+                    contents.text_counts[hash(f"{key} {words}" if has_questions else words)] += 1
     contents.images, contents.texts = len(image_ids), contents.text_counts.total()
     contents.fingerprint = digest.hexdigest()[:16]
     return contents
@@ -139,21 +141,26 @@ def _without_folder(key: str) -> str:
 def overlaps(contents: Mapping[str, SplitContents], splits: Mapping[str, Any]) -> list[str]:
     """Return sentences on images and texts that two splits share, those of the training data first; none is the best.
 
+    Images are the same by their file, by their bytes, or by the number that COCO's file names have.
+
     Args:
         contents: Split -> what it holds.
         splits: Split -> its rows.
     """
     sentences = []
+    images = {split: splits[split].select_columns(["image"]).with_format("arrow") for split in contents}
     for first, second in combinations([split for split in SPLIT_WORDS if split in contents], 2):
         words = f"are in the {SPLIT_WORDS[first]} data, too"
         held, other = contents[second], contents[first]
+        numbers = {_coco_number(image) for image in other.image_of_key.values()} - {None}
         shared = [
-            row
-            for key, row in held.row_of_image.items()
-            if key in other.row_of_image and _same_image(splits[second], row, splits[first], other.row_of_image[key])
+            image
+            for key, image in held.image_of_key.items()
+            if _coco_number(image) in numbers
+            or (key in other.image_of_key and _same(image, images[second], other.image_of_key[key], images[first]))
         ]
         if shared:
-            names = ", ".join(_name(splits[second], row) for row in shared[:NAMES_SHOWN])
+            names = ", ".join(_name(image) for image in shared[:NAMES_SHOWN])
             more = f" and {len(shared) - NAMES_SHOWN} more" if len(shared) > NAMES_SHOWN else ""
             sentences.append(f"{_share(len(shared), held.images)} {SPLIT_WORDS[second]} images {words}: {names}{more}.")
         texts = sum(count for text, count in held.text_counts.items() if text in other.text_counts)
@@ -167,30 +174,27 @@ def _share(count: int, total: int) -> str:
     return f"{count} of {total} ({100 * count / max(total, 1):.1f} %)"
 
 
-def _same_image(one: Dataset, row: int, other: Dataset, other_row: int) -> bool:
-    """Return whether two rows with the same key have the same file or bytes."""
-    first, second = _image(one, row), _image(other, other_row)
-    if _is_file(first) and _is_file(second):
-        paths = [os.path.realpath(image["path"]) for image in (first, second)]
-        if paths[0] == paths[1]:
-            return True
+def _coco_number(image: str | int) -> str | None:
+    found = _COCO_NAME.search(image) if isinstance(image, str) else None
+    return None if found is None else found[1]
+
+
+def _same(one: str | int, images: Dataset, other: str | int, other_images: Dataset) -> bool:
+    """Return whether two images with the same key, files or rows, have the same bytes."""
+    if isinstance(one, str) and isinstance(other, str) and os.path.realpath(one) == os.path.realpath(other):
+        return True
     try:
-        return _bytes(first) == _bytes(second)
+        return _bytes(one, images) == _bytes(other, other_images)
     except OSError:
         return False
 
 
-def _image(dataset: Dataset, row: int) -> Any:
-    return dataset.select_columns(["image"]).with_format("arrow")[row]["image"].to_pylist()[0]
-
-
-def _bytes(image: Any) -> bytes:
-    if image is None or image["bytes"] is not None:
-        return b"" if image is None else image["bytes"]
-    with open(image["path"], "rb") as stream:
+def _bytes(image: str | int, images: Dataset) -> bytes:
+    if isinstance(image, int):
+        return (images[image]["image"].to_pylist()[0] or {}).get("bytes") or b""
+    with open(image, "rb") as stream:
         return stream.read()
 
 
-def _name(dataset: Dataset, row: int) -> str:
-    image = _image(dataset, row)
-    return os.path.basename((image or {}).get("path") or "") or f"row {row}"
+def _name(image: str | int) -> str:
+    return os.path.basename(image) if isinstance(image, str) else f"row {image}"

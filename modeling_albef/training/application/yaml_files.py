@@ -56,7 +56,7 @@ def _represent_other(dumper: Dumper, value: Any) -> yaml.Node:
 
 
 for _class in (Loader, Dumper):
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))  # type: ignore[attr-defined]
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 Dumper.add_representer(str, _represent_text)
 Dumper.add_multi_representer(object, _represent_other)
 

@@ -20,7 +20,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
-from ...model_card_albef import CardFacts, make_model_card
+from ...model_card_albef import CardFacts, make_model_card, origin
 from ..arguments import AlbefTrainingArguments
 from ..errors import PushError
 from ..lora import merged_state_dict
@@ -92,6 +92,7 @@ class HubPushMixin(Trainer):
 
     def _write_card(self, folder: Path, name: str) -> None:
         said = self.card_arguments
+        name = said.get("model_name") or name
         tags = (getattr(self.model, "model_tags", None), self.args.hub_tags, said.get("tags"))
         ids, names = _listed(said.get("dataset_tags")), _listed(said.get("dataset"))
         facts = CardFacts(
@@ -100,13 +101,12 @@ class HubPushMixin(Trainer):
             dataset_args=", ".join(_listed(said.get("dataset_args"))) or None,
             results=self.results,
             arguments=self.args.recipe(),
-            base_model=said.get("finetuned_from") or self.base_model,
+            base_model=said.get("finetuned_from") or self.base_model or origin(self.model.config, name),
             license=said.get("license") or self.args.hub_license,
             tags=tuple(tag for some in tags for tag in _listed(some)),
             language=said.get("language") or "en",
             task=next(iter(_listed(said.get("tasks"))), None),
         )
-        name = said.get("model_name") or name
         make_model_card(self.model.config, type(self.model).__name__, name, facts).save(folder / "README.md")
 
     def push_to_hub(

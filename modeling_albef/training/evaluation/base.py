@@ -38,8 +38,6 @@ class Evaluator:
         On a processor without instructions for bfloat16 the arithmetic is float32, of the same weights, which is faster
         there and more exact.
         """
-        if self.processor is None:
-            raise AlbefError("The evaluation needs an AlbefProcessor: give it to the trainer as processing_class.")
         was_training = self.model.training
         is_emulated = self.model.device.type == "cpu" and not has_bfloat16_instructions()
         types = {tensor.dtype for tensor in self.model.state_dict().values() if tensor.is_floating_point()}
@@ -57,6 +55,8 @@ class Evaluator:
 
     def load(self, dataset: Any, batches: Sequence[list[int]], collate: Any) -> DataLoader:
         """Return rows of a data set, batch by batch."""
+        if self.processor is None:
+            raise AlbefError("The evaluation needs an AlbefProcessor: give it to the trainer as processing_class.")
         options: dict[str, Any] = {"num_workers": self.num_workers, **self.loading}
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, **options)
 

@@ -49,15 +49,15 @@ def order_by_similarity(
         similarity = block @ gallery.T  # (b, G)
         of_right = similarity.gather(1, own.clamp(min=0)).masked_fill(own < 0, -torch.inf)  # (b, R)
         score, first = of_right.max(dim=1, keepdim=True)
-        ahead = (similarity > score).sum(dim=1)
-        is_tied = (similarity == score).sum(dim=1) > 1
+        counted = torch.empty_like(similarity)  # sums of floats are many times faster than of booleans, and exact
+        ahead = torch.gt(similarity, score, out=counted).sum(dim=1).long()
+        is_tied = torch.eq(similarity, score, out=counted).sum(dim=1) > 1
         if is_tied.any():  # rare, but for a model whose embeddings have collapsed
             equal = similarity[is_tied] == score[is_tied]
             own_index = own[is_tied].gather(1, first[is_tied])
             ahead[is_tied] += (equal & (indices < own_index)).sum(dim=1)
-        best = similarity.amax(dim=1)
         wrong = similarity.scatter_(1, _padded_with_own(own), -torch.inf).amax(dim=1)
-        parts.append((ahead, best, wrong))
+        parts.append((ahead, torch.maximum(wrong, score[:, 0]), wrong))
     return FirstStage(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 

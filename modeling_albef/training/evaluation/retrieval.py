@@ -19,7 +19,7 @@ from torch.utils.data import Subset
 
 from ...configuration_albef import AlbefError
 from ...packed_fusion_albef import Packing, start_fusion
-from ..rows import as_rows, image_names, rows_by_image, texts_of
+from ..rows import as_rows, column, image_names, rows_by_image, texts_of
 from .base import Evaluator, balance_load, check_finite, progress
 from .eccv import NUM_IMAGES as COCO_IMAGES
 from .eccv import coco_image_ids
@@ -91,7 +91,7 @@ class RetrievalEvaluator(Evaluator):
         """
         rows = as_rows(dataset)
         rows_of = rows_by_image(rows)
-        texts_of_row = [texts_of(captions) for captions in rows["caption"]]
+        texts_of_row = [texts_of(captions) for captions in column(rows, "caption")]
         captions_of = [[text for row in image for text in texts_of_row[row]] for image in rows_of]
         captions = [caption for image in captions_of for caption in image]
         caption_image = torch.tensor([image for image, texts in enumerate(captions_of) for _ in texts])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformers import Trainer
-from transformers.trainer_utils import PredictionOutput, speed_metrics
+from transformers.trainer_utils import PredictionOutput, denumpify_detensorize, speed_metrics
 from transformers.utils import logging
 
 from ..arguments import AlbefTrainingArguments
@@ -78,7 +78,10 @@ class EvaluationMixin(Trainer):
         self._memory_tracker.start()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, str):
-            dataset = self.eval_dataset[dataset]
+            known = self.eval_dataset if isinstance(self.eval_dataset, Mapping) else {}
+            if dataset not in known:
+                raise SettingError(f"There is no data set {dataset!r} in eval_dataset, which has {', '.join(known)}.")
+            dataset = known[dataset]
         if dataset is None:
             raise SettingError("There is no data to evaluate: give eval_dataset.")
         is_one = not isinstance(dataset, Mapping)
@@ -119,8 +122,9 @@ class EvaluationMixin(Trainer):
         rows = as_rows(dataset)
         outcome = self.evaluate_dataset(rows)
         self.results[prefix] = {name: outcome.metrics[name] for name in self.args.METRICS if name in outcome.metrics}
-        further = {} if self.compute_metrics is None else self.compute_metrics(outcome)
-        metrics = {f"{prefix}_{name}": value for name, value in {**outcome.metrics, **further}.items()}
+        further = (self.compute_metrics and self.compute_metrics(outcome)) or {}
+        measured = denumpify_detensorize({**outcome.metrics, **further})
+        metrics = {f"{prefix}_{name.removeprefix(f'{prefix}_')}": value for name, value in measured.items()}
         metrics.update(speed_metrics(prefix, start, num_samples=len(rows)))
         self.log(metrics)
         return EvaluationRecord(prefix, rows, outcome), metrics

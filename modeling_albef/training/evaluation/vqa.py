@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ...answer_tree_albef import AnswerTree
-from ..rows import Rows, as_rows, image_keys
+from ..rows import Rows, as_rows, column, image_keys
 from .base import Evaluator, check_finite, progress
 from .bootstrap import bootstrap_means, interval
 from .candidates import check_answers, choose_folding
@@ -67,7 +67,7 @@ class VQAEvaluator(Evaluator):
         """Evaluate.
 
         Args:
-            dataset: Rows with `image`, `question` and `answers`, which may be empty, and perhaps `image_id`, anything
+            dataset: Rows with `image`, `question`, perhaps `answers`, which may be empty, and `image_id`, anything
                 hashable, by default the image's path, and `question_id`, by default the row.
 
         Returns:
@@ -80,11 +80,12 @@ class VQAEvaluator(Evaluator):
             {"question_id": number, "answer": self.answer_list[index]}
             for number, index in zip(ids, best.tolist(), strict=True)
         ]
-        known = [tuple(row) for row in dataset["answers"]]
+        has_answers = "answers" in dataset.column_names
+        known = [tuple(row or ()) for row in dataset["answers"]] if has_answers else []
         if not known or not all(known):
             return VQAResult({}, answers, probabilities)
         types = (self._types(dataset, name) for name in ("answer_type", "question_type"))
-        rows = zip(ids, dataset["question"], known, *types, strict=True)
+        rows = zip(ids, column(dataset, "question"), known, *types, strict=True)
         records = [QuestionRecord(n, q, answers=a, answer_type=t, question_type=u) for n, q, a, t, u in rows]
         fold = choose_folding(self.fold_answers, dataset, self.processor.tokenizer)
         scores = question_scores(answers, records, self.vqa_rules, fold)
@@ -182,7 +183,8 @@ def question_only_accuracy(
     Returns:
         `vqa_accuracy` of its answers, per cent.
     """
-    guesses = learn_guesses(train["question"], train["answers"], test["question"]).by_question
+    given = [row if fold is None else [fold(answer) for answer in row] for row in train["answers"]]
+    guesses = learn_guesses(train["question"], given, test["question"]).by_question
     numbers, answers = list(test["question_id"]), test["answers"]
     records = [QuestionRecord(number, answers=tuple(given)) for number, given in zip(numbers, answers, strict=True)]
     return vqa_accuracy(dict(zip(numbers, guesses, strict=True)), records, rules, fold)["vqa_accuracy"]

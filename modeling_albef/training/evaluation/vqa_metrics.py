@@ -86,7 +86,7 @@ def answer_accuracy(
     truths = list(ground_truths)
     if fold is not None:
         answer, truths = fold(answer), [fold(truth) for truth in truths]
-    if rules == "vqa":
+    if rules == "vqa":  # Differs from ALBEF: the default rules are today's.
         answer, truths = _flat(answer), [_flat(truth) for truth in truths]
     disagree = len(set(truths)) > 1
     if rules == "albef" or disagree:

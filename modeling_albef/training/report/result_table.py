@@ -91,7 +91,7 @@ def without_split(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[st
     """Return metrics as `all_results.json` has them by their names alone; the test first, as phones show it."""
     return {
         split: {name.removeprefix(f"{split}_"): value for name, value in values.items()}
-        for split, values in reversed(metrics.items())
+        for split, values in reversed(list(metrics.items()))
     }
 
 
@@ -125,7 +125,8 @@ def result_table(metrics: Metrics, details: Metrics, first: Sequence[str] = ()) 
     names += [name for split in splits for name in metrics[split] if name in found]
 
     def cell(split: str, name: str, value: Any) -> Cell:
-        return Cell(value, percent(value), _note(name, details.get(split, {}), metrics[split]))
+        words = percent(value) if title_of(name) != name else f"{value:.4g}"  # of a user's own metric
+        return Cell(value, words, _note(name, details.get(split, {}), metrics[split]))
 
     return _table(splits, names, metrics, cell)
 

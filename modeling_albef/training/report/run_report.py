@@ -127,19 +127,20 @@ class RunReport:
 
     def _shown(self, evaluation: EvaluationRecord | None) -> dict[str, Any]:
         """Return what the page shows of the last evaluation."""
+        shown: dict[str, Any] = dict.fromkeys(("directions", "captions", "types", "galleries"), ())
+        shown |= {"confusion": None, "images": None}
         result: Any = None if evaluation is None else evaluation.result
         if evaluation is None or not isinstance(result, RetrievalResult | VQAResult):
-            return {"directions": [], "captions": [], "types": [], "confusion": None, "galleries": [], "images": None}
-        is_retrieval, count = isinstance(result, RetrievalResult), self.trainer.args.report_items
-        kinds = queries_of(result, evaluation.dataset) if count and self.thumbnail else []
-        return {
-            "directions": directions(result) if is_retrieval else [],
-            "captions": result.captions if is_retrieval else [],
-            "types": [] if is_retrieval else sorted(result.by_question_type.items(), key=itemgetter(1)),
-            "confusion": None if is_retrieval else confusion(result, evaluation.dataset),
-            "galleries": example_galleries(kinds, count),
-            "images": ThumbnailCache(evaluation.dataset, self.thumbnail) if count and self.thumbnail else None,
-        }
+            return shown
+        if isinstance(result, RetrievalResult):
+            shown |= {"directions": directions(result), "captions": result.captions}
+        else:
+            types = sorted(result.by_question_type.items(), key=itemgetter(1))  # the worst first
+            shown |= {"types": types, "confusion": confusion(result, evaluation.dataset)}
+        if (count := self.trainer.args.report_items) and self.thumbnail is not None:
+            galleries = example_galleries(queries_of(result, evaluation.dataset), count)
+            shown |= {"galleries": galleries, "images": ThumbnailCache(evaluation.dataset, self.thumbnail)}
+        return shown
 
     def _facts(self) -> list[str]:
         trainer = self.trainer

@@ -87,6 +87,19 @@ def test_a_loss_of_one_process_that_is_not_finite_is_skipped_by_both(together: A
     assert facts["skipped"][0] == 1 and facts["finite"]
 
 
+def test_rows_of_ones_own_are_the_same_to_two_processes(together: Any, tmp_path: Path) -> None:
+    """Metrics of rows in disorder, every caption once, and one number for an image whatever process sees it."""
+    facts, tensors = cases.own_data(tmp_path, 1)
+    found = together[1]["own"]
+    assert facts["metrics"]["eval_flat_images"] == facts["metrics"]["eval_lists_images"] == 9
+    assert found["metrics"] == pytest.approx(facts["metrics"])
+    for name, value in facts["metrics"].items():
+        assert name == "epoch" or value == pytest.approx(facts["metrics"][name.replace("flat", "lists")])
+    assert found["seen"] == facts["seen"] and len(set(found["seen"])) == len(found["seen"]) == 18
+    known = sorted(tensors["ids"].tolist())
+    assert sorted(together[0]["own"]["ids"].tolist()) == known and len(set(known)) == 9
+
+
 RESUME = {"num_train_epochs": 8, "gradient_accumulation_steps": 2, "logging_steps": 1, "queue_size": 24}
 RESUME |= {"do_eval": False, "do_predict": False, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 1000}
 

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from small_models import WORDS, save_retrieval
 from trainer_cases import collate, logged, make_trainer, random_rows
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
 from modeling_albef.training import RetrievalTrainer, RetrievalTrainingArguments, SettingError, VQATrainingArguments
 from modeling_albef.training.library_arguments import CALLABLES, REFUSED
+from processing import AlbefProcessor
 
 # Refused, with a value that asks for them
 REFUSALS: dict[str, Any] = {
@@ -292,3 +295,28 @@ def test_columns_that_the_collator_reads_are_not_removed(tmp_path: Path) -> None
     rows = [{**row, "remark": torch.tensor(1)} for row in random_rows(8)]
     trainer = RetrievalTrainer(model, args, train_dataset=rows, data_collator=collate)  # whose rows are inputs: honored
     assert {"pixel_values", "image_ids"} <= next(iter(trainer.get_train_dataloader())).keys()
+
+
+def test_how_rows_are_loaded_holds_in_evaluations_too(tmp_path: Path) -> None:
+    given = {"dataloader_num_workers": 2, "dataloader_prefetch_factor": 3, "dataloader_multiprocessing_context": "fork"}
+    metrics = []
+    for options in ({}, given):
+        folder = tmp_path / str(len(options))
+        model = save_retrieval(folder)
+        rows = [{"image": Image.new("RGB", (40, 30), (40 * n, 9, 90)), "caption": WORDS[n % 4]} for n in range(6)]
+        processor = AlbefProcessor.from_pretrained(folder)
+        trainer = RetrievalTrainer(model, arguments(folder, **options), eval_dataset=rows, processing_class=processor)
+        metrics.append({name: value for name, value in trainer.evaluate().items() if name.endswith(("r1", "r5"))})
+    assert metrics[0] == metrics[1] != {}
+    loading = trainer.evaluator_options()["loading"]
+    assert (loading["prefetch_factor"], loading["multiprocessing_context"]) == (3, "fork")
+
+
+def test_memory_is_measured_where_it_is_asked_for(tmp_path: Path) -> None:
+    model = save_retrieval(tmp_path)
+    rows = [{"image": Image.new("RGB", (40, 30)), "caption": "a circle"}]
+    processor = AlbefProcessor.from_pretrained(tmp_path)
+    args = arguments(tmp_path, skip_memory_metrics=False)
+    trainer = RetrievalTrainer(model, args, eval_dataset=rows, processing_class=processor)
+    assert "eval_mem_cpu_alloc_delta" in trainer.evaluate()
+    assert "test_mem_cpu_alloc_delta" in trainer.predict(rows).metrics

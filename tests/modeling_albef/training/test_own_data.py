@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -27,7 +28,7 @@ from modeling_albef.training import (
     VQATrainingArguments,
     last_checkpoint,
 )
-from modeling_albef.training.rows import OneCaptionRows, one_caption_a_row
+from modeling_albef.training.sampling import OneCaptionRows, one_caption_a_row
 from processing import (
     AlbefProcessor,
     AugmentedDataset,
@@ -220,9 +221,13 @@ def test_without_a_processor_there_is_a_sentence(place: Path, tmp_path: Path) ->
         trainer.evaluate(lists(place))
     with pytest.raises(SettingError, match="There is no data to evaluate: give eval_dataset"):
         trainer.evaluate()
+    tokenizer = AlbefProcessor.from_pretrained(place / "retrieval").tokenizer
+    with pytest.raises(SettingError, match=r"processing_class is a \w+, but must be an AlbefProcessor"):
+        retrieval_trainer(place, tmp_path, lists(place), processing_class=tokenizer)
     args = VQATrainingArguments(str(tmp_path), eval_strategy="no", **OPTIONS)
-    with pytest.raises(SettingError, match="processing_class is None, but answers need a tokenizer"):
-        VQATrainer(AlbefForQuestionAnswering.from_pretrained(place / "vqa"), args, answer_list=ANSWERS)
+    for given in ({}, {"processing_class": tokenizer}):
+        with pytest.raises(SettingError, match=r"processing_class is a \w+, but must be an AlbefProcessor"):
+            VQATrainer(AlbefForQuestionAnswering.from_pretrained(place / "vqa"), args, answer_list=ANSWERS, **given)
 
 
 # ---- questions
@@ -294,6 +299,20 @@ def score(result: RetrievalResult) -> dict[str, float]:
     return {"images": len(result.image_to_text.ids)}
 
 
+def test_metrics_may_be_numbers_of_any_library_or_none(place: Path, tmp_path: Path) -> None:
+    """As the library takes them: they have to be written into a checkpoint."""
+    given = {"a": torch.tensor(1.5), "b": np.float32(2.5), "eval_c": np.int64(3)}
+    options = {"eval_strategy": "epoch", "save_strategy": "epoch", "metric_for_best_model": "b"}
+    rows = lists(place)
+    trainer = retrieval_trainer(place, tmp_path, rows, eval_dataset=rows, compute_metrics=lambda _: given, **options)
+    trainer.train()
+    line = next(line for line in trainer.state.log_history if "eval_a" in line)
+    assert [line[name] for name in ("eval_a", "eval_b", "eval_c")] == [1.5, 2.5, 3]
+    assert trainer.state.best_metric == 2.5 and last_checkpoint(tmp_path) is not None
+    trainer.compute_metrics = lambda _: None
+    assert "eval_a" not in trainer.evaluate()
+
+
 def test_several_data_sets_are_measured_by_their_names(place: Path, tmp_path: Path) -> None:
     rows = lists(place)
     sets = {"all": rows, "half": datasets.Dataset.from_list(rows[:4]), "some": Subset(Own(rows), [1, 5, 7])}
@@ -305,6 +324,8 @@ def test_several_data_sets_are_measured_by_their_names(place: Path, tmp_path: Pa
         for metric in ("r_mean", "txt_r1", "img_r5", "images"):
             assert alone[f"eval_{metric}"] == metrics[f"eval_{name}_{metric}"], name
     assert trainer.evaluate("half", metric_key_prefix="x")["x_images"] == 4  # by name, as the library does
+    with pytest.raises(SettingError, match="There is no data set 'whole' in eval_dataset, which has all, half, some"):
+        trainer.evaluate("whole")
     both = trainer.evaluate(datasets.DatasetDict({"a": sets["half"], "b": sets["half"]}), metric_key_prefix="test")
     assert both["test_a_r_mean"] == both["test_b_r_mean"] == metrics["eval_half_r_mean"]
     assert {"eval_half_runtime", "eval_half_samples_per_second"} <= metrics.keys()
@@ -354,7 +375,7 @@ def test_the_deciding_metric_has_to_be_measured(place: Path, tmp_path: Path, cap
     sets = {"a": rows[:3], "b": rows[:3]}
     trainer = retrieval_trainer(place, tmp_path, rows, eval_dataset=sets, **options)
     assert trainer.args.metric_for_best_model == "a_r_mean"
-    assert "metric_for_best_model becomes a_r_mean: the first of the data sets decides." in caplog.messages
+    assert "metric_for_best_model is a_r_mean, of the first of 2 data sets." in caplog.messages
     trainer.train()
     assert trainer.state.best_metric is not None
     for data, metric in ((rows, "a_r_mean"), (sets, "c_r_mean"), (rows, "accuracy")):
@@ -388,7 +409,7 @@ def test_images_in_memory_need_no_id(place: Path, tmp_path: Path) -> None:
         return Image.open(io.BytesIO(Path(path).read_bytes()))
 
     rows = [{**row, "image": opened(row["image"])} for row in lists(place)]
-    trainer = retrieval_trainer(place, tmp_path, rows)
+    trainer = retrieval_trainer(place, tmp_path, rows, k_test=18)
     batch = trainer.data_collator([trainer.train_dataset[number] for number in range(6)])
     assert batch["image_ids"].unique().numel() == 3
     trainer.train()

@@ -172,8 +172,10 @@ def test_a_search_needs_a_function_a_backend_and_a_metric(tmp_path: Path, monkey
     ):
         trainer.hyperparameter_search(space, n_trials=1)
     trainer.args.metric_for_best_model = "r_mean"
-    with pytest.raises(SettingError, match=r"label_smoothing_factor is 0\.2"):  # as in the constructor
-        trainer.hyperparameter_search(lambda trial: {"label_smoothing_factor": 0.2}, n_trials=1)
+    for given in ({"label_smoothing_factor": 0.2}, {"lr_scheduler_type": "cosine"}):  # as in the constructor
+        with pytest.raises(SettingError, match=f"{next(iter(given))} is "):
+            trainer.hyperparameter_search(lambda trial, given=given: given, n_trials=1)
+        setattr(trainer.args, next(iter(given)), None if "lr_scheduler_type" in given else 0.0)
 
 
 # ---- early stopping

@@ -180,7 +180,10 @@ def holding(file: str, content: bytes, instead: str | None = None) -> Callable[[
         holding("processor_config.json", b'{"image_processor": {"image_processor_type": "Nobody"}}'),
         holding("processor_config.json", b'{"image_processor": {"size": "x"}, "max_words": "x"}'),
         holding("special_tokens_map.json", b"{", instead="tokenizer.json"),
-        *(holding("config.json", content) for content in (b"{", b"\xff", b"[]", b'{"text_config": 3}')),
+        *(
+            holding("config.json", content)
+            for content in (b"{", b"\xff", b"[]", b'{"model_type": "albef", "text_config": 3}')
+        ),
         *(holding("teacher/config.json", content) for content in (b"{", b"[]")),
         holding("adapter_config.json", b"{"),
         *(holding("model.safetensors.index.json", text, "model.safetensors") for text in (b"{}", b"[]", b"{")),

@@ -222,7 +222,7 @@ def test_differences_in_words() -> None:
         {"run_name": "1:30", "tokenizer": "'\"\\", "image_root": "-x"},
         {"run_name": "2020-01-01", "tokenizer": "line\nline\ttab", "image_root": "~"},
         {"report_to": ["tensorboard"], "lora_targets": ["query", "1e3", "true"], "include_for_metrics": []},
-        {"report_to": "all", "label_names": ["a"], "eval_strategy": "steps", "save_strategy": "steps"},
+        {"report_to": "all", "eval_strategy": "steps", "save_strategy": "steps"},
         {"lr_scheduler_kwargs": {"a": 1e-7, "b": "1e-7", "c": None, "d": {"e": [1, 2.5, True, None, "no"]}}},
         {"accelerator_config": {"even_batches": False}, "metric_for_best_model": None, "disable_tqdm": None},
         {"do_train": False, "augmentation": False, "bf16": False, "gradient_checkpointing": True, "alpha": 0},

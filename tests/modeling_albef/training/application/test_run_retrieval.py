@@ -448,7 +448,7 @@ def test_killed_at_random_moments_ends_with_the_same_weights(tmp_path: Path) -> 
 
 def test_python_of_the_readme_runs(finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three captions are scored, a trainer is made, which here trains and evaluates, and a metric computed."""
-    scoring, training = readme_block("itm_logits.softmax(-1)[0"), readme_block("trainer = RetrievalTrainer")
+    scoring, training = readme_block("itm_logits.softmax(-1)[0"), readme_block("AugmentedDataset(pairs")
     metric = readme_block("evaluate.load")
     monkeypatch.chdir(ROOT)  # the metric is loaded by its path
     names: dict[str, Any] = {}

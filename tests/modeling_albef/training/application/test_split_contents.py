@@ -60,6 +60,18 @@ def test_images_are_the_same_by_path_link_and_bytes(tmp_path: Path) -> None:
     )
 
 
+def test_an_image_of_coco_is_known_by_its_number(tmp_path: Path) -> None:
+    """Also where it was saved again; another number with the same digits is not one of COCO's."""
+    names = ("COCO_train2014_000000000042.jpg", "COCO_train2014_000000000043.jpg", "202405310042.jpg")
+    other = ("val/000000000042.jpg", "val/000000000044.jpg", "val/202405310042.jpg")
+    for seed, name in enumerate((*names, *other)):
+        noise(tmp_path / name, seed)
+    train, test = (captions(tmp_path, [(name, [name]) for name in some]) for some in (names, other))
+    assert shared(train=train, test=test) == [
+        "1 of 3 (33.3 %) test images are in the training data, too: 000000000042.jpg."
+    ]
+
+
 def test_captions_are_the_same_word_for_word(tmp_path: Path) -> None:
     for number in range(3):
         noise(tmp_path / f"{number}.png", number)

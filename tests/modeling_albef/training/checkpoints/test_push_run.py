@@ -38,6 +38,7 @@ def check_clean(files: dict[str, bytes], folder: Path) -> None:
 
 def test_a_run_is_pushed_with_its_card(hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = {"queue_size": 24, "hub_private_repo": True, "hub_strategy": "end", "num_train_epochs": 1}
+    changes |= {"hub_license": "mit", "hub_tags": ["first", "second"]}
     run_retrieval.main([write_config(tmp_path, **changes, **PUSH)])
     repository, out = hub.repositories["models", "user/shapes"], tmp_path / "out"
     assert repository.private and repository.messages == ["initial commit", "End of training"]
@@ -53,6 +54,8 @@ def test_a_run_is_pushed_with_its_card(hub: HubServer, tmp_path: Path, capsys: p
     assert results["test", "Text R@1"] == pytest.approx(measured["test_txt_r1"], abs=1e-3)
     assert {one.dataset_name for one in card.data.eval_results} == {"shapes"}
     assert card.data.pipeline_tag == "zero-shot-image-classification"
+    assert card.data.license == "mit" and card.data.tags[2:] == ["first", "second"]
+    assert {one.metric_type for one in card.data.eval_results} == {"recall"} and "OptimizerNames" not in str(card)
     assert "- `learning_rate`: 0.001" in card.text and "- `queue_size`: 24" in card.text
 
 

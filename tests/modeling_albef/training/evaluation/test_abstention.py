@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_albef import AlbefError
+from modeling_albef import AlbefConfig, AlbefError
 from modeling_albef.training.evaluation.abstention import (
     BestScores,
     abstention_metrics,
@@ -137,3 +138,12 @@ def test_a_query_whose_candidates_are_all_right_does_not_count() -> None:
     far = torch.tensor([0.5, -torch.inf, 1.0])
     scores = BestScores(torch.tensor([1.0, 2.0, 3.0]), far, torch.ones(3), torch.zeros(3), torch.arange(3))
     assert scores.present.tolist() == [1, 3] and scores.groups.tolist() == [0, 2]
+
+
+def test_a_configuration_keeps_a_whole_calibration() -> None:
+    fitted = calibrate({"txt": made_scores()})
+    config = AlbefConfig(search_calibration=fitted)
+    assert AlbefConfig.from_dict(json.loads(config.to_json_string())).search_calibration == fitted
+    for wrong in ({"temperature": 1.0, "threshold": 0.0}, fitted | {"temperature": 0.0}, fitted | {"more": 1.0}):
+        with pytest.raises(AlbefError, match=r"search_calibration is .* must have temperature, threshold"):
+            AlbefConfig(search_calibration=wrong)

@@ -13,7 +13,8 @@ from transformers import BertTokenizer
 
 from modeling_albef import AlbefForQuestionAnswering
 from modeling_albef.answer_tree_albef import describe_merged_answers, merge_equal_answers
-from modeling_albef.training import VQAEvaluator, VQATrainer, VQATrainingArguments
+from modeling_albef.training import VQAEvaluator, VQATrainer, VQATrainingArguments, question_only_accuracy
+from modeling_albef.training.application.answers import baseline_metrics
 from modeling_albef.training.evaluation.candidates import check_answers, choose_folding, folding
 from modeling_albef.training.evaluation.vqa_metrics import answer_accuracy
 from processing import AlbefImageProcessor, AlbefProcessor, AugmentedDataset, VQACollator, build_tokenizer
@@ -133,6 +134,24 @@ def test_folded_answers_go_through_the_rules(processor: AlbefProcessor) -> None:
     assert answer_accuracy("red", ["Red"] * 9 + ["blue"], "albef", fold) == 100
 
 
+def test_the_guesser_counts_folded_answers_together(processor: AlbefProcessor) -> None:
+    train = {"question": ["what?"] * 3, "answers": [["Red", "blue", "blue"], ["red"], ["RED"]]}
+    test = {"question": ["what?"], "question_id": [1], "answers": [["red"] * 10]}
+    assert question_only_accuracy(train, test) == 0  # blue
+    assert question_only_accuracy(train, test, fold=folding(processor.tokenizer)) == 100
+
+
+def test_baselines_of_a_run_count_folded_answers_together(processor: AlbefProcessor, rows: Any, tmp_path: Path) -> None:
+    """Unfolded, blue is the most frequent answer."""
+    splits = {"train": rows(["Red", "red"], ["RED"], ["blue", "blue"]), "test": rows(["red"], ["Red"])}
+    for wanted, accuracy in ((None, 100), (True, 100), (False, 0)):
+        args = VQATrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[], fold_answers=wanted)
+        found = baseline_metrics(splits, "test", args, processor.tokenizer)
+        assert found["majority_accuracy"] == found["question_only_accuracy"] == accuracy
+        alone = baseline_metrics({"test": splits["test"]}, "test", args, processor.tokenizer)
+        assert alone["question_only_accuracy"] == accuracy  # each guessed from the other
+
+
 def test_answers_of_vqa_v2_are_not_folded(processor: AlbefProcessor, rows: Any) -> None:
     own = rows(["red"])
     published = own.map(lambda row: row)
@@ -175,6 +194,8 @@ def test_the_rules_of_a_run_decide(processor: AlbefProcessor, model: Any, rows: 
     for rules, accuracy in (("vqa", 100), ("albef", 0)):
         result = VQAEvaluator(model, processor, ["1,000"], vqa_rules=rules)(data)
         assert result.metrics["vqa_accuracy"] == accuracy
+    arguments = VQATrainingArguments(output_dir="out", vqa_rules="albef", use_cpu=True)
+    assert arguments.recipe()["vqa_rules"] == "albef"  # what a model card lists
     with pytest.raises(ValueError, match="are 'old', but must be 'vqa' or 'albef'"):
         VQAEvaluator(model, processor, ["red"], vqa_rules="old")
     with pytest.raises(ValueError, match="vqa_rules is 'old', but must be vqa or albef"):

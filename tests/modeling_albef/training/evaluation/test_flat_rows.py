@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,26 @@ def test_whatever_has_rows_and_a_length(model: Any) -> None:
         assert evaluator(kind).metrics == pytest.approx(expected), kind
 
 
+def test_images_are_not_kept_to_tell_them_apart(model: Any) -> None:
+    """Of a data set that opens an image when a row is read, one is alive at a time."""
+    net, processor, folder = model
+    rows = pictures(folder)
+    alive: list[weakref.ref[Any]] = []
+    most = 0
+
+    class Opening(Own):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            nonlocal most
+            row = super().__getitem__(index)
+            image = Image.open(row["image"]).convert("RGB")  # which forgets the file's name
+            alive.append(weakref.ref(image))
+            most = max(most, sum(one() is not None for one in alive))
+            return {**row, "image": image}
+
+    result = RetrievalEvaluator(net, processor, k_test=4, batch_size=1)(Opening(rows))
+    assert len(result.image_to_text.ids) == 6 and most <= 3
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -216,6 +237,10 @@ def test_whatever_has_rows_and_a_length(model: Any) -> None:
         ([{"image": "a.png", "caption": "a", "image_id": 1}, {"image": "a.png", "image_id": 1}], "have 'caption'"),
         ([{"image": "a.png", "caption": "a", "image_id": [1]}], r"Row 0: image_id is \[1\], which is not hashable"),
         ([{"image": "a.png", "caption": []}], "The data set has no caption"),
+        ([], "The data set has no caption"),
+        ([{"image": "a.png", "caption": float("nan")}], "A row has the caption nan, but must have a text or a list"),
+        (datasets.Dataset.from_dict({"image": ["a.png"], "text": ["a"]}), "no column 'caption'; it has image, text"),
+        (datasets.Dataset.from_dict({"picture": ["a.png"], "caption": ["a"]}), "no column 'image'; it has picture"),
     ],
 )
 def test_other_data_get_a_sentence(model: Any, data: Any, message: str) -> None:
@@ -233,6 +258,9 @@ def test_questions_need_neither_ids_nor_columns(tmp_path: Path) -> None:
         for n in range(8)
     ]
     evaluator = VQAEvaluator(net, processor, net.config.decoder_config.answer_list, batch_size=3)
+    unlabeled = [{"image": row["image"], "question": row["question"]} for row in plain]
+    for rows in (unlabeled, datasets.Dataset.from_list(unlabeled)):
+        assert evaluator(rows).metrics == {} and evaluator(rows).answers == evaluator(plain).answers
     with_ids = [{**row, "image_id": n % 3, "question_id": n} for n, row in enumerate(plain)]
     expected = evaluator(datasets.Dataset.from_list(with_ids))
     for rows in (with_ids, plain, [{**row, "image_id": ("i", row["image"])} for row in plain]):

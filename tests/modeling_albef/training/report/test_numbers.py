@@ -62,7 +62,7 @@ def test_results_in_words() -> None:
         Cell(0.018, "0.02 %", "chance 0.02 %"),
         Cell(14.3, "14.3 %", "chance 0.1 %, 95 % interval 12.2..16.5"),
     )
-    assert mean.cells == (Cell(50.0, "50.0 %", "chance 1.0 %"), None) and mine.cells == (None, Cell(3.0, "3.0 %"))
+    assert mean.cells == (Cell(50.0, "50.0 %", "chance 1.0 %"), None) and mine.cells == (None, Cell(3.0, "3"))
     lines = as_text(table).splitlines()
     assert lines[0].split() == ["test", "validation"] and lines[2].startswith("Text R@1")
     assert "14.3 % (chance 0.1 %, 95 %: 12.2..16.5)" in lines[2]
