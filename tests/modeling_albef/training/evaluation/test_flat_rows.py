@@ -20,7 +20,8 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from modeling_albef import AlbefError
 from modeling_albef.training import RetrievalEvaluator, RetrievalResult, VQAEvaluator
-from modeling_albef.training.report.examples import hardest_captions, hardest_images
+from modeling_albef.training.report.examples import hardest_galleries
+from modeling_albef.training.report.queries import captions, images
 from processing import AlbefProcessor
 
 TRUTH = {int(image): texts for image, texts in INDEX["retrieval_evaluation"]["image_to_texts"].items()}
@@ -171,10 +172,12 @@ def test_files_of_predictions_and_examples_name_the_rows_of_the_data(model: Any,
     for query, text in zip(written["text_to_image"], range(12), strict=True):
         own = rows[result.row_of(int(result.caption_image[text]))]["image"]
         assert [image["image"] == own for image in query["images"]] == [image["correct"] for image in query["images"]]
-    for example in hardest_captions(result, 12).examples:
+    of_captions, of_images = hardest_galleries([captions(result), images(result)], 12)
+    assert len(of_captions.examples) == len(of_images.examples) == 6  # each image once
+    for example in of_captions.examples:
         right = [candidate.row for candidate in example.candidates if candidate.credit == 1]
         assert [(rows[row]["image"], example.text) in owners for row in right] == [True]
-    assert {example.row for example in hardest_images(result, 12).examples} == {0, 1, 2, 6, 7, 8}
+    assert {example.row for example in of_images.examples} == {0, 1, 2, 6, 7, 8}
 
 
 class Own(Dataset):
