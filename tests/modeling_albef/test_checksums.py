@@ -90,12 +90,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         yield server
 
 
-def test_a_model_of_the_hub_is_verified_in_the_cache(folder: Path, hub: HubServer) -> None:
+def test_a_model_of_the_hub_is_verified_in_the_cache(folder: Path, hub: HubServer, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
     model = AlbefForImageTextRetrieval.from_pretrained(folder)
     name = model.push_to_hub("me/checked", checksums=True).repo_url.repo_id
-    again = AlbefForImageTextRetrieval.from_pretrained(name)
+    again = AlbefForImageTextRetrieval.from_pretrained(name, cache_dir=cache)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
-    weights = Path(str(cached_file(name, "model.safetensors"))).resolve()
+    weights = Path(str(cached_file(name, "model.safetensors", cache_dir=cache))).resolve()
     flip(weights)
     with pytest.raises(AlbefError, match=r"model\.safetensors has other content than was saved"):
-        AlbefForImageTextRetrieval.from_pretrained(name)
+        AlbefForImageTextRetrieval.from_pretrained(name, cache_dir=cache)
