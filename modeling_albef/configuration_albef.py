@@ -40,8 +40,10 @@ def one_line(error: Exception) -> str:
 def is_from_library(error: Exception) -> bool:
     """Return whether a library raised an error on what it was given, and not the code that it called."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__) if not frame.f_code.co_name.startswith("__getattr")]
-    name = frames[-1].f_globals.get("__name__", "").partition(".")[0]
-    return name in ("transformers", "accelerate", "huggingface_hub", "peft") or name in sys.stdlib_module_names
+    module = frames[-1].f_globals.get("__name__", "")
+    name = module.partition(".")[0]
+    known = name in ("transformers", "accelerate", "huggingface_hub", "peft") or name in sys.stdlib_module_names
+    return known or module in ("torch.serialization", "torch._utils", "torch._weights_only_unpickler")  # read files
 
 
 @contextmanager

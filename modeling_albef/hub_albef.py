@@ -60,8 +60,11 @@ def verify_checksums(folder: str | os.PathLike, is_whole: bool = True) -> None:
 
 
 def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def check_model_name(name: str | None) -> None:
@@ -186,7 +189,8 @@ class AlbefHubMixin:
             save_code = self.is_remote_code()  # type: ignore[attr-defined]
         with self._code_registered(save_code):
             super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-        if kwargs.get("is_main_process", True):
+        saves = getattr(self, "should_save_on_this_rank", bool)  # from transformers 5.24 on
+        if saves(kwargs.get("is_main_process", True)):
             (Path(save_directory) / CHECKSUMS_FILE).unlink(missing_ok=True)
             if checksums:
                 write_checksums(save_directory)

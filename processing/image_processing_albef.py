@@ -462,7 +462,9 @@ def _too_large(name: str) -> UnreadableImageError:
     )
 
 
-def _damaged(name: str, error: Exception) -> UnreadableImageError:
+def _damaged(name: str, error: Exception) -> ProcessingError:
+    if isinstance(error, MemoryError):  # the image may be sound: it must not count as one that cannot be read
+        return ProcessingError(f"There is not enough memory to open image {name}: give more, or make it smaller.")
     return UnreadableImageError(
         f"Image {name} is damaged or cut short ({one_line(error)}): fetch it again or leave it out."
     )

@@ -109,7 +109,6 @@ def closed(place: Path) -> Iterator[list[str]]:
     fifo.unlink()  # other tests start the page on this folder, too
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_opens_no_other_file_and_answers_the_same(
     client: httpx.Client, server: Server, closed: list[str], name: str
@@ -146,7 +145,6 @@ def test_uploads_and_the_images_are_opened(
         assert event == "complete", result
 
 
-@pytest.mark.slow
 def test_only_images_are_sent(client: httpx.Client, closed: list[str], place: Path) -> None:
     mine = upload(client, "a.png", png())
     for path in (mine, str(place / "photos/0.png")):
@@ -177,7 +175,6 @@ def raw(client: httpx.Client, line: str, body: bytes = b"", headers: str = "") -
     return int(head.split()[1]), head.decode(), rest
 
 
-@pytest.mark.slow
 def test_no_address_is_fetched(client: httpx.Client) -> None:
     asked: list[str] = []
 
@@ -198,7 +195,6 @@ def test_no_address_is_fetched(client: httpx.Client) -> None:
     assert asked == []
 
 
-@pytest.mark.slow
 def test_routes_that_the_page_does_not_use_are_closed(client: httpx.Client) -> None:
     session = {"session_hash": "abc"}
     for method, route, options in (

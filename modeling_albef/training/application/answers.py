@@ -90,7 +90,7 @@ def baseline_metrics(
     else:
         guesses, source = (
             guesses_from_each_other(questions, _folded(answers, fold)),
-            "the other questions of this split",
+            "the split itself",
         )
     numbers = list(rows["question_id"])
     records = [QuestionRecord(number, answers=tuple(given)) for number, given in zip(numbers, answers, strict=True)]

@@ -158,6 +158,7 @@ def _file_words(parser: HfArgumentParser, config: dict[str, Any], classes: Seque
         if value is None:
             continue
         if isinstance(value, dict) and name in mappings:
+            _check_texts(name, value)
             parser.set_defaults(**{name: value})
         elif isinstance(value, list) and name in lists and not any(isinstance(one, list | dict) for one in value):
             parser.set_defaults(**{name: [_word(name, one) for one in value]})
@@ -190,6 +191,18 @@ def _displace(config: dict[str, Any], words: Sequence[str], classes: Sequence[An
         gone = [rival for rival in rivals if name in given and rival not in given and config.pop(rival, None)]
         if gone and int(os.environ.get("RANK", "0")) == 0:
             logger.warning(f"--{name} takes the place of {', '.join(gone)} in the configuration file.")
+
+
+def _check_texts(name: str, value: Any) -> None:
+    """Check the characters of all texts in a mapping, which may refer to itself."""
+    seen, rest = set(), [value]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, str):
+            _check_characters(name, one)
+        elif isinstance(one, dict | list) and id(one) not in seen:
+            seen.add(id(one))
+            rest += [*one, *one.values()] if isinstance(one, dict) else one
 
 
 def _check_characters(name: str, text: str) -> None:

@@ -39,6 +39,7 @@ class WholeCheckpointMixin(LogSumsMixin, Trainer):
     args: AlbefTrainingArguments
     state: Any
     model: Any
+    teacher: Any
     push_checkpoint: Callable[[Path], None]  # of `HubPushMixin`
 
     @contextmanager
@@ -47,6 +48,8 @@ class WholeCheckpointMixin(LogSumsMixin, Trainer):
         with unlock_afterwards():
             if self.args.save_strategy != "no":
                 lock_output(self.args, is_shared=True)
+            if self.args.save_on_each_node:  # the library would have the first process of all machines save alone
+                self.model.should_save_on_this_rank = self.teacher.model.should_save_on_this_rank = bool
             checkpoint = find_checkpoint(self.args, resume)
             if checkpoint is None and resume:
                 raise SettingError(f"{self.args.output_dir} has no whole checkpoint to go on from: start anew.")

@@ -201,3 +201,24 @@ def test_damaged_files_of_a_model_are_a_sentence(change: Callable[[Path], Any], 
         load_model(AlbefForImageTextRetrieval, args, load_processor(args, None).tokenizer)
 
     assert re.search("cannot be used: .{3}|no processor: .{3}|must be", refused(main, [str(tmp_path)]))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        r'dataset_config: {train_files: "/x\ud83d"}',
+        r'dataset_config: {train_files: ["/x\ud83d"]}',
+        r'dataset_config: {cache_dir: {"\ud83d": 1}}',
+        r'model_config: {vision_config: {hidden_act: "\ud83d"}}',
+        r'output_dir: "\ud83d"',
+    ],
+)
+def test_half_a_surrogate_pair_is_a_sentence(line: str, tmp_path: Path) -> None:
+    """No file's name has one, wherever in a configuration it stands."""
+    name = line.partition(":")[0]
+    path = Path(write_run(tmp_path, dataset="own_data", data_dir=str(tmp_path), **{name: None}))
+    path.write_text(f"{path.read_text()}{line}\n")
+    message = refused(run_retrieval.main, [str(path)])
+    assert message.startswith(f"{name} is '") and message.endswith(
+        "half of a surrogate pair: write the whole character."
+    )

@@ -49,6 +49,9 @@ def test_a_run_leaves_model_metrics_and_answers(finished: tuple[Path, str]) -> N
     assert set(json.loads((out / "question_types.json").read_text())) == {"color", "shape", "yes/no", "number"}
     metrics = json.loads((out / "all_results.json").read_text())
     assert {"eval_vqa_accuracy", "test_vqa_accuracy_yes_no", "test_question_only_accuracy"} <= set(metrics)
+    for split in ("eval", "test"):  # of training and test data that have the same questions
+        assert 0 < metrics[f"{split}_majority_accuracy"] <= metrics[f"{split}_question_only_accuracy"] < 100
+        assert metrics[f"{split}_baselines_learned_from"] == "the training data"
     assert metrics["test_vqa_rules"] == metrics["eval_vqa_rules"] == "vqa" and metrics["test_fold_answers"] is True
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
     epochs = [line["eval_vqa_accuracy"] for line in history if "eval_vqa_accuracy" in line]
@@ -72,6 +75,9 @@ def test_evaluation_alone_gives_the_same_in_one_and_two_processes(finished: tupl
     assert read_answers(tmp_path / "one") == read_answers(tmp_path / "two")
     one, two = (json.loads((tmp_path / name / "test_results.json").read_text()) for name in ("one", "two"))
     assert one["test_vqa_accuracy"] == two["test_vqa_accuracy"]
+    assert one["test_baselines_learned_from"] == "the split itself" and 0 < one["test_question_only_accuracy"] < 100
+    names = [name for name in one if name.startswith("test_") and not name.endswith(("runtime", "_per_second"))]
+    assert len(names) > 6 and [one[name] for name in names] == [two[name] for name in names]
 
 
 def test_resume_is_exact(finished: tuple[Path, str], tmp_path: Path) -> None:

@@ -103,6 +103,12 @@ def test_an_evaluation_leaves_checkpoints_alone(copy: Path, tmp_path: Path) -> N
     assert {path.name for path in copy.iterdir()} == {"checkpoint-1", "checkpoint-2", "checkpoint-3"}
 
 
+def test_a_name_that_no_file_has(copy: Path) -> None:
+    """Half a surrogate pair, in Python."""
+    with pytest.raises(SettingError, match="is not a checkpoint: give --resume_from_checkpoint a folder"):
+        make_trainer(copy, **STEPS).train(resume_from_checkpoint=str(copy / "\ud83d"))
+
+
 # ---- checkpoints of others
 
 
