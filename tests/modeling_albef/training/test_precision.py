@@ -15,6 +15,7 @@ from trainer_cases import logged, make_trainer, random_rows, weights
 
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from modeling_albef.training import MomentumTeacher, RetrievalTrainer, VQATrainer, VQATrainingArguments
+from modeling_albef.training.checkpoints.manifest import write_manifest
 from modeling_albef.training.lora import add_lora
 from processing import AlbefProcessor
 
@@ -111,7 +112,7 @@ def test_a_teacher_that_is_resumed_from_half_precision_goes_on_in_float32(tmp_pa
     make_trainer(tmp_path, **options).train()
     path = tmp_path / "checkpoint-2/teacher/model.safetensors"
     save_file({name: value.bfloat16() for name, value in load_file(path).items()}, path, {"format": "pt"})
-    (tmp_path / "checkpoint-2/manifest.json").unlink()
+    write_manifest(tmp_path / "checkpoint-2")
     again = make_trainer(tmp_path, **options)
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     start = {name: value.float() for name, value in load_file(path).items()}

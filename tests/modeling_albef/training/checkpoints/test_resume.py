@@ -310,7 +310,7 @@ def test_a_run_from_scratch_keeps_its_words(
     rows[0]["caption"] = "Azure 0, a!"
     rows.append({**rows[1], "caption": "aardvark below the zeppelin"})
     (tmp_path / "train.json").write_text(json.dumps(rows))
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, "transformers"):
         run_retrieval.main([config, "--resume_from_checkpoint", "last", "--max_steps", "2"])
     one, two = (vocabulary(tmp_path / f"out/checkpoint-{step}") for step in (1, 2))
     assert one == two == vocabulary(tmp_path / "out") and "zeppelin" not in two
