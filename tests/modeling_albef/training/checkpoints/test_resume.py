@@ -303,7 +303,8 @@ def test_a_run_from_scratch_keeps_its_words(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A caption was corrected and rows were added, whose words would change ids and the sizes of the model."""
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    for name in ("transformers", "modeling_albef"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     config = write_run(tmp_path, **ONE_STEP, **write_pictures(tmp_path))
     run_retrieval.main([config])
     rows = json.loads((tmp_path / "train.json").read_text())
