@@ -153,6 +153,10 @@ class InterruptionCallback(TrainerCallback):
         if self._vote is not None:
             self._vote[1].wait()
             self._vote = None
+        self.restore_handler()
+
+    def restore_handler(self) -> None:
+        """Put the earlier handler of SIGTERM back, without which processes that are forked later could not be ended."""
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
             self._previous = None

@@ -92,7 +92,8 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         self.add_callback(callbacks.MomentumTeacherCallback(self.teacher, self._restore_teacher))
         self.add_callback(callbacks.RankSeedCallback())
         self._finite_loss = callbacks.FiniteLossCallback(skip=args.non_finite_loss == "skip")
-        self.add_callback(callbacks.InterruptionCallback())
+        self._interruption = callbacks.InterruptionCallback()
+        self.add_callback(self._interruption)
         self.add_callback(self._finite_loss)
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(callbacks.EpochCallback(self.train_dataset))
@@ -165,7 +166,10 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         """Train; `resume_from_checkpoint` is a folder, or True for the last whole checkpoint of the output folder."""
         with self.prepared_output(resume_from_checkpoint) as checkpoint:
             self._checkpoint = checkpoint
-            outcome = super().train(checkpoint, *args, **kwargs)
+            try:
+                outcome = super().train(checkpoint, *args, **kwargs)
+            finally:
+                self._interruption.restore_handler()
         self.keep_final_results()
         return outcome
 

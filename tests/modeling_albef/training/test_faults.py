@@ -189,6 +189,20 @@ def test_an_overflow_that_skips_a_step_does_not_move_the_teacher() -> None:
     assert moves[1][0] is False
 
 
+def test_a_training_that_fails_puts_the_handler_of_sigterm_back(tmp_path: Path) -> None:
+    """With the trainer's own, no process that is forked later could be ended, as pools of processes do."""
+
+    class Failing(TrainerCallback):
+        def on_step_end(self, *_: Any, **kwargs: Any) -> None:
+            raise RuntimeError("a fault of one's own")
+
+    before, trainer = signal.getsignal(signal.SIGTERM), make_trainer(tmp_path, save_strategy="no")
+    trainer.add_callback(Failing())
+    with pytest.raises(RuntimeError, match="of one's own"):
+        trainer.train()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 @pytest.mark.parametrize("batch", ["one pair", "one image", "one text"])
 def test_batches_without_variety_train(tmp_path: Path, batch: str) -> None:
     rows = random_rows(8)
