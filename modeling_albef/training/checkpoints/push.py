@@ -49,7 +49,7 @@ class HubPushMixin(Trainer):
     def keep_final_results(self) -> None:
         """Keep, of the evaluations during training, only that of the final weights as a result."""
         step = self.state.best_global_step if self.args.load_best_model_at_end else self.state.global_step
-        splits = [f"eval_{name}" for name in self.eval_dataset] if isinstance(self.eval_dataset, dict) else ["eval"]
+        splits = [f"eval_{name}" for name in self.eval_dataset] if isinstance(self.eval_dataset, Mapping) else ["eval"]
         self.results = {}
         for line in self.state.log_history:
             for split in splits:
