@@ -148,7 +148,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
                 "out."
             )
         if args.eval_strategy != IntervalStrategy.NO and args.metric_for_best_model is not None:
-            self._check_deciding_metric()
+            self._choose_deciding_metric()
 
     @property
     def alpha(self) -> float:

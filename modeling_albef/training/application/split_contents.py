@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from ..evaluation.base import progress
 from ..evaluation.eccv import coco_image_id
-from ..report.result_table import percent
+from ..report.formats import percent
 from ..rows import texts_of
 
 ROWS_AT_ONCE = 1_000

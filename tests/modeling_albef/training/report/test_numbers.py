@@ -13,13 +13,12 @@ from modeling_albef.training import RankedCandidates, RetrievalResult, Retrieval
 from modeling_albef.training.evaluation.retrieval_metrics import chance_recall
 from modeling_albef.training.evaluation.vqa_baselines import guesses_from_each_other, learn_guesses
 from modeling_albef.training.report.confusion import confusion
+from modeling_albef.training.report.formats import duration, percent
 from modeling_albef.training.report.ranks import directions, histogram
 from modeling_albef.training.report.result_table import (
     Cell,
     as_text,
     details_table,
-    duration,
-    percent,
     result_table,
     times_table,
     title_of,
