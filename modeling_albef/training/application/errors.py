@@ -60,7 +60,8 @@ def exit_without_traceback(main: Main) -> Main:
         except USER_ERRORS as error:
             if _rank() > 0:
                 _leave_to_others()
-            if not _is_first_to_print() and _rank() > 0:
+            is_first = _is_first_to_print(without_store=_rank() == 0)  # which ends with a process that has printed
+            if _rank() > 0 and not is_first:
                 raise SystemExit(1) from error
             in_training = not isinstance(error, SettingError) and _passed_through_training(error)
             raise SystemExit(f"{sentence(error)} {RESUME}" if in_training else sentence(error)) from error
@@ -134,8 +135,11 @@ def _lost_process(text: str) -> str | None:
     return None
 
 
-def _is_first_to_print() -> bool:
-    """Note in the launcher's store that this process prints why it ends; return whether it is the first that does."""
+def _is_first_to_print(without_store: bool = True) -> bool:
+    """Note in the launcher's store that this process prints why it ends; return whether it is the first that does.
+
+    `without_store` is what it returns where the store has ended, as when the first machine's processes have.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return True
     try:
@@ -143,7 +147,7 @@ def _is_first_to_print() -> bool:
         store = torch.distributed.TCPStore(host, port, timeout=timedelta(seconds=GRACE), wait_for_workers=False)
         return bool(store.add(f"albef/ended/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1)
     except (LookupError, ValueError, RuntimeError):  # the store was in a process that has ended
-        return True
+        return without_store
 
 
 def _leave_to_others() -> None:
