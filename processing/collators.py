@@ -206,7 +206,7 @@ def _image_number(row: dict[str, Any]) -> int:
     key = image_key(row)
     if key is None:
         raise ProcessingError(
-            f"An image of type {type(row['image']).__name__} is not told from others: add image_id, the same for rows "
+            f"An image of type {type(row['image']).__name__} cannot be compared: add image_id, the same for rows "
             "of the same image."
         )
     return image_number(key)

@@ -86,7 +86,7 @@ class AlbefTrainingArguments(TrainingArguments):
     # Report
     write_report: bool = field(default=True, metadata={"help": "Write report.html into the output folder."})
     report_items: int = field(
-        default=24, metadata={"help": "Hardest queries of a kind shown, and some others; 0 = none."}
+        default=24, metadata={"help": "Hardest queries of each kind in the report, and some others; 0 = none."}
     )
     log_images: int = field(default=4, metadata={"help": "Hardest queries sent to report_to as images; 0 = none."})
 

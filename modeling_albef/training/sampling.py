@@ -56,7 +56,7 @@ class OneCaptionRows(Dataset):
         return {**row, "caption": texts_of(row["caption"])[self._positions[index]]}
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the data set the epoch, if it wants to know."""
+        """Set the epoch of the data set, where it takes one."""
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(epoch)
 
@@ -76,7 +76,7 @@ class OneCaptionStream(IterableDataset):
                 yield from ({**row, "caption": caption} for caption in captions)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the stream the epoch, if it wants to know."""
+        """Set the epoch of the stream, where it takes one."""
         if hasattr(self.stream, "set_epoch"):
             self.stream.set_epoch(epoch)
 

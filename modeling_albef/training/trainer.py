@@ -149,7 +149,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
                 "out."
             )
         if args.eval_strategy != IntervalStrategy.NO and args.metric_for_best_model is not None:
-            self._check_deciding_metric()
+            self._choose_deciding_metric()
 
     @property
     def alpha(self) -> float:
@@ -198,6 +198,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple:
         """Start the counts, and remember the length of an epoch for the schedule."""
         self._start_counts()
+        self.choose_saving_processes()
         self._scalars = []
         if self.is_deepspeed_enabled:  # DeepSpeed 0.19 fails to broadcast scalars at its start, but leaves such alone
             self._scalars = [parameter for parameter in self.model.parameters() if parameter.dim() == 0]

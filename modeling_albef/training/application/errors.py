@@ -39,8 +39,8 @@ def exit_without_traceback(main: Main) -> Main:
 
     All other errors pass as they are, so that a bug in a script, a collator, a model or a builder shows its traceback.
     The first process prints. Another one prints what it alone met: an error of all processes has ended the first one,
-    and the launcher all others, before that. Of a process that ended without a word, as by SIGKILL, another one tells.
-    The locks of output folders that `main` took are given back.
+    and the launcher all others, before that. Where a process ends without a message, as by SIGKILL, another one prints
+    that. The locks of output folders that `main` took are given back.
 
     Raises:
         SystemExit: With the sentence and status 1; status 130 after Ctrl-C, 143 after SIGTERM.
@@ -60,12 +60,13 @@ def exit_without_traceback(main: Main) -> Main:
         except USER_ERRORS as error:
             if _rank() > 0:
                 _leave_to_others()
-            if not _is_first_to_tell() and _rank() > 0:
+            is_first = _is_first_to_print(without_store=_rank() == 0)  # which ends with a process that has printed
+            if _rank() > 0 and not is_first:
                 raise SystemExit(1) from error
             in_training = not isinstance(error, SettingError) and _passed_through_training(error)
             raise SystemExit(f"{sentence(error)} {RESUME}" if in_training else sentence(error)) from error
         except RuntimeError as error:
-            lost, is_first = _lost_process(str(error)), _is_first_to_tell()
+            lost, is_first = _lost_process(str(error)), _is_first_to_print()
             if lost is not None and not is_first:
                 _leave_to_others()
                 raise SystemExit(1) from error
@@ -78,7 +79,7 @@ def exit_without_traceback(main: Main) -> Main:
                 f"dataloader_num_workers or per_device_train_batch_size. {RESUME}"
             ) from error
         except Exception:
-            _is_first_to_tell()
+            _is_first_to_print()
             raise
 
     return run  # type: ignore[return-value]
@@ -134,8 +135,11 @@ def _lost_process(text: str) -> str | None:
     return None
 
 
-def _is_first_to_tell() -> bool:
-    """Note at the store of the launcher that a process tells why it ends; return whether no other one did before."""
+def _is_first_to_print(without_store: bool = True) -> bool:
+    """Note in the launcher's store that this process prints why it ends; return whether it is the first that does.
+
+    `without_store` is what it returns where the store has ended, as when the first machine's processes have.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return True
     try:
@@ -143,7 +147,7 @@ def _is_first_to_tell() -> bool:
         store = torch.distributed.TCPStore(host, port, timeout=timedelta(seconds=GRACE), wait_for_workers=False)
         return bool(store.add(f"albef/ended/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1)
     except (LookupError, ValueError, RuntimeError):  # the store was in a process that has ended
-        return True
+        return without_store
 
 
 def _leave_to_others() -> None:

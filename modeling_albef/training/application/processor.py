@@ -12,6 +12,7 @@ from transformers.utils import logging
 from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer, load_tokenizer
 
 from ..evaluation.base import progress
+from ..rows import texts_of
 from .settings import ModelArguments
 from .start import StartError
 
@@ -27,7 +28,7 @@ def training_texts(splits: dict[str, Any], column: str, further: Iterable[str] =
     if not isinstance(rows, Dataset):
         return None
     values = chain(rows[column], further)
-    texts = (text for value in values for text in ([value] if isinstance(value, str) else value))
+    texts = (text for value in values for text in texts_of(value))
     return progress(texts, "Counting words")
 
 

@@ -16,10 +16,12 @@ from transformers.utils import logging
 
 from dataset_scripts.commands.thumbnails import thumbnail
 
+from ...configuration_albef import AlbefError
 from ..evaluation.results import EvaluationRecord
 from ..report.image_log import ImageLogCallback
 from ..report.result_table import as_text
 from ..report.run_report import RunReport
+from ..rows import as_rows
 from ..trainer import AlbefTrainer
 from .environment import git_revision, machine, versions
 from .run_file import differences, given_arguments, write_run_file
@@ -128,11 +130,9 @@ class RunRecord:
         """
         with _without_printing(self.trainer):
             outcome = self.trainer.predict(dataset, metric_key_prefix=split)
-        evaluation = EvaluationRecord(split, dataset, outcome.predictions)
+        evaluation = EvaluationRecord(split, as_rows(dataset), outcome.predictions)
         if split == "eval" and getattr(self.args, "calibrate", False):
-            self.trainer.calibrate(evaluation.result)  # type: ignore[attr-defined]
-            self.trainer.save_model()
-            self.written["model"] = self.folder
+            self._calibrate(evaluation.result)
         metrics: dict[str, Any] = dict(outcome.metrics or {})
         metrics |= {f"{split}_{name}": value for name, value in further.items()}
         details = {f"{split}_{name}": value for name, value in evaluation.result.details.items()}
@@ -143,6 +143,16 @@ class RunRecord:
         self.report.add(split, metrics, evaluation)
         self.written.pop("metrics", None)
         self.written["metrics"] = self.folder / "all_results.json"
+
+    def _calibrate(self, result: Any) -> None:
+        """Fit the thresholds of a search and save the model with them; without a fit the run goes on."""
+        try:
+            self.trainer.calibrate(result)  # type: ignore[attr-defined]
+        except AlbefError as error:
+            logger.warning(f"The model is not calibrated. {error}")
+            return
+        self.trainer.save_model()
+        self.written["model"] = self.folder
 
     def finish(self) -> None:
         """Write the report, push where it is asked for, and print what was measured and where everything is.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +15,15 @@ from typing import Any
 from datasets import Dataset
 
 from ..evaluation.base import progress
+from ..evaluation.eccv import coco_image_id
+from ..report.formats import percent
+from ..rows import texts_of
 
 ROWS_AT_ONCE = 1_000
 NUM_THREADS = 4  # that look at image files
 WHOLE = 1 << 16  # bytes up to which a file counts whole for its fingerprint; of a longer one three parts of SAMPLE
 SAMPLE = 1 << 14
 NAMES_SHOWN = 3
-_COCO_NAME = re.compile(r"(?:^|[/\\_])(0{6}\d{6})\.\w+$")  # 000000000042.jpg, COCO_val2014_000000000042.jpg
 SPLIT_WORDS = {"train": "training", "validation": "validation", "test": "test"}
 
 
@@ -83,7 +84,7 @@ def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | Non
                 contents.image_of_key.setdefault(key, image["path"] if _is_file(image) else start + index)
                 texts = [batch[name][index] for name in text_columns]
                 digest.update(json.dumps([_without_folder(key), *texts]).encode())
-                for text in [texts[0]] if isinstance(texts[0], str) else texts[0]:
+                for text in texts_of(texts[0]):
                     words = " ".join(text.lower().split()).rstrip(" .!?")
                     contents.text_counts[hash(f"{key} {words}" if has_questions else words)] += 1
     contents.images, contents.texts = len(image_ids), contents.text_counts.total()
@@ -171,12 +172,11 @@ def overlaps(contents: Mapping[str, SplitContents], splits: Mapping[str, Any]) -
 
 
 def _share(count: int, total: int) -> str:
-    return f"{count} of {total} ({100 * count / max(total, 1):.1f} %)"
+    return f"{count} of {total} ({percent(100 * count / max(total, 1))})"
 
 
-def _coco_number(image: str | int) -> str | None:
-    found = _COCO_NAME.search(image) if isinstance(image, str) else None
-    return None if found is None else found[1]
+def _coco_number(image: str | int) -> int | None:
+    return coco_image_id(image) if isinstance(image, str) else None
 
 
 def _same(one: str | int, images: Dataset, other: str | int, other_images: Dataset) -> bool:

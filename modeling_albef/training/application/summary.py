@@ -10,7 +10,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..report.result_table import duration
+from ..report.formats import duration
 from ..trainer import AlbefTrainer
 
 MAX_LINES = 12

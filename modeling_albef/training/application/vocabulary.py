@@ -11,6 +11,7 @@ from transformers.utils import logging
 from processing import AlbefProcessor, clean_caption, clean_question
 from processing.processing_albef import MAX_UNKNOWN, count_unknown
 
+from ..rows import texts_of
 from .start import StartError
 
 logger = logging.get_logger(__name__)
@@ -53,4 +54,4 @@ def _sample(rows: Any, column: str) -> list[str]:
         values: Any = rows.select(range(0, len(rows), step)).select_columns([column])[column]
     else:
         values = (row[column] for row in islice(rows, ROWS_READ // 10))
-    return [text for value in values for text in ([value] if isinstance(value, str) else value)]
+    return [text for value in values for text in texts_of(value)]

@@ -14,17 +14,16 @@ import os
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
-import psutil
 from transformers import TrainingArguments
 from transformers.utils import logging
 
 from ..errors import SettingError
+from .holder import Holder
 from .processes import first_message, gathered
 
 logger = logging.get_logger(__name__)
@@ -35,62 +34,6 @@ SILENCE = 60.0  # seconds without one after which a process of another machine h
 LAST_BREATH = 2.0  # seconds that a process which was just killed may take to end
 VISIBLE = 10.0  # seconds in which other machines see a new file of a folder that they share
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who holds a lock."""
-
-    host: str  # name of the machine, for people
-    machine: str  # within which process ids mean something
-    pid: int
-    birth: str  # when the process started: ids are used again
-    token: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    @classmethod
-    def current(cls) -> Holder:
-        """Return this process."""
-        return cls(socket.gethostname(), _this_machine(), os.getpid(), _birth(os.getpid()))
-
-    @classmethod
-    def from_text(cls, text: str) -> Holder:
-        """Return who wrote the text of a lock; of a text that is damaged, a process of another machine."""
-        try:
-            values = json.loads(text)
-            host, machine, birth = (str(values[name]) for name in ("host", "machine", "birth"))
-            return cls(host, machine, int(values["pid"]), birth, str(values["token"]))
-        except (ValueError, LookupError, TypeError, RecursionError):
-            return cls("an unknown machine", "", 0, "")
-
-    def has_ended(self) -> bool:
-        """Whether this process of this machine does not live any more; a zombie does not."""
-        if not psutil.pid_exists(self.pid):
-            return True
-        with suppress(psutil.Error):
-            if psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE:
-                return True
-        return _birth(self.pid) not in ("", self.birth)
-
-    def __str__(self) -> str:
-        where = "this machine" if self.machine == _this_machine() else self.host
-        return f"process {self.pid} on {where}" if self.pid else f"a process on {where}"
-
-
-def _this_machine() -> str:
-    """Return what tells machines, their boots and their containers apart."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return f"{socket.gethostname()} {uuid.getnode()}"
-
-
-def _birth(pid: int) -> str:
-    """Return when a process started, in ticks since the machine did; empty where that cannot be read."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
-    except (OSError, LookupError):
-        return ""
 
 
 def _within(seconds: float, is_so: Callable[[], bool]) -> bool:

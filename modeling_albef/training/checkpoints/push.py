@@ -27,6 +27,7 @@ from ..lora import merged_state_dict
 from .manifest import STATE_FILE, write_manifest
 
 logger = logging.get_logger(__name__)
+FAILED_ON_THE_WAY = "A push during training failed, the next one has it all"
 
 
 class HubPushMixin(Trainer):
@@ -49,7 +50,7 @@ class HubPushMixin(Trainer):
     def keep_final_results(self) -> None:
         """Keep, of the evaluations during training, only that of the final weights as a result."""
         step = self.state.best_global_step if self.args.load_best_model_at_end else self.state.global_step
-        splits = [f"eval_{name}" for name in self.eval_dataset] if isinstance(self.eval_dataset, dict) else ["eval"]
+        splits = [f"eval_{name}" for name in self.eval_dataset] if isinstance(self.eval_dataset, Mapping) else ["eval"]
         self.results = {}
         for line in self.state.log_history:
             for split in splits:
@@ -181,7 +182,12 @@ class HubPushMixin(Trainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         is_whole = strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
         message = f"Training in progress, step {self.state.global_step}"
-        job = self._upload(message, blocking=False, checkpoint=checkpoint if is_whole else None)
+        try:
+            with _explained("{reason}"):
+                job = self._upload(message, blocking=False, checkpoint=checkpoint if is_whole else None)
+        except PushError as error:  # before the upload itself, such as at its branch
+            logger.warning(f"{FAILED_ON_THE_WAY}: {error}")
+            return
         running = self.push_in_progress.jobs if is_busy else []
         self.push_in_progress = PushInProgress(cast(Any, [*running, job]))
 
@@ -202,7 +208,7 @@ def _explained(message: str) -> Iterator[None]:
 
 def _log_failure(job: Future[Any]) -> None:
     if not job.cancelled() and job.exception() is not None:
-        logger.warning(f"A push during training failed, the next one has it all: {job.exception()}")
+        logger.warning(f"{FAILED_ON_THE_WAY}: {job.exception()}")
 
 
 def _copy_checkpoint(checkpoint: Path, target: Path) -> None:

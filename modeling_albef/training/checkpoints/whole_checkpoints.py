@@ -48,14 +48,20 @@ class WholeCheckpointMixin(LogSumsMixin, Trainer):
         with unlock_afterwards():
             if self.args.save_strategy != "no":
                 lock_output(self.args, is_shared=True)
-            if self.args.save_on_each_node:  # the library would have the first process of all machines save alone
-                self.model.should_save_on_this_rank = self.teacher.model.should_save_on_this_rank = bool
             checkpoint = find_checkpoint(self.args, resume)
             if checkpoint is None and resume:
                 raise SettingError(f"{self.args.output_dir} has no whole checkpoint to go on from: start anew.")
             if checkpoint is not None:
                 check_words(self.processing_class, self.model.config, checkpoint)
             yield checkpoint
+
+    def choose_saving_processes(self) -> None:
+        """Let the first process of each machine save student and teacher, with `save_on_each_node`.
+
+        The library would have the first process of all machines save alone.
+        """
+        if self.args.save_on_each_node:
+            self.model.should_save_on_this_rank = self.teacher.model.should_save_on_this_rank = bool
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint of this step; a CheckpointError, on all processes, leaves the older ones as they were."""

@@ -124,7 +124,7 @@ def calibrate(scores: Mapping[str, BestScores]) -> dict[str, float]:
 
 
 def abstention_metrics(scores: Mapping[str, BestScores], calibration: Mapping[str, float]) -> dict[str, object]:
-    """Return how well best scores tell present queries from absent ones, per cent, with 95 % bootstrap intervals.
+    """Return how well best scores separate present queries from absent ones, per cent, with 95 % bootstrap intervals.
 
     Args:
         scores: By prefix, "txt" and "img".

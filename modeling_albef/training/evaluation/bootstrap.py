@@ -12,7 +12,7 @@ import torch
 
 NUM_SAMPLES = 1_000
 LEVEL = 0.95
-_ENTRIES_AT_ONCE = 10_000_000  # of the counts of draws: 40 MB
+_ENTRIES_AT_ONCE = 10_000_000  # of the counts of draws: 80 MB
 
 
 def bootstrap_means(

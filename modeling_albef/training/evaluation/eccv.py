@@ -14,14 +14,19 @@ from collections.abc import Mapping, Sequence
 from .retrieval_metrics import RECALL_DEPTHS
 
 NUM_IMAGES, NUM_FOLDS, CAPTIONS_AN_IMAGE = 5_000, 5, 5
-_COCO_NAME = re.compile(r"(?:^|[/\\_])(\d{12})\.\w+$")  # COCO_val2014_000000391895.jpg
+_COCO_NAME = re.compile(r"(?:^|[/\\_])0{6}(\d{6})\.\w+$")  # 000000391895.jpg, COCO_val2014_000000391895.jpg
 _MODALITIES = {"txt": "i2t", "img": "t2i"}  # prefix of metrics -> the package's word
+
+
+def coco_image_id(name: str) -> int | None:
+    """Return COCO's id of an image from the name of its file; None where that is not named as COCO's are."""
+    found = _COCO_NAME.search(name)
+    return None if found is None else int(found[1])
 
 
 def coco_image_ids(names: Sequence[str]) -> list[int] | None:
     """Return COCO's ids of images from the names of their files; None where these are not 5,000 images of COCO."""
-    found = [_COCO_NAME.search(name) for name in names]
-    ids = {int(match[1]): None for match in found if match}
+    ids = dict.fromkeys(number for name in names if (number := coco_image_id(name)) is not None)
     return list(ids) if len(ids) == len(names) == NUM_IMAGES else None
 
 

@@ -83,7 +83,7 @@ def add_details(
         image_embeds: (I, E) of unit length.
         text_embeds: (T, E) of unit length.
         coco_ids: COCO's ids of the images, where they are the 5,000 of COCO's test.
-        calibration: Of the model; None: nothing is said about queries without an answer.
+        calibration: Of the model; None: no metrics of queries without an answer.
     """
     owners, images = result.caption_image, torch.arange(len(image_embeds))
     queries = owners.unique()  # images with captions

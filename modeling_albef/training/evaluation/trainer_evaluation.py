@@ -134,8 +134,8 @@ class EvaluationMixin(Trainer):
         """Return the last of `last_evaluations`."""
         return self.last_evaluations[-1] if self.last_evaluations else None
 
-    def _check_deciding_metric(self) -> None:
-        """Refuse a `metric_for_best_model` that no evaluation has; of several data sets the first decides."""
+    def _choose_deciding_metric(self) -> None:
+        """Complete `metric_for_best_model` by the first of several data sets; refuse one that no evaluation has."""
         args, names = self.args, list(self.args.METRICS)
         metric = str(args.metric_for_best_model).removeprefix("eval_")
         if isinstance(self.eval_dataset, Mapping):

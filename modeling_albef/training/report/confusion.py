@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..evaluation.results import VQAResult
+from .queries import given_answers
 
 NUM_ANSWERS = 8
 
@@ -30,7 +31,7 @@ class Confusion:
 
 def confusion(result: VQAResult, dataset: Any, size: int = NUM_ANSWERS) -> Confusion | None:
     """Return the confusion of the `size` most frequent answers; None where people gave no answers."""
-    given = [Counter(row).most_common(1)[0][0] if row else None for row in dataset["answers"]]
+    given = [Counter(row).most_common(1)[0][0] if row else None for row in given_answers(dataset)]
     frequent = [answer for answer, _ in Counter(filter(None, given)).most_common(size)]
     if not frequent:
         return None

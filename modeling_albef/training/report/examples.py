@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 RANDOM_INTRO = "Drawn at random, to see what is usual."
@@ -53,7 +53,7 @@ class Queries:
     best_intro: str
     note: str  # what the cards show
     hardest_first: Sequence[int]  # all queries in this order
-    image_of: Sequence[int]  # image of each query
+    image_of: Sequence[Hashable]  # image of each query
     make: Callable[[int], Example]
 
 
@@ -75,14 +75,16 @@ def example_galleries(kinds: Iterable[Queries], count: int) -> list[Gallery]:
             ("the best", each.best_intro, each.hardest_first[::-1], fewer),
             ("at random", RANDOM_INTRO, shuffled, fewer),
         ]
-        used: set[int] = set()
+        used: set[Hashable] = set()
         for words, intro, order, number in orders:
             if chosen := pick(order, each.image_of, number, used):
                 galleries.append(_gallery(each, chosen, f": {words}", f"{intro} {each.note}".strip()))
     return galleries
 
 
-def pick(order: Iterable[int], image_of: Sequence[int], count: int, used: set[int] | None = None) -> list[int]:
+def pick(
+    order: Iterable[int], image_of: Sequence[Hashable], count: int, used: set[Hashable] | None = None
+) -> list[int]:
     """Return the first `count` queries of an order whose images are all different.
 
     Args:

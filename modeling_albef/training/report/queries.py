@@ -15,6 +15,7 @@ from ..evaluation.ranking import RankedCandidates
 from ..evaluation.results import RetrievalResult, VQAResult
 from ..evaluation.retrieval_metrics import rank_of_first_match
 from ..evaluation.vqa_metrics import answer_accuracy
+from ..rows import image_keys
 from .examples import Candidate, Example, Queries
 
 TIMES = "\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}"
@@ -120,19 +121,18 @@ def questions(result: VQAResult, dataset: Any) -> Queries:
     """Return the questions, each with its answer and those that people gave; the worst answered ones are the hardest.
 
     Of equals those come first whose wrong answer was the surest, or whose right one was the least sure; where people
-    gave no answers, the least sure ones. The data set has `question`, `answers`, perhaps `image_id`, `question_type`.
+    gave no answers, the least sure ones. The data set has `question`, perhaps `answers`, `image_id`, `question_type`.
     """
     sure = [0.0] * len(result.answers) if result.probabilities is None else result.probabilities.tolist()
-    truths = [tuple(row) for row in dataset["answers"]]
+    truths = given_answers(dataset)
     credits = question_credits(result, truths)
 
     def badness(row: int) -> tuple[float, float]:
         credit = credits[row]
         return (2.0, sure[row]) if credit is None else (credit, sure[row] if credit == 1 else -sure[row])
 
-    columns = getattr(dataset, "column_names", ())
     texts = dataset["question"]
-    types = dataset["question_type"] if "question_type" in columns else None
+    types = dataset["question_type"] if "question_type" in dataset.column_names else None
 
     def make(row: int) -> Example:
         probability = None if result.probabilities is None else sure[row]
@@ -141,8 +141,15 @@ def questions(result: VQAResult, dataset: Any) -> Queries:
         return Example(texts[row], row, (answer,), note, counted(truths[row]))
 
     order = sorted(range(len(truths)), key=badness)
-    image_of = list(dataset["image_id"]) if "image_id" in columns else range(len(order))
-    return Queries("questions", "Questions and answers", *ANSWER_INTROS, "", order, image_of, make)
+    keys = image_keys(dataset, warn=False)
+    return Queries("questions", "Questions and answers", *ANSWER_INTROS, "", order, keys, make)
+
+
+def given_answers(dataset: Any) -> list[tuple[str, ...]]:
+    """Return the answers that people gave to each question, none where the data set has no `answers`."""
+    if "answers" not in dataset.column_names:
+        return [()] * len(dataset)
+    return [tuple(row or ()) for row in dataset["answers"]]
 
 
 def question_credits(result: VQAResult, truths: Sequence[Sequence[str]]) -> list[float | None]:

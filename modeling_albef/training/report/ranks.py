@@ -5,13 +5,13 @@ Shapes: Q queries, I images, T texts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
 from ..evaluation.results import RetrievalResult
-from ..evaluation.retrieval_metrics import rank_of_first_match
+from ..evaluation.retrieval_metrics import chance_recall, rank_of_first_match
 
 NUM_HUBS = 5
 
@@ -63,16 +63,21 @@ def directions(result: RetrievalResult) -> list[Direction]:
     text_bars = histogram(text_ranks, own_texts[asking], num_texts, depths[0])
     image_bars = histogram(image_ranks, torch.ones_like(owners), num_images, depths[1])
     return [
-        Direction("Text retrieval", "images", "texts", tuple(text_bars), *_hubs(texts[:, 0]), len(asking)),
-        Direction("Image retrieval", "texts", "images", tuple(image_bars), *_hubs(images[:, 0]), num_texts),
+        Direction("Text retrieval", "images", "texts", tuple(text_bars), *_hubs(texts[:, 0], int), len(asking)),
+        Direction(
+            "Image retrieval", "texts", "images", tuple(image_bars), *_hubs(images[:, 0], result.row_of), num_texts
+        ),
     ]
 
 
-def _hubs(first: torch.Tensor) -> tuple[tuple[Hub, ...], int]:
-    """Return the candidates that come first (Q,) most often, of those that do so twice, and how many different do."""
+def _hubs(first: torch.Tensor, name: Callable[[int], int]) -> tuple[tuple[Hub, ...], int]:
+    """Return the candidates that come first (Q,) most often, of those that do so twice, and how many different do.
+
+    `name` returns what `Hub.candidate` is of an index in the gallery.
+    """
     candidates, counts = first.unique(return_counts=True)
     order = counts.argsort(descending=True, stable=True)[:NUM_HUBS]
-    hubs = (Hub(int(candidates[index]), int(counts[index])) for index in order)
+    hubs = (Hub(name(int(candidates[index])), int(counts[index])) for index in order)
     return tuple(hub for hub in hubs if hub.count > 1), len(candidates)
 
 
@@ -88,11 +93,11 @@ def histogram(ranks: torch.Tensor, right: torch.Tensor, gallery: int, ranked: in
     below, expected_below, ranked = 0, 0.0, min(gallery, ranked or gallery)
     unknown = int((ranks >= ranked).sum())
     for edge in _edges(ranked):
-        count, expected = int(((ranks >= below) & (ranks < edge)).sum()), chance_within(edge, right, gallery)
-        yield Bar(below + 1, edge, count, count / len(ranks), expected - expected_below)
+        count, expected = int(((ranks >= below) & (ranks < edge)).sum()), chance_recall(right, gallery, (edge,))[0]
+        yield Bar(below + 1, edge, count, count / len(ranks), (expected - expected_below) / 100)
         below, expected_below = edge, expected
     if unknown:
-        yield Bar(below + 1, None, unknown, unknown / len(ranks), 1 - expected_below)
+        yield Bar(below + 1, None, unknown, unknown / len(ranks), 1 - expected_below / 100)
 
 
 def _edges(end: int) -> Iterator[int]:
@@ -101,16 +106,3 @@ def _edges(end: int) -> Iterator[int]:
         yield edge
         edge, factor = edge * factor, 7 - factor  # 1, 5, 10, 50, 100 ..
     yield end
-
-
-def chance_within(depth: int, right: torch.Tensor, gallery: int) -> float:
-    """Return the expected share of queries that a random order gives a right result among the first `depth`.
-
-    Of a query with r right ones of G candidates: 1 - C(G - r, depth) / C(G, depth).
-    """
-    wrong = gallery - right.double()
-    none = torch.lgamma(wrong + 1) - torch.lgamma((wrong - depth).clamp(min=0) + 1)
-    every = torch.lgamma(torch.tensor(gallery + 1.0).double()) - torch.lgamma(
-        torch.tensor(gallery - depth + 1.0).double()
-    )
-    return float((1 - torch.where(wrong >= depth, (none - every).exp(), 0.0)).mean())

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .formats import duration, percent
+
 SPLIT_TITLES = {"train": "training", "eval": "validation", "test": "test"}
 DIRECTIONS = {"txt": "Text", "img": "Image"}
 BASELINES = {
@@ -220,27 +222,12 @@ def verdicts(metrics: Mapping[str, Any], details: Mapping[str, Any]) -> list[tup
     ]
 
 
-def percent(value: float) -> str:
-    """Return per cent with one decimal, or with as many as a small number needs."""
-    return f"{value:.1f} %" if value == 0 or abs(value) >= 0.095 else f"{value:.1g} %"
-
-
 def _time_or_count(name: str, value: float) -> str:
     if name.endswith("runtime"):
         return duration(value)
     if name in ("loss", "epoch") or name.endswith("_per_second"):
         return f"{value:,.4g}"
     return f"{value:.3g}" if abs(value) >= 1e7 else f"{value:,}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words: "4.2 s", "3 min 20 s", "2 h 5 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60:,} h {minutes % 60} min"
 
 
 def as_text(table: Table) -> str:

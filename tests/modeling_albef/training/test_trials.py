@@ -85,6 +85,14 @@ def test_every_training_starts_with_a_student_a_teacher_and_a_queue_of_its_own(t
     assert all(torch.equal(value, watch.students[1][name]) for name, value in watch.students[0].items())
 
 
+def test_each_machine_saves_what_model_init_made(tmp_path: Path) -> None:
+    """The library asks a model whether its process saves; by itself that is the first process of all machines."""
+    trainer = trainer_of(tmp_path, model_init=new_student, max_steps=1, save_on_each_node=True)
+    trainer.train()
+    for model in (trainer.model, trainer.teacher.model):
+        assert vars(model)["should_save_on_this_rank"](True) is True
+
+
 def test_a_teacher_that_is_handed_in_starts_every_training(tmp_path: Path) -> None:
     plain = make_trainer(tmp_path, save_strategy="no", max_steps=2)
     torch.manual_seed(7)

@@ -104,6 +104,17 @@ def test_calibration_is_kept_with_the_model(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "trained/config.json").read_text()).get("search_calibration") is None
 
 
+def test_a_run_that_cannot_be_calibrated_keeps_its_results(tmp_path: Path) -> None:
+    """One image has no wrong caption, so no threshold fits; the evaluation and the test are done all the same."""
+    save_retrieval(tmp_path / "model")
+    changes = {"model_config": None, "model_name_or_path": str(tmp_path / "model"), "do_train": False}
+    done = run(SCRIPT, [write_run(tmp_path, **changes, eval_strategy="no"), "--calibrate", "--max_rows", "1"])
+    assert "The model is not calibrated. No query has a wrong candidate" in done.stderr
+    metrics = json.loads((tmp_path / "out/all_results.json").read_text())
+    assert metrics["eval_r_mean"] == metrics["test_r_mean"] == 100
+    assert (tmp_path / "out/report.html").is_file() and not (tmp_path / "out/config.json").exists()
+
+
 def test_calibration_needs_validation_data(tmp_path: Path) -> None:
     message = refused(main, [write_run(tmp_path), "--calibrate", "--do_eval", "false"])
     assert "calibrate is true, but do_eval is false" in message

@@ -160,3 +160,9 @@ def test_other_columns_and_streams_are_left_alone(rows: list[dict[str, str]]) ->
     assert read_contents(Dataset.from_list(rows)) is None
     assert read_contents(IterableDataset.from_generator(lambda: iter(rows))) is None
     assert read_contents([1, 2]) is None
+
+
+def test_an_image_without_captions_counts_as_an_image(tmp_path: Path) -> None:
+    rows: Any = [(str(noise(tmp_path / f"{number}.png", number)), texts) for number, texts in enumerate((["a"], None))]
+    contents = read_contents(captions(tmp_path, rows))
+    assert contents is not None and (contents.images, contents.texts) == (2, 1)

@@ -20,7 +20,8 @@ from transformers import TrainerCallback
 
 from modeling_albef.training import CheckpointError, SettingError
 from modeling_albef.training.checkpoints import lock
-from modeling_albef.training.checkpoints.lock import Holder, OutputLock
+from modeling_albef.training.checkpoints.holder import Holder
+from modeling_albef.training.checkpoints.lock import OutputLock
 from run_retrieval import main
 
 HOLD = """

@@ -112,13 +112,16 @@ def test_a_push_that_breaks_off_is_said_and_repeated(
     check_clean(hub.files("user/shapes"), tmp_path)
 
 
-def test_a_failed_push_on_the_way_does_not_end_the_training(hub: HubServer, tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("step", ["/commit/", "/branch/try"])
+def test_a_failed_push_on_the_way_does_not_end_the_training(
+    hub: HubServer, tmp_path: Path, monkeypatch: Any, step: str
+) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    hub.fail("POST", "/commit/", status=507)
+    hub.fail("POST", step, status=507)
     changes = {"queue_size": 8, "max_steps": 2, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "no"}
     changes |= {"do_eval": False, "do_predict": False, "hub_always_push": True, "push_code": False}
-    run_retrieval.main([write_config(tmp_path, **changes, **PUSH)])
-    files = hub.files("user/shapes")
+    run_retrieval.main([write_config(tmp_path, **changes, **PUSH, hub_revision="try")])
+    files = hub.files("user/shapes", revision="try")
     assert hub.repositories["models", "user/shapes"].messages[-1] == "Training in progress, step 2"
     assert "model.safetensors" in files and not any(name.endswith(".py") for name in files)
 

@@ -7,23 +7,25 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 
 from modeling_albef.training import RankedCandidates, RetrievalResult, RetrievalTrainingArguments, VQAResult
+from modeling_albef.training.evaluation.retrieval_metrics import chance_recall
 from modeling_albef.training.evaluation.vqa_baselines import guesses_from_each_other, learn_guesses
 from modeling_albef.training.report.confusion import confusion
-from modeling_albef.training.report.ranks import chance_within, directions, histogram
+from modeling_albef.training.report.formats import duration, percent
+from modeling_albef.training.report.ranks import directions, histogram
 from modeling_albef.training.report.result_table import (
     Cell,
     as_text,
     details_table,
-    duration,
-    percent,
     result_table,
     times_table,
     title_of,
     verdicts,
     without_split,
 )
+from modeling_albef.training.rows import Rows
 
 METRICS = {
     "train": {"train_loss": 2.5, "train_runtime": 272.3987, "epoch": 3.0},
@@ -146,8 +148,8 @@ def test_chance_by_counting() -> None:
     right, orders = [1, 2, 6, 2], list(itertools.permutations(range(6)))
     for depth in range(1, 7):
         shares = [sum(min(order.index(one) for one in range(r)) < depth for order in orders) / 720 for r in right]
-        assert chance_within(depth, torch.tensor(right), 6) == pytest.approx(sum(shares) / 4, abs=1e-12)
-    assert chance_within(5, torch.ones(3, dtype=torch.int64), 1000) == pytest.approx(0.005, abs=1e-12)
+        assert chance_recall(torch.tensor(right), 6, (depth,)) == pytest.approx([25 * sum(shares)], abs=1e-9)
+    assert chance_recall(torch.ones(3, dtype=torch.int64), 1000, (5,)) == pytest.approx([0.5], abs=1e-9)
 
 
 def test_histogram_counts_every_query_once() -> None:
@@ -178,6 +180,15 @@ def test_hubs_and_ranks_of_a_small_retrieval() -> None:
     assert [(hub.candidate, hub.count) for hub in image.hubs] == [(1, 3)]
 
 
+def test_hubs_are_the_rows_of_their_images() -> None:
+    """Two images of two rows each: the second image, which comes first for both captions, is in row 2."""
+    ranked = RankedCandidates(torch.tensor([[1, 0], [1, 0]]), torch.zeros(2, 2))
+    result = RetrievalResult({}, ranked, ranked, ["a", "b"], torch.tensor([0, 1]), image_rows=[0, 2])
+    text, image = directions(result)
+    assert [(hub.candidate, hub.count) for hub in text.hubs] == [(1, 2)]  # the second caption
+    assert [(hub.candidate, hub.count) for hub in image.hubs] == [(2, 2)]
+
+
 # ---- answers
 
 
@@ -185,10 +196,11 @@ def test_confusion_of_the_most_frequent_answers() -> None:
     given = [["red", "red", "blue"], ["red"], ["red"], ["blue"], ["blue"], ["a dog"], []]
     answered = ["red", "blue", "cat", "red", "blue", "red", "red"]
     result = VQAResult({}, [{"question_id": n, "answer": answer} for n, answer in enumerate(answered)], None)
-    found = confusion(result, {"answers": given}, size=2)
+    found = confusion(result, Dataset.from_dict({"answers": given}), size=2)
     assert found is not None and found.answers == ("red", "blue") and found.totals == (3, 2)
     assert found.counts == ((1, 1, 1), (1, 1, 0)) and found.num_questions == 7
-    assert confusion(result, {"answers": [[]] * 7}) is None
+    for row in ({"answers": None}, {"question": "what?"}):  # a test set without answers
+        assert confusion(result, Rows([row] * 7)) is None
 
 
 def test_guesses_learned_from_training_data() -> None:

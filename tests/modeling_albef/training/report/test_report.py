@@ -34,6 +34,7 @@ from modeling_albef.training.report.image_log import caption, panel
 from modeling_albef.training.report.pages import LONGEST, TEMPLATES, ThumbnailCache
 from modeling_albef.training.report.queries import TIMES, captions, hardest_first, images, queries_of, questions
 from modeling_albef.training.report.run_report import curves
+from modeling_albef.training.rows import as_rows
 
 sync_api: Any = None if find_spec("playwright") is None else import_module("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
@@ -567,3 +568,12 @@ def test_worst_questions_first() -> None:
     (gallery,) = hardest_galleries([questions(result, rows)], 2)
     assert [example.text for example in gallery.examples] == ["q1", "q2"]
     assert gallery.examples[0].candidates[0].credit is None
+
+
+def test_questions_without_answers_or_ids(tmp_path: Path) -> None:
+    """Rows as the trainers take them: a list without `answers`; two questions of one image file have one card."""
+    rows = as_rows([{"image": tmp_path / f"{n // 2}.png", "question": f"q{n}"} for n in range(4)])
+    answers = [{"question_id": number, "answer": "red"} for number in range(4)]
+    (gallery,) = hardest_galleries([questions(VQAResult({}, answers, torch.tensor([0.9, 0.5, 0.6, 0.8])), rows)], 4)
+    assert [example.text for example in gallery.examples] == ["q1", "q2"]
+    assert gallery.examples[0].truths == () and gallery.examples[0].candidates[0].credit is None
