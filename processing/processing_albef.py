@@ -226,7 +226,7 @@ class AlbefProcessor(ProcessorMixin):
         Answers get no clean-up; the tokenizer lower-cases them.
 
         Args:
-            answers: A texts, of each of which the first 10,000 characters are read.
+            answers: A texts; of each the first 10,000 characters are read.
             padding: As in tokenizers; the longest of the answers by default.
             return_tensors: "pt", "np", or None for lists.
 
