@@ -7,6 +7,7 @@ Shapes: N entries, E projection width, Q queries.
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset, IterableDataset
 
-from .configuration_albef import AlbefError
+from .configuration_albef import AlbefError, one_line
 
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _EMBEDDINGS, _NAMES = "index.safetensors", "index.json"
 
 
@@ -150,6 +152,40 @@ def iterate(values: Any, what: str) -> Iterator[Any]:
         raise AlbefError(f"There are no {what}: give one at least.")
 
 
+def pair_streams(images: Any, questions: Any) -> Iterator[dict[str, Any]]:
+    """Yield rows of images and questions, of which one at least has no length."""
+    given = ((images, "images"), (questions, "questions"))
+    end = object()
+    columns = [iterate(one, what) if is_many(one) else repeat(one) for one, what in given]
+    both = all(is_many(one) for one, _ in given)
+    for image, question in zip_longest(*columns, fillvalue=end) if both else zip(*columns, strict=False):
+        if image is end or question is end:
+            raise AlbefError("The images and the questions differ in number: give as many, or one of them.")
+        yield {"image": image, "question": question}
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the images of a folder and of those below it; a MissingFolderError says that there are none."""
+    if not folder.is_dir():
+        raise MissingFolderError(f"There is no folder {str(folder)!r}: give one, or a list of images.")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise MissingFolderError(f"The folder {str(folder)!r} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    return found
+
+
+def read_answers(path: str | Path) -> list[Any]:
+    """Return the list of a JSON file."""
+    message = f"answer_list is {str(path)[:200]!r}, but must be a list, or a JSON file of one"
+    try:
+        answers = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # no file; no text; no JSON
+        raise AlbefError(f"{message} ({one_line(error)}).") from error
+    if not isinstance(answers, list):
+        raise AlbefError(f"{message}; the file has {answers!r:.60}.")
+    return answers
+
+
 def name_source(kind: str, source: Any) -> str:
     """Return what an image or a text (`kind`) is called in a message."""
     if isinstance(source, Mapping):
@@ -174,8 +210,8 @@ def check_finite(values: torch.Tensor, what: str, source: Callable[[int], str]) 
     """
     rows = (~values.isfinite())[..., None].flatten(1).any(dim=1).nonzero()
     if len(rows):
-        others = f" {len(rows) - 1} others are not finite, either." if len(rows) > 1 else ""
+        count = f" Of {len(values)} rows, {len(rows)} are not finite." if len(rows) > 1 else ""
         raise AlbefError(
             f"The {what} of {source(int(rows[0]))} are not finite: load the model in float32, or another checkpoint."
-            f"{others}"
+            f"{count}"
         )

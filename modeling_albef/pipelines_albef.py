@@ -4,9 +4,7 @@
 Shapes: B batch, E projection width, k candidates, L tokens.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import repeat, zip_longest
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +17,20 @@ from .configuration_albef import AlbefError, one_line
 from .hub_albef import check_head, check_model_type
 from .index_albef import (
     EmbeddingIndex,
-    MissingFolderError,
     Rows,
     as_sequence,
     check_finite,
     has_rows,
+    images_below,
     is_many,
     is_stream,
     iterate,
     name_source,
+    pair_streams,
+    read_answers,
 )
 
 logger = logging.get_logger(__name__)
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 class _AlbefPipeline(Pipeline):
@@ -106,7 +105,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
         if not is_many(image) and not is_many(question):
             return super().__call__({"image": image, "question": question}, **kwargs)
         if any(is_many(one) and not has_rows(one) for one in (image, question)):
-            return super().__call__(_pair_streams(image, question), **kwargs)
+            return super().__call__(pair_streams(image, question), **kwargs)
         images = as_sequence(image, "images") if is_many(image) else [image] * len(question)
         questions = as_sequence(question, "questions") if is_many(question) else [question] * len(images)
         if len(images) != len(questions):
@@ -130,7 +129,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
         max_new_tokens: int | None = None,
     ) -> tuple[dict, dict, dict]:
         if isinstance(answer_list, str | Path):
-            answer_list = _read_answers(answer_list)
+            answer_list = read_answers(answer_list)
         if answer_list is not None:
             answer_list = list(iterate(answer_list, "answers to choose from"))
             if odd := [answer for answer in answer_list if not isinstance(answer, str)]:
@@ -138,9 +137,11 @@ class AlbefVqaPipeline(_AlbefPipeline):
             different = {answer.strip() for answer in answer_list}
             if "" in different or len(different) != len(answer_list):
                 raise AlbefError("The answer list has an empty answer, or one twice: leave it out.")
-        if top_k is not None and top_k < 1:
-            raise AlbefError(f"top_k is {top_k}, but must be at least 1.")
-        forward = {"top_k": top_k, "k_test": k_test, "free_form": free_form, "max_new_tokens": max_new_tokens}
+        numbers = {"top_k": top_k, "k_test": k_test, "max_new_tokens": max_new_tokens}
+        for name, number in numbers.items():
+            if number is not None and number < 1:
+                raise AlbefError(f"{name} is {number}, but must be at least 1.")
+        forward: dict[str, Any] = {**numbers, "free_form": free_form}
         forward = {name: value for name, value in forward.items() if value is not None}
         answers = {} if answer_list is None else {"answer_list": tuple(answer_list)}
         return {}, {**forward, **answers}, answers
@@ -252,7 +253,7 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         """
         is_url = isinstance(images, str) and ("://" in images or images.startswith("data:image/"))
         if isinstance(images, str | Path) and not is_url and not Path(images).is_file():
-            images = _images_below(Path(images))
+            images = images_below(Path(images))
         self._make_index("image", images, batch_size, faiss)
 
     def index_texts(self, texts: str | Iterable[str], batch_size: int = 64, faiss: str | None = None) -> None:
@@ -436,45 +437,12 @@ def _check_row(row: Any) -> None:
         raise AlbefError(f"The question {row['question']!r} is no string: give one.")
 
 
-def _read_answers(path: str | Path) -> list[Any]:
-    """Return the list of a JSON file."""
-    message = f"answer_list is {str(path)[:200]!r}, but must be a list, or a JSON file of one"
-    try:
-        answers = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # no file; no text; no JSON
-        raise AlbefError(f"{message} ({one_line(error)}).") from error
-    if not isinstance(answers, list):
-        raise AlbefError(f"{message}; the file has {answers!r:.60}.")
-    return answers
-
-
-def _pair_streams(images: Any, questions: Any) -> Iterator[dict[str, Any]]:
-    """Yield rows of images and questions, of which one at least has no length."""
-    given = ((images, "images"), (questions, "questions"))
-    end = object()
-    columns = [iterate(one, what) if is_many(one) else repeat(one) for one, what in given]
-    both = all(is_many(one) for one, _ in given)
-    for image, question in zip_longest(*columns, fillvalue=end) if both else zip(*columns, strict=False):
-        if image is end or question is end:
-            raise AlbefError("The images and the questions differ in number: give as many, or one of them.")
-        yield {"image": image, "question": question}
-
-
 def _check_words(processor: Any, inputs: Any, kind: str, text: str) -> None:
     """Refuse a text of which the model reads no word."""
     tokenizer = processor.tokenizer
     empty = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
     if empty.issuperset(inputs["input_ids"][0].tolist()):
         raise AlbefError(f"The {kind} {text[:60]!r} has no word that the model knows: give another.")
-
-
-def _images_below(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise MissingFolderError(f"There is no folder {str(folder)!r}: give one, or a list of images.")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise MissingFolderError(f"The folder {str(folder)!r} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    return found
 
 
 # task: its pipeline, and the Auto class that loads its model

@@ -273,6 +273,13 @@ def test_files_of_answers_that_hold_none(ask: Any, paths: list[str], tmp_path: P
             ask(image=paths[0], question=QUESTIONS[0], answer_list=path)
 
 
+@pytest.mark.parametrize("name", ["top_k", "k_test", "max_new_tokens"])
+def test_numbers_below_one_are_named(ask: Any, paths: list[str], name: str) -> None:
+    for number in (0, -1):
+        with pytest.raises(AlbefError, match=f"{name} is {number}, but must be at least 1"):
+            ask(image=paths[0], question=QUESTIONS[0], **{name: number})
+
+
 # ---- what is not finite
 
 
