@@ -309,7 +309,7 @@ def _remove_stale_weights(folder: Path) -> None:
 
 
 def make_branch(api: HfApi, repo_id: str, revision: str | None, create_pr: bool = False) -> None:
-    """Make a branch where there is none; who may not, but opens a pull request, gets on without one."""
+    """Make a branch where there is none; a user who may not make one can still open a pull request."""
     if revision is None or revision.startswith("refs/"):
         return
     try:

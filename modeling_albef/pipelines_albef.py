@@ -93,8 +93,9 @@ class AlbefVqaPipeline(_AlbefPipeline):
                 there twice; the model has no answer decoder, or its scores are not finite.
         """
         check_head(self.model, "rank_answers")
-        if question is None and isinstance(image, Mapping) and is_many(image.get("question")):  # rows, column by column
-            image, question = image.get("image"), image["question"]
+        if question is None and isinstance(image, Mapping):
+            columns = image.get("image"), image.get("question")  # of rows, or one of each
+            image, question = columns if any(map(is_many, columns)) else (image, None)
         if question is None:
             if is_many(image):
                 return self._answer_rows(image, **kwargs)

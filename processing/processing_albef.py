@@ -189,7 +189,7 @@ class AlbefProcessor(ProcessorMixin):
             pretrained_model_name_or_path: Folder or Hub name.
             args: Those of `ProcessorMixin.from_pretrained`.
             kwargs: Likewise. Images are processed by Pillow, unless `backend="torchvision"` (or `use_fast=True`, which
-                the library gives up) asks for `AlbefImageProcessorTorchvision` and torchvision is installed.
+                the library deprecates) asks for `AlbefImageProcessorTorchvision` and torchvision is installed.
 
         Returns:
             The processor.
