@@ -29,7 +29,7 @@ from modeling_albef.configuration_albef import AlbefError, exit_with_message
 from modeling_albef.explain.heat_maps import draw_heat_maps, explain_answer, explain_match
 from modeling_albef.explain.visualize import load_processor
 from modeling_albef.hub_albef import load_model
-from modeling_albef.pipelines_albef import IMAGE_SUFFIXES
+from modeling_albef.index_albef import IMAGE_SUFFIXES
 from modeling_albef.serving.deadline import Deadline
 from modeling_albef.serving.files import ServedFiles
 from processing import ProcessingError, UnreadableImageError, open_image

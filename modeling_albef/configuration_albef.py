@@ -313,7 +313,7 @@ class AlbefConfig(AlbefPartConfig):
         super().__post_init__(**kwargs)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """Return the configuration of what reads text or, with `decoder` alone, of what writes it, where there is it.
+        """Return the configuration of what reads text or, with `decoder` alone, of what writes it, if that is there.
 
         Args:
             decoder: Whether the answer decoder is meant.

@@ -12,13 +12,16 @@ from typing import Any, ClassVar
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError
-from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from .configuration_albef import AlbefConfig, AlbefError, named_model_errors, one_line
 from .model_card_albef import CardFacts, add_tags, make_model_card, origin
 
 CHECKSUMS_FILE = "checksums.json"
 _CHECKED_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")  # what a model's numbers depend on
+_SHARDS = "model-?????-of-?????.safetensors"
+# what an earlier push may have left: loading would take it for the model's, or compare the model with it
+STALE_FILES = [CHECKSUMS_FILE, SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, _SHARDS]
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -192,6 +195,7 @@ class AlbefHubMixin:
         saves = getattr(self, "should_save_on_this_rank", bool)  # from transformers 5.24 on
         if saves(kwargs.get("is_main_process", True)):
             (Path(save_directory) / CHECKSUMS_FILE).unlink(missing_ok=True)
+            _remove_stale_weights(Path(save_directory))
             if checksums:
                 write_checksums(save_directory)
 
@@ -253,6 +257,8 @@ class AlbefHubMixin:
     ) -> CommitInfo:
         """Upload weights, configuration, code, and a model card where the repository has none, in one commit.
 
+        Weights and checksums of an earlier push that are not overwritten are deleted in the same commit.
+
         Args:
             repo_id: `user/model`, or `model`; made where it does not exist.
             save_code: See `save_pretrained`.
@@ -273,8 +279,7 @@ class AlbefHubMixin:
         commit = {name: kwargs.pop(name) for name in ("commit_description", "create_pr") if name in kwargs}
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None and not revision.startswith("refs/"):
-            _make_branch(api, repo_id, revision, bool(commit.get("create_pr")))
+        make_branch(api, repo_id, revision, bool(commit.get("create_pr")))
         own_tags = [*(getattr(self, "model_tags", None) or ()), *([tags] if isinstance(tags, str) else tags or ())]
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, save_code=save_code, **kwargs)
@@ -290,12 +295,23 @@ class AlbefHubMixin:
                 folder_path=folder,
                 commit_message=commit_message or "Upload model",
                 revision=revision,
+                delete_patterns=STALE_FILES,
                 **commit,
             )
 
 
-def _make_branch(api: HfApi, repo_id: str, revision: str, create_pr: bool) -> None:
-    """Make a branch where there is none; who may not, but opens a pull request, gets on without one."""
+def _remove_stale_weights(folder: Path) -> None:
+    """Remove what an earlier model in fewer or more files left; the library would load one file rather than shards."""
+    if any(folder.glob(_SHARDS)):  # the library removes those of an earlier model
+        (folder / SAFE_WEIGHTS_NAME).unlink(missing_ok=True)
+    else:
+        (folder / SAFE_WEIGHTS_INDEX_NAME).unlink(missing_ok=True)
+
+
+def make_branch(api: HfApi, repo_id: str, revision: str | None, create_pr: bool = False) -> None:
+    """Make a branch where there is none; a user who may not make one can still open a pull request."""
+    if revision is None or revision.startswith("refs/"):
+        return
     try:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     except HfHubHTTPError as error:

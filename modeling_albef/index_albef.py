@@ -7,6 +7,7 @@ Shapes: N entries, E projection width, Q queries.
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import torch
 from PIL.Image import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
-from .configuration_albef import AlbefError
+from .configuration_albef import AlbefError, one_line
 
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _EMBEDDINGS, _NAMES = "index.safetensors", "index.json"
 
 
@@ -35,7 +37,7 @@ class EmbeddingIndex:
             ImportError: `faiss` is given, but `datasets` or FAISS is not installed.
             AlbefError: An embedding is not finite; FAISS does not know the string, or has too few entries for it.
         """
-        check_finite(embeds, "features", Rows(names, lambda name: name_source(kind, name)))
+        check_finite(embeds, "features", lambda row: name_source(kind, names[row]))
         self.kind, self.names, self.embeds, self.faiss = kind, names, embeds.float().cpu(), faiss
         if faiss is not None:
             try:
@@ -58,7 +60,7 @@ class EmbeddingIndex:
     def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosine similarities (Q, k), falling, and indices (Q, k) of the entries closest to queries (Q, E)."""
         k, queries = min(k, len(self.names)), queries.float().cpu()
-        check_finite(queries, "features", Rows(range(len(queries)), lambda row: f"query {row}"))
+        check_finite(queries, "features", "query {}".format)
         if self.faiss is None:
             found = (queries @ self.embeds.T).topk(k, dim=1)
             return found.values, found.indices
@@ -119,17 +121,22 @@ def is_many(value: Any) -> bool:
 
 def is_stream(value: Any) -> bool:
     """Return whether many values are read one by one: those of a generator, or of a `torch` data set."""
-    return is_many(value) and (not hasattr(value, "__len__") or isinstance(value, Dataset))
+    return is_many(value) and (not has_rows(value) or isinstance(value, Dataset))
+
+
+def has_rows(value: Any) -> bool:
+    """Return whether many values can be counted, and asked for by their row once they are a sequence."""
+    return hasattr(value, "__len__") and not isinstance(value, IterableDataset)  # which may have a length, but no rows
 
 
 def as_sequence(values: Any, what: str) -> Any:
-    """Return many values so that they can be counted and asked for by their row; a data set's own are not read yet.
+    """Return many values as a sequence, or as the data set that they are, of which nothing is read yet.
 
     Raises:
         AlbefError: There is none; `what` says of which.
     """
     is_table = isinstance(values, (Sequence, Dataset)) or hasattr(values, "column_names")  # the last of `datasets`
-    values = values if is_table and hasattr(values, "__len__") else list(iterate(values, what))
+    values = values if is_table and has_rows(values) else list(iterate(values, what))
     if not len(values):
         raise AlbefError(f"There are no {what}: give one at least.")
     return values
@@ -145,6 +152,40 @@ def iterate(values: Any, what: str) -> Iterator[Any]:
         raise AlbefError(f"There are no {what}: give one at least.")
 
 
+def pair_streams(images: Any, questions: Any) -> Iterator[dict[str, Any]]:
+    """Yield rows of images and questions, of which one at least has no length."""
+    given = ((images, "images"), (questions, "questions"))
+    end = object()
+    columns = [iterate(one, what) if is_many(one) else repeat(one) for one, what in given]
+    both = all(is_many(one) for one, _ in given)
+    for image, question in zip_longest(*columns, fillvalue=end) if both else zip(*columns, strict=False):
+        if image is end or question is end:
+            raise AlbefError("The images and the questions differ in number: give as many, or one of them.")
+        yield {"image": image, "question": question}
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the images of a folder and of those below it; a MissingFolderError says that there are none."""
+    if not folder.is_dir():
+        raise MissingFolderError(f"There is no folder {str(folder)!r}: give one, or a list of images.")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise MissingFolderError(f"The folder {str(folder)!r} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    return found
+
+
+def read_answers(path: str | Path) -> list[Any]:
+    """Return the list of a JSON file."""
+    message = f"answer_list is {str(path)[:200]!r}, but must be a list, or a JSON file of one"
+    try:
+        answers = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # no file; no text; no JSON
+        raise AlbefError(f"{message} ({one_line(error)}).") from error
+    if not isinstance(answers, list):
+        raise AlbefError(f"{message}; the file has {answers!r:.60}.")
+    return answers
+
+
 def name_source(kind: str, source: Any) -> str:
     """Return what an image or a text (`kind`) is called in a message."""
     if isinstance(source, Mapping):
@@ -156,18 +197,21 @@ def name_source(kind: str, source: Any) -> str:
     return f"the {kind} {str(source)[:200]!r}"
 
 
-def check_finite(values: torch.Tensor, what: str, sources: Any) -> None:
+def check_finite(values: torch.Tensor, what: str, source: Callable[[int], str]) -> None:
     """Raise an error that names the source of the first row of values (N, ..) that is not finite.
 
     Args:
         values: Features or scores.
         what: Which of the two.
-        sources: What the rows are of, as `name_source` calls it.
+        source: Returns what a row belongs to, in words.
 
     Raises:
         AlbefError: A value is NaN or infinite.
     """
-    bad = (~values.isfinite()).flatten(1).any(1) if values.ndim > 1 else ~values.isfinite()
-    if bad.any():
-        source = sources[int(bad.nonzero()[0, 0])]
-        raise AlbefError(f"The {what} of {source} are not finite: load the model in float32, or another checkpoint.")
+    rows = (~values.isfinite())[..., None].flatten(1).any(dim=1).nonzero()
+    if len(rows):
+        count = f" Of {len(values)} rows, {len(rows)} are not finite." if len(rows) > 1 else ""
+        raise AlbefError(
+            f"The {what} of {source(int(rows[0]))} are not finite: load the model in float32, or another checkpoint."
+            f"{count}"
+        )

@@ -4,33 +4,33 @@
 Shapes: B batch, E projection width, k candidates, L tokens.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import repeat, zip_longest
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoProcessor, Pipeline
-from transformers.utils import logging
+from transformers.utils import PROCESSOR_NAME, logging
 
 from .answer_tree_albef import AnswerTree, describe_merged_answers, merge_equal_answers
 from .configuration_albef import AlbefError, one_line
 from .hub_albef import check_head, check_model_type
 from .index_albef import (
     EmbeddingIndex,
-    MissingFolderError,
     Rows,
     as_sequence,
     check_finite,
+    has_rows,
+    images_below,
     is_many,
     is_stream,
     iterate,
     name_source,
+    pair_streams,
+    read_answers,
 )
 
 logger = logging.get_logger(__name__)
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 class _AlbefPipeline(Pipeline):
@@ -48,7 +48,7 @@ class _AlbefPipeline(Pipeline):
         """Take a model; without a `processor` load the one that is beside it.
 
         Raises:
-            AlbefError: The model is no ALBEF, or there is no processor beside it.
+            AlbefError: The model is no ALBEF, or no processor beside it can be loaded.
         """
         check_model_type(model)
         processor = _processor_beside(model) if processor is None else processor
@@ -78,8 +78,8 @@ class AlbefVqaPipeline(_AlbefPipeline):
                 `question`, or many rows. Many are a list, a column or rows of a data set, a generator, or anything
                 else that can be iterated over.
             question: A text or many; a single image goes with all questions, a single question with all images.
-            kwargs: `top_k` answers that are returned (5); `answer_list`, candidates or a JSON file of them, of which
-                those that the tokenizer cannot tell apart are one, spelled as the first;
+            kwargs: `top_k` answers that are returned (5); `answer_list`, candidates or a JSON file of them; those with
+                the same tokens count as one, with the spelling of the first;
                 `k_test` candidates that are scored whole (128); `free_form=True` to write answers in spite of
                 candidates, and then `max_new_tokens` (10); `batch_size` and `num_workers`.
 
@@ -93,19 +93,20 @@ class AlbefVqaPipeline(_AlbefPipeline):
                 there twice; the model has no answer decoder, or its scores are not finite.
         """
         check_head(self.model, "rank_answers")
-        if question is None and isinstance(image, Mapping) and is_many(image.get("question")):  # rows, column by column
-            image, question = image.get("image"), image["question"]
+        if question is None and isinstance(image, Mapping):
+            columns = image.get("image"), image.get("question")  # of rows, or one of each
+            image, question = columns if any(map(is_many, columns)) else (image, None)
         if question is None:
             if is_many(image):
-                return self._answer_rows(image, "questions", **kwargs)
+                return self._answer_rows(image, **kwargs)
             _check_row(image)
             return super().__call__(image, **kwargs)
         if image is None:
             raise AlbefError("There is no image: give one beside the question.")
         if not is_many(image) and not is_many(question):
             return super().__call__({"image": image, "question": question}, **kwargs)
-        if any(is_many(one) and not hasattr(one, "__len__") for one in (image, question)):
-            return super().__call__(_pair_streams(image, question), **kwargs)
+        if any(is_many(one) and not has_rows(one) for one in (image, question)):
+            return super().__call__(pair_streams(image, question), **kwargs)
         images = as_sequence(image, "images") if is_many(image) else [image] * len(question)
         questions = as_sequence(question, "questions") if is_many(question) else [question] * len(images)
         if len(images) != len(questions):
@@ -114,10 +115,10 @@ class AlbefVqaPipeline(_AlbefPipeline):
         answers = super().__call__(rows, **kwargs)
         return answers if is_stream(image) or is_stream(question) else list(answers)
 
-    def _answer_rows(self, rows: Any, what: str, **kwargs: Any) -> Any:
-        if not hasattr(rows, "__len__"):
-            return super().__call__(iterate(rows, what), **kwargs)
-        answers = super().__call__(Rows(as_sequence(rows, what)), **kwargs)
+    def _answer_rows(self, rows: Any, **kwargs: Any) -> Any:
+        if not has_rows(rows):
+            return super().__call__(iterate(rows, "questions"), **kwargs)
+        answers = super().__call__(Rows(as_sequence(rows, "questions")), **kwargs)
         return answers if is_stream(rows) else list(answers)
 
     def _sanitize_parameters(
@@ -129,12 +130,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
         max_new_tokens: int | None = None,
     ) -> tuple[dict, dict, dict]:
         if isinstance(answer_list, str | Path):
-            if not Path(answer_list).is_file():
-                raise AlbefError(f"answer_list is {str(answer_list)!r}, but must be a list, or a JSON file of one.")
-            try:
-                answer_list = list(json.loads(Path(answer_list).read_text(encoding="utf-8")))
-            except json.JSONDecodeError as error:
-                raise AlbefError(f"answer_list {str(answer_list)!r} is no JSON file ({error}): mend it.") from error
+            answer_list = read_answers(answer_list)
         if answer_list is not None:
             answer_list = list(iterate(answer_list, "answers to choose from"))
             if odd := [answer for answer in answer_list if not isinstance(answer, str)]:
@@ -142,9 +138,11 @@ class AlbefVqaPipeline(_AlbefPipeline):
             different = {answer.strip() for answer in answer_list}
             if "" in different or len(different) != len(answer_list):
                 raise AlbefError("The answer list has an empty answer, or one twice: leave it out.")
-        if top_k is not None and top_k < 1:
-            raise AlbefError(f"top_k is {top_k}, but must be at least 1.")
-        forward = {"top_k": top_k, "k_test": k_test, "free_form": free_form, "max_new_tokens": max_new_tokens}
+        numbers = {"top_k": top_k, "k_test": k_test, "max_new_tokens": max_new_tokens}
+        for name, number in numbers.items():
+            if number is not None and number < 1:
+                raise AlbefError(f"{name} is {number}, but must be at least 1.")
+        forward: dict[str, Any] = {**numbers, "free_form": free_form}
         forward = {name: value for name, value in forward.items() if value is not None}
         answers = {} if answer_list is None else {"answer_list": tuple(answer_list)}
         return {}, {**forward, **answers}, answers
@@ -182,7 +180,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
             ranked = self.model.rank_answers(**inputs, candidates=self._candidates(answers)[1], k=max(k_test, top_k))
             outputs = {"ids": ranked.ids[:, :top_k], "scores": ranked.probabilities[:, :top_k]}
         sources = input_tensors["source"]
-        check_finite(outputs["scores"], "scores", [sources] if isinstance(sources, str) else sources)
+        check_finite(outputs["scores"], "scores", lambda row: sources if isinstance(sources, str) else sources[row])
         return outputs
 
     def _write(self, inputs: dict[str, torch.Tensor], top_k: int, max_new_tokens: int) -> dict[str, torch.Tensor]:
@@ -252,10 +250,11 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
 
         Raises:
             MissingFolderError: The folder does not exist or has no images.
-            AlbefError: There are no images, or the features of one are not finite.
+            AlbefError: There are no images, the features of one are not finite, or `batch_size` is below 1.
         """
-        if isinstance(images, str | Path) and not Path(images).is_file() and "://" not in str(images):
-            images = _images_below(Path(images))
+        is_url = isinstance(images, str) and ("://" in images or images.startswith("data:image/"))
+        if isinstance(images, str | Path) and not is_url and not Path(images).is_file():
+            images = images_below(Path(images))
         self._make_index("image", images, batch_size, faiss)
 
     def index_texts(self, texts: str | Iterable[str], batch_size: int = 64, faiss: str | None = None) -> None:
@@ -267,7 +266,7 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
             faiss: See `index_images`.
 
         Raises:
-            AlbefError: There are no texts, one is no string, or its features are not finite.
+            AlbefError: There are no texts, one is no string or its features are not finite, or `batch_size` is below 1.
         """
         self._make_index("text", texts, batch_size, faiss)
 
@@ -351,8 +350,10 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
 
     @torch.no_grad()
     def _make_index(self, kind: str, given: Any, batch_size: int, faiss: str | None) -> None:
+        if batch_size < 1:
+            raise AlbefError(f"batch_size is {batch_size}, but must be at least 1.")
         names = as_sequence(given if is_many(given) else [given], f"{kind}s to index")
-        if isinstance(names, list):
+        if isinstance(names, list | tuple):
             names = [str(name) if isinstance(name, Path) else name for name in names]
         starts = range(0, len(names), batch_size)
         batches = ([names[row] for row in range(len(names))[start : start + batch_size]] for start in starts)
@@ -368,7 +369,7 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         index, source = self._need_index(), input_tensors["source"]
         kind = "image" if "pixel_values" in input_tensors else "text"
         query = self._encode(kind, {name: one for name, one in input_tensors.items() if name != "source"})
-        check_finite(query.pooler_output, "features", [source])
+        check_finite(query.pooler_output, "features", lambda _: source)
         similarity, indices = index.search(query.pooler_output, max(k, top_k))  # (1, k)
         found = {"similarity": similarity[0], "indices": indices[0]}
         if k > 0:
@@ -381,7 +382,7 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
             else:
                 text, images, mask = candidates, query.last_hidden_state, inputs["attention_mask"].to(self.device)
             logits = self.model.match(text, mask, images).float().cpu()  # (k, 2)
-            check_finite(logits, f"scores with {source}", [index.describe(row) for row in indices[0].tolist()])
+            check_finite(logits, f"scores with {source}", lambda row: index.describe(int(indices[0, row])))
             order = logits[:, 1].argsort(descending=True, stable=True)
             found = {name: tensor[order] for name, tensor in found.items()}
             found |= {"score": logits[order, 1], "probability": logits[order].softmax(dim=-1)[:, 1]}
@@ -421,7 +422,10 @@ def _processor_beside(model: Any) -> Any:
     try:
         return AutoProcessor.from_pretrained(name, **options)
     except (OSError, ValueError) as error:  # ValueError: a folder with other files
-        raise AlbefError(f"There is no processor beside the model {name!r} ({one_line(error)}): {remedy}.") from error
+        what = f"There is no processor beside the model {name!r}"
+        if Path(name, PROCESSOR_NAME).is_file():
+            what = f"The processor beside the model {name!r} cannot be loaded"
+        raise AlbefError(f"{what} ({one_line(error).rstrip('.')}): {remedy}.") from error
 
 
 def _check_row(row: Any) -> None:
@@ -434,33 +438,12 @@ def _check_row(row: Any) -> None:
         raise AlbefError(f"The question {row['question']!r} is no string: give one.")
 
 
-def _pair_streams(images: Any, questions: Any) -> Iterator[dict[str, Any]]:
-    """Yield rows of images and questions, of which one at least has no length."""
-    given = ((images, "images"), (questions, "questions"))
-    end = object()
-    columns = [iterate(one, what) if is_many(one) else repeat(one) for one, what in given]
-    both = all(is_many(one) for one, _ in given)
-    for image, question in zip_longest(*columns, fillvalue=end) if both else zip(*columns, strict=False):
-        if image is end or question is end:
-            raise AlbefError("The images and the questions differ in number: give as many, or one of them.")
-        yield {"image": image, "question": question}
-
-
 def _check_words(processor: Any, inputs: Any, kind: str, text: str) -> None:
     """Refuse a text of which the model reads no word."""
     tokenizer = processor.tokenizer
     empty = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
     if empty.issuperset(inputs["input_ids"][0].tolist()):
         raise AlbefError(f"The {kind} {text[:60]!r} has no word that the model knows: give another.")
-
-
-def _images_below(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise MissingFolderError(f"There is no folder {str(folder)!r}: give one, or a list of images.")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise MissingFolderError(f"The folder {str(folder)!r} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    return found
 
 
 # task: its pipeline, and the Auto class that loads its model

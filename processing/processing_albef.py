@@ -189,7 +189,7 @@ class AlbefProcessor(ProcessorMixin):
             pretrained_model_name_or_path: Folder or Hub name.
             args: Those of `ProcessorMixin.from_pretrained`.
             kwargs: Likewise. Images are processed by Pillow, unless `backend="torchvision"` (or `use_fast=True`, which
-                the library gives up) asks for `AlbefImageProcessorTorchvision` and torchvision is installed.
+                the library deprecates) asks for `AlbefImageProcessorTorchvision` and torchvision is installed.
 
         Returns:
             The processor.
@@ -226,7 +226,7 @@ class AlbefProcessor(ProcessorMixin):
         Answers get no clean-up; the tokenizer lower-cases them.
 
         Args:
-            answers: A texts, of each of which the first 10,000 characters are read.
+            answers: A texts; of each the first 10,000 characters are read.
             padding: As in tokenizers; the longest of the answers by default.
             return_tensors: "pt", "np", or None for lists.
 

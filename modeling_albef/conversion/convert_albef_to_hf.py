@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from processing import AlbefImageProcessor, AlbefProcessor, ProcessingError, load_tokenizer
 
 from ..configuration_albef import AlbefConfig, AlbefError, exit_with_message, one_line
+from ..hub_albef import STALE_FILES
 from ..modeling_albef import AlbefPreTrainedModel
 from ..training.momentum import QUEUE_FILE, TEACHER_FOLDER
 from .checkpoint_card import write_card
@@ -241,7 +242,8 @@ def upload(folder: Path, name: str, private: bool) -> None:
     api = HfApi()
     try:
         name = api.create_repo(name, private=private, exist_ok=True).repo_id
-        print(f"uploaded: {api.upload_folder(folder_path=folder, repo_id=name)}")
+        commit = api.upload_folder(folder_path=folder, repo_id=name, delete_patterns=STALE_FILES)
+        print(f"uploaded: {commit}")
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise ConversionError(

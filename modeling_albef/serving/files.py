@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from ..pipelines_albef import IMAGE_SUFFIXES
+from ..index_albef import IMAGE_SUFFIXES
 
 
 class ServedFiles:

@@ -100,3 +100,35 @@ def test_a_model_of_the_hub_is_verified_in_the_cache(folder: Path, hub: HubServe
     flip(weights)
     with pytest.raises(AlbefError, match=r"model\.safetensors has other content than was saved"):
         AlbefForImageTextRetrieval.from_pretrained(name, cache_dir=cache)
+
+
+def test_a_push_without_checksums_leaves_none_of_an_earlier_one(folder: Path, hub: HubServer, tmp_path: Path) -> None:
+    model = AlbefForImageTextRetrieval.from_pretrained(folder)
+    model.push_to_hub("me/twice", checksums=True)
+    with torch.no_grad():
+        model.itm_head.bias.add_(1)
+    model.push_to_hub("me/twice")
+    assert "checksums.json" not in hub.files("me/twice")
+    again = AlbefForImageTextRetrieval.from_pretrained("me/twice", cache_dir=tmp_path / "cache")
+    assert torch.equal(again.itm_head.bias, model.itm_head.bias)
+
+
+@pytest.mark.parametrize("on_hub", [False, True])
+@pytest.mark.parametrize("sizes", [("50GB", "20KB"), ("20KB", "50GB"), ("20KB", "60KB")])
+def test_weights_in_other_files_replace_the_earlier_ones(
+    folder: Path, hub: HubServer, tmp_path: Path, sizes: tuple[str, str], on_hub: bool
+) -> None:
+    """The library would load an earlier `model.safetensors` rather than the shards beside it."""
+    model, place = AlbefForImageTextRetrieval.from_pretrained(folder), tmp_path / "again"
+    for size in sizes:
+        with torch.no_grad():
+            model.itm_head.bias.add_(1)
+        if on_hub:
+            model.push_to_hub("me/sizes", max_shard_size=size)
+        else:
+            model.save_pretrained(place, max_shard_size=size, checksums=True)
+    names = set(hub.files("me/sizes")) if on_hub else {path.name for path in place.iterdir()}
+    is_sharded = sizes[1] != "50GB"
+    assert ("model.safetensors" in names) != is_sharded and ("model.safetensors.index.json" in names) == is_sharded
+    loaded = AlbefForImageTextRetrieval.from_pretrained("me/sizes" if on_hub else place, cache_dir=tmp_path / "cache")
+    assert torch.equal(loaded.itm_head.bias, model.itm_head.bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,19 @@ class Indexed(torch.utils.data.Dataset):
         return self.values[row % len(self.values)]
 
 
+class Counted(torch.utils.data.IterableDataset):
+    """A stream that knows how many it has, and cannot be asked for one of them."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.values)
+
+
 KINDS = {
     "list": list,
     "tuple": tuple,
@@ -80,8 +94,9 @@ KINDS = {
     "KeyDataset": lambda values: KeyDataset([{"x": value} for value in values], "x"),
     "series": lambda values: pandas.Series(values, index=range(5, 5 + len(values)), dtype=object),
     "torch": Indexed,
+    "counted stream": Counted,
 }
-STREAMS = {"iterator", "generator", "KeyDataset", "torch"}  # read one by one
+STREAMS = {"iterator", "generator", "KeyDataset", "torch", "counted stream"}  # read one by one
 
 
 def same(found: Any, wanted: list[Any], is_stream: bool = False) -> bool:
@@ -130,6 +145,9 @@ def test_rows_of_a_data_set(ask: Any, table: datasets.Dataset, paths: list[str])
     assert same(ask(table), wanted)
     assert same([ask(table[1])], wanted[1:2])
     assert same(ask(table[1:]), wanted[1:])  # a dictionary of columns
+    assert same(ask({"image": paths, "question": QUESTIONS[0]}), ask(image=paths, question=QUESTIONS[0]))
+    assert same(ask({"image": paths[0], "question": QUESTIONS}), ask(image=paths[0], question=QUESTIONS))
+    assert same([ask({"image": paths[0], "question": QUESTIONS[0], "answers": ANSWERS})], wanted[:1])
     assert same(ask(image=table["image"], question=table["question"]), wanted)
     assert same(ask(KeyDataset(table, "image"), question=table["question"]), wanted, is_stream=True)
     assert same(ask(table.to_iterable_dataset()), wanted, is_stream=True)
@@ -200,6 +218,15 @@ def test_images_of_a_column_are_found(search: Any, table: datasets.Dataset, path
     assert search.index.names == paths[1:2]
     search.index_images(Path(paths[1]))
     search.save_index(tmp_path)
+    search.index_images(tuple(map(Path, paths)))
+    search.save_index(tmp_path)
+    assert search.index.names == paths
+    data = base64.b64encode(Path(paths[1]).read_bytes()).decode()
+    search.index_images(f"data:image/png;base64,{data}")  # longer than the name of a file can be
+    assert len(search.index.names) == 1
+    for size in (0, -1):
+        with pytest.raises(AlbefError, match=f"batch_size is {size}, but must be at least 1"):
+            search.index_images(paths, batch_size=size)
     with pytest.raises(AlbefError, match="The text None is no string"):
         search.index_texts(["a circle", None])
 
@@ -229,6 +256,31 @@ def test_a_folder_without_a_processor_is_named(place: Path, tmp_path: Path) -> N
     for model in (str(tmp_path), AlbefForQuestionAnswering.from_pretrained(tmp_path)):
         with pytest.raises(AlbefError, match=f"There is no processor beside the model '{tmp_path}' .*`processor=`"):
             pipeline("albef-vqa", model=model)
+
+
+def test_a_damaged_processor_is_not_called_missing(place: Path, tmp_path: Path) -> None:
+    model = AlbefForQuestionAnswering.from_pretrained(place / "vqa")
+    model.save_pretrained(tmp_path)
+    AlbefProcessor.from_pretrained(place / "vqa").save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    model.config._name_or_path = str(tmp_path)
+    with pytest.raises(AlbefError, match=r"The processor beside the model '.*' cannot be loaded \(.*`processor=`"):
+        pipeline("albef-vqa", model=model)
+
+
+@pytest.mark.parametrize("content", [b"5", b'"red"', b'{"red": 1}', b"null", b'["\xff"]', b"[" * 9000, b""])
+def test_files_of_answers_that_hold_none(ask: Any, paths: list[str], tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "answers.json").write_bytes(content)
+    for path in (str(tmp_path / "answers.json"), "red " * 2000):
+        with pytest.raises(AlbefError, match=r"answer_list is '.*', but must be a list, or a JSON file of one"):
+            ask(image=paths[0], question=QUESTIONS[0], answer_list=path)
+
+
+@pytest.mark.parametrize("name", ["top_k", "k_test", "max_new_tokens"])
+def test_numbers_below_one_are_named(ask: Any, paths: list[str], name: str) -> None:
+    for number in (0, -1):
+        with pytest.raises(AlbefError, match=f"{name} is {number}, but must be at least 1"):
+            ask(image=paths[0], question=QUESTIONS[0], **{name: number})
 
 
 # ---- what is not finite

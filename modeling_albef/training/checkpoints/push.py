@@ -20,6 +20,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
+from ...hub_albef import STALE_FILES, make_branch
 from ...model_card_albef import CardFacts, make_model_card, origin
 from ..arguments import AlbefTrainingArguments
 from ..errors import PushError
@@ -149,8 +150,7 @@ class HubPushMixin(Trainer):
         """Upload all in one commit; a failure in the background is logged."""
         api = HfApi(token=token or self.args.hub_token)
         revision = revision or self.args.hub_revision
-        if revision is not None:
-            api.create_branch(self.hub_model_id, branch=revision, exist_ok=True)
+        make_branch(api, self.hub_model_id, revision)
         folder = TemporaryDirectory(prefix="albef-push-")
         self.model.save_pretrained(folder.name, state_dict=merged_state_dict(self.model), save_code=self.args.push_code)
         if self.processing_class is not None:
@@ -160,6 +160,7 @@ class HubPushMixin(Trainer):
             name = "last-checkpoint" if self.args.hub_strategy == HubStrategy.CHECKPOINT else checkpoint.name
             _copy_checkpoint(checkpoint, Path(folder.name) / name)
         options: Any = {"folder_path": folder.name, "commit_message": commit_message, "revision": revision}
+        options["delete_patterns"] = STALE_FILES
         if blocking:
             with folder:
                 try:

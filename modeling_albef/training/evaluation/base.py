@@ -70,16 +70,6 @@ def progress(items: Any, description: str) -> Any:
     return tqdm(items, description, leave=False, disable=None if PartialState().is_main_process else True)
 
 
-def check_finite(values: torch.Tensor, what: str) -> None:
-    """Refuse values (N, ..) of which a row is infinite or not a number; `what` says what a row belongs to."""
-    rows = (~values.isfinite()).flatten(1).any(dim=1).nonzero()
-    if len(rows):
-        raise AlbefError(
-            f"What the model computes for {what} {int(rows[0])} is not finite, nor for {len(rows) - 1} others: give an "
-            "earlier checkpoint."
-        )
-
-
 def balance_load(loads: Sequence[int], owners: Sequence[int], num_processes: int) -> list[int]:
     """Return the process of each piece of work (loads, owners), so that all have about as much.
 

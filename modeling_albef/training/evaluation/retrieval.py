@@ -18,9 +18,10 @@ import torch
 from torch.utils.data import Subset
 
 from ...configuration_albef import AlbefError
+from ...index_albef import check_finite
 from ...packed_fusion_albef import Packing, start_fusion
 from ..rows import as_rows, column, image_names, rows_by_image, texts_of
-from .base import Evaluator, balance_load, check_finite, progress
+from .base import Evaluator, balance_load, progress
 from .eccv import NUM_IMAGES as COCO_IMAGES
 from .eccv import coco_image_ids
 from .ranking import RankedCandidates, pairs_to_score, rank_candidates, select_candidates
@@ -115,13 +116,13 @@ class RetrievalEvaluator(Evaluator):
         self, dataset: Any, images: EncodedImages, texts: EncodedTexts
     ) -> tuple[RankedCandidates, RankedCandidates]:
         """Select candidates by similarity and re-rank them by matching; the kept image states are consumed."""
-        check_finite(images.embeds, "image")
-        check_finite(texts.embeds, "caption")
+        check_finite(images.embeds, "features", "image {}".format)
+        check_finite(texts.embeds, "features", "caption {}".format)
         texts_of_image = select_candidates(images.embeds, texts.embeds, self.k_test)  # (I, k)
         images_of_text = select_candidates(texts.embeds, images.embeds, self.k_test)  # (T, k)
         pairs = pairs_to_score(texts_of_image, images_of_text)
         scores = self.score_pairs(dataset, pairs, images, texts)
-        check_finite(scores[:, None], "pair of an image and a caption")
+        check_finite(scores, "scores", lambda row: "image {} with caption {}".format(*pairs[row].tolist()))
         return rank_candidates(pairs, scores, texts_of_image, images_of_text)
 
     def encode_texts(self, captions: list[str]) -> EncodedTexts:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from ...answer_tree_albef import AnswerTree
+from ...index_albef import check_finite
 from ..rows import Rows, as_rows, column, image_keys
-from .base import Evaluator, check_finite, progress
+from .base import Evaluator, progress
 from .bootstrap import bootstrap_means, interval
 from .candidates import check_answers, choose_folding
 from .results import VQAResult
@@ -130,7 +131,7 @@ class VQAEvaluator(Evaluator):
                 if ranked.probabilities is not None:
                     probabilities[batch] = ranked.probabilities[:, 0].cpu()
         best, probabilities = self.sum_over_processes(best), self.sum_over_processes(probabilities)
-        check_finite(probabilities[:, None], "question")
+        check_finite(probabilities, "scores", "question {}".format)
         return best, None if self.best_answer_only else probabilities
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from hub_server import TOKEN, HubServer, serve
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from run_cases import refused, write_config
 from safetensors.torch import load
 
@@ -104,12 +104,15 @@ def test_a_push_that_breaks_off_is_said_and_repeated(
     assert "The push to user/shapes failed" in message and "507" in message
     assert f"--model_name_or_path {out} --do_train false" in message
     assert list(hub.files("user/shapes")) == [".gitattributes"]
+    for name in ("checksums.json", "model.safetensors.index.json"):  # of another model that was pushed there
+        HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id="user/shapes")
     weights = (out / "model.safetensors").read_bytes()
     again = {"model_config": None, "model_name_or_path": str(out), "do_train": False}
     run_retrieval.main([write_config(tmp_path, **{**changes, **PUSH, **again})])
     pushed = load(hub.files("user/shapes")["model.safetensors"])
     assert all((value == pushed[name]).all() for name, value in load(weights).items())
     check_clean(hub.files("user/shapes"), tmp_path)
+    assert not {"checksums.json", "model.safetensors.index.json"} & set(hub.files("user/shapes"))
 
 
 @pytest.mark.parametrize("step", ["/commit/", "/branch/try"])
