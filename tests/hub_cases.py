@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from hub_server import TOKEN, HubServer
 from huggingface_hub import snapshot_download
 
 FORMS = ("name", "folder", "snapshot")
+FORM_CASES = [pytest.param(form, marks=() if form == "folder" else pytest.mark.slow) for form in FORMS]
 PACKAGES = ("blocked", "importable")
 ROOT = Path(__file__).parents[1]
 

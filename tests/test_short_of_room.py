@@ -56,6 +56,7 @@ def test_an_address_space_that_is_too_small_ends_the_run(tmp_path: Path, gigabyt
     assert not list(tmp_path.glob("out/*.incomplete*")) and not list(tmp_path.glob("out/.*incomplete*"))
 
 
+@pytest.mark.slow
 def test_an_image_that_memory_does_not_suffice_for_is_not_called_damaged(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     Image.new("RGB", (9000, 9000)).save(path)

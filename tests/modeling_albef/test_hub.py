@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from golden_cases import GOLDEN, tiny_config
-from hub_cases import FORMS, address, elsewhere
+from hub_cases import address, elsewhere
 from hub_server import HubServer, serve
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError
@@ -55,7 +55,9 @@ def usage(card: str, name: str, address: str) -> str:
     return block[1].replace("photo.jpg", str(GOLDEN / "image.png")).replace(f'"{name}"', repr(address))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", ["folder", *(pytest.param(form, marks=pytest.mark.slow) for form in ("name", "snapshot"))]
+)
 def test_a_pushed_model_loads_where_the_package_is_not(
     hub: HubServer, processor: AlbefProcessor, tmp_path: Path, form: str
 ) -> None:
@@ -90,7 +92,9 @@ print(outputs.itm_logits.flatten().tolist())
     torch.testing.assert_close(torch.tensor(json.loads(printed.splitlines()[-1])), expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", ["folder", *(pytest.param(form, marks=pytest.mark.slow) for form in ("name", "snapshot"))]
+)
 def test_pipelines_come_with_a_branch(hub: HubServer, processor: AlbefProcessor, tmp_path: Path, form: str) -> None:
     ids = {"bos_token_id": processor.tokenizer.cls_token_id, "eos_token_id": processor.tokenizer.sep_token_id}
     model = tiny(AlbefForQuestionAnswering, processor, answer_list=["red", "blue", "square"], **ids)

@@ -106,7 +106,14 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module", params=[(form, package) for form in FORMS for package in PACKAGES], ids="-".join)
+def cases() -> list[Any]:
+    """The forms where our packages cannot be imported; where they can, in the slow tests."""
+    blocked, importable = ([(form, package) for form in FORMS] for package in PACKAGES)
+    slow = [pytest.param(case, marks=pytest.mark.slow) for case in importable]
+    return [*blocked, *slow]
+
+
+@pytest.fixture(scope="module", params=cases(), ids="-".join)
 def use(
     request: pytest.FixtureRequest, hub: HubServer, models: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:

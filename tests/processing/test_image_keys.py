@@ -46,6 +46,7 @@ def test_whole_numbers_stay_and_equal_ids_have_equal_numbers() -> None:
     assert image_number(-100) != -100  # which is that of unknown images in the queue
 
 
+@pytest.mark.slow
 def test_numbers_are_the_same_in_every_process() -> None:
     """Python's own `hash` of a text, and the order of a set, differ from one process to the next."""
     code = (

@@ -60,7 +60,7 @@ def load_processor(
 def _warn_of_new_words(tokenizer: Any, texts: Iterable[str], checkpoint: str) -> None:
     """Say which words of the training texts the tokenizer of a checkpoint lacks."""
     known = tokenizer.get_vocab()
-    if new := [word for word in build_tokenizer(texts).get_vocab() if word not in known]:
+    if new := sorted(build_tokenizer(texts).get_vocab().keys() - known.keys(), key=lambda word: (len(word), word)):
         logger.warning(
             f"The training texts have {len(new)} words that {checkpoint} was not trained with, such as "
             f"{', '.join(map(repr, new[-3:]))}: they are read piece by piece, and all others keep their ids."

@@ -228,6 +228,7 @@ class OneBatchTooMany:
         return collate(rows)
 
 
+@pytest.mark.slow
 def test_a_batch_size_that_fits_is_found(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, auto_find_batch_size=True, num_train_epochs=1, save_strategy="no")
     trainer.data_collator = OneBatchTooMany()

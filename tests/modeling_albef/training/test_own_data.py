@@ -129,6 +129,7 @@ def pairs(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(row["image"], caption) for row in rows for caption in row["caption"] or ()]
 
 
+@pytest.mark.slow
 def test_lists_of_captions_are_dealt_out_whatever_holds_them(place: Path, tmp_path: Path) -> None:
     """Every caption once an epoch, with its own image."""
     rows = lists(place)
@@ -142,6 +143,7 @@ def test_lists_of_captions_are_dealt_out_whatever_holds_them(place: Path, tmp_pa
         assert seen.rows[:16] != seen.rows[16:] != pairs(rows)  # in another order each time
 
 
+@pytest.mark.slow
 def test_streams_are_dealt_out_too(place: Path, tmp_path: Path) -> None:
     rows = lists(place)
     table = datasets.Dataset.from_list(rows)

@@ -132,6 +132,7 @@ def space(trial: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_search_has_trials_that_know_nothing_of_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     provide_optuna(monkeypatch)
     trainer = trainer_of(tmp_path, [20.0, 70.0, 40.0], new_student, max_steps=2, eval_strategy="no")

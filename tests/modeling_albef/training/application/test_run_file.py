@@ -183,6 +183,7 @@ def test_a_field_of_another_version_is_left_out(tmp_path: Path, caplog: pytest.L
     assert "has no forgotten_field: left out of the repetition" in caplog.text
 
 
+@pytest.mark.slow
 def test_other_data_is_said(tmp_path: Path) -> None:
     """One caption differs, and one image, in its pixels alone; on the screen, in the record and in the report."""
     changes = {"dataset": None, "dataset_config": None, **write_pictures(tmp_path), "max_steps": 1, "report_items": 2}

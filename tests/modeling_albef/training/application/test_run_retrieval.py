@@ -78,6 +78,7 @@ def test_what_stands_beside_the_metrics_is_in_their_file_and_not_in_the_log(fini
     )
 
 
+@pytest.mark.slow
 def test_calibration_is_kept_with_the_model(tmp_path: Path) -> None:
     model = save_retrieval(tmp_path / "model")
     assert model.config.search_calibration is None
@@ -104,6 +105,7 @@ def test_calibration_is_kept_with_the_model(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "trained/config.json").read_text()).get("search_calibration") is None
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_calibrated_keeps_its_results(tmp_path: Path) -> None:
     """One image has no wrong caption, so no threshold fits; the evaluation and the test are done all the same."""
     save_retrieval(tmp_path / "model")
@@ -176,6 +178,7 @@ def test_two_processes_train_as_one_model(tmp_path: Path, finished: tuple[Path, 
     assert (queue["image_ids"] >= 0).all() and queue["pointer"] == 10 * 16 % 24  # both processes' rows went in
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_know_each_other_are_refused(tmp_path: Path) -> None:
     launcher = two_processes()
     done = run(SCRIPT, [write_run(tmp_path, use_cpu=None)], launcher, check=False)
@@ -496,6 +499,7 @@ def test_recipes_are_read(recipe: str, tmp_path: Path) -> None:
     assert isinstance(args.learning_rate, float) and args.do_train and args.do_eval and args.do_predict
 
 
+@pytest.mark.slow
 def test_overwriting_leaves_nothing_of_the_old_run(tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "checkpoint-900").mkdir(parents=True)
@@ -507,7 +511,7 @@ def test_overwriting_leaves_nothing_of_the_old_run(tmp_path: Path) -> None:
     assert (out / "notes.txt").read_text() == "mine" and (out / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("checked", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_bad_image_ends_both_processes_with_one_sentence(checked: bool, tmp_path: Path) -> None:
     files = write_pictures(tmp_path)
     (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:60])

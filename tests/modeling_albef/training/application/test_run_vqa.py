@@ -59,6 +59,7 @@ def test_a_run_leaves_model_metrics_and_answers(finished: tuple[Path, str]) -> N
     assert json.loads((out / "processor_config.json").read_text())["text_type"] == "question"
 
 
+@pytest.mark.slow
 def test_evaluation_alone_gives_the_same_in_one_and_two_processes(finished: tuple[Path, str], tmp_path: Path) -> None:
     answer_list = tmp_path / "answers.json"
     answer_list.write_text(json.dumps(["yes", "no", "0", "1", "2", "3", "red", "blue", "circle"]))
@@ -89,6 +90,7 @@ def test_resume_is_exact(finished: tuple[Path, str], tmp_path: Path) -> None:
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
+@pytest.mark.slow
 def test_resume_is_exact_with_pictures_shared(tmp_path: Path) -> None:
     """Killed in the middle of an epoch; a batch of eight has the four questions of each of two pictures."""
     config = write_config(tmp_path, group_by_image=True, save_strategy="steps", save_steps=7, eval_strategy="no")
@@ -132,6 +134,7 @@ def test_annotation_files_from_a_retrieval_model(tmp_path: Path) -> None:
     assert "test_vqa_accuracy" not in json.loads((tmp_path / "out/all_results.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_table_in_any_spelling_is_scored_and_said(tmp_path: Path, finished: tuple[Path, str]) -> None:
     """Yes, yes, No, no ended in 0.0: every answer is one that some annotator wrote, so folded it is 0 or 100."""
     Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")

@@ -66,9 +66,9 @@ def live(tmp_path: Path) -> Any:
     "words",
     [
         ["--overwrite_output_dir"],
-        ["--resume_from_checkpoint", "last"],
-        ["--resume_from_checkpoint", "last", "--overwrite_output_dir"],
-        ["--do_train", "false"],
+        pytest.param(["--resume_from_checkpoint", "last"], marks=pytest.mark.slow),
+        pytest.param(["--resume_from_checkpoint", "last", "--overwrite_output_dir"], marks=pytest.mark.slow),
+        pytest.param(["--do_train", "false"], marks=pytest.mark.slow),
     ],
 )
 def test_a_second_run_is_refused_and_touches_nothing(live: Any, tmp_path: Path, words: list[str]) -> None:
@@ -84,6 +84,7 @@ def test_a_second_run_is_refused_and_touches_nothing(live: Any, tmp_path: Path, 
     assert stamps(folder) == before
 
 
+@pytest.mark.slow
 def test_a_trainer_of_ones_own_script_is_refused_too(live: Any) -> None:
     folder, process = live
     before = stamps(folder)
@@ -94,6 +95,7 @@ def test_a_trainer_of_ones_own_script_is_refused_too(live: Any) -> None:
     assert stamps(folder) == before
 
 
+@pytest.mark.slow
 def test_two_processes_hold_one_lock_and_are_refused_with_one_sentence(live: Any, tmp_path: Path) -> None:
     folder, _ = live
     before = stamps(folder)
@@ -185,6 +187,7 @@ def test_a_holder_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "run.lock").exists()
 
 
+@pytest.mark.slow
 def test_of_many_that_start_at_once_one_gets_a_stale_lock(tmp_path: Path) -> None:
     """A child a start, since a process may hold a lock twice."""
     code = """
@@ -284,6 +287,7 @@ def test_a_lock_ends_with_its_run(tmp_path: Path) -> None:
     assert not lock._held
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_in_a_run_leaves_its_lock_to_the_next(tmp_path: Path) -> None:
     """With two processes: the first one holds the lock for both."""
     config = write_run(tmp_path, do_eval=False, do_predict=False, eval_strategy="no", num_train_epochs=500)
