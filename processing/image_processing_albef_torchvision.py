@@ -130,7 +130,7 @@ def _to_levels(image: torch.Tensor, option: str) -> tuple[torch.Tensor, int]:
 
 def resize_as_pillow(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Resize uint8 values (.., H, W) to (.., height, width) by the bicubic filter, bit-identical to Pillow."""
-    if image.shape[-2] > 100 * image.shape[-1] and image.shape[-2] > height:  # Pillow's one exception
+    if image.shape[-2] > 100 * image.shape[-1] and image.shape[-2] > height:  # the one exception of Pillow 12
         image = _resize_height(image, height)
     image = _resize_height(image.transpose(-1, -2), width).transpose(-1, -2)
     return _resize_height(image, height)

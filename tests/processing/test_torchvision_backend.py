@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -29,7 +30,10 @@ NOISE = RNG.integers(0, 256, (61, 47, 3), dtype=np.uint8)
 
 def test_the_resize_is_pillows_to_the_bit() -> None:
     """It needs torch alone; noise has the greatest rounding errors, stripes the greatest overshoot."""
-    for size in [(1, 1), (3, 2), (7, 5), (31, 33), (32, 32), (64, 32), (100, 75), (501, 333), (1, 200), (900, 2)]:
+    sizes = [(1, 1), (3, 2), (7, 5), (31, 33), (32, 32), (64, 32), (100, 75), (501, 333), (1, 200)]
+    if int(PIL.__version__.partition(".")[0]) >= 12:  # 11.0 resizes images this tall in the usual order
+        sizes.append((900, 2))
+    for size in sizes:
         noise = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
         stripes = np.ascontiguousarray(np.broadcast_to((np.arange(size[1]) // 2 % 2 * 255)[None, :, None], noise.shape))
         for array in (noise, stripes.astype(np.uint8)):

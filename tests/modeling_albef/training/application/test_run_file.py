@@ -177,7 +177,7 @@ def test_a_field_of_another_version_is_left_out(tmp_path: Path, caplog: pytest.L
     path.write_text(path.read_text() + "\nforgotten_field: 3\n")
     with pytest.raises(Exception, match="has the field 'forgotten_field', which is not known"):
         parse_arguments(CLASSES["run_retrieval.py"], [str(path)])
-    path.write_text(path.read_text().replace("versions: {}", "versions: {transformers: 5.20.0}"))
+    path.write_text(path.read_text().replace("versions: {}", "versions: {transformers: 5.19.0}"))
     with caplog.at_level("WARNING"):
         parse_arguments(CLASSES["run_retrieval.py"], [str(path)])
     assert "has no forgotten_field: left out of the repetition" in caplog.text
