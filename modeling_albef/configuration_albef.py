@@ -52,6 +52,8 @@ def named_model_errors(name: Any, *further: type[Exception]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the library raises nearly anything on damaged files
+        if type(error) is AlbefError and str(name) not in str(error):  # of a value in its configuration
+            raise AlbefError(f"The model in {name} cannot be used: {error}") from error
         passes = isinstance(error, OSError | ImportError) or not (is_from_library(error) or "allocat" in str(error))
         if passes and not isinstance(error, (SafetensorError, StrictDataclassError, UnpicklingError, *further)):
             raise
@@ -120,7 +122,7 @@ class AlbefPartConfig(PreTrainedConfig):
 
 
 def _refuse_type(kind: Any, what: str, expected: str) -> None:
-    raise AlbefError(f"{what} is of the type {kind!r}, not {expected!r}: give an ALBEF model.")
+    raise AlbefError(f"{what} is of the type {kind!r:.60}, not {expected!r}: give an ALBEF model.")
 
 
 @strict

@@ -108,7 +108,7 @@ def check_model_type(model: Any) -> None:
     """Refuse a model object that is no ALBEF; the class does not matter, of which there may be copies."""
     kind, name = getattr(model.config, "model_type", None), getattr(model.config, "_name_or_path", "")
     if kind != AlbefConfig.model_type:
-        raise AlbefError(f"The model {name!r} is of the type {kind!r}, not 'albef': give an ALBEF model.")
+        raise AlbefError(f"The model {name!r} is of the type {kind!r:.60}, not 'albef': give an ALBEF model.")
 
 
 def check_head(model: Any, needs: str | None = None) -> None:

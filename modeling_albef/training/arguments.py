@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from accelerate import PartialState
+from accelerate.utils import DynamoBackend
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import trainer_log_levels
@@ -118,6 +119,9 @@ class AlbefTrainingArguments(TrainingArguments):
         self._avoid_emulation()
         self._connect_cpu_processes()
         self._choose_schedule()
+        backend, known = self.torch_compile_backend, [one.lower() for one in DynamoBackend.list()]
+        is_known = backend is None or str(backend).lower() in known
+        _refuse(not is_known, "torch_compile_backend", repr(backend), f"be one of {', '.join(known)}")
         super().__post_init__()  # sets do_eval wherever eval_strategy is not "no"
         self.do_eval = do_eval
         if self.published_schedule:  # a copy of the arguments asks for no other

@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import cached_file, logging
 
-from ...configuration_albef import AlbefConfig, AlbefError
+from ...configuration_albef import AlbefConfig, AlbefError, one_line
 from ...hub_albef import check_head
 from ..lora import add_lora
 from ..momentum import QUEUE_FILE, TEACHER_FOLDER, FeatureQueue
@@ -100,7 +100,10 @@ def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any, o
     if missing := info["missing_keys"]:  # the task's head is new: the student's, not another random one
         start = model.state_dict()
         known = {key: value for key, value in teacher.state_dict().items() if key not in missing}
-        teacher.load_state_dict({**start, **known})
+        try:
+            teacher.load_state_dict({**start, **known})
+        except RuntimeError as error:
+            raise ModelError(f"The teacher in {name} has other sizes than its model: {one_line(error)}") from error
         if any(key.startswith("text_decoder.layer.") for key in missing):
             teacher.initialize_decoder()
     return model, teacher

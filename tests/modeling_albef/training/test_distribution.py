@@ -107,7 +107,7 @@ RESUME |= {"do_eval": False, "do_predict": False, "eval_strategy": "no", "save_s
 def start(words: list[str], launcher: tuple[str, ...], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as file:
         command = [sys.executable, *launcher, "run_retrieval.py", *words]
-        environment = {**os.environ, **ONE_THREAD}
+        environment = {**os.environ, **ONE_THREAD, "PYTHONUNBUFFERED": "1"}  # its lines are waited for
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
 
 
