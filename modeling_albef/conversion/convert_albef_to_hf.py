@@ -193,7 +193,7 @@ def make_processor(args: argparse.Namespace, config: AlbefConfig, end_texts: boo
     if len(tokenizer) != config.text_config.vocab_size:
         raise ConversionError(
             f"The tokenizer {name!r} knows {len(tokenizer)} tokens, the checkpoint {config.text_config.vocab_size}: "
-            "give --tokenizer the vocabulary that it was trained with."
+            f"give --tokenizer the vocabulary that {args.checkpoint} was trained with."
         )
     side = config.vision_config.image_size
     image_processor = AlbefImageProcessor(size={"height": side, "width": side})
