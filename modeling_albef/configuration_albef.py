@@ -52,7 +52,8 @@ def named_model_errors(name: Any, *further: type[Exception]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the library raises nearly anything on damaged files
-        if type(error).__name__ == "AlbefError" and str(name) not in str(error):  # of a value in its configuration
+        is_unnamed = name is not None and str(name) not in str(error)
+        if is_unnamed and type(error).__name__ == "AlbefError":  # of a value in its configuration
             raise AlbefError(f"The model in {name} cannot be used: {error}") from error
         passes = isinstance(error, OSError | ImportError) or not (is_from_library(error) or "allocat" in str(error))
         if passes and not isinstance(error, (SafetensorError, StrictDataclassError, UnpicklingError, *further)):

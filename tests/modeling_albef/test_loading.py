@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,18 @@ def test_a_wrong_image_size_is_refused(saved: dict[str, Path]) -> None:
     with pytest.raises(AlbefError, match="image_size"):
         AlbefModel.from_pretrained(saved["retrieval"], image_size="large")
     assert AlbefModel.from_pretrained(saved["retrieval"], image_size=None).config.image_size == 32
+
+
+def test_a_wrong_value_of_the_configuration_names_the_model(saved: dict[str, Path], tmp_path: Path) -> None:
+    """Where there is a folder; a model from scratch has none."""
+    shutil.copytree(saved["retrieval"], tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "projection_dim": 0}))
+    with pytest.raises(AlbefError, match="projection_dim is 0") as found:
+        AlbefForImageTextRetrieval.from_pretrained(tmp_path / "model")
+    assert str(tmp_path / "model") in str(found.value)
+    with pytest.raises(AlbefError, match=r"^image_size is 1"):
+        AlbefForImageTextRetrieval.from_pretrained(None, config=tiny_config(), image_size=1)
 
 
 def test_parts_of_the_configuration_may_be_changed_by_mappings(saved: dict[str, Path]) -> None:
