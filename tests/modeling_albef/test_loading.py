@@ -236,8 +236,8 @@ def test_a_wrong_value_of_the_configuration_names_the_model(saved: dict[str, Pat
     with pytest.raises(AlbefError, match="projection_dim is 0") as found:
         AlbefForImageTextRetrieval.from_pretrained(tmp_path / "model")
     assert str(tmp_path / "model") in str(found.value)
-    with pytest.raises(AlbefError, match=r"^image_size is 1"):
-        AlbefForImageTextRetrieval.from_pretrained(None, config=tiny_config(), image_size=1)
+    with pytest.raises(AlbefError, match=r"^projection_dim is 0"):
+        AlbefForImageTextRetrieval.from_pretrained(None, config=str(tmp_path / "model"))
 
 
 def test_parts_of_the_configuration_may_be_changed_by_mappings(saved: dict[str, Path]) -> None:
