@@ -107,10 +107,9 @@ print(json.dumps(found))
 
 
 def cases() -> list[Any]:
-    """The forms where our packages cannot be imported; where they can, in the slow tests."""
-    blocked, importable = ([(form, package) for form in FORMS] for package in PACKAGES)
-    slow = [pytest.param(case, marks=pytest.mark.slow) for case in importable]
-    return [*blocked, *slow]
+    """All forms where our packages can and cannot be imported; but for a folder where they cannot, slow."""
+    found = [(form, package) for form in FORMS for package in PACKAGES]
+    return [case if case == ("folder", "blocked") else pytest.param(case, marks=pytest.mark.slow) for case in found]
 
 
 @pytest.fixture(scope="module", params=cases(), ids="-".join)

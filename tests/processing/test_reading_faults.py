@@ -115,6 +115,7 @@ def test_an_image_damaged_in_mid_training_stops_with_its_name(tmp_path: Path, wo
     assert "--resume_from_checkpoint last" in message and "Traceback" not in message and "\n" not in message
 
 
+@pytest.mark.slow
 def test_or_is_replaced_and_counted(tmp_path: Path) -> None:
     _, out = run_with_damage(tmp_path, lambda: (tmp_path / "3.png").unlink(missing_ok=True), bad_images="replace")
     lines = [line for line in json.loads((out / "trainer_state.json").read_text())["log_history"] if "loss" in line]

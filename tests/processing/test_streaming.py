@@ -109,6 +109,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_stream_in_two_processes(images: Path, model: str) -> None:
     """The steps are spread over the epochs: the teacher's weight rises in the first, the rate falls in the second."""
     changes = {"model_config": None, "model_name_or_path": model, "max_steps": 6, "num_train_epochs": 2, "alpha": 0.4}

@@ -449,6 +449,7 @@ print("pulled", teacher.albef.vision_proj.weight.sum().item(), queue.image_embed
 """
 
 
+@pytest.mark.slow
 def test_push_and_start_a_run_from_the_hub(tmp_path: Path, vocabulary: Path) -> None:
     file, folder = GOLDEN / "retrieval_distill.weights.safetensors", tmp_path / "albef"
     words = [str(file), "--output_dir", str(folder), "--tokenizer", str(vocabulary), *heads_of("")]

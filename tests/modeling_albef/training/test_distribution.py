@@ -159,7 +159,14 @@ def process_of_rank(launcher: int, rank: int) -> int:
 @pytest.mark.parametrize(
     ("number", "rank", "words", "message"),
     [
-        pytest.param(signal.SIGKILL, 1, [], "ended without a message, as one that is killed does", id="killed"),
+        pytest.param(
+            signal.SIGKILL,
+            1,
+            [],
+            "ended without a message, as one that is killed does",
+            id="killed",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(signal.SIGKILL, 0, [], "ended without a message", id="first killed", marks=pytest.mark.slow),
         pytest.param(
             *(signal.SIGSTOP, 1, ["--ddp_timeout", "5"], "did not answer within --ddp_timeout: look for one"),
