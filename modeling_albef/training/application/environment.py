@@ -17,11 +17,15 @@ PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "fl
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, of this package and of the libraries that numbers depend on."""
+    """Return the versions of Python, of this package and of the libraries that numbers depend on.
+
+    torch's own version names its build, such as `2.13.0+cu130`; the metadata of its wheel may not.
+    """
     from ... import __version__
 
     found = {"python": platform.python_version(), "albef": __version__}
-    return found | {name: metadata.version(name) for name in LIBRARIES if _is_installed(name)}
+    found |= {name: metadata.version(name) for name in LIBRARIES if _is_installed(name)}
+    return found | {"torch": str(torch.__version__)}
 
 
 def _is_installed(name: str) -> bool:
