@@ -29,7 +29,7 @@ RECIPE = (  # what a model card and a report say of the arguments; none of them 
     *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
     *("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "seed", "bf16", "fp16", "momentum", "alpha", "alpha_warmup", "distill", "queue_size", "k_test"),
-    *("vqa_rules",),
+    *("schedule_rules", "vqa_rules"),
 )
 RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task has them: lowest, highest, in words
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1, "lie between 0 and 2**32 - 1")),
@@ -60,6 +60,10 @@ class AlbefTrainingArguments(TrainingArguments):
     # Schedule
     published_schedule: bool | None = field(
         default=None, metadata={"help": "Rates as published; default: true, unless lr_scheduler_type is given."}
+    )
+    schedule_rules: str = field(
+        default="albef",
+        metadata={"help": "Published schedule: albef, with a warm-up; torchmultimodal, a cosine with restarts."},
     )
     lr_scheduler_type: str | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Schedule of the library in place of the published one; default: linear."}
@@ -179,6 +183,10 @@ class AlbefTrainingArguments(TrainingArguments):
             PartialState(cpu=True, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
 
     def _check_schedule(self) -> None:
+        if self.published_schedule is False and self.schedule_rules != "albef":
+            raise SettingError(
+                f"schedule_rules is {self.schedule_rules!r}, but published_schedule is false: leave one of them out."
+            )
         asked_for = [name for name in ("lr_scheduler_type", "lr_scheduler_kwargs") if getattr(self, name)]
         if self.published_schedule and asked_for:
             raise SettingError(
@@ -206,6 +214,8 @@ class AlbefTrainingArguments(TrainingArguments):
             _refuse(value not in trainer_log_levels, name, repr(value), f"be one of {', '.join(trainer_log_levels)}")
         if self.published_schedule and self.learning_rate <= 0:
             raise SettingError(f"learning_rate is {self.learning_rate}, but the published schedule needs a rate > 0.")
+        is_unknown = self.schedule_rules not in ("albef", "torchmultimodal")
+        _refuse(is_unknown, "schedule_rules", repr(self.schedule_rules), "be albef or torchmultimodal")
         is_unknown = self.non_finite_loss not in ("stop", "skip")
         _refuse(is_unknown, "non_finite_loss", repr(self.non_finite_loss), "be stop or skip")
 

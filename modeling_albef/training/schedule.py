@@ -17,6 +17,10 @@ class PublishedSchedule:
     In the first epoch the rate climbs a level every 100 steps, from `warmup_learning_rate` to `learning_rate`; each
     later epoch has one rate, on a cosine from `learning_rate` to `min_learning_rate`.
 
+    With `restarts` the rates are those of facebookresearch/multimodal (`examples/albef/finetune_vqa.py`): the levels of
+    the first epoch go down the cosine, too, and the cosine starts again where levels and epochs together are as many as
+    the epochs of the run.
+
     Attributes:
         learning_rate: Peak.
         min_learning_rate: End of the cosine.
@@ -24,6 +28,7 @@ class PublishedSchedule:
         warmup_steps: Steps of the warm-up, a multiple of 100; a first epoch that is shorter ends it early.
         steps_per_epoch: Optimizer steps in an epoch.
         num_epochs: Epochs of the run.
+        restarts: Whether the cosine starts at once and again, in place of a warm-up.
     """
 
     learning_rate: float
@@ -32,6 +37,7 @@ class PublishedSchedule:
     warmup_steps: int
     steps_per_epoch: int
     num_epochs: int
+    restarts: bool = False
 
     def __post_init__(self) -> None:
         if self.warmup_steps % STEPS_A_LEVEL:
@@ -49,6 +55,8 @@ class PublishedSchedule:
 
     def _at(self, time: int, levels: int) -> float:
         """Return the rate f(t) on the schedule's own time axis: warm-up levels, then epochs."""
+        if self.restarts:
+            time, levels = time % self.num_epochs, 0
         if time < levels:
             return self.warmup_learning_rate + time * (self.learning_rate - self.warmup_learning_rate) / levels
         progress = min((time - levels) / self.num_epochs, 1.0)

@@ -240,6 +240,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
             warmup_steps=self.args.get_warmup_steps(num_training_steps),
             steps_per_epoch=self._steps_per_epoch or num_training_steps,
             num_epochs=self._num_epochs if self._steps_per_epoch else 1,
+            restarts=self.args.schedule_rules == "torchmultimodal",
         )
         peak = self.args.learning_rate
         self.lr_scheduler = LambdaLR(cast(Any, optimizer or self.optimizer), lambda step: schedule(step) / peak)
