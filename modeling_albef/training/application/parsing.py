@@ -187,8 +187,9 @@ def _fields_with(kind: type, classes: Sequence[Any]) -> set[str]:
 
 
 def _displace(config: dict[str, Any], words: Sequence[str], classes: Sequence[Any]) -> None:
-    """Remove the fields of a file that contradict fields of the command line."""
-    given = names_on_command_line(words)
+    """Remove the fields of a file that contradict fields of the command line; `OVERRIDES` contradict nothing."""
+    overrides = {name for one in classes for name in getattr(one, "OVERRIDES", ())}
+    given = names_on_command_line([word for word in words if word.partition("=")[0].split(".")[-1] not in overrides])
     for name, rivals in (pair for one in classes for pair in getattr(one, "DISPLACES", {}).items()):
         gone = [rival for rival in rivals if name in given and rival not in given and config.pop(rival, None)]
         if gone and int(os.environ.get("RANK", "0")) == 0:

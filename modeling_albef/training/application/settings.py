@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..lora import TARGETS
+from .mappings import abbreviated
 
 SPLITS = ("train", "validation", "test")
 FILES = tuple(f"{split}_files" for split in SPLITS)
@@ -20,10 +21,18 @@ class ModelArguments:
         "model_name_or_path": ("model_config",),
         "model_config": ("model_name_or_path",),
     }
+    # fields of model_config that a loaded model takes, too; all others are sizes of its weights
+    OVERRIDES: ClassVar[tuple[str, ...]] = (
+        *("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "temperature_init"),
+    )
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or Hub name of a model."})
     model_config: dict | str | None = field(
-        default=None, metadata={"help": "Fields of AlbefConfig, to start from scratch; one: --model_config.FIELD VALUE"}
+        default=None,
+        metadata={
+            "help": "Fields of AlbefConfig, to start from scratch, or dropouts and temperature_init of a loaded model; "
+            "one: --model_config.FIELD VALUE"
+        },
     )
     tokenizer: str | None = field(
         default=None,
@@ -41,8 +50,14 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         self.model_config = _mapping(self.model_config, "model_config")
-        if bool(self.model_config) == bool(self.model_name_or_path):
+        if not self.model_config and not self.model_name_or_path:
             raise ValueError("give either model_name_or_path, or model_config to start from scratch.")
+        for path, value in _leaves("model_config", self.model_config) if self.model_name_or_path else ():
+            if path.split(".")[-1] not in self.OVERRIDES:
+                raise ValueError(
+                    f"{path} is {abbreviated(value)}, but {self.model_name_or_path} has its own: leave it out, or "
+                    f"leave model_name_or_path out to start from scratch; {', '.join(self.OVERRIDES)} can be changed."
+                )
         for name, lowest in (("image_size", 1), ("lora_rank", 0)):
             if (value := getattr(self, name)) is not None and value < lowest:
                 raise ValueError(f"{name} is {value}, but must be at least {lowest}.")
@@ -133,3 +148,10 @@ def _mapping(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict | None):
         raise ValueError(f"{name} is {value!r}, but must be a mapping of fields to values.")
     return value or {}
+
+
+def _leaves(path: str, value: Any) -> list[tuple[str, Any]]:
+    """Return the values of nested mappings, named by their paths."""
+    if not isinstance(value, dict):
+        return [(path, value)]
+    return [leaf for name, one in value.items() for leaf in _leaves(f"{path}.{name}", one)]
