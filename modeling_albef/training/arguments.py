@@ -18,7 +18,7 @@ from transformers.utils import is_in_notebook, logging
 
 from .errors import SettingError
 from .evaluation.retrieval_metrics import RETRIEVAL_METRICS
-from .evaluation.vqa_metrics import RULES
+from .evaluation.vqa_metrics import INFERENCE, RULES
 from .hardware import has_bfloat16_instructions
 from .library_arguments import check_library_arguments
 
@@ -29,7 +29,7 @@ RECIPE = (  # what a model card and a report say of the arguments; none of them 
     *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
     *("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "seed", "bf16", "fp16", "momentum", "alpha", "alpha_warmup", "distill", "queue_size", "k_test"),
-    *("schedule_rules", "vqa_rules"),
+    *("schedule_rules", "inference", "vqa_rules"),
 )
 RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task has them: lowest, highest, in words
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1, "lie between 0 and 2**32 - 1")),
@@ -37,6 +37,7 @@ RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task ha
     **dict.fromkeys(("report_items", "log_images", "image_memory"), (0, math.inf, "be 0 or more")),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, math.inf, "be at least 1")),
     **dict.fromkeys(("k_test", "early_stopping_patience"), (1, math.inf, "be at least 1")),
+    **dict.fromkeys(("generation_num_beams", "generation_max_length"), (1, math.inf, "be at least 1")),
     "queue_size": (0, MAX_QUEUE_SIZE, f"lie between 0 and {MAX_QUEUE_SIZE}"),
 }
 
@@ -267,6 +268,11 @@ class VQATrainingArguments(AlbefTrainingArguments):
     group_by_image: bool = field(default=False, metadata={"help": "Train image by image: a batch encodes each once."})
     count_first_token_twice: bool = field(default=True, metadata={"help": "As the published score does."})
     best_answer_only: bool = field(default=False, metadata={"help": "Skip those that cannot win; no probabilities."})
+    inference: str = field(
+        default="rank", metadata={"help": "How an evaluation answers: rank the candidates, or generate free answers."}
+    )
+    generation_num_beams: int = field(default=3, metadata={"help": "Beams that write an answer; 1 = greedy."})
+    generation_max_length: int = field(default=10, metadata={"help": "Tokens of an answer that is written, at most."})
     vqa_rules: str = field(
         default="vqa",
         metadata={"help": "Rules of the accuracy: vqa, those of VQA v2 today; albef, the original's."},
@@ -279,4 +285,5 @@ class VQATrainingArguments(AlbefTrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _refuse(self.inference not in INFERENCE, "inference", repr(self.inference), f"be {' or '.join(INFERENCE)}")
         _refuse(self.vqa_rules not in RULES, "vqa_rules", repr(self.vqa_rules), f"be {' or '.join(RULES)}")
