@@ -163,7 +163,7 @@ def _file_words(parser: HfArgumentParser, config: dict[str, Any], classes: Seque
             _check_texts(name, value)
             parser.set_defaults(**{name: value})
         elif isinstance(value, list) and name in lists and not any(isinstance(one, list | dict) for one in value):
-            parser.set_defaults(**{name: [_word(name, one) for one in value]})
+            parser.set_defaults(**{name: _converted(parser, name, [_word(name, one) for one in value])})
         elif isinstance(value, list | dict | set):
             raise ArgumentsError(
                 f"The configuration file has {name}: {abbreviated(value)}, but the field takes one value."
@@ -171,6 +171,15 @@ def _file_words(parser: HfArgumentParser, config: dict[str, Any], classes: Seque
         else:
             words.append(f"--{name}={_word(name, value)}")
     return words
+
+
+def _converted(parser: HfArgumentParser, name: str, words: list[str]) -> list[Any]:
+    """Return the values of a list as the parser reads them from a command line; it leaves defaults as they are."""
+    action = next(one for one in parser._actions if one.dest == name)
+    try:
+        return [parser._get_value(action, word) for word in words]
+    except argparse.ArgumentError as error:
+        parser.error(str(error))
 
 
 def _word(name: str, value: Any) -> str:

@@ -87,6 +87,12 @@ class DataArguments:
     validation_files: list[str] | None = field(default=None, metadata={"help": "Annotation files for validation."})
     test_files: list[str] | None = field(default=None, metadata={"help": "Annotation files for the test."})
     augmentation: bool = field(default=True, metadata={"help": "Augment training images as published."})
+    augmentation_num_ops: int = field(default=2, metadata={"help": "Random operations on a training image."})
+    augmentation_magnitude: float = field(default=7.0, metadata={"help": "Strength of these operations, 0..10."})
+    augmentation_scale: list[float] = field(
+        default_factory=lambda: [0.5, 1.0],
+        metadata={"help": "Least and greatest share of a training image that a crop keeps."},
+    )
     scaled_decoding: bool = field(
         default=True, metadata={"help": "Decode training images that are far larger than needed to a smaller size."}
     )
@@ -113,11 +119,24 @@ class DataArguments:
             raise ValueError("give either dataset, or train_files, validation_files and test_files.")
         if self.data_dir is not None and self.dataset is None:
             raise ValueError("data_dir belongs to a dataset, such as own_data: give its name, too.")
+        self._check_augmentation()
         if self.bad_images not in ("stop", "replace"):
             raise ValueError(f"bad_images is {self.bad_images!r}, but must be stop or replace.")
         for name in ("max_words", "max_rows", "num_proc", "shuffle_buffer", "max_image_pixels"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1.")
+
+    def _check_augmentation(self) -> None:
+        """Refuse a strength that is out of range, or that has no effect."""
+        number, magnitude, scale = self.augmentation_num_ops, self.augmentation_magnitude, self.augmentation_scale
+        if not self.augmentation and (number, magnitude, scale) != (2, 7.0, [0.5, 1.0]):
+            raise ValueError("augmentation is false, but its strength is given: leave one of them out.")
+        if number < 0:
+            raise ValueError(f"augmentation_num_ops is {number}, but must be at least 0.")
+        if not 0 <= magnitude <= 10:
+            raise ValueError(f"augmentation_magnitude is {magnitude}, but must lie between 0 and 10.")
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"augmentation_scale is {scale}, but must be two rising shares above 0 and up to 1.")
 
     def builder_fields(self) -> dict[str, Any]:
         """Return the fields of a builder beside its split; only those that were set, since builders differ."""
