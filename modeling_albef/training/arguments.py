@@ -29,7 +29,7 @@ RECIPE = (  # what a model card and a report say of the arguments; none of them 
     *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
     *("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "seed", "bf16", "fp16", "momentum", "alpha", "alpha_warmup", "distill", "queue_size", "k_test"),
-    *("schedule_rules", "inference", "vqa_rules"),
+    *("schedule_rules", "layer_decay", "inference", "vqa_rules"),
 )
 RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task has them: lowest, highest, in words
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1, "lie between 0 and 2**32 - 1")),
@@ -72,6 +72,9 @@ class AlbefTrainingArguments(TrainingArguments):
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
     min_learning_rate: float = field(default=1e-6, metadata={"help": "Last rate of the published cosine."})
     warmup_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of the first steps."})
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "Factor of the rate from a layer to the one below it, 0..1; 1 = one rate."}
+    )
     warmup_steps: float = field(default=100, metadata={"help": "Steps of warm-up; published: a multiple of 100."})
 
     # Recipe, by the library's own names
@@ -215,6 +218,7 @@ class AlbefTrainingArguments(TrainingArguments):
             _refuse(value not in trainer_log_levels, name, repr(value), f"be one of {', '.join(trainer_log_levels)}")
         if self.published_schedule and self.learning_rate <= 0:
             raise SettingError(f"learning_rate is {self.learning_rate}, but the published schedule needs a rate > 0.")
+        _refuse(not 0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "be above 0 and at most 1")
         is_unknown = self.schedule_rules not in ("albef", "torchmultimodal")
         _refuse(is_unknown, "schedule_rules", repr(self.schedule_rules), "be albef or torchmultimodal")
         is_unknown = self.non_finite_loss not in ("stop", "skip")

@@ -29,7 +29,7 @@ from .library_arguments import check_callables
 from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter
 from .momentum import TEACHER_FOLDER, MomentumTeacher, raise_to_float32
 from .rows import limit_lengths
-from .schedule import PublishedSchedule
+from .schedule import PublishedSchedule, split_groups
 from .trials import TrialMixin
 
 logger = logging.get_logger(__name__)
@@ -228,6 +228,14 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         if isinstance(shard, IterableDatasetShard):
             shard.num_processes, shard.process_index = 1, 0
         return loader
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return the library's optimizer, with a rate for each layer where `layer_decay` asks for it."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.args.layer_decay != 1:
+            split_groups(optimizer, self.model if model is None else model, self.args.layer_decay)
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Return the published schedule, or the library's where `published_schedule` is false."""
