@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,17 @@ from run_cases import ROOT, refused, write_pictures
 
 import run_retrieval
 import run_vqa
-from modeling_albef.conversion.foreign_configs import translate_config
+from modeling_albef.conversion.foreign_configs import _REPEATED, _flat, translate_config
 from modeling_albef.training import RetrievalTrainingArguments, VQATrainingArguments
 from modeling_albef.training.application import DataArguments, ModelArguments, VQADataArguments, parse_arguments
 
 RETRIEVAL = (ModelArguments, DataArguments, RetrievalTrainingArguments)
 VQA = (ModelArguments, VQADataArguments, VQATrainingArguments)
+PAGE = ROOT / "docs/coming_from.md"
+OTHER_WORDS = {  # of the page: fields within model_config, values, theirs
+    *("num_fusion_layers", "fusion_layer", "encoder_width", "vocab_size", "pad_token_id", "adamw_torch", "output_path"),
+    *("coco_retrieval", "vqa_v2", "coco_vqa", "vg_vqa", "cosine_with_min_lr", "linear_warmup_cosine_lr"),
+}
 PLACES = {"output_dir", "data_dir", "dataset", "image_root", "vqa_root", "vg_root", "answer_list"}  # of our recipes
 PLACES |= {"train_files", "validation_files", "test_files"}
 BERT = {
@@ -44,6 +51,7 @@ def written(folder: Path, config: dict[str, Any], name: str = "theirs.yaml") -> 
         (salesforce_retrieval(), RETRIEVAL, "retrieval_coco.yaml"),
         (salesforce_retrieval("flickr30k", 10, 128), RETRIEVAL, "retrieval_flickr30k.yaml"),
         (salesforce_vqa(), VQA, "vqa.yaml"),
+        (torchmultimodal_vqa(), VQA, "vqa_torchmultimodal.yaml"),
     ],
 )
 def test_their_files_are_our_recipes(
@@ -54,7 +62,7 @@ def test_their_files_are_our_recipes(
     theirs, ours = (
         parse_arguments(classes, [path, *words]) for path in (written(tmp_path, config), str(ROOT / "configs" / recipe))
     )
-    left = {"fold_answers", "vg_weight", *PLACES}  # of the evaluation, and the builder's default
+    left = {"fold_answers", "vg_weight", "augmentation_magnitude", *PLACES}  # what the files leave to the code
     fields = yaml.safe_load((ROOT / "configs" / recipe).read_text()).keys() - left
     assert len(fields) > 15
     for name in fields:
@@ -209,3 +217,32 @@ def test_their_files_start_a_run(
     assert recorded["alpha"] == 0.4 and recorded["max_steps"] == 1 and recorded["run"]["model"]["image_size"] == 32
     metrics = json.loads((tmp_path / "out" / "all_results.json").read_text())
     assert metrics["train_loss"] > 0 and any(name.startswith("test_") for name in metrics)
+
+
+LAVIS = {  # the keys of its three files for ALBEF, as they are nested
+    "model": ("arch", "model_type", "load_finetuned", "image_size", "queue_size"),
+    "run": (
+        *("task", "lr_sched", "init_lr", "min_lr", "weight_decay", "max_epoch", "batch_size_train", "batch_size_eval"),
+        *("num_workers", "max_len", "min_len", "num_beams", "num_ans_candidates", "inference_method", "seed", "k_test"),
+        *("output_dir", "evaluate", "train_splits", "valid_splits", "test_splits", "device", "world_size", "dist_url"),
+        *("distributed", "use_dist_eval_sampler"),
+    ),
+}
+
+
+def test_the_page_has_every_key_and_names_fields_that_exist() -> None:
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL))
+    theirs = {
+        "salesforce/ALBEF": [salesforce_retrieval(), salesforce_vqa()],
+        "TorchMultimodal": [torchmultimodal_retrieval(), torchmultimodal_vqa()],
+        "LAVIS": [{part: dict.fromkeys(names, 1) for part, names in LAVIS.items()}],
+    }
+    known = {field.name for each in (*RETRIEVAL, *VQA) for field in dataclasses.fields(each)}
+    for source, configs in theirs.items():
+        rows = re.findall(r"^\| (.+?) \| (.+) \|$", sections[source], re.MULTILINE)[1:]
+        keys = {word for left, _ in rows for word in re.findall(r"`([^`]+)`", left)}
+        needed = {key for config in configs for key, _ in _flat(config) if not key.startswith(_REPEATED)}
+        assert not needed - keys, source
+        named = {word for _, right in rows for word in re.findall(r"`([\w.]+)`", right)}
+        fields = {word.split(".")[0] for word in named if "_" in word and not word.endswith(".py")}
+        assert len(fields & known) > 15 and not fields - known - OTHER_WORDS, source
