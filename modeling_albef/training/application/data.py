@@ -87,8 +87,10 @@ def training_rows(
     augmentation = None
     if data_args.augmentation:
         least, most = data_args.augmentation_scale
-        strength = {"num_ops": data_args.augmentation_num_ops, "magnitude": data_args.augmentation_magnitude}
-        augmentation = TrainingAugmentation(image_size, (least, most), data_args.scaled_decoding, **strength)
+        number, magnitude = data_args.augmentation_num_ops, data_args.augmentation_magnitude
+        augmentation = TrainingAugmentation(
+            image_size, (least, most), data_args.scaled_decoding, num_ops=number, magnitude=magnitude
+        )
     has_captions = "caption" in rows.features
     if isinstance(rows, IterableDataset):
         stream = process_share(stream_captions(rows) if has_captions else rows, args, data_args.shuffle_buffer)

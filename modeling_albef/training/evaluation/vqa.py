@@ -81,7 +81,8 @@ class VQAEvaluator(Evaluator):
 
         Args:
             dataset: Rows with `image`, `question`, perhaps `answers`, which may be empty, and `image_id`, anything
-                hashable, by default the image's path, and `question_id`, by default the row.
+                hashable, by default the image's path, `question_id`, by default the row, and `candidates` of their own,
+                which are ranked in place of `answer_list`; none where they are empty.
 
         Returns:
             Metrics and answers, the same on every process.
@@ -91,7 +92,8 @@ class VQAEvaluator(Evaluator):
             texts, probabilities = self.generate(dataset)
         else:
             best, probabilities = self.rank(dataset)
-            texts = [self.answer_list[index] for index in best.tolist()]
+            own = self._own_candidates(dataset)
+            texts = [(given or self.answer_list)[index] for given, index in zip(own, best.tolist(), strict=True)]
         ids = list(dataset["question_id"] if "question_id" in dataset.column_names else range(len(dataset)))
         answers = [{"question_id": number, "answer": text} for number, text in zip(ids, texts, strict=True)]
         has_answers = "answers" in dataset.column_names
@@ -126,15 +128,22 @@ class VQAEvaluator(Evaluator):
         return [None if value is None else str(value) for value in dataset[column]]
 
     def rank(self, dataset: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return (N,) indices of the best answers and (N,) their probabilities, or None with `best_answer_only`."""
+        """Return (N,) indices of the best answers and (N,) their probabilities, or None with `best_answer_only`.
+
+        An index counts among the row's own candidates, where it has some.
+        """
         dataset = as_rows(dataset)
-        candidates = self.processor.encode_answers(self.answer_list).to(self.model.device)
-        tree = AnswerTree.from_tokens(candidates["input_ids"], candidates["attention_mask"])
+        own = self._own_candidates(dataset)
         options = {"k": self.k_test, "count_first_token_twice": self.count_first_token_twice}
         options["best_only"] = self.best_answer_only
         best, probabilities = torch.zeros(len(dataset), dtype=torch.int64), torch.zeros(len(dataset))
+        tree, made_of = None, None
         with self.inference():
-            for batch, inputs in self._own_batches(dataset):
+            for batch, inputs in self._own_batches(dataset, own):
+                if tree is None or own[batch[0]] is not made_of:
+                    made_of = own[batch[0]]
+                    candidates = self.processor.encode_answers(made_of or self.answer_list).to(self.model.device)
+                    tree = AnswerTree.from_tokens(candidates["input_ids"], candidates["attention_mask"])
                 ranked = self.model.rank_answers(**inputs, candidates=tree, **options)
                 best[batch] = ranked.ids[:, 0].cpu()
                 if ranked.probabilities is not None:
@@ -142,6 +151,19 @@ class VQAEvaluator(Evaluator):
         best, probabilities = self.sum_over_processes(best), self.sum_over_processes(probabilities)
         check_finite(probabilities, "scores", "question {}".format)
         return best, None if self.best_answer_only else probabilities
+
+    def _own_candidates(self, dataset: Any) -> list[list[str] | None]:
+        """Return the candidates of each row that are its own, the same list for the same candidates; None elsewhere."""
+        if "candidates" not in dataset.column_names:
+            return [None] * len(dataset)
+        checked: dict[tuple[str, ...], list[str] | None] = {(): None}
+        for row, given in enumerate(dataset["candidates"]):
+            if (names := tuple(given or ())) not in checked:
+                try:
+                    checked[names] = check_answers(names, self.processor.tokenizer)
+                except AlbefError as error:
+                    raise AlbefError(f"The candidates of row {row} cannot be ranked. {error}") from error
+        return [checked[tuple(given or ())] for given in dataset["candidates"]]
 
     def generate(self, dataset: Any) -> tuple[list[str], torch.Tensor | None]:
         """Return N free answers and (N,) their probabilities, or None where one beam writes them."""
@@ -154,7 +176,7 @@ class VQAEvaluator(Evaluator):
         written = torch.zeros(len(dataset), length + 1, dtype=torch.int64)
         probabilities = torch.zeros(len(dataset))
         with self.inference():
-            for batch, inputs in self._own_batches(dataset):
+            for batch, inputs in self._own_batches(dataset, [None] * len(dataset)):
                 outputs = self.model.generate(**inputs, **options)
                 tokens = outputs.sequences.cpu()
                 written[batch] = torch.nn.functional.pad(tokens, (0, length + 1 - tokens.shape[1]), value=-1) + 1
@@ -173,9 +195,18 @@ class VQAEvaluator(Evaluator):
         decoded = self.processor.batch_decode(own)
         return [spelling.get(tuple(tokens), text) for tokens, text in zip(own, decoded, strict=True)]
 
-    def _own_batches(self, dataset: Any) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """Return the rows of each batch of this process, and the model's inputs for them."""
-        batches = group_questions(image_keys(dataset, warn=False), self.batch_size)
+    def _own_batches(
+        self, dataset: Any, candidates: Sequence[list[str] | None]
+    ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+        """Return the rows of each batch of this process, with the same candidates, and the model's inputs for them."""
+        keys, rows_of = image_keys(dataset, warn=False), defaultdict[int, list[int]](list)
+        for row, given in enumerate(candidates):
+            rows_of[id(given)].append(row)
+        batches = [
+            [rows[number] for number in batch]
+            for rows in rows_of.values()
+            for batch in group_questions([keys[row] for row in rows], self.batch_size)
+        ]
         own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
         loader = self.load(dataset, own, partial(_collate, self.processor, self.max_words))
         for batch, inputs in zip(own, progress(loader, "Answering questions"), strict=True):

@@ -255,3 +255,32 @@ def test_a_written_answer_is_scored_and_spelled_like_a_candidate(
     assert written and scores == [100.0, 0.0]
     with pytest.raises(AlbefError, match="inference_method is 'guess', but must be rank or generate"):
         VQAEvaluator(model, processor, ["red"], inference_method="guess")
+
+
+def test_a_question_has_candidates_of_its_own(
+    model: AlbefForQuestionAnswering, processor: AlbefProcessor, rows: Any
+) -> None:
+    """The oracle ranks a question at a time; neighbors with other candidates change nothing."""
+    shared = ["a", "b", "red", "blue", "cafe"]
+    own = [["red", "blue"], [], ["t-shirt", "1,000", "8:30"], ["red", "blue"], None, ["cafe"]]
+    data = rows(
+        *[["red"]] * 6,
+        candidates=own,
+        image_id=[0, 0, 1, 1, 0, 2],
+        question=["what is left?", "a", "b", "red", "?", "a"],
+    )
+    expected, scores = [], []
+    for row in data:
+        names = row["candidates"] or shared
+        question = {"text": row["question"], "text_type": "question", "max_words": 50, "return_tensors": "pt"}
+        inputs = processor(images=Image.open(row["image"]["path"]), **question)
+        ranked = model.rank_answers(**inputs, candidates=processor.encode_answers(names), k=128)
+        expected.append(names[int(ranked.ids[0, 0])])
+        scores.append(float(ranked.probabilities[0, 0]))
+    result = VQAEvaluator(model, processor, shared, batch_size=4)(data)
+    assert [row["answer"] for row in result.answers] == expected and expected[2] in own[2] and expected[5] == "cafe"
+    assert result.probabilities.tolist() == pytest.approx(scores, rel=1e-4)
+    plain = VQAEvaluator(model, processor, shared, batch_size=4)(data.remove_columns("candidates"))
+    assert {row["answer"] for row in plain.answers} <= set(shared)
+    with pytest.raises(AlbefError, match=r"candidates of row 1 cannot be ranked. The answer list has 'b' twice"):
+        VQAEvaluator(model, processor, shared)(rows(["a"], ["a"], candidates=[["a"], ["b", "b"]]))
