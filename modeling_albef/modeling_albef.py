@@ -5,6 +5,7 @@ Shapes: I images, N text rows, P image tokens, L text tokens, H width, E project
 """
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812, the field's own name
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
 from .attention_albef import AlbefAttentionModel, NestedOutput, every_layer, output_options, select_layers
@@ -22,6 +23,8 @@ from .hub_albef import AlbefHubMixin
 from .losses_albef import contrastive_positives, itc_loss
 from .modeling_albef_text import AlbefTextModel, first_token
 from .modeling_albef_vision import AlbefVisionModel
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -64,12 +67,56 @@ class AlbefPreTrainedModel(AlbefHubMixin, AlbefAttentionModel):  # type: ignore[
     base_model_prefix = "albef"
     main_input_name = "pixel_values"
     input_modalities = ["image", "text"]
+    new_parameters: tuple[str, ...] = ()
     _no_split_modules = ["AlbefVisionLayer", "AlbefTextEmbeddings", "AlbefTextLayer", "AlbefAnswerHead"]
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if getattr(module, "has_projections", False):
             init.constant_(cast(torch.Tensor, module.temperature), self.config.temperature_init)
+
+    @classmethod
+    def from_encoders(
+        cls,
+        vision: Any,
+        text: Any,
+        num_text_layers: int | None = None,
+        num_fusion_layers: int | None = None,
+        attn_implementation: str | None = None,
+        **fields: Any,
+    ) -> Any:
+        """Make a model of a vision transformer and a BERT, as the paper starts from DeiT and BERT.
+
+        Sizes come from the encoders. Cross-attention, projections and heads are new; what stayed new is listed in a
+        warning and in `new_parameters`. `AlbefProcessor.from_encoders` makes the processor that belongs to it.
+
+        Args:
+            vision: ViT, DeiT or DINOv2: folder, Hub name, or model of the library.
+            text: BERT, RoBERTa, XLM-RoBERTa, CamemBERT or DistilBERT, of any language: likewise.
+            num_text_layers: Layers that read text alone. Default: the lower half of the text encoder's.
+            num_fusion_layers: Layers with cross-attention. Default: the rest of them. Where both numbers are given,
+                there may be more layers than the text encoder has; those on top are new.
+            attn_implementation: As in `from_pretrained`.
+            fields: Of the configuration, such as `image_size`, to which the position embeddings are resampled, or
+                `projection_dim`.
+
+        Returns:
+            The model in evaluation mode, in float32. Its head, where it has one, is untrained.
+
+        Raises:
+            AlbefError: An encoder cannot be loaded or is of a form that does not fit, with the reason.
+        """
+        encoders = import_module("modeling_albef.conversion.encoders")  # the Hub has no copy of it
+        image_size = fields.pop("image_size", None)
+        towers = encoders.read_vision_encoder(vision), encoders.read_text_encoder(text)
+        config = encoders.combined_config(*towers, num_text_layers, num_fusion_layers, fields)
+        if image_size is not None:
+            config.image_size = image_size
+        model = cls._from_config(config, attn_implementation=attn_implementation, dtype=torch.float32).eval()
+        model.new_parameters = tuple(encoders.load_encoders(model, *towers))
+        model._lacks_head = cls._head is not None
+        logger.warning(f"New, to be trained: {encoders.describe_new(model.new_parameters)}.")
+        return model
 
 
 class AlbefModel(AlbefPreTrainedModel):
