@@ -141,6 +141,15 @@ class DataArguments:
     num_proc: int | None = field(default=None, metadata={"help": "Processes that prepare the data."})
     streaming: bool = field(default=False, metadata={"help": "Train on rows while they are read; needs max_steps."})
     shuffle_buffer: int = field(default=1000, metadata={"help": "Rows of a stream that are shuffled together."})
+    store_image_states: bool = field(
+        default=False, metadata={"help": "Encode training images once; needs freeze with vision_model."}
+    )
+    image_state_dir: str = field(
+        default="output/image_states", metadata={"help": "Folder of the stored states; runs may share it."}
+    )
+    image_state_dtype: str = field(default="float16", metadata={"help": "Stored as float32, float16 or bfloat16."})
+    image_state_variants: int = field(default=1, metadata={"help": "Augmented forms of an image that are stored."})
+    image_state_gb: float = field(default=50.0, metadata={"help": "Most gigabytes that the states may take."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Train into a folder that is not empty."})
 
     def __post_init__(self) -> None:
@@ -155,7 +164,11 @@ class DataArguments:
         self._check_augmentation()
         if self.bad_images not in ("stop", "replace"):
             raise ValueError(f"bad_images is {self.bad_images!r}, but must be stop or replace.")
-        for name in ("max_words", "max_rows", "num_proc", "shuffle_buffer", "max_image_pixels"):
+        if self.store_image_states and self.streaming:
+            raise ValueError("store_image_states needs rows that can be counted: leave streaming out.")
+        if self.image_state_variants > 1 and not self.augmentation:
+            raise ValueError("image_state_variants is more than 1, but augmentation is false: set one of them.")
+        for name in ("max_words", "max_rows", "num_proc", "shuffle_buffer", "max_image_pixels", "image_state_variants"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1.")
 
