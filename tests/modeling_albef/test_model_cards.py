@@ -236,7 +236,7 @@ def test_a_model_that_came_from_the_hub_is_the_base_model(tmp_path: Path, monkey
 
 
 def test_two_encoders_are_both_base_models() -> None:
-    facts = CardFacts(base_model=["user/vit", "user/bert", "a folder/of/mine"])
+    facts = CardFacts(base_model=["user/vit", "user/bert"], arguments={"seed": 1})
     card = make_model_card(tiny_config(), "AlbefForImageTextRetrieval", "user/albef", facts)
     assert card.data.base_model == ["user/vit", "user/bert"]
     assert "`user/vit` and `user/bert`" in card.content
