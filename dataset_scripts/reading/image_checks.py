@@ -71,7 +71,7 @@ def image_problems(
                 yield image
 
     found = problems_of_images(new_images(), decode, max_pixels, num_threads)
-    problems, good, is_bad = Problems(), [], dict[str, bool]()
+    problems, good, is_bad = Problems(first_row=0), [], dict[str, bool]()
     shown = tqdm(_column(images), "Opening images", len(images), leave=False, disable=None)
     for row, image in enumerate(shown):
         name = path(image)

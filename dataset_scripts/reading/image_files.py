@@ -7,6 +7,7 @@ import re
 import stat
 from dataclasses import dataclass, field
 
+from .image_names import FolderListing
 from .problems import encodes, short
 
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -27,16 +28,27 @@ class ImageRoot:
             return None
         return f"{self.folder!r} is not a folder: name the folder that holds the images"
 
-    def find(self, relative: str) -> tuple[str, str | None]:
-        """Return the absolute path of an image, and what is wrong with the file, or None."""
+    def find(self, relative: str, listing: FolderListing) -> tuple[str, str | None]:
+        """Return the absolute path of an image, and what is wrong with the file, or None.
+
+        Where there is no such file, one with another name is looked for; see `image_names.py`.
+        """
         path = os.path.join(self.folder, relative)
         problem = _file_problem(path, self.setting)
-        if problem:
-            for pattern in self.patterns:
-                other = pattern.format(path=relative, name=os.path.basename(relative))
-                other = os.path.join(self.folder, os.path.normpath(other))
-                if _file_problem(other, self.setting) is None:
-                    return other, None
+        if not problem:
+            return path, None
+        name = os.path.basename(relative)
+        others = [os.path.normpath(pattern.format(path=relative, name=name)) for pattern in self.patterns]
+        for other in others:
+            if _file_problem(os.path.join(self.folder, other), self.setting) is None:
+                return os.path.join(self.folder, other), None
+        for other in (relative, *others):
+            if found := listing.other_names(other):
+                if len(found) > 1:
+                    names = " or ".join(map(repr, found))
+                    return path, f"image {short(relative)} is no file, and may be {names}: write which of them it is"
+                path = os.path.join(self.folder, found[0])
+                return path, _file_problem(path, self.setting)
         return path, problem
 
 
@@ -48,6 +60,7 @@ class Images:
     # For each root: image as written, and relative path -> index; None for an image that cannot be used.
     _index_of: dict[ImageRoot, dict[str, int | None]] = field(default_factory=dict)
     _index_of_path: dict[str, int] = field(default_factory=dict)
+    _listings: dict[str, FolderListing] = field(default_factory=dict)  # of a root's folder
 
     def add(self, root: ImageRoot, written: str) -> tuple[int | None, str]:
         """Return an image's index, or None and what is wrong with it: said for its first row, empty for further ones.
@@ -65,7 +78,9 @@ class Images:
         if relative in known:
             known[written] = known[relative]
             return known[written], ""
-        path, problem = root.find(relative)
+        if root.folder not in self._listings:
+            self._listings[root.folder] = FolderListing(root.folder)
+        path, problem = root.find(relative, self._listings[root.folder])
         if not problem and path not in self._index_of_path:
             self._index_of_path[path] = len(self.paths)
             self.paths.append(path)
