@@ -23,6 +23,10 @@ MAX_IMAGE_PIXELS = 2 * 89_478_485  # where Pillow refuses to open an image: twic
 _TOO_LARGE = "make it smaller, leave it out or raise max_image_pixels"
 
 
+class MissingReaderError(OSError):
+    """An image of a format for which a package is not installed; the text says which."""
+
+
 def problems_of_images(
     images: Iterable[dict[str, Any] | None], decode: bool, max_pixels: int = MAX_IMAGE_PIXELS, num_threads: int = 4
 ) -> Iterator[str | None]:
@@ -120,15 +124,27 @@ def good_images(
 
 def _pixels(image: dict[str, Any]) -> int:
     """Return width times height of an image, from its header."""
-    from processing.image_processing_albef import open_lazily  # brings in transformers: not for reading text
+    from processing.image_processing_albef import missing_reader, open_lazily  # brings in transformers
 
     try:
         with open_lazily(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as opened:
             return opened.width * opened.height
+    except Image.UnidentifiedImageError as error:
+        if fault := missing_reader(_head(image)):
+            raise MissingReaderError(fault) from error
+        raise
     except (Image.DecompressionBombError, ValueError, OSError):
         raise
     except Exception as error:  # Pillow's readers of some formats raise nearly anything
         raise OSError(str(error) or type(error).__name__) from error
+
+
+def _head(image: dict[str, Any]) -> bytes:
+    """Return the first bytes of an image."""
+    if image["bytes"] is not None:
+        return bytes(image["bytes"][:16])
+    with open(image["path"], "rb") as stream:
+        return stream.read(16)
 
 
 def _image_problem(image: dict[str, Any] | None, decode: bool, max_pixels: int) -> str | None:
@@ -140,6 +156,8 @@ def _image_problem(image: dict[str, Any] | None, decode: bool, max_pixels: int) 
         pixels = _pixels(image)
         if pixels > max_pixels:
             return f"image {name} has {pixels:,} pixels, more than the limit of {max_pixels:,}: {_TOO_LARGE}"
+    except MissingReaderError as error:
+        return f"image {name} {error}"
     except Image.DecompressionBombError:
         return f"image {name} has more than {MAX_IMAGE_PIXELS:,} pixels, Pillow's limit: {_TOO_LARGE}"
     except ValueError as error:
