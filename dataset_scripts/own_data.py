@@ -16,13 +16,13 @@ import datasets
 
 from .file_builder import SOURCES, FileBuilder, QuestionFilesConfig
 from .reading.columns import COLUMNS, ColumnNames, NamedColumns
-from .reading.embedded import EmbeddedRowBuilder, captions_by_id
+from .reading.embedded import EmbeddedRowBuilder, captions_by_id, embedded_column, parquet_rows
 from .reading.hub import dataset_state, hub_rows, split_names
 from .reading.image_files import absolute
 from .reading.layouts import named_once
 from .reading.problems import AnnotationError, Problems, UnusableFileError
 from .reading.rows import WHOLE, Part, RowBuilder, SourceRow
-from .reading.tables import TABLES, TableFormat, embedded_column, is_json, parquet_rows, table_rows
+from .reading.tables import TABLES, TableFormat, is_json, table_rows
 
 NAMES = {"train": ("train",), "validation": ("validation", "val", "dev", "valid"), "test": ("test",)}
 

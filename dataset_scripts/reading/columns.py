@@ -1,12 +1,8 @@
-"""People's rows as rows of ALBEF's layout: the one place that knows names of columns, and forms of answers and ids."""
+"""People's rows as rows of ALBEF's layout: the one place that knows names of columns; `values.py` knows their forms."""
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import hashlib
-import json
-import math
 import os
 import re
 from collections.abc import Callable, Collection
@@ -15,6 +11,7 @@ from typing import Any
 
 from .problems import short
 from .rows import BadRow, Repeated
+from .values import is_missing, question_number, tidy_answers, tidy_captions, tidy_id
 
 # What a column is called if the configuration does not say, without case, blanks and signs; the first wins, then the
 # second, and so on, but several of one line with different values are refused.
@@ -45,11 +42,6 @@ OF_TASK = {
 PASSED_ON = ("dataset", "answer_weight", "question_type", "answer_type")
 NamedColumns = dict[str, str | list[str] | None]
 _SHOWN = 6  # names of a column, in a message
-_STRING = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
-_NUMPY_STRINGS = re.compile(rf"\[\s*(?:{_STRING})(?:\s+(?:{_STRING}))+\s*\]")
-_NUMPY_NUMBERS = re.compile(r"\[\s*-?\d[\d.e+-]*(?:\s+-?\d[\d.e+-]*)+\s*\]")
-_WHOLE_NUMBER = re.compile(r"(-?\d+)(\.0+)?")
-_MAX_DIGITS = 19  # of an id that is a number
 
 
 def plain(name: str) -> str:
@@ -139,10 +131,10 @@ class ColumnNames:
         """Return the value of what is read, None if there is none, or why there are several."""
         if isinstance(self.named[name], list) and len(columns) > 1:
             values = [row[column] for several in columns for column in several[:1]]
-            tidy = [_TIDY[name](value) for value in values if not _is_missing(value) and value != ""]
+            tidy = [_TIDY[name](value) for value in values if not is_missing(value) and value != ""]
             return next((value for value in tidy if isinstance(value, BadRow)), tidy or None)
         for several in columns:
-            values = [column for column in several if not _is_missing(row[column])]
+            values = [column for column in several if not is_missing(row[column])]
             embedded = [column for column in values if isinstance(row[column], bytes | dict)] if name == "image" else []
             values = embedded if len(embedded) == 1 else values
             if twice := [column for column in values if Repeated(column) in row]:
@@ -182,7 +174,7 @@ class ColumnNames:
 
     def _number(self, found: dict[str, Any], row: dict[str, Any]) -> None:
         """Add what a question has beside its text; cells of tables hold numbers as text."""
-        found |= {name: row[name] for name in PASSED_ON if not _is_missing(row.get(name)) and row[name] != ""}
+        found |= {name: row[name] for name in PASSED_ON if not is_missing(row.get(name)) and row[name] != ""}
         self.is_numbered = "question_id" not in found and found.get("dataset") != "vg"
         if self.is_numbered:
             found["question_id"] = self._count
@@ -198,93 +190,6 @@ def _called(keys: tuple[Any, ...], names: Collection[str], form: Callable[[str],
 
 def _a(name: str) -> str:
     return f"an {name}" if name in ("image", "answer", "image_id") else f"a {name}"
-
-
-def _is_missing(value: Any) -> bool:
-    """Return whether a value is none, or what pandas writes for none."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def tidy_answers(value: Any) -> Any:
-    """Return an answer as a text, or several as a list of texts; what is neither is left for the check to refuse.
-
-    Numbers become digits, true and false "yes" and "no", as answers of VQA v2 are; of an object `answer` counts. A text
-    in brackets is a list of texts or numbers if it can be read as one.
-    """
-    if isinstance(value, str):
-        value = value.strip(" []").split() if _NUMPY_NUMBERS.fullmatch(value.strip()) else _list_in(value)
-    if isinstance(value, dict) and "answer" in value:
-        value = value["answer"]
-    return [_one_answer(one) for one in value] if isinstance(value, list) else _one_answer(value)
-
-
-def _one_answer(value: Any) -> Any:
-    if isinstance(value, dict) and "answer" in value:
-        value = value["answer"]
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float) and math.isfinite(value):
-        return str(int(value)) if value.is_integer() else str(value)
-    return str(value) if isinstance(value, int) else value
-
-
-def tidy_captions(value: Any) -> Any:
-    """Return a caption, or several as a list; a text in brackets is a list only if it can be read as one of texts."""
-    if isinstance(value, list):
-        return [_one_caption(one) for one in value]
-    if isinstance(value, str) and isinstance(items := _list_in(value), list):
-        if not all(isinstance(item, str) for item in items):
-            return BadRow(f'has {short(value)}, which is no list of texts: write it as JSON, ["red", "blue"]')
-        return items
-    return items if isinstance(value, str) else value
-
-
-def _one_caption(value: Any) -> Any:
-    """Return the text of an object, as in Karpathy's files."""
-    if isinstance(value, dict):
-        return next((value[name] for name in ("raw", "caption", "sentence") if name in value), value)
-    return value
-
-
-def _list_in(text: str) -> Any:
-    """Return the list that a text is, as JSON, Python or NumPy write it; or the text, or why it is a broken list."""
-    if not (text.startswith("[") and text.rstrip().endswith("]")):
-        return text
-    items: Any = None
-    with contextlib.suppress(ValueError, RecursionError):
-        items = json.loads(text)
-    if items is None and _NUMPY_STRINGS.fullmatch(text.rstrip()):  # which Python would read as one string
-        return [ast.literal_eval(found) for found in re.findall(_STRING, text)]
-    if items is None:  # as pandas writes one
-        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            items = ast.literal_eval(re.sub(r"\}\s+\{", "}, {", text))
-    if isinstance(items, list):
-        return items
-    if text[1:].lstrip().startswith(("'", '"', "{")):
-        return BadRow(f'has {short(text)}, which is no list of texts: write it as JSON, ["red", "blue"]')
-    return text
-
-
-def tidy_id(value: Any) -> Any:
-    """Return an id with whole numbers as integers, also those that pandas made 7.0; other texts and values stay."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, str):
-        return value.strip() or None
-    return value
-
-
-def question_number(value: Any) -> Any:
-    """Return the number that stands for a question's id: itself, or, of an id that is no number, a hash of 62 bits.
-
-    The same id gives the same number in every file. The check refuses what is neither a number nor a text.
-    """
-    value = tidy_id(value)
-    if not isinstance(value, str):
-        return value
-    if number := _WHOLE_NUMBER.fullmatch(value):
-        return int(number[1]) if len(number[1]) <= _MAX_DIGITS else value
-    return int.from_bytes(hashlib.blake2b(value.encode(errors="surrogatepass"), digest_size=8).digest(), "big") >> 2
 
 
 def _as_it_is(value: Any) -> Any:

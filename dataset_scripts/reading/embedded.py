@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from .captions import as_list, caption_problem
 from .image_files import ImageRoot
-from .problems import short
+from .json_files import open_file
+from .problems import UnusableFileError, short
 from .questions import NO_QUESTION_ID, VQA_WEIGHT, question_problem
 from .rows import RowBuilder, SourceRow
+from .tables import rows_of, table_kind
 
 _STANDS_FOR_IMAGE = "embedded"
 _ROOTS = {name: ImageRoot("") for name in ("vqa", "vg")}
@@ -88,6 +94,37 @@ class EmbeddedRowBuilder(RowBuilder):
     def flush(self) -> list[dict[str, Any]]:
         """Return the last image."""
         return [] if self._open is None else [self._open]
+
+
+def embedded_column(file: str, names: Collection[str], is_known: Callable[[str], bool]) -> str | None:
+    """Return the column of a Parquet file that holds images themselves and not paths, or None.
+
+    Such a column has bytes, or a struct as `datasets` writes it, and one of `names` or, if there are none, a known one.
+    """
+    if not os.path.isfile(file):
+        return None
+    try:
+        if table_kind(file) != "parquet":
+            return None
+        schema = pq.read_schema(file)
+    except (UnusableFileError, pa.ArrowException, OSError):  # reading its rows says so
+        return None
+    for field in schema:
+        is_wanted = field.name in names if names else is_known(field.name)
+        holds_bytes = pa.types.is_struct(field.type) or pa.types.is_binary(field.type)
+        if is_wanted and (holds_bytes or pa.types.is_large_binary(field.type)):
+            return field.name
+    return None
+
+
+def parquet_rows(file: str, without: str | None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file but for one column; none of a file that cannot be read."""
+    try:
+        with open_file(file) as stream:
+            table = pq.ParquetFile(stream)
+            yield from rows_of(table, [name for name in table.schema_arrow.names if name != without])
+    except (UnusableFileError, pa.ArrowException, OSError):  # reading all columns says so
+        return
 
 
 def captions_by_id(rows: Iterable[Any]) -> dict[Any, list[str]]:

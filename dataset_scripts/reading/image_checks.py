@@ -124,12 +124,14 @@ def good_images(
 
 def _pixels(image: dict[str, Any]) -> int:
     """Return width times height of an image, from its header."""
-    from processing.image_processing_albef import missing_reader, open_lazily  # brings in transformers
+    from processing.image_processing_albef import open_lazily  # brings in transformers: not for reading text
 
     try:
         with open_lazily(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as opened:
             return opened.width * opened.height
     except Image.UnidentifiedImageError as error:
+        from processing.image_processing_albef import missing_reader
+
         if fault := missing_reader(_head(image)):
             raise MissingReaderError(fault) from error
         raise

@@ -20,15 +20,15 @@ from functools import partial
 from itertools import chain, starmap
 from typing import Any
 
-from .columns import question_number
 from .json_files import JsonFile
 from .problems import Problems, UnusableFileError, short
 from .rows import SourceRow
+from .values import question_number
 
 KARPATHY_SPLITS = {"train": ("train", "restval"), "validation": ("val",), "test": ("test",)}
 IMAGE_NAME = "{subset}/COCO_{subset}_{image_id:012d}.jpg"  # of the images of VQA v2
-_OF_ANY_SUBSET = "{image_id:012d}.jpg"  # the folder that has it is found by `other_names`
-LISTS = ("questions", "annotations", "images")  # of an object that tell its layout
+_OF_ANY_SUBSET = "{image_id:012d}.jpg"  # the folder that has it is found by `FolderListing`
+LISTS = ("questions", "annotations", "images", "data")  # of an object that tell its layout; "data" has plain rows
 _SUBSET = re.compile(r"(train|val|test)(?:-dev)?(\d{4})")  # test-dev2015 is a part of the images of test2015
 _PART_OF_URL = re.compile(r"[^/]+/[^/]+$")
 NumberedRows = Iterable[tuple[int | str, Any]]
@@ -94,16 +94,16 @@ def caption_rows(files: Sequence[str], split: str, problems: Problems) -> Iterat
             return json_file, _spread(json_file.items("images.item"), partial(_karpathy_rows, split))
         if kind == "captions":
             return json_file, enumerate(_coco_rows(json_file), start=1)
-        return _open_rows(json_file, kind, "rows, karpathy, captions")
+        return _open_rows(json_file, kind, "rows, data, karpathy, captions")
 
     return read_rows(named_once(files, problems, "captions"), open_file, problems)
 
 
 def _open_rows(json_file: JsonFile, kind: str, known: str) -> OpenFile:
     """Return a file of ALBEF's layout; raises UnusableFileError if it has another."""
-    if kind != "rows":
+    if kind not in ("rows", "data"):
         raise UnusableFileError(f"holds {kind}, but here these are read: {known}")
-    return json_file, enumerate(json_file.items("item"), start=1)
+    return json_file, enumerate(json_file.items("item" if kind == "rows" else "data.item"), start=1)
 
 
 def _karpathy_rows(split: str, number: int, item: Any) -> NumberedRows:
@@ -176,7 +176,7 @@ def question_rows(
             return json_file, enumerate(starmap(_gqa_row, json_file.entries()), start=1)
         if kind == "genome":
             return json_file, _spread(json_file.items("item"), partial(_genome_rows, genome_images))
-        return _open_rows(json_file, kind, "rows, questions, genome, gqa")
+        return _open_rows(json_file, kind, "rows, data, questions, genome, gqa")
 
     if not with_questions and files and not problems.file_count:
         problems.add(files[0], "holds no questions: name the file of questions, too")

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -109,7 +109,7 @@ def table_rows(file: str, form: TableFormat | None = None) -> Iterator[TableRow]
     except UnicodeDecodeError as error:
         raise UnusableFileError(f"is not {error.encoding} (after line {last}): set another encoding") from error
     except csv.Error as error:
-        raise UnusableFileError(f"is not CSV ({error}, after line {last}): check quotes") from error
+        raise UnusableFileError(f"is not CSV ({error}, in the header): check quotes") from error
     except pa.ArrowException as error:
         raise UnusableFileError(f"is not Parquet ({error}): write it again") from error
     except OSError as error:
@@ -130,26 +130,17 @@ def _open(
         with open_file(file) as stream:
             table = pq.ParquetFile(stream)
             num_rows = max(1, table.metadata.num_rows)
-            yield enumerate(_rows(table), start=1), lambda count: count / num_rows
+            yield enumerate(rows_of(table), start=1), lambda count: count / num_rows
     else:
         with open_file(file) as stream, open_text(file, stream, form.encoding) as text:
             size = max(1, os.fstat(stream.fileno()).st_size)
             yield _json_lines(text) if kind == "jsonl" else _csv_rows(text, form), lambda _: stream.tell() / size
 
 
-def _rows(table: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+def rows_of(table: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file, or some of their columns."""
     batches = table.iter_batches(batch_size=ROWS_A_BATCH, columns=columns)
     return chain.from_iterable(map(pa.RecordBatch.to_pylist, batches))
-
-
-def parquet_rows(file: str, without: str | None) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a Parquet file but for one column; none of a file that cannot be read."""
-    try:
-        with open_file(file) as stream:
-            table = pq.ParquetFile(stream)
-            yield from _rows(table, [name for name in table.schema_arrow.names if name != without])
-    except (UnusableFileError, pa.ArrowException, OSError):  # reading all columns says so
-        return
 
 
 def is_json(file: str) -> bool:
@@ -172,7 +163,9 @@ def _json_lines(text: TextIO) -> Iterator[tuple[int, Any]]:
 
 def _csv_rows(text: TextIO, form: TableFormat) -> Iterator[tuple[int, Any]]:
     """Yield rows of cells by the names of the first line, each with the line on which it begins; empty rows are not."""
-    num_before, delimiter = 0, form.delimiter
+    num_before, delimiter = 0, {"\\t": "\t", "tab": "\t"}.get(form.delimiter or "", form.delimiter or None)
+    if delimiter is not None and (len(delimiter) > 1 or delimiter in '\r\n"\\'):
+        raise UnusableFileError(f"cannot be read with the delimiter {short(delimiter)}: set it to one sign, such as ;")
     for first in text:
         first = first.lstrip("\ufeff")
         if separator := _SEPARATOR.fullmatch(first.rstrip("\r\n")):
@@ -198,8 +191,16 @@ def _rows_below(header: list[str], reader: Any, num_before: int) -> Iterator[tup
     """Yield the rows that a reader of `csv` gives, which begins behind so many lines."""
     columns = [name if name not in header[:index] else Repeated(name) for index, name in enumerate(header)]
     width, last = len(header), 0
-    for cells in reader:
-        number, last = num_before + last + 1, reader.line_num
+    while True:
+        number = num_before + last + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            text = f"is not CSV ({error}, in the row that begins on line {number}): check quotes"
+            raise UnusableFileError(text) from error
+        last = reader.line_num
         cells = [cell.strip() for cell in cells]
         if any(cells[width:]):
             count = width + max(index for index, cell in enumerate(cells[width:], start=1) if cell)
@@ -235,24 +236,3 @@ def _delimiter(header: str, is_known: Callable[[str], bool]) -> str:
         words = " or ".join(DELIMITERS[mark] for mark in marks)
         raise UnusableFileError(f"has {words} between the cells of its header {short(header.strip())}: set delimiter")
     return marks[0] if marks else ","
-
-
-def embedded_column(file: str, names: Collection[str], is_known: Callable[[str], bool]) -> str | None:
-    """Return the column of a Parquet file that holds images themselves and not paths, or None.
-
-    Such a column has bytes, or a struct as `datasets` writes it, and one of `names` or, if there are none, a known one.
-    """
-    if not os.path.isfile(file):
-        return None
-    try:
-        if table_kind(file) != "parquet":
-            return None
-        schema = pq.read_schema(file)
-    except (UnusableFileError, pa.ArrowException, OSError):  # reading its rows says so
-        return None
-    for field in schema:
-        is_wanted = field.name in names if names else is_known(field.name)
-        holds_bytes = pa.types.is_struct(field.type) or pa.types.is_binary(field.type)
-        if is_wanted and (holds_bytes or pa.types.is_large_binary(field.type)):
-            return field.name
-    return None

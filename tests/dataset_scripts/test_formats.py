@@ -17,9 +17,9 @@ from data_cases import rows_of, write_image, write_json
 from PIL import Image
 
 from dataset_scripts import AnnotationError, load_dataset_script, make_builder
-from dataset_scripts.reading.columns import question_number, tidy_answers, tidy_captions
 from dataset_scripts.reading.problems import Problems
 from dataset_scripts.reading.rows import BadRow
+from dataset_scripts.reading.values import question_number, tidy_answers, tidy_captions
 
 Rows = dict[str, Any]
 QUESTION = {"image": "0.png", "question": "how many dogs?"}
@@ -219,6 +219,14 @@ def test_a_folder_with_captions_txt(folder: Path) -> None:
 )
 def test_what_is_ambiguous_or_no_table(folder: Path, table: str | bytes, message: str) -> None:
     refused(folder, table, message)
+
+
+def test_quotes_that_do_not_close_are_located(folder: Path) -> None:
+    table = 'file_name,caption\n0.png,"a\ndog"\n1.png,"Stop" says a man\n'
+    refused(folder, table, r"is not CSV \(',' expected after '\"', in the row that begins on line 4\): check quotes")
+    refused(folder, 'file_name,caption\n0.png,"a dog\n', "unexpected end of data, in the row that begins on line 2")
+    refused(folder, "file_name::caption\n0.png::a\n", "the delimiter '::': set it to one sign", delimiter="::")
+    assert captions(folder, "a\tfile_name\ttext\n;\t0.png\tb,c\n", delimiter="\\t") == {"0.png": ["b,c"]}
 
 
 def test_what_is_ambiguous_can_be_said(folder: Path) -> None:
@@ -435,6 +443,12 @@ def test_images_with_ids_in_questions(folder: Path) -> None:
     rows = load_dataset_script("own_data", "vqa", train_files=[str(folder / "a.parquet")], split="train")
     assert rows["question_id"][:] == [question_number("q-1"), question_number("q-2")]
     assert rows["answers"][:] == [["a", "b"], ["2"]] and rows.features["image"] == datasets.Image()
+
+
+def test_rows_in_an_object(folder: Path) -> None:
+    """TextVQA's files, and many others."""
+    assert captions(folder, {"v": 1, "data": [{"file_name": "0.png", "caption": "a"}]}, "a.json") == {"0.png": ["a"]}
+    assert answers(folder, {"data": [QUESTION | {"answers": ["2", "two"]}]}, "b.json") == [["2", "two"]]
 
 
 def test_json_and_tables_in_one_split(folder: Path) -> None:
