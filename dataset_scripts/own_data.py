@@ -1,7 +1,8 @@
 """People's own images with captions or questions, by configuration alone.
 
-What is read: a folder of images with `metadata.csv` or `metadata.jsonl`; CSV, JSON lines and Parquet files with named
-columns; annotation files of all layouts of `reading/layouts.py`; a folder saved by `datasets`; a data set on the Hub.
+What is read: a folder of images with `metadata.csv` or `metadata.jsonl`; text tables, JSON lines and Parquet files with
+named columns; annotation files of all layouts of `reading/layouts.py`; a folder saved by `datasets`; a data set on the
+Hub. The content of a file tells what it is. `docs/own_data.md` has a table of all.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .reading.problems import AnnotationError, Problems, UnusableFileError
 from .reading.rows import WHOLE, Part, RowBuilder, SourceRow
 from .reading.tables import TABLES, TableFormat, is_json, table_rows
 
+TEXT = ("txt",)  # ending of Excel's "Unicode Text" and of Kaggle's Flickr8k
 NAMES = {"train": ("train",), "validation": ("validation", "val", "dev", "valid"), "test": ("test",)}
 
 
@@ -70,10 +72,7 @@ class OwnDataConfig(QuestionFilesConfig):
             return {split: files for split, files in found.items() if files and self.wants(split)}
         if self.data_dir is None or self.train_files or self.validation_files or self.test_files:
             return super().files()
-        found = {split: self._tables_below(names) for split, names in NAMES.items()}
-        found["train"] += self._tables_below([""]) if found["train"] or not any(found.values()) else []
-        if not any(found.values()):
-            found["train"] = self._tables_below(["captions"], (*TABLES, "txt"))
+        found = self._named_tables(TABLES) or self._named_tables(TEXT) or {"train": self._other_tables()}
         for split, files in found.items():
             if len(files) > 1 and self.wants(split):
                 names = ", ".join(os.path.relpath(file, absolute(self.data_dir)) for file in files)
@@ -83,7 +82,20 @@ class OwnDataConfig(QuestionFilesConfig):
                 raise AnnotationError(f"{text} with {split}_files.")
         return {split: files for split, files in found.items() if files and self.wants(split)}
 
-    def _tables_below(self, names: Sequence[str], endings: Sequence[str] = TABLES) -> list[str]:
+    def _named_tables(self, endings: Sequence[str]) -> dict[str, list[str]]:
+        """Return the tables of each split that have the usual names; nothing if there is none."""
+        found = {split: self._tables_below(names, endings) for split, names in NAMES.items()}
+        found["train"] += self._tables_below([""], endings) if found["train"] or not any(found.values()) else []
+        return found if any(found.values()) else {}
+
+    def _other_tables(self) -> list[str]:
+        """Return the tables in `data_dir` itself, whatever they are called; but no JSON, which may be anything."""
+        root = absolute(self.data_dir or ".")
+        paths = [os.path.join(root, name) for name in sorted(os.listdir(root) if os.path.isdir(root) else ())]
+        kinds = {*TABLES, *TEXT} - {"json"}
+        return [path for path in paths if os.path.splitext(path)[1][1:].lower() in kinds and os.path.isfile(path)]
+
+    def _tables_below(self, names: Sequence[str], endings: Sequence[str]) -> list[str]:
         """Return the tables below `data_dir` with one of these names, or `metadata` in a folder of such a name."""
         root = absolute(self.data_dir or ".")
         stems = [stem for name in names for stem in (name, os.path.join(name, "metadata")) if stem]
@@ -100,7 +112,8 @@ class OwnData(FileBuilder):
     """Reads people's own data; load it with `load_dataset_script("own_data", "retrieval" or "vqa", data_dir=...)`.
 
     Below `data_dir` are the images, and a table a split: `train.csv`, `validation.csv`, `test.csv`, or `metadata.csv`
-    in folders of these names, or one `metadata.csv` for training; `.tsv`, `.jsonl`, `.parquet` and `.json` likewise.
+    in folders of these names, or one `metadata.csv` for training; `.tsv`, `.jsonl`, `.parquet` and `.json` likewise. In
+    a folder without any of these, the one table that there is, of any name, is training data; `.txt` counts there, too.
     Image paths start from `image_root`, by default `data_dir`; those of `metadata` files from the file's own folder.
     """
 

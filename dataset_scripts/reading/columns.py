@@ -97,7 +97,7 @@ class ColumnNames:
                 return value
             if value is not None:
                 found[name] = value
-        if "image" not in found and re.search(r"\D", image_id := str(found.get("image_id", ""))):
+        if "image" not in found and "image_id" in found and re.search(r"\D", image_id := str(found["image_id"])):
             found["image"] = image_id  # "image399" is a name without its ending
         for name in self.needed or ("image", "caption" if self.task == "retrieval" else "question"):
             if name not in found:
@@ -134,29 +134,37 @@ class ColumnNames:
             tidy = [_TIDY[name](value) for value in values if not is_missing(value) and value != ""]
             return next((value for value in tidy if isinstance(value, BadRow)), tidy or None)
         for several in columns:
-            values = [column for column in several if not is_missing(row[column])]
-            embedded = [column for column in values if isinstance(row[column], bytes | dict)] if name == "image" else []
-            values = embedded if len(embedded) == 1 else values
-            if twice := [column for column in values if Repeated(column) in row]:
-                return BadRow(f"has several columns called {short(twice[0])}: give each a name of its own")
-            if any(row[column] != row[values[0]] for column in values):
-                columns_text = " and ".join(map(short, values))
-                setting = f"{name}{'s' * (name == 'answer')}_column"
-                return BadRow(f"has {_a(name)} in {columns_text}: say which by {setting} in dataset_config")
-            if values:
-                return _TIDY[name](row[values[0]])
+            filled = [column for column in several if not is_missing(row[column])]
+            if len(filled) > 1:
+                embedded = [column for column in filled if isinstance(row[column], bytes | dict)]
+                filled = embedded if name == "image" and len(embedded) == 1 else filled
+                if problem := self._clash(name, row, filled):
+                    return problem
+            if filled:
+                return _TIDY[name](row[filled[0]])
         return None
+
+    def _clash(self, name: str, row: dict[Any, Any], columns: list[Any]) -> BadRow | None:
+        """Return the problem of columns that may all hold what is read, unless they agree."""
+        if all(row[column] == row[columns[0]] for column in columns):
+            return None
+        if twice := [column for column in columns if isinstance(column, Repeated)]:
+            return BadRow(f"has several columns called {short(twice[0].column)}: give each a name of its own")
+        setting = f"{name}{'s' * (name == 'answer')}_column"
+        names = " and ".join(map(short, columns))
+        return BadRow(f"has {_a(name)} in {names}: say which by {setting} in dataset_config")
 
     def _missing(self, name: str, row: dict[Any, Any]) -> BadRow:
         """Return the problem of a row without a value; a missing column is reported once, not for each row."""
         known = [column for several in self._columns_of(row)[name] for column in several]
         if known:
-            return BadRow(f"has nothing in {' and '.join(known)}: fill it, or leave the row out")
+            names = " and ".join(dict.fromkeys(getattr(column, "column", column) for column in known))
+            return BadRow(f"has nothing in {names}: fill it, or leave the row out")
         column = self.named[name]
         looked_for = [one for tier in COLUMNS[name] for one in tier]
-        names = " or ".join(looked_for[:_SHOWN]) + " or the like" * (len(looked_for) > _SHOWN)
+        wanted = " or ".join(looked_for[:_SHOWN]) + " or the like" * (len(looked_for) > _SHOWN)
         header = [getattr(key, "column", key) for key in row][:8]
-        text = f"has no {name} in {column or names}; its columns are {header}: "
+        text = f"has no {name} in {column or wanted}; its columns are {header}: "
         text += (
             "name files with answers" if name == "answer" else f"set {name}_column in dataset_config{self._hint(row)}"
         )
@@ -185,7 +193,7 @@ class ColumnNames:
 
 def _called(keys: tuple[Any, ...], names: Collection[str], form: Callable[[str], str] = lambda key: key) -> list[str]:
     """Return the keys that are one of some names, in a form of theirs."""
-    return [key for key in keys if isinstance(key, str) and form(key) in names]
+    return [key for key in keys if form(getattr(key, "column", key)) in names]
 
 
 def _a(name: str) -> str:

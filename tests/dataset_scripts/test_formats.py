@@ -203,6 +203,36 @@ def test_a_folder_with_captions_txt(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("encoding", "delimiter", "ending"),
+    [
+        ("utf-8-sig", ",", "csv"),
+        ("cp1252", ";", "csv"),
+        ("mac_roman", ";", "csv"),
+        ("cp850", ",", "csv"),
+        ("utf-16", "\t", "txt"),
+    ],
+)
+@pytest.mark.parametrize("name", ["train", "metadata", "Book1"])
+def test_a_folder_of_photos_with_a_sheet_of_excel(
+    folder: Path, encoding: str, delimiter: str, ending: str, name: str
+) -> None:
+    end = "\r" if encoding == "mac_roman" else "\r\n"
+    rows = [("Photo", "Caption"), ("0.png", "Café à Köln"), ("1.png", '"ein Hund, der ""wau"" sagt"')]
+    text = end.join(map(delimiter.join, rows)) + end
+    (folder / f"{name}.{ending}").write_bytes(text.encode(encoding))
+    found = load_dataset_script("own_data", data_dir=folder, cache_dir=folder.parent / "cache")
+    assert found["train"]["caption"][:] == [["Café à Köln"], ['ein Hund, der "wau" sagt']]
+    (folder / "other.csv").write_text("image,caption\n0.png,a\n")
+    if name == "Book1":
+        with pytest.raises(
+            AnnotationError, match=rf"several tables for train: Book1\.{ending}, other\.csv\. Leave one"
+        ):
+            load_dataset_script("own_data", data_dir=folder, cache_dir=folder.parent / "cache")
+    else:
+        assert list(load_dataset_script("own_data", data_dir=folder, cache_dir=folder.parent / "cache")) == ["train"]
+
+
+@pytest.mark.parametrize(
     ("table", "message"),
     [
         ("file_name,caption,caption\n0.png,a,b\n", "line 2: has several columns called 'caption': give each a name"),
@@ -449,6 +479,28 @@ def test_rows_in_an_object(folder: Path) -> None:
     """TextVQA's files, and many others."""
     assert captions(folder, {"v": 1, "data": [{"file_name": "0.png", "caption": "a"}]}, "a.json") == {"0.png": ["a"]}
     assert answers(folder, {"data": [QUESTION | {"answers": ["2", "two"]}]}, "b.json") == [["2", "two"]]
+
+
+def test_vqa_v2_of_the_hub(folder: Path) -> None:
+    """Saved by `datasets`, with answers as objects and ids of images and questions as numbers."""
+    answer = {"answer": datasets.Value("string"), "answer_confidence": datasets.Value("string")}
+    features = datasets.Features(
+        {
+            "question": datasets.Value("string"),
+            "multiple_choice_answer": datasets.Value("string"),
+            "answers": datasets.List(answer),
+            "image_id": datasets.Value("int64"),
+            "question_id": datasets.Value("int64"),
+            "image": datasets.Image(),
+        }
+    )
+    given = [{"answer": "2", "answer_confidence": "yes"}, {"answer": "two", "answer_confidence": "maybe"}]
+    row = {"multiple_choice_answer": "2", "answers": given, "image": {"bytes": png(10), "path": None}, "image_id": 42}
+    rows = [row | {"question": f"how many? {number}", "question_id": 42000 + number} for number in range(2)]
+    datasets.Dataset.from_list(rows, features).save_to_disk(folder / "saved")
+    found = load_dataset_script("own_data", "vqa", hub_dataset=str(folder / "saved"), split="train")
+    assert found["answers"][:] == [["2", "two"]] * 2 and found["question_id"][:] == [42000, 42001]
+    assert found["image_id"][:] == [0, 0]
 
 
 def test_json_and_tables_in_one_split(folder: Path) -> None:
