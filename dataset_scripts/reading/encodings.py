@@ -146,16 +146,18 @@ def _fits(before: str, character: str, after: str) -> float:
     if character in _LOWER:
         return -1.0 if after.isupper() else 1.0 if before.isalpha() or after.isalpha() else 0.5
     if character in _UPPER:
-        return -1.0 if before.islower() else 1.0 if after.isalpha() else 0.5
+        return -1.0 if before.islower() else 1.0 if after.isalpha() or before.isalpha() else 0.0
     if character in _APOSTROPHES and before.isalpha():
         return 1.0 if after.isalpha() else 0.5
     if character in _OPENING:
         return 1.0 if after.isalnum() and not before.isalnum() else -0.5
     if character in _CLOSING:
-        return 1.0 if not after.isalnum() and before != " " else -0.5
+        if not before.isalnum() and character == "…":
+            return 0.5
+        return 1.0 if not after.isalnum() and (before.isalnum() or before in ".,!?)") else -0.5
     if character in _DASHES:
         return -0.5 if before.isalpha() or after.isalpha() else 0.5
-    return (0.5 if before.isdigit() or after.isdigit() else 0.0) if character in _BESIDE_NUMBERS else -1.0
+    return -1.0 if character not in _BESIDE_NUMBERS else -0.5 if before.isalpha() or after.isalpha() else 0.5
 
 
 def _known(encoding: str) -> str:

@@ -310,11 +310,43 @@ def test_utf16_with_the_other_mark_and_json_lines(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["it\u2019s a dog", "a \u201cdog\u201d \u2013 or two…", "a dog\u2019s café", "20° in the sun", "L'été, où ?"],
+    [
+        "it\u2019s a dog",
+        "a \u201cdog\u201d \u2013 or two…",
+        "a dog\u2019s café",
+        "20° in the sun",
+        "wait … 5 €",
+        "L'été, où ?",
+        "rød bil på gaden",
+    ],
 )
 @pytest.mark.parametrize("encoding", ["cp1252", "mac_roman"])
 def test_typographic_signs(folder: Path, text: str, encoding: str) -> None:
     assert captions(folder, f'file_name,caption\n0.png,"{text}"\n'.encode(encoding)) == {"0.png": [text]}
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "mac_roman", "cp850"])
+@pytest.mark.parametrize(
+    "text",
+    ["um cão não é pão", "¿qué hay aquí? ¡un niño!", "ÜBER DEN DÄCHERN", "en rød bil på gaden", "à côté de la plage"],
+)
+def test_languages(folder: Path, text: str, encoding: str) -> None:
+    assert captions(folder, f"file_name;caption\n0.png;{text}\n".encode(encoding)) == {"0.png": [text]}
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("mały pies biegnie przez łąkę", "cp1250"),
+        ("一只狗在草地上", "gbk"),
+        ("ένα σκυλί τρέχει", "cp1253"),
+        ("küçük köpek koşuyor", "cp1254"),
+    ],
+)
+def test_other_languages_are_not_guessed(folder: Path, text: str, encoding: str) -> None:
+    table = f"file_name;caption\n0.png;{text}\n".encode(encoding)
+    refused(folder, table, r"is not UTF-8 \(byte \d+\): save it as UTF-8")
+    assert captions(folder, table, encoding=encoding) == {"0.png": [text]}
 
 
 def test_the_encoding_that_was_taken_is_said_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
