@@ -132,7 +132,9 @@ class ColumnNames:
         if isinstance(self.named[name], list) and len(columns) > 1:
             values = [row[column] for several in columns for column in several[:1]]
             tidy = [_TIDY[name](value) for value in values if not is_missing(value) and value != ""]
-            return next((value for value in tidy if isinstance(value, BadRow)), tidy or None)
+            if problem := next((value for value in tidy if isinstance(value, BadRow)), None):
+                return problem
+            return [one for value in tidy for one in (value if isinstance(value, list) else [value])] or None
         for several in columns:
             filled = [column for column in several if not is_missing(row[column])]
             if len(filled) > 1:

@@ -226,7 +226,7 @@ def _question_rows(answers: dict[Any, Any], image_name: str, subset: str, number
 def _gqa_row(question_id: str, item: Any) -> Any:
     """Return the row of a question of GQA, whose image has no ending; a malformed item stays as it is."""
     try:
-        row = {"dataset": "vqa", "image": item["imageId"], "question": item["question"]}
+        row = {"dataset": "vqa", "image": str(item["imageId"]), "question": item["question"]}
         row["question_id"] = question_number(question_id)
     except (KeyError, TypeError):
         return item

@@ -132,6 +132,11 @@ def test_ids_with_letters(folder: Path) -> None:
     refused(folder, lines(*rows, rows[0]), r"line 4: 'question_id' \d+ is taken by .*, line 1", "vqa", "rows.jsonl")
 
 
+def test_answers_in_several_columns(folder: Path) -> None:
+    table = 'image,question,a1,a2,a3\n0.png,how many?,2,"[2, 3]",\n'
+    assert answers(folder, table, answers_column=["a1", "A2", "a3"]) == [["2", "2", "3"]]
+
+
 def test_vizwiz_and_the_hub(folder: Path) -> None:
     given = [{"answer": "2", "answer_confidence": "yes"}, {"answer": "two", "answer_confidence": "maybe"}]
     row = QUESTION | {"answers": given, "answer_type": "number", "answerable": 1}
@@ -452,7 +457,7 @@ def test_gqa(folder: Path) -> None:
     write_image(folder / "images" / "n161313.jpg")
     content = {
         "02930152": {"imageId": "n161313", "question": "is it red?", "answer": "yes", "types": {"semantic": "attr"}},
-        "x1": {"imageId": "0", "question": "what is it?", "isBalanced": True, "answer": "dog"},
+        "x1": {"imageId": 0, "question": "what is it?", "isBalanced": True, "answer": "dog"},
     }
     rows = load(folder, "vqa", {"testdev_balanced_questions.json": content})
     found = [(os.path.relpath(row["image"], folder), row["question_id"], row["answers"]) for row in rows]
