@@ -29,7 +29,7 @@ from modeling_albef.configuration_albef import AlbefError, exit_with_message
 from modeling_albef.explain.heat_maps import draw_heat_maps, explain_answer, explain_match
 from modeling_albef.explain.visualize import load_processor
 from modeling_albef.hub_albef import load_model
-from modeling_albef.index_albef import IMAGE_SUFFIXES
+from modeling_albef.index_albef import IMAGE_SUFFIXES, describe_skipped
 from modeling_albef.serving.deadline import Deadline
 from modeling_albef.serving.files import ServedFiles
 from processing import ProcessingError, UnreadableImageError, open_image
@@ -150,7 +150,10 @@ def draw_shapes(folder: Path) -> list[Path]:
 def readable_images(folder: Path, files: ServedFiles) -> list[Path]:
     """Return the images below a folder; those that cannot be read or are not served are left out, which is said."""
     good = []
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
+    paths = sorted(folder.rglob("*"))
+    if skipped := describe_skipped(paths):
+        print(skipped)
+    for path in (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES):
         if files.find(str(files.images / path.relative_to(folder))) is None:
             why = f"hidden, a link out of the folder, no file, or has more than {MAX_UPLOAD:,} bytes"
             print(f"Left out: image {str(path)!r} is {why}.")

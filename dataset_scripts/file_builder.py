@@ -122,12 +122,15 @@ class QuestionFilesConfig(FilesConfig):
         vqa_root: Folder that image paths of VQA v2 start from; None takes `image_root`, or `data_dir`.
         vg_root: Folder that image paths of Visual Genome start from; None takes that of VQA v2.
         vg_weight: Weight of an answer of Visual Genome, >= 0; that of VQA v2's answers of a question is 1 together.
+        data_subtype: Of VQA v2's questions where neither the file nor its name says it, such as "val2014"; None finds
+            the images by their ids below the folder, whichever of COCO's folders has them.
         image_name: Path of an image of VQA v2's own files, with "{subset}" for "train2014" and the like, "{image_id}".
     """
 
     vqa_root: str | None = None
     vg_root: str | None = None
     vg_weight: float = VG_WEIGHT
+    data_subtype: str | None = None
     image_name: str = IMAGE_NAME
 
     def roots(self) -> list[ImageRoot]:
@@ -199,10 +202,13 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
 
     def sources(self, split: str, problems: Problems) -> Iterator[SourceRow]:
         """Read rows of a split's annotation files."""
-        files = self.config.files()[split]
+        return self.json_rows(self.config.files()[split], split, problems)
+
+    def json_rows(self, files: list[str], split: str, problems: Problems) -> Iterator[SourceRow]:
+        """Read rows of JSON files of all layouts of `reading/layouts.py`."""
         if self.config.name == "retrieval":
             return caption_rows(files, split, problems)
-        return question_rows(files, problems, self.config.image_name)
+        return question_rows(files, problems, self.config.image_name, self.config.data_subtype)
 
     def accepted(self, split: str, builder: RowBuilder, problems: Problems) -> Iterator[SourceRow]:
         """Read and check rows of a split; see `accepted`."""

@@ -6,20 +6,32 @@ Shapes: N entries, E projection width, Q queries.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from itertools import repeat, zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import features
 from PIL.Image import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset, IterableDataset
+from transformers.utils import logging
 
 from .configuration_albef import AlbefError, one_line
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+_AVIF = {".avif"} if "avif" in features.modules and features.check("avif") else set()
+_HEIC = {".heic", ".heif", ".hif"} if find_spec("pillow_heif") else set()
+# Of the images that Pillow reads here, and of others, which are counted where they are left out.
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"} | _AVIF | _HEIC
+OTHER_SUFFIXES = {
+    *(".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".hif", ".ico", ".jxl", ".nef", ".orf", ".pbm"),
+    *(".pgm", ".ppm", ".psd", ".raf", ".raw", ".rw2", ".svg", ".tga"),
+} - IMAGE_SUFFIXES
+logger = logging.get_logger(__name__)
 _EMBEDDINGS, _NAMES = "index.safetensors", "index.json"
 
 
@@ -168,10 +180,25 @@ def images_below(folder: Path) -> list[Path]:
     """Return the images of a folder and of those below it; a MissingFolderError says that there are none."""
     if not folder.is_dir():
         raise MissingFolderError(f"There is no folder {str(folder)!r}: give one, or a list of images.")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(folder.rglob("*"))
+    found, skipped = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES], describe_skipped(paths)
     if not found:
-        raise MissingFolderError(f"The folder {str(folder)!r} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+        text = f"The folder {str(folder)!r} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})."
+        raise MissingFolderError(text if skipped is None else f"{text} {skipped}")
+    if skipped is not None:
+        logger.warning(f"{folder}: {skipped}")
     return found
+
+
+def describe_skipped(paths: Iterable[Path]) -> str | None:
+    """Return a sentence that counts the images which are left out, by their endings; None if there are none."""
+    counts = Counter(path.suffix.lower() for path in paths if path.suffix.lower() in OTHER_SUFFIXES)
+    if not counts:
+        return None
+    listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
+    heic = any(suffix.startswith(".h") for suffix in counts)
+    remedy = "`pip install pillow-heif` reads HEIC, or convert them" if heic else "convert them to be found"
+    return f"Left out are {counts.total()} files whose format is not read ({listed}): {remedy}."
 
 
 def read_answers(path: str | Path) -> list[Any]:

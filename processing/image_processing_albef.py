@@ -6,12 +6,13 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, features
 from transformers import BatchFeature
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import (
@@ -33,6 +34,7 @@ FORMATS = (
     *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD", "SGI"),
     *("TGA", "TIFF", "WEBP", "XBM", "XPM"),
 )
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # in the first bytes of a file
 MAX_PIXELS = 1 << 26  # of an opened image: one of more is reduced, so that a small file cannot take gigabytes
 PIXELS_AT_ONCE = 1 << 20  # of a large image whose colors are converted
 TOLERANCE = 1e-3  # of floats beyond 0..1, by rounding
@@ -258,8 +260,8 @@ def _image_of_bytes(data: bytes, name: str, least_size: Callable[[int, int], tup
     except Image.DecompressionBombError as error:
         raise _too_large(name) from error
     except Image.UnidentifiedImageError as error:
-        message = f"Image {name} is no image that Pillow knows: convert it, fetch it again or leave it out."
-        raise UnreadableImageError(message) from error
+        fault = missing_reader(data) or "is no image that Pillow knows: convert it, fetch it again or leave it out"
+        raise UnreadableImageError(f"Image {name} {fault}.") from error
     except Exception as error:  # Pillow's readers of some formats raise nearly anything on damaged data
         raise _damaged(name, error) from error
     with image:
@@ -269,7 +271,29 @@ def _image_of_bytes(data: bytes, name: str, least_size: Callable[[int, int], tup
 def open_lazily(file: str | BinaryIO) -> Image.Image:
     """Return `Image.open` of a path or an open file, whose format must be one of `FORMATS`."""
     Image.init()
+    _register_heif()
     return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+@cache
+def _register_heif() -> bool:
+    """Have Pillow read HEIC by pillow-heif where that is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def missing_reader(head: bytes) -> str | None:
+    """Return why a file that begins so is not read, if all that is missing is a package that reads its format."""
+    brand = head[8:12] if head[4:8] == b"ftyp" else b""
+    if brand in HEIC_BRANDS and "HEIF" not in Image.OPEN:
+        return "is HEIC, which Pillow reads with pillow-heif alone: `pip install pillow-heif`, or convert it"
+    if brand in (b"avif", b"avis") and not ("avif" in features.modules and features.check("avif")):
+        return "is AVIF, which this Pillow does not read: `pip install --upgrade pillow`, or convert it"
+    return None
 
 
 def open_sources(source: Any, fetch: Callable[[Any], Any], is_nested: bool = False) -> Any:

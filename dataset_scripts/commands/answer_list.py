@@ -67,11 +67,12 @@ def _count(files: Sequence[str | os.PathLike[str]]) -> Counter[str]:
     if not files:
         raise AnnotationError("Cannot count the answers: no file is given, name at least one.")
     builder = cast(OwnData, make_builder("own_data", "vqa", train_files=[os.fspath(name) for name in files]))
+    builder.needed = ("answer",)
     for source in builder.sources("train", problems):
         row = source.row
         problem = _row_problem(row)
         if problem is not None:
-            problems.add_row(f"{source.file}, row {source.number}", problem)
+            problems.add_row(source.where, problem)
         else:
             answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
             counts.update(filter(None, map(str.strip, answers)))
@@ -85,9 +86,6 @@ def _row_problem(row: Any) -> str | None:
         return row.problem
     if not isinstance(row, dict):
         return f"is {short(row)}, not an object: write {{'question': .., 'answer': ..}}"
-    if "answer" not in row:
-        keys = list(row)[:6]
-        return f"has no 'answer' ('answers' in a table); its keys are {keys}: name files with answers"
     answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
         return f"answer is {short(row['answer'])}: a string or a list of strings is expected"

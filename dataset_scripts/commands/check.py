@@ -73,7 +73,7 @@ class SplitChecker:
         rows, texts = ("questions", "answers") if is_vqa else ("rows", "captions")
         found.counts = {rows: 0, "images": 0, texts: 0}
         for source in self.builder.accepted(split, builder, found.problems):
-            where = f"{source.file}, row {source.number}"
+            where = source.where
             if isinstance(builder, EmbeddedRowBuilder) and builder.last_image == len(found.first_rows):
                 self._check_images([source.row["image"]], [where], found.problems)
             self._note_new_image(builder, where, found)

@@ -54,7 +54,7 @@ def load_answer_list(path: str | os.PathLike[str]) -> list[str]:
     except UnusableFileError as error:
         problems.add(file, str(error))
     first_use: dict[str, int] = {}
-    for number, answer in enumerate(entries):
+    for number, answer in enumerate(entries, start=1):
         problem: str | None
         if not isinstance(answer, str):
             problem = f"is {short(answer)}: a string is expected"

@@ -55,7 +55,7 @@ class CaptionRowBuilder(RowBuilder):
             return problem
         self.last_image = index
         self.captions.extend([] for _ in range(len(self.captions), index + 1))
-        self.captions[index].extend([caption] if isinstance(caption, str) else caption)
+        self.captions[index].extend(as_list(caption))
         return None
 
     def flush(self) -> Iterator[dict[str, Any]]:
@@ -82,7 +82,12 @@ def caption_problem(row: Any, check_texts: bool = True) -> str | None:
         return "'caption' is an empty list: give at least one caption or leave the row out"
     if not isinstance(caption, (str, list)):
         return f"'caption' is {short(caption)}: a string or a list of strings is expected"
-    return _texts_problem([caption] if isinstance(caption, str) else caption) if check_texts else None
+    return _texts_problem(as_list(caption)) if check_texts else None
+
+
+def as_list(texts: str | list[str]) -> list[str]:
+    """Return one text, or several, as a list."""
+    return [texts] if isinstance(texts, str) else texts
 
 
 def _texts_problem(captions: list[Any]) -> str | None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from .captions import caption_problem
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .captions import as_list, caption_problem
 from .image_files import ImageRoot
-from .problems import short
+from .json_files import open_file
+from .problems import UnusableFileError, short
 from .questions import NO_QUESTION_ID, VQA_WEIGHT, question_problem
 from .rows import RowBuilder, SourceRow
+from .tables import rows_of, table_kind
 
 _STANDS_FOR_IMAGE = "embedded"
 _ROOTS = {name: ImageRoot("") for name in ("vqa", "vg")}
@@ -17,17 +24,24 @@ _ROOTS = {name: ImageRoot("") for name in ("vqa", "vg")}
 class EmbeddedRowBuilder(RowBuilder):
     """Builds rows of rows with images, one after the other; `images` holds names, not paths.
 
-    Rows of the same image, known by its `image_id`, have to be adjacent if they hold captions; without `image_id` every
-    row is an image of its own.
+    Without `image_id` every row is an image of its own. Rows of the same `image_id` are one image if they are adjacent,
+    or if the captions of all are known before; else each run of them is a row, with the same `image_id`.
     """
 
-    def __init__(self, task: str, need_answers: bool) -> None:
-        """Begin; the task is "retrieval" or "vqa", where a question without an answer may be a problem."""
+    def __init__(self, task: str, need_answers: bool, captions: Mapping[Any, list[str]] | None = None) -> None:
+        """Begin.
+
+        Args:
+            task: "retrieval" or "vqa".
+            need_answers: Whether a question without an answer is a problem.
+            captions: All captions of each image by its `image_id`, see `captions_by_id`.
+        """
         super().__init__()
         self.task, self.need_answers = task, need_answers
         self._index_of_id: dict[Any, int] = {}
         self._question_ids: set[int] = set()
         self._open: dict[str, Any] | None = None
+        self._captions = captions or {}
 
     def add(self, source: SourceRow) -> str | None:
         """See `RowBuilder`."""
@@ -47,22 +61,21 @@ class EmbeddedRowBuilder(RowBuilder):
         new, image_id = len(self.images.paths), source.row.get("image_id")
         index = new if image_id is None else self._index_of_id.setdefault(image_id, new)
         if index == new:
-            self.images.paths.append(f"{source.file}, row {source.number}")
+            self.images.paths.append(source.where)
         return index
 
     def _add_captions(self, source: SourceRow) -> str | None:
-        row, newest = source.row, len(self.images.paths) - 1
-        index = self._index(source)
-        captions = [row["caption"]] if isinstance(row["caption"], str) else list(row["caption"])
-        if index < newest:
-            return f"'image_id' {row['image_id']!r} came before: put the rows of an image together"
-        self.last_image = index
-        if index == newest and self._open is not None:
+        row, num_known = source.row, len(self.images.paths)
+        self.last_image = index = self._index(source)
+        captions = as_list(row["caption"])
+        if (known := self._captions.get(row.get("image_id"))) is not None:
+            captions = known if index == num_known else []  # the first row of an image has those of all
+        if self._open is not None and self._open["image_id"] == index:
             self._open["caption"] += captions
-            return None
-        if self._open is not None:
-            self.ready.append(self._open)
-        self._open = {"image": row["image"], "caption": captions, "image_id": index}
+        elif captions:
+            if self._open is not None:
+                self.ready.append(self._open)
+            self._open = {"image": row["image"], "caption": list(captions), "image_id": index}
         return None
 
     def _add_question(self, source: SourceRow) -> str | None:
@@ -81,6 +94,52 @@ class EmbeddedRowBuilder(RowBuilder):
     def flush(self) -> list[dict[str, Any]]:
         """Return the last image."""
         return [] if self._open is None else [self._open]
+
+
+def embedded_column(file: str, names: Collection[str], is_known: Callable[[str], bool]) -> str | None:
+    """Return the column of a Parquet file that holds images themselves and not paths, or None.
+
+    Such a column has bytes, or a struct as `datasets` writes it, and one of `names` or, if there are none, a known one.
+    """
+    if not os.path.isfile(file):
+        return None
+    try:
+        if table_kind(file) != "parquet":
+            return None
+        schema = pq.read_schema(file)
+    except (UnusableFileError, pa.ArrowException, OSError):  # reading its rows says so
+        return None
+    for field in schema:
+        is_wanted = field.name in names if names else is_known(field.name)
+        holds_bytes = pa.types.is_struct(field.type) or pa.types.is_binary(field.type)
+        if is_wanted and (holds_bytes or pa.types.is_large_binary(field.type)):
+            return field.name
+    return None
+
+
+def parquet_rows(file: str, without: str | None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file but for one column; none of a file that cannot be read."""
+    try:
+        with open_file(file) as stream:
+            table = pq.ParquetFile(stream)
+            yield from rows_of(table, [name for name in table.schema_arrow.names if name != without])
+    except (UnusableFileError, pa.ArrowException, OSError):  # reading all columns says so
+        return
+
+
+def captions_by_id(rows: Iterable[Any]) -> dict[Any, list[str]]:
+    """Return the captions of each `image_id` whose rows are not adjacent; rows that cannot be used do not count."""
+    captions: dict[Any, list[str]] = {}
+    scattered, last = set(), None
+    for row in rows:
+        if isinstance(row, dict) and row.get("image_id") is not None:
+            if caption_problem(row | {"image": _STANDS_FOR_IMAGE}) is None:
+                image_id = row["image_id"]
+                if image_id != last and image_id in captions:
+                    scattered.add(image_id)
+                captions.setdefault(image_id, []).extend(as_list(row["caption"]))
+                last = image_id
+    return {image_id: captions[image_id] for image_id in scattered}
 
 
 def _is_image(image: Any) -> bool:

@@ -51,7 +51,9 @@ def dataset_state(name: str) -> Any:
         return None
 
 
-def hub_rows(name: str, config_name: str | None, split: str, streaming: bool) -> Iterator[dict[str, Any]]:
+def hub_rows(
+    name: str, config_name: str | None, split: str, streaming: bool, without_images: bool = False
+) -> Iterator[dict[str, Any]]:
     """Yield the rows of a split of a data set on the Hub or a folder; images as stored, with `path` and `bytes`.
 
     Raises AnnotationError if it cannot be loaded, or the network or a file does not give a row.
@@ -64,7 +66,10 @@ def hub_rows(name: str, config_name: str | None, split: str, streaming: bool) ->
         raise AnnotationError(f"hub_dataset {name!r} cannot be loaded ({one_line(error)}).") from error
     rows: Any = found[split] if isinstance(found, dict) else found
     for column, feature in (rows.features or {}).items():
-        if isinstance(feature, datasets.Image):
+        is_image = isinstance(feature, datasets.Image)
+        if without_images and (is_image or getattr(feature, "dtype", "") in ("binary", "large_binary")):
+            rows = rows.remove_columns(column)
+        elif is_image:
             rows = rows.cast_column(column, datasets.Image(decode=False))
     try:
         yield from rows

@@ -23,6 +23,10 @@ MAX_IMAGE_PIXELS = 2 * 89_478_485  # where Pillow refuses to open an image: twic
 _TOO_LARGE = "make it smaller, leave it out or raise max_image_pixels"
 
 
+class MissingReaderError(OSError):
+    """An image of a format for which a package is not installed; the text says which."""
+
+
 def problems_of_images(
     images: Iterable[dict[str, Any] | None], decode: bool, max_pixels: int = MAX_IMAGE_PIXELS, num_threads: int = 4
 ) -> Iterator[str | None]:
@@ -71,7 +75,7 @@ def image_problems(
                 yield image
 
     found = problems_of_images(new_images(), decode, max_pixels, num_threads)
-    problems, good, is_bad = Problems(), [], dict[str, bool]()
+    problems, good, is_bad = Problems(first_row=0), [], dict[str, bool]()
     shown = tqdm(_column(images), "Opening images", len(images), leave=False, disable=None)
     for row, image in enumerate(shown):
         name = path(image)
@@ -125,10 +129,24 @@ def _pixels(image: dict[str, Any]) -> int:
     try:
         with open_lazily(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as opened:
             return opened.width * opened.height
+    except Image.UnidentifiedImageError as error:
+        from processing.image_processing_albef import missing_reader
+
+        if fault := missing_reader(_head(image)):
+            raise MissingReaderError(fault) from error
+        raise
     except (Image.DecompressionBombError, ValueError, OSError):
         raise
     except Exception as error:  # Pillow's readers of some formats raise nearly anything
         raise OSError(str(error) or type(error).__name__) from error
+
+
+def _head(image: dict[str, Any]) -> bytes:
+    """Return the first bytes of an image."""
+    if image["bytes"] is not None:
+        return bytes(image["bytes"][:16])
+    with open(image["path"], "rb") as stream:
+        return stream.read(16)
 
 
 def _image_problem(image: dict[str, Any] | None, decode: bool, max_pixels: int) -> str | None:
@@ -140,6 +158,8 @@ def _image_problem(image: dict[str, Any] | None, decode: bool, max_pixels: int) 
         pixels = _pixels(image)
         if pixels > max_pixels:
             return f"image {name} has {pixels:,} pixels, more than the limit of {max_pixels:,}: {_TOO_LARGE}"
+    except MissingReaderError as error:
+        return f"image {name} {error}"
     except Image.DecompressionBombError:
         return f"image {name} has more than {MAX_IMAGE_PIXELS:,} pixels, Pillow's limit: {_TOO_LARGE}"
     except ValueError as error:

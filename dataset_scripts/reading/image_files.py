@@ -1,4 +1,4 @@
-"""Image files of annotations: found below their root."""
+"""Image files of annotations: found below their root, also without an ending and under COCO's other names."""
 
 from __future__ import annotations
 
@@ -6,11 +6,69 @@ import os
 import re
 import stat
 from dataclasses import dataclass, field
+from functools import cache
 
 from .problems import encodes, short
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+ENDINGS = (
+    *("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jfif", "jp2", "ppm", "tga"),
+    *("pgm", "ico", "dds", "psd"),
+)
+SUBSETS = ("train2014", "val2014", "test2014", "test2015", "train2017", "val2017", "test2017")  # also folders
+_COCO = re.compile(r"(?:COCO_[a-z]+\d{4}_)?(\d{12})\.jpg$", re.IGNORECASE)
+
+
+class FolderListing:
+    """The folders below a root, each of which is read once."""
+
+    def __init__(self, root: str) -> None:
+        """Begin; nothing is read yet."""
+        self.root = root
+        self.names = cache(self._names)
+
+    def _names(self, folder: str) -> dict[str, list[str]]:
+        """Return the names of the images in a folder by what they are without their ending."""
+        found: dict[str, list[str]] = {}
+        try:
+            entries = sorted(os.listdir(os.path.join(self.root, folder)))
+        except OSError:
+            return found
+        for name in entries:
+            stem, ending = os.path.splitext(name)
+            if ending[1:].lower() in ENDINGS:
+                found.setdefault(stem, []).append(name)
+        return found
+
+    def other_names(self, relative: str) -> list[str]:
+        """Return the paths, relative to the root, of the images that a path which is no file may mean."""
+        folder, name = os.path.split(relative)
+        if coco := _COCO.match(name):
+            return self._of_coco(coco[1], folder)
+        if os.path.splitext(name)[1][1:].lower() in ENDINGS:
+            return []
+        return [os.path.join(folder, found) for found in self.names(folder).get(name, [])]
+
+    def _of_coco(self, number: str, folder: str) -> list[str]:
+        """Return the images with a number of COCO, one of those of the same size: releases share numbers and files."""
+        above = os.path.dirname(folder)
+        parents = dict.fromkeys([above, "", "images", os.path.join(above, "images")])
+        folders = [folder, *(os.path.join(up, one) for up in parents for one in ("", *SUBSETS))]
+        stems = [number, *(f"COCO_{subset}_{number}" for subset in SUBSETS)]
+        found = [
+            os.path.normpath(os.path.join(one, name))
+            for one in dict.fromkeys(map(os.path.normpath, folders))
+            if (names := self.names(one))
+            for stem in stems
+            for name in names.get(stem, [])
+        ]
+        paths = {name: os.path.join(self.root, name) for name in found}
+        if len({os.path.basename(name) for name in found if "COCO" in name}) > 1:  # of several images
+            return found
+        return list(
+            {os.path.getsize(path): name for name, path in reversed(paths.items()) if os.path.isfile(path)}.values()
+        )
 
 
 @dataclass(frozen=True)
@@ -27,16 +85,27 @@ class ImageRoot:
             return None
         return f"{self.folder!r} is not a folder: name the folder that holds the images"
 
-    def find(self, relative: str) -> tuple[str, str | None]:
-        """Return the absolute path of an image, and what is wrong with the file, or None."""
+    def find(self, relative: str, listing: FolderListing) -> tuple[str, str | None]:
+        """Return the absolute path of an image, and what is wrong with the file, or None.
+
+        Where there is no such file, one with another name is looked for; see `FolderListing`.
+        """
         path = os.path.join(self.folder, relative)
         problem = _file_problem(path, self.setting)
-        if problem:
-            for pattern in self.patterns:
-                other = pattern.format(path=relative, name=os.path.basename(relative))
-                other = os.path.join(self.folder, os.path.normpath(other))
-                if _file_problem(other, self.setting) is None:
-                    return other, None
+        if not problem:
+            return path, None
+        name = os.path.basename(relative)
+        others = [os.path.normpath(pattern.format(path=relative, name=name)) for pattern in self.patterns]
+        for other in others:
+            if _file_problem(os.path.join(self.folder, other), self.setting) is None:
+                return os.path.join(self.folder, other), None
+        for other in (relative, *others):
+            if found := listing.other_names(other):
+                if len(found) > 1:
+                    names = " or ".join(map(repr, found))
+                    return path, f"image {short(relative)} is no file, and may be {names}: write which of them it is"
+                path = os.path.join(self.folder, found[0])
+                return path, _file_problem(path, self.setting)
         return path, problem
 
 
@@ -48,6 +117,7 @@ class Images:
     # For each root: image as written, and relative path -> index; None for an image that cannot be used.
     _index_of: dict[ImageRoot, dict[str, int | None]] = field(default_factory=dict)
     _index_of_path: dict[str, int] = field(default_factory=dict)
+    _listings: dict[str, FolderListing] = field(default_factory=dict)  # of a root's folder
 
     def add(self, root: ImageRoot, written: str) -> tuple[int | None, str]:
         """Return an image's index, or None and what is wrong with it: said for its first row, empty for further ones.
@@ -65,7 +135,9 @@ class Images:
         if relative in known:
             known[written] = known[relative]
             return known[written], ""
-        path, problem = root.find(relative)
+        if root.folder not in self._listings:
+            self._listings[root.folder] = FolderListing(root.folder)
+        path, problem = root.find(relative, self._listings[root.folder])
         if not problem and path not in self._index_of_path:
             self._index_of_path[path] = len(self.paths)
             self.paths.append(path)

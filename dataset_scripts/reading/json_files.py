@@ -11,6 +11,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, BinaryIO, NoReturn
 
 import ijson
@@ -66,6 +67,18 @@ class JsonFile:
     def items(self, prefix: str) -> JsonFile:
         """Start at the beginning and iterate over the values at "item", "images.item" and the like."""
         return self._start("item", lambda **sizes: ijson.items(self, prefix, use_float=True, **sizes))
+
+    def entries(self) -> Iterator[tuple[str, Any]]:
+        """Start at the beginning and iterate over the keys and values of the one object that the file is."""
+        self._start("item", lambda **sizes: ijson.kvitems(self, "", use_float=True, **sizes))
+        return self
+
+    def first_entry(self) -> list[str]:
+        """Return the keys of the first value of the one object that the file is, if that is an object, too."""
+        tokens = self._start("token", lambda **sizes: ijson.basic_parse(self, use_float=True, **sizes))
+        if [event for event, _ in islice(tokens, 3)] == ["start_map", "map_key", "start_map"]:
+            return self._keys()
+        return []
 
     def first_item(self, lists: tuple[str, ...] | None = None) -> tuple[str | None, list[str]]:
         """Return the key of the first list with an item, None where the whole file is one list; and the item's keys.

@@ -7,6 +7,7 @@ The content says which layout a file has, so files can be named in any order and
 - Karpathy's `dataset_coco.json`, `dataset_flickr30k.json`: `images`, each with `filename`, `split` and `sentences`.
 - COCO's `captions_*.json`: `images` and `annotations`.
 - VQA v2: a file of `questions`, and one of `annotations` that belongs to it.
+- GQA's `*_questions.json`: an object of `imageId`, `question` and `answer` by id.
 - Visual Genome: `question_answers.json` with the `qas` of each image, and `image_data.json` with the images' addresses.
 """
 
@@ -22,11 +23,12 @@ from typing import Any
 from .json_files import JsonFile
 from .problems import Problems, UnusableFileError, short
 from .rows import SourceRow
+from .values import question_number
 
 KARPATHY_SPLITS = {"train": ("train", "restval"), "validation": ("val",), "test": ("test",)}
-FLICKR_FOLDER = "flickr30k-images"  # as in ALBEF's files; Karpathy's name no folder
 IMAGE_NAME = "{subset}/COCO_{subset}_{image_id:012d}.jpg"  # of the images of VQA v2
-LISTS = ("questions", "annotations", "images")  # of an object that tell its layout
+_OF_ANY_SUBSET = "{image_id:012d}.jpg"  # the folder that has it is found by `FolderListing`
+LISTS = ("questions", "annotations", "images", "data")  # of an object that tell its layout; "data" has plain rows
 _SUBSET = re.compile(r"(train|val|test)(?:-dev)?(\d{4})")  # test-dev2015 is a part of the images of test2015
 _PART_OF_URL = re.compile(r"[^/]+/[^/]+$")
 NumberedRows = Iterable[tuple[int | str, Any]]
@@ -35,6 +37,8 @@ OpenFile = tuple[JsonFile, NumberedRows]
 
 def layout(json_file: JsonFile) -> str:
     """Return the layout of a JSON file, found from the keys of an item; raises UnusableFileError."""
+    if {"imageId", "question"} <= set(json_file.first_entry()):
+        return "gqa"
     key, fields = json_file.first_item(LISTS)
     if key is None:
         if "qas" in fields:
@@ -73,8 +77,8 @@ def read_rows(files: Sequence[str], open_file: Callable[[str], OpenFile], proble
 
 
 def _spread(items: Iterable[Any], to_rows: Callable[[int, Any], NumberedRows]) -> NumberedRows:
-    """Return the rows that items give with their indices."""
-    return chain.from_iterable(starmap(to_rows, enumerate(items)))
+    """Return the rows that items give, with the items' numbers from 1."""
+    return chain.from_iterable(starmap(to_rows, enumerate(items, start=1)))
 
 
 def caption_rows(files: Sequence[str], split: str, problems: Problems) -> Iterator[SourceRow]:
@@ -87,29 +91,28 @@ def caption_rows(files: Sequence[str], split: str, problems: Problems) -> Iterat
         json_file = JsonFile(file)
         kind = layout(json_file)
         if kind == "karpathy":
-            return json_file, _spread(json_file.items("images.item"), partial(_karpathy_rows, split, file))
+            return json_file, _spread(json_file.items("images.item"), partial(_karpathy_rows, split))
         if kind == "captions":
-            return json_file, enumerate(_coco_rows(json_file))
-        return _open_rows(json_file, kind, "rows, karpathy, captions")
+            return json_file, enumerate(_coco_rows(json_file), start=1)
+        return _open_rows(json_file, kind, "rows, data, karpathy, captions")
 
     return read_rows(named_once(files, problems, "captions"), open_file, problems)
 
 
 def _open_rows(json_file: JsonFile, kind: str, known: str) -> OpenFile:
     """Return a file of ALBEF's layout; raises UnusableFileError if it has another."""
-    if kind != "rows":
+    if kind not in ("rows", "data"):
         raise UnusableFileError(f"holds {kind}, but here these are read: {known}")
-    return json_file, enumerate(json_file.items("item"))
+    return json_file, enumerate(json_file.items("item" if kind == "rows" else "data.item"), start=1)
 
 
-def _karpathy_rows(split: str, file: str, number: int, item: Any) -> NumberedRows:
+def _karpathy_rows(split: str, number: int, item: Any) -> NumberedRows:
     """Return the row of an image of Karpathy's files, or no row for another split; a malformed item stays as it is."""
     if isinstance(item, dict) and item.get("split") not in KARPATHY_SPLITS[split]:
         return []
     try:
-        folder = item.get("filepath", FLICKR_FOLDER if "flickr" in os.path.basename(file) else "")
         captions = [sentence["raw"] for sentence in item["sentences"]]
-        return [(number, {"image": os.path.join(folder, item["filename"]), "caption": captions})]
+        return [(number, {"image": os.path.join(item.get("filepath", ""), item["filename"]), "caption": captions})]
     except (AttributeError, KeyError, TypeError):
         return [(number, item)]
 
@@ -135,11 +138,13 @@ def _id(item: dict[str, Any], key: str) -> str | int | None:
     return value if isinstance(value, str | int) else None
 
 
-def question_rows(files: Sequence[str], problems: Problems, image_name: str = IMAGE_NAME) -> Iterator[SourceRow]:
-    """Read rows `dataset`, `image`, `question`, `question_id`, `answer` of files of ALBEF, VQA v2 or Visual Genome.
+def question_rows(
+    files: Sequence[str], problems: Problems, image_name: str = IMAGE_NAME, data_subtype: str | None = None
+) -> Iterator[SourceRow]:
+    """Read rows `dataset`, `image`, `question`, `question_id`, `answer` of files of ALBEF, VQA v2, GQA, Visual Genome.
 
     Where VQA v2's annotations are read, rows have `question_type` and `answer_type`, too. Problems are those of whole
-    files. `image_name`: see `QuestionFilesConfig`.
+    files. `image_name`, `data_subtype`: see `QuestionFilesConfig`.
     """
     with_questions: dict[str, tuple[JsonFile, str]] = {}
     answers, genome_images = dict[Any, Any](), dict[Any, str]()
@@ -159,11 +164,19 @@ def question_rows(files: Sequence[str], problems: Problems, image_name: str = IM
     def open_file(file: str) -> OpenFile:
         json_file, kind = with_questions[file]
         if kind == "questions":
-            to_rows = partial(_question_rows, answers, image_name, _subset(json_file))
+            subset = _subset(json_file) or data_subtype
+            if subset is None and "{subset" in image_name:
+                if image_name != IMAGE_NAME:
+                    raise UnusableFileError("has no 'data_subtype' such as 'train2014': set data_subtype")
+                to_rows = partial(_question_rows, answers, _OF_ANY_SUBSET, "")
+            else:
+                to_rows = partial(_question_rows, answers, image_name, subset or "")
             return json_file, _spread(json_file.items("questions.item"), to_rows)
+        if kind == "gqa":
+            return json_file, enumerate(starmap(_gqa_row, json_file.entries()), start=1)
         if kind == "genome":
             return json_file, _spread(json_file.items("item"), partial(_genome_rows, genome_images))
-        return _open_rows(json_file, kind, "rows, questions, genome")
+        return _open_rows(json_file, kind, "rows, data, questions, genome, gqa")
 
     if not with_questions and files and not problems.file_count:
         problems.add(files[0], "holds no questions: name the file of questions, too")
@@ -176,13 +189,10 @@ def _subset_in(text: str) -> str | None:
     return found.group(1) + found.group(2) if found else None
 
 
-def _subset(json_file: JsonFile) -> str:
-    """Return which images the questions of a file are about."""
+def _subset(json_file: JsonFile) -> str | None:
+    """Return which images the questions of a file are about, if it says so."""
     named = next(json_file.items("data_subtype"), None)
-    subset = _subset_in(named if isinstance(named, str) else os.path.basename(json_file.file))
-    if subset is None:
-        raise UnusableFileError("has no 'data_subtype' such as 'train2014': the images' names need it")
-    return subset
+    return _subset_in(named if isinstance(named, str) else os.path.basename(json_file.file))
 
 
 def _read_answers(json_file: JsonFile, answers: dict[Any, Any]) -> None:
@@ -213,6 +223,16 @@ def _question_rows(answers: dict[Any, Any], image_name: str, subset: str, number
     return [(number, row)]
 
 
+def _gqa_row(question_id: str, item: Any) -> Any:
+    """Return the row of a question of GQA, whose image has no ending; a malformed item stays as it is."""
+    try:
+        row = {"dataset": "vqa", "image": str(item["imageId"]), "question": item["question"]}
+        row["question_id"] = question_number(question_id)
+    except (KeyError, TypeError):
+        return item
+    return row | {"answer": item["answer"]} if "answer" in item else row
+
+
 def _read_genome_images(json_file: JsonFile, images: dict[Any, str]) -> None:
     """Take the folder and name of each image of Visual Genome from its address."""
     with json_file:
@@ -230,7 +250,7 @@ def _genome_rows(images: dict[Any, str], number: int, item: Any) -> NumberedRows
         rows = [{"dataset": "vg", "image": path} | _genome_question(qa) for qa in item["qas"]]
     except (AttributeError, KeyError, TypeError):
         rows = [item]
-    return [(f"{number}, question {index}", row) for index, row in enumerate(rows)]
+    return [(f"{number}, question {index}", row) for index, row in enumerate(rows, start=1)]
 
 
 def _genome_question(qa: dict[str, Any]) -> dict[str, Any]:

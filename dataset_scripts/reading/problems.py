@@ -10,6 +10,7 @@ from typing import Any
 
 MAX_PROBLEMS = 10
 READABLE = re.compile(r"[^\W_]")  # a letter or digit of any script
+_ROW = re.compile(r"\b(row|entry) \d")
 HALF_CHARACTER = "\uffff"  # what JSON files are read with in place of half of a surrogate pair; no text has it
 
 
@@ -33,6 +34,7 @@ class Problems:
     kept: list[str] = field(default_factory=list)  # each after where it is
     count: int = 0
     file_count: int = 0  # of whole files, folders or settings, which no dropped row mends
+    first_row: int = 1  # what rows are counted from
     refused: int = 0  # rows that cannot be used; one image that many rows name is a single problem
 
     def add(self, where: str, text: str) -> None:
@@ -53,7 +55,9 @@ class Problems:
 
     def describe(self, subject: str, name: str = "problem") -> str:
         """Return the count of problems (or of what `name` says) and the kept ones, a line each."""
-        lines = [f"{subject}: {self.count} {name}{'s' if self.count != 1 else ''} (rows are counted from 0)."]
+        counted = any(_ROW.search(problem) for problem in self.kept)
+        how = f" (rows are counted from {self.first_row})" if counted else ""
+        lines = [f"{subject}: {self.count} {name}{'s' if self.count != 1 else ''}{how}."]
         lines += [f"  {problem}" for problem in self.kept]
         if self.count > len(self.kept):
             lines.append(f"  ... and {self.count - len(self.kept)} further {name}s.")

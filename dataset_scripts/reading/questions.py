@@ -33,6 +33,7 @@ VQA_WEIGHT = 1.0
 VG_WEIGHT = 0.5  # of one annotator's answer, in salesforce/ALBEF
 NO_QUESTION_ID = -1  # of a Visual Genome row without one
 MAX_QUESTION_ID = 2**63 - 1
+_FILE_BIT = 40  # the lower bits of a place are a row's number, the higher ones its file's index
 MAX_WEIGHT = 1e6  # of an answer; far above any that makes sense, far below what the sum of losses can hold
 
 
@@ -52,25 +53,22 @@ class QuestionRowBuilder(RowBuilder):
         self.roots = (vqa_root,)
         self.vg_weight, self.need_answers = vg_weight, need_answers
         self._by_source = {"vqa": vqa_root, "vg": vg_root}
-        self._first_use: dict[int, int] = {}  # `question_id` of "vqa" rows -> index of the row, counted over all files
-        self._starts: dict[str, int] = {}  # file -> how many rows came before it
-        self._num_rows = 0
+        self._first_use: dict[int, int] = {}  # `question_id` of "vqa" rows -> file and number, see `_place`
+        self._files: dict[tuple[str, str], int] = {}  # file and what its rows are counted in -> its index
 
     def add(self, source: SourceRow) -> str | None:
         """See `RowBuilder`."""
-        self._starts.setdefault(source.file, self._num_rows)
-        self._num_rows += 1
-        row, is_own = source.row, self.part.holds(source.share)
+        row, is_own, place = source.row, self.part.holds(source.share), self._place(source)
         if not is_own and not self.part.check_all:
-            self._count(row)
+            self._count(row, place)
             return None
         problem = question_problem(row, self.need_answers, self._by_source)
         if problem:
             return problem
         name, question_id = row.get("dataset", "vqa"), row.get("question_id")
         if name == "vqa":
-            first = self._first_use.setdefault(question_id, self._num_rows - 1)
-            if first != self._num_rows - 1:
+            first = self._first_use.setdefault(question_id, place)
+            if first != place:
                 return f"'question_id' {question_id} is taken by {self._where(first)}: give every question its own"
         else:
             self.roots = tuple(self._by_source.values())
@@ -81,13 +79,18 @@ class QuestionRowBuilder(RowBuilder):
         self.ready = [self._build(row, name, index)] if is_own else []
         return None
 
-    def _count(self, row: Any) -> None:
+    def _place(self, source: SourceRow) -> int:
+        """Return file and number of a row as one integer, which takes a third of the memory of two."""
+        index = self._files.setdefault((source.file, source.unit), len(self._files))
+        return (index << _FILE_BIT) + (source.number if isinstance(source.number, int) else 0)
+
+    def _count(self, row: Any, place: int) -> None:
         """Note id and image of a row of another shard, which numbers of later rows depend on."""
         if not isinstance(row, dict):
             return
         name, question_id, image = row.get("dataset", "vqa"), row.get("question_id"), row.get("image")
         if name == "vqa" and isinstance(question_id, int):
-            self._first_use.setdefault(question_id, self._num_rows - 1)
+            self._first_use.setdefault(question_id, place)
         if isinstance(image, str):
             self.images.add(self._by_source["vg" if name == "vg" else "vqa"], image)
 
@@ -105,10 +108,10 @@ class QuestionRowBuilder(RowBuilder):
             "answer_type": row.get("answer_type"),
         }
 
-    def _where(self, number: int) -> str:
-        """Return file and row of a row's index over all files."""
-        file, start = [(file, start) for file, start in self._starts.items() if start <= number][-1]
-        return f"{file}, row {number - start}"
+    def _where(self, place: int) -> str:
+        """Return what the row of a place is called in a message."""
+        file, unit = list(self._files)[place >> _FILE_BIT]
+        return f"{file}, {unit} {place & ((1 << _FILE_BIT) - 1)}"
 
 
 def question_problem(row: Any, need_answers: bool, roots: dict[str, ImageRoot]) -> str | None:

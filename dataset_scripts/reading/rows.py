@@ -23,18 +23,30 @@ class SourceRow(NamedTuple):
     """A row as it is read."""
 
     file: str
-    number: int | str  # its index in the file, from 0
+    number: int | str  # from 1: the line on which it begins, or the row, as `unit` says
     share: float  # of all files that is read, 0..1, never falling: what several processes divide the rows by
     row: Any  # in ALBEF's layout; anything at all if the file is wrong
     is_numbered: bool = (
         False  # the question has no `question_id`; its index stands for it, which is not unique over splits
     )
+    unit: str = "row"
+
+    @property
+    def where(self) -> str:
+        """What it is called in a message."""
+        return f"{self.file}, {self.unit} {self.number}"
 
 
 class BadRow(NamedTuple):
     """Takes the place of a row that its reader knows to be wrong."""
 
     problem: str
+
+
+class Repeated(NamedTuple):
+    """Takes the place of the name of a column that an earlier column has."""
+
+    column: str
 
 
 class Part(NamedTuple):
@@ -104,7 +116,7 @@ def accepted(
             if problem is None:
                 yield source
             else:
-                problems.add_row(f"{source.file}, row {source.number}", problem)
+                problems.add_row(source.where, problem)
 
 
 def missing_roots(builder: RowBuilder, problems: Problems) -> bool:

@@ -49,7 +49,7 @@ def fails(root: Path, content: Any, message: str) -> str:
     """The message of the one error of a file with this content."""
     with pytest.raises(AnnotationError, match=message) as caught:
         read_captions([write(root.parent / "a.json", content)], str(root))
-    assert "Cannot load the annotations: 1 problem (rows are counted from 0)" in str(caught.value)
+    assert "Cannot load the annotations: 1 problem" in str(caught.value)
     return str(caught.value)
 
 
@@ -164,7 +164,7 @@ def test_a_bad_file(root: Path, content: Any, message: str) -> None:
 )
 def test_a_bad_row(root: Path, wrong: Any, message: str) -> None:
     rows = [row(0, image_id="x"), row(1, ["fine"]), wrong, row(2, "fine")]
-    assert "a.json, row 2: " in fails(root, rows, message)
+    assert "a.json, row 3: " in fails(root, rows, message)
 
 
 def test_ids_of_coco_that_are_none(root: Path) -> None:
@@ -176,23 +176,23 @@ def test_ids_of_coco_that_are_none(root: Path) -> None:
 
 def test_a_value_that_is_nested_deeply(root: Path) -> None:
     content = b'[{"image": "train/1.png", "caption": "a"}, {"image": ' + b"[" * 400 + b"]" * 400 + b', "caption": "a"}]'
-    fails(root, content, r"row 1: image is \[\[\[\[\[\[\[\.\.\.\]\]\]\]\]\]\]: a path relative to image_root")
+    fails(root, content, r"row 2: image is \[\[\[\[\[\[\[\.\.\.\]\]\]\]\]\]\]: a path relative to image_root")
 
 
 def test_one_id_for_two_images_of_two_files(root: Path) -> None:
     files = [write(root.parent / f"{number}.json", [row(number, image_id=5)]) for number in (1, 2)]
-    with pytest.raises(AnnotationError, match=r"2\.json, row 0: 'image_id' 5 names 'train/2.png', before it named"):
+    with pytest.raises(AnnotationError, match=r"2\.json, row 1: 'image_id' 5 names 'train/2.png', before it named"):
         read_captions(files, str(root))
 
 
 def test_an_empty_image_file(root: Path) -> None:
     (root / "train" / "1.png").write_bytes(b"")
-    fails(root, [row(0), row(1)], r"row 1: image '.*1\.png' is an empty file: fetch it again")
+    fails(root, [row(0), row(1)], r"row 2: image '.*1\.png' is an empty file: fetch it again")
 
 
 def test_a_missing_image_is_reported_once(root: Path) -> None:
     """It is asked for once, however many captions it has."""
-    fails(root, [row(0), *[row(77, str(number)) for number in range(5)]], r"row 1: image '.*77\.png' cannot be found")
+    fails(root, [row(0), *[row(77, str(number)) for number in range(5)]], r"row 2: image '.*77\.png' cannot be found")
 
 
 def test_bad_arguments(root: Path) -> None:
@@ -214,10 +214,10 @@ def test_ten_problems_and_a_count(root: Path) -> None:
     with pytest.raises(AnnotationError) as caught:
         read_captions(files, str(root))
     lines = str(caught.value).splitlines()
-    assert lines[0] == "Cannot load the annotations: 15 problems (rows are counted from 0)."
+    assert lines[0] == "Cannot load the annotations: 15 problems (rows are counted from 1)."
     assert len(lines) == 12
     assert "missing.json: does not exist" in lines[1]
-    assert all(f"bad.json, row {number}: caption '?'" in lines[number + 1] for number in range(1, 10))
+    assert all(f"bad.json, row {number + 1}: caption '?'" in lines[number + 1] for number in range(1, 10))
     assert lines[11] == "  ... and 5 further problems."
 
 

@@ -87,10 +87,10 @@ def test_what_does_not_stop_a_run(coco: Path, capsys: pytest.CaptureFixture[str]
     status, printed = checked(capsys, coco)
     assert status == 0 and "validation: 2 notes" in printed
     assert (
-        f"coco_val.json, row 1: image '{coco / train[3]['image']}' is in train ({coco / 'coco_train.json'}, row 3)"
+        f"coco_val.json, row 2: image '{coco / train[3]['image']}' is in train ({coco / 'coco_train.json'}, row 4)"
         in printed
     )
-    assert "row 1: 'word word" in printed and "has 31 words, of which 30 are read" in printed
+    assert "row 2: 'word word" in printed and "has 31 words, of which 30 are read" in printed
     assert "31 words" not in checked(capsys, coco, "--max_words", "40")[1]
     status, printed = checked(capsys, coco, "--validation_files", "coco_val.json")
     assert status == 0 and "There is no train split" in printed and "train:" not in printed
@@ -103,7 +103,7 @@ def test_a_question_id_in_two_splits(tmp_path: Path, capsys: pytest.CaptureFixtu
     write_json(tmp_path / "vqa_val.json", [rows[0] | {"question_id": 57870002}])
     status, printed = checked(capsys, tmp_path, name="vqa_v2")
     assert (
-        status == 0 and "'question_id' 57870002 is in train (" in printed and "vqa_train.json, row 1), too" in printed
+        status == 0 and "'question_id' 57870002 is in train (" in printed and "vqa_train.json, row 2), too" in printed
     )
 
 
@@ -165,7 +165,7 @@ def test_all_bad_input_in_one_report(coco: Path, capsys: pytest.CaptureFixture[s
         (10, "holds no letter or digit"),
     ]
     for row, text in expected:
-        assert any(f"coco_train.json, row {row}: " in line and text in line for line in printed.splitlines()), text
+        assert any(f"coco_train.json, row {row + 1}: " in line and text in line for line in printed.splitlines()), text
     assert "coco_val.json: is not UTF-8 (byte 12)" in printed and "coco_test.json: is empty" in printed
     _, few = checked(capsys, coco, "--decode", "--max_problems", "2")
     assert "... and 8 further problems." in few
@@ -211,7 +211,7 @@ def test_images_within_a_data_set(coco: Path, capsys: pytest.CaptureFixture[str]
     assert status == 0 and printed.startswith("train: 2 rows, 2 images, 2 captions\n")
     status, printed = checked(capsys, coco, "--decode", *words, name="own_data")
     assert (
-        status == 1 and "1 problem (" in printed and "saved (train), row 1: Image given as bytes is no image" in printed
+        status == 1 and "1 problem (" in printed and "saved (train), row 2: Image given as bytes is no image" in printed
     )
 
 

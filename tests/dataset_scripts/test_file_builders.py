@@ -309,7 +309,7 @@ def test_a_bad_row_of_any_shard_is_reported_as_always(tmp_path: Path) -> None:
     rows = scattered(tmp_path, "vqa_v2")
     rows[50]["question"], rows[55]["question"] = "?", 5
     file = write_json(tmp_path / "rows.json", rows)
-    with pytest.raises(AnnotationError, match=r"2 problems .*\n.*row 50: question '\?' .*\n.*row 55: 'question' is 5"):
+    with pytest.raises(AnnotationError, match=r"2 problems .*\n.*row 51: question '\?' .*\n.*row 56: 'question' is 5"):
         load("vqa_v2", tmp_path, train_files=file, num_proc=3)
 
 
@@ -326,7 +326,7 @@ def test_bad_rows_are_dropped_on_request(tmp_path: Path, caplog: pytest.LogCaptu
         kept = load("coco_retrieval", root, split="train", drop_bad_rows=True, num_proc=2)
         assert kept["caption"][:] == [["Tables and chairs"], ["A boy at a desk"]]
         (said,) = caplog.messages
-        assert "3 rows of train are dropped: 2 problems" in said and "coco_train.json, row 2: image" in said
+        assert "3 rows of train are dropped: 2 problems" in said and "coco_train.json, row 3: image" in said
         caplog.clear()
     write_json(root / "coco_train.json", [{"image": "x.jpg", "caption": "a"}])
     with pytest.raises(AnnotationError, match=r"no row of train is left of .*coco_train.json: 1 problem"):

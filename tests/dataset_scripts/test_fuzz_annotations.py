@@ -242,7 +242,9 @@ def check_case(case: Case, root: Path) -> None:
         message = str(error)
         assert any(path in message for path in paths) and message.encode()
         for line in problems.kept:
-            assert line.startswith(tuple(paths)) and re.match(r"\S+?(, row \d+(, question \d+)?)?: \S", line), line
+            assert line.startswith(tuple(paths)) and re.match(r"\S+?(, (row|line) \d+(, question \d+)?)?: \S", line), (
+                line
+            )
     else:
         check_rows(rows, builder.info.features, case.task, root)
     printed = io.StringIO()

@@ -43,7 +43,7 @@ def vg(number: int, **more: Any) -> dict[str, Any]:
 def fails(root: Path, content: Any, message: str, **options: Any) -> None:
     with pytest.raises(AnnotationError, match=message) as caught:
         read_questions([write(root.parent / "a.json", content)], str(root), **options)
-    assert "Cannot load the annotations: 1 problem (rows are counted from 0)" in str(caught.value)
+    assert "Cannot load the annotations: 1 problem" in str(caught.value)
 
 
 def test_rows_of_both_sources(root: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_paths_are_absolute(root: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_an_absolute_path_to_a_known_image(root: Path) -> None:
     absolute = str(root / "val" / "1.png")
-    message = "row 1: image .* is an absolute path: write it relative to vqa_root"
+    message = "row 2: image .* is an absolute path: write it relative to vqa_root"
     fails(root, [row(1, 1), row(1, 2, image=absolute)], message)
 
 
@@ -159,7 +159,7 @@ def test_a_bad_file(root: Path, content: Any, message: str) -> None:
         (row(1, None), "'question_id' is None: an integer"),
         (row(1, -1), "'question_id' is -1: an integer from 0"),
         (vg(1, question_id=-2), "'question_id' is -2: an integer from -1"),
-        (row(1, 100), r"'question_id' 100 is taken by .*a\.json, row 0: give every question its own"),
+        (row(1, 100), r"'question_id' 100 is taken by .*a\.json, row 1: give every question its own"),
         (row(1, 1, 5), "answer is 5: a string or a list of strings is expected"),
         (row(1, 1, ["a", None]), "answer holds None: strings are expected"),
         (row(1, 1, ["a \ud800"]), "answer .* holds half of a surrogate pair"),
@@ -181,7 +181,7 @@ def test_a_bad_file(root: Path, content: Any, message: str) -> None:
     ],
 )
 def test_a_bad_row(root: Path, wrong: Any, message: str) -> None:
-    fails(root, [row(0, 100), vg(1), wrong, row(2, 101)], f"a.json, row 2: .*{message}", need_answers=True)
+    fails(root, [row(0, 100), vg(1), wrong, row(2, 101)], f"a.json, row 3: .*{message}", need_answers=True)
 
 
 def test_answers_of_another_layout(root: Path) -> None:
@@ -197,7 +197,7 @@ def test_images_of_the_other_root(root: Path, tmp_path: Path) -> None:
     """Messages name the argument that sets the folder."""
     (tmp_path / "genome").mkdir()
     options = {"vg_root": str(tmp_path / "genome")}
-    message = r"row 1: image '.*genome.*1\.png' cannot be found .*: .*set vg_root"
+    message = r"row 2: image '.*genome.*1\.png' cannot be found .*: .*set vg_root"
     fails(root, [row(0, 0), vg(1), vg(1)], message, **options)
     fails(root, [vg(1, image="../a.json")], r"leaves vg_root: .* higher vg_root", **options)
 
@@ -210,7 +210,7 @@ def test_empty_answers_pass_where_none_are_needed(root: Path) -> None:
 def test_an_id_in_two_files(root: Path) -> None:
     first = write(root.parent / "1.json", [row(0, 3), row(0, 4)])
     second = write(root.parent / "2.json", [vg(0, question_id=4), row(1, 5), row(1, 4)])
-    with pytest.raises(AnnotationError, match=r"2\.json, row 2: 'question_id' 4 is taken by .*1\.json, row 1: give"):
+    with pytest.raises(AnnotationError, match=r"2\.json, row 3: 'question_id' 4 is taken by .*1\.json, row 2: give"):
         read_questions([first, second], str(root))
 
 
@@ -220,7 +220,7 @@ def test_bad_arguments(root: Path) -> None:
         read_questions([str(root / "missing.json")], str(root))
     with pytest.raises(AnnotationError, match=r"vqa_root: '.*nowhere' is not a folder: name the folder"):
         read_questions([file], str(root / "nowhere"))
-    with pytest.raises(AnnotationError, match=r"1 problem (.|\n)*vg_root: '.*nowhere' is not a folder"):
+    with pytest.raises(AnnotationError, match=r"1 problem\.\n  vg_root: '.*nowhere' is not a folder"):
         read_questions([write(root.parent / "g.json", [vg(0), vg(1)])], str(root), str(root / "nowhere"))
     assert len(read_questions([file], str(root), str(root / "nowhere"))) == 1  # no row asks for that folder
     with pytest.raises(AnnotationError, match=r"a\.json: is listed twice: its questions would count double"):
@@ -236,9 +236,9 @@ def test_problems_are_collected(root: Path) -> None:
     with pytest.raises(AnnotationError) as caught:
         read_questions([str(root / "missing.json"), bad], str(root))
     lines = str(caught.value).splitlines()
-    assert lines[0] == "Cannot load the annotations: 14 problems (rows are counted from 0)."
+    assert lines[0] == "Cannot load the annotations: 14 problems (rows are counted from 1)."
     assert "missing.json: does not exist" in lines[1]
-    assert all(f"bad.json, row {number}: 'question_id' 0 is taken" in lines[number + 1] for number in range(1, 10))
+    assert all(f"bad.json, row {number + 1}: 'question_id' 0 is taken" in lines[number + 1] for number in range(1, 10))
     assert lines[11] == "  ... and 4 further problems."
 
 
@@ -251,12 +251,12 @@ def test_answer_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (["yes", "no", "yes"], r"answers\.json, entry 2: 'yes' repeats entry 0: remove one of them"),
-        (["yes", ""], r"answers\.json, entry 1: is '', an empty answer: remove it"),
-        (["yes", " "], "entry 1: is ' ', an empty answer: remove it"),
-        (["yes", 2], "entry 1: is 2: a string is expected"),
-        ([None], "entry 0: is None: a string is expected"),
-        (["\ud800"], "entry 0: .* holds half of a surrogate pair"),
+        (["yes", "no", "yes"], r"answers\.json, entry 3: 'yes' repeats entry 1: remove one of them"),
+        (["yes", ""], r"answers\.json, entry 2: is '', an empty answer: remove it"),
+        (["yes", " "], "entry 2: is ' ', an empty answer: remove it"),
+        (["yes", 2], "entry 2: is 2: a string is expected"),
+        ([None], "entry 1: is None: a string is expected"),
+        (["\ud800"], "entry 1: .* holds half of a surrogate pair"),
         ([], r"answers\.json: is empty"),
         ({"yes": 0}, r"answers\.json: holds a JSON object, not a list: one list of strings is expected"),
         (b"yes\nno\n", r"answers\.json: is not JSON \(line 1, .*: one list of strings is expected"),
@@ -265,7 +265,7 @@ def test_answer_list(tmp_path: Path) -> None:
 def test_a_bad_answer_list(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(AnnotationError, match=message) as caught:
         load_answer_list(write(tmp_path / "answers.json", content))
-    assert str(caught.value).startswith("Cannot load the answer list: 1 problem ")
+    assert str(caught.value).startswith("Cannot load the answer list: 1 problem")
 
 
 def test_a_missing_answer_list(tmp_path: Path) -> None:

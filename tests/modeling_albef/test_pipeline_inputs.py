@@ -17,7 +17,7 @@ from small_models import ANSWERS, save_retrieval, save_vqa
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from modeling_albef import AlbefError, AlbefForImageTextRetrieval, AlbefForQuestionAnswering
+from modeling_albef import AlbefError, AlbefForImageTextRetrieval, AlbefForQuestionAnswering, index_albef
 from modeling_albef.index_albef import EmbeddingIndex
 from processing import AlbefProcessor
 
@@ -330,3 +330,28 @@ def test_matches_that_are_not_finite(place: Path, paths: list[str]) -> None:
     with pytest.raises(AlbefError, match=f"The scores with the text '{CAPTIONS[0]}' of the image '{paths[0]}' are not"):
         broken(CAPTIONS[0])
     assert len(broken(CAPTIONS[0], k=0)) == 1
+
+
+def test_a_folder_is_indexed_with_all_that_is_read(
+    search: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AVIF as in training; what is left out is counted."""
+    said: list[str] = []
+    monkeypatch.setattr(index_albef.logger, "warning", said.append)
+    monkeypatch.setattr(index_albef, "IMAGE_SUFFIXES", index_albef.IMAGE_SUFFIXES - {".heic"})
+    monkeypatch.setattr(index_albef, "OTHER_SUFFIXES", index_albef.OTHER_SUFFIXES | {".heic"})
+    for name in ("a.avif", "b.JPG", "c.jp2", "below/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (24, 24), (90, 0, 0)).save(tmp_path / name)
+    search.index_images(tmp_path)
+    assert [Path(found["image"]).name for found in search("a dog", top_k=9)] != [] and not said
+    assert [path.name for path in index_albef.images_below(tmp_path)] == ["a.avif", "b.JPG", "d.png", "c.jp2"]
+    for name in ("e.heic", "f.heic", "g.svg", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    assert len(index_albef.images_below(tmp_path)) == 4
+    (sentence,) = said
+    assert "Left out are 3 files whose format is not read (2 .heic, 1 .svg): `pip install pillow-heif`" in sentence
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "h.heic").write_text("x")
+    with pytest.raises(AlbefError, match=r"has no images \(.*\.png.*\)\. Left out are 1 files"):
+        index_albef.images_below(tmp_path / "only")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
+import types
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.models.auto import image_processing_auto
 
 from dataset_scripts.reading.image_checks import problems_of_images
-from processing import AlbefImageProcessor, UnreadableImageError, open_image
+from processing import AlbefImageProcessor, UnreadableImageError, image_processing_albef, open_image
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PHOTO = GOLDEN / "image.png"
@@ -542,3 +545,48 @@ def test_images_are_resized_once_and_as_the_library_does(monkeypatch: pytest.Mon
     np.testing.assert_array_equal(processed(photo), processed(np.asarray(photo)))
     for options in ({"do_resize": False}, {"size": {"shortest_edge": 20}}, {"resample": Image.Resampling.BILINEAR}):
         np.testing.assert_array_equal(processed(photo, **options), processed(np.asarray(photo), **options))
+
+
+# ---- formats that need a package
+
+HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic" + bytes(100)
+
+
+@pytest.fixture
+def heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Pillow as it is before pillow-heif is looked for."""
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    monkeypatch.setattr(Image, "OPEN", {name: read for name, read in Image.OPEN.items() if name != "HEIF"})
+    image_processing_albef._register_heif.cache_clear()
+    yield monkeypatch
+    image_processing_albef._register_heif.cache_clear()
+
+
+def test_heic_without_its_reader(tmp_path: Path, heif: pytest.MonkeyPatch) -> None:
+    heif.setitem(sys.modules, "pillow_heif", None)  # not installed
+    path = write(tmp_path / "photo.heic", HEIC)
+    message = r"photo\.heic' is HEIC, which Pillow reads with pillow-heif alone: `pip install pillow-heif`, or convert"
+    for source in (path, {"path": str(path), "bytes": HEIC}):
+        with pytest.raises(UnreadableImageError, match=message):
+            open_image(source)
+    for decode in (False, True):
+        problems = problems_of_images([{"path": str(path), "bytes": None}, {"path": "x.heic", "bytes": HEIC}], decode)
+        assert all("is HEIC, which Pillow reads with pillow-heif alone" in problem for problem in problems)
+
+
+def test_heic_with_its_reader(tmp_path: Path, heif: pytest.MonkeyPatch) -> None:
+    """The package registers a reader of the format "HEIF", which is found without being asked for."""
+
+    class Reader(ImageFile.ImageFile):
+        format = "HEIF"
+
+        def _open(self) -> None:
+            self._size, self._mode = (4, 3), "RGB"
+            self.tile = [ImageFile._Tile("raw", (0, 0, 4, 3), 28, "RGB")]
+
+    package = types.ModuleType("pillow_heif")
+    accept = lambda head: head[4:12] == b"ftypheic"  # noqa: E731
+    package.register_heif_opener = lambda: Image.register_open("HEIF", Reader, accept)  # type: ignore[attr-defined]
+    heif.setitem(sys.modules, "pillow_heif", package)
+    image = open_image(write(tmp_path / "photo.heic", HEIC[:28] + bytes([200, 10, 20] * 12)))
+    assert (image.size, image.getpixel((3, 2))) == ((4, 3), (200, 10, 20))

@@ -144,7 +144,7 @@ def test_streams_are_checked_first(images: Path, model: str) -> None:
     rows = json.loads((images / "train.json").read_text())
     (images / "train.json").write_text(json.dumps([*rows, rows[0] | {"caption": "?"}]))
     changes = {"model_config": None, "model_name_or_path": model, "max_steps": 2}
-    assert "train.json, row 24: caption '?' holds no letter" in refused(main, [write_stream(images, **changes)])
+    assert "train.json, row 25: caption '?' holds no letter" in refused(main, [write_stream(images, **changes)])
 
 
 def test_every_row_of_every_worker_and_pass_has_its_own_draws(images: Path) -> None:

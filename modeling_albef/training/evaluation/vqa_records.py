@@ -40,7 +40,7 @@ def read_questions(path: str | os.PathLike[str]) -> list[QuestionRecord]:
     """Read questions: a VQA v2 file (`{"questions": [..]}`) or one of ALBEF's (a list, with or without answers).
 
     Raises:
-        AlbefError: The file or a row cannot be used. The text names file, row (from 0) and remedy.
+        AlbefError: The file or a row cannot be used. The text names file, row (from 1) and remedy.
     """
     return _read(os.fspath(path), "questions", answers_needed=False)
 
@@ -49,14 +49,14 @@ def read_annotations(path: str | os.PathLike[str]) -> list[QuestionRecord]:
     """Read the annotators' answers: a VQA v2 file (`{"annotations": [..]}`) or one of ALBEF's, such as `vqa_val.json`.
 
     Raises:
-        AlbefError: The file or a row cannot be used. The text names file, row (from 0) and remedy.
+        AlbefError: The file or a row cannot be used. The text names file, row (from 1) and remedy.
     """
     return _read(os.fspath(path), "annotations", answers_needed=True)
 
 
 def _read(path: str, key: str, answers_needed: bool) -> list[QuestionRecord]:
     records: dict[int, QuestionRecord] = {}
-    for number, row in enumerate(_rows(path, key)):
+    for number, row in enumerate(_rows(path, key), start=1):
         try:
             record = _record(row, answers_needed)
             if record.question_id in records:

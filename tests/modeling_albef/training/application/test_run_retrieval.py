@@ -223,7 +223,7 @@ def test_bad_files_are_named_before_training(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "train.json").read_text())
     rows[4]["caption"] = " ... "
     (tmp_path / "train.json").write_text(json.dumps(rows))
-    assert "row 4" in refused(main, words) and "train.json" in refused(main, words)
+    assert "row 5" in refused(main, words) and "train.json" in refused(main, words)
     assert not (tmp_path / "out").exists()
 
 

@@ -175,7 +175,7 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     rows[2]["answer"], rows[3]["question_id"] = [], 0
     (tmp_path / "train.json").write_text(json.dumps(rows))
     message = refused(main, words)
-    assert "train.json, row 2" in message and "train.json, row 3" in message
+    assert "train.json, row 3" in message and "train.json, row 4" in message
 
 
 def test_evaluation_alone_takes_the_answers_of_the_model(tmp_path: Path) -> None:

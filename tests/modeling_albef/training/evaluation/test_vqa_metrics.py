@@ -316,10 +316,10 @@ def test_files_of_albef(tmp_path: Path) -> None:
         ("3", "a.json holds a value of type int"),
         ("[]", "a.json has no rows"),
         ({"questions": [QUESTION]}, r"holds the keys \['questions'\]: a list of objects, or {\"annotations\": \[..\]}"),
-        ([ROW, ROW], "row 1: question_id 7001 occurs a second time: keep one"),
-        ([ROW, "x"], "row 1: is 'x', not an object"),
-        ([QUESTION], "row 0: has no 'answers'"),
-        ([{"answer": ["yes"]}], "row 0: has no 'question_id', its keys are"),
+        ([ROW, ROW], "row 2: question_id 7001 occurs a second time: keep one"),
+        ([ROW, "x"], "row 2: is 'x', not an object"),
+        ([QUESTION], "row 1: has no 'answers'"),
+        ([{"answer": ["yes"]}], "row 1: has no 'question_id', its keys are"),
         ([ROW | {"question_id": "7001"}], "'question_id' is '7001': an integer is expected"),
         ([ROW | {"question_id": True}], "'question_id' is True: an integer is expected"),
         ([ROW | {"question": 3}], "'question' is 3: a string is expected"),
@@ -336,7 +336,7 @@ def test_unusable_files(tmp_path: Path, content: Any, message: str) -> None:
 
 
 def test_unusable_questions(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="row 0: has no 'question', its keys are"):
+    with pytest.raises(ValueError, match="row 1: has no 'question', its keys are"):
         read_questions(write(tmp_path / "q.json", {"questions": [ANNOTATION]}))
     with pytest.raises(ValueError, match=r"absent\.json cannot be read"):
         read_questions(tmp_path / "absent.json")
