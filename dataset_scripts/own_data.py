@@ -19,7 +19,7 @@ from .reading.embedded import EmbeddedRowBuilder
 from .reading.hub import dataset_state, hub_rows, split_names
 from .reading.image_files import absolute
 from .reading.layouts import named_once
-from .reading.problems import AnnotationError, Problems, UnusableFileError
+from .reading.problems import AnnotationError, DataError, Problems, UnusableFileError
 from .reading.rows import WHOLE, Part, RowBuilder, SourceRow
 from .reading.tables import TABLES, ending, holds_images, table_rows
 
@@ -114,6 +114,8 @@ class OwnData(FileBuilder):
         config = self.config
         if config.hub_dataset is None and not holds_images(config.files()[split][0], config.image_column or "image"):
             return super().row_builder(split, part)
+        if config.merge_duplicates:
+            raise DataError("merge_duplicates compares image files, but the rows hold their images: leave it out.")
         return EmbeddedRowBuilder(config.name, need_answers=split != "test") if part.holds(0) else None
 
     def sources(self, split: str, problems: Problems) -> Iterator[SourceRow]:

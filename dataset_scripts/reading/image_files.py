@@ -7,6 +7,7 @@ import re
 import stat
 from dataclasses import dataclass, field
 
+from .duplicates import FirstCopies
 from .problems import encodes, short
 
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -42,9 +43,15 @@ class ImageRoot:
 
 @dataclass
 class Images:
-    """Images in order of first appearance: one index a file, however its path is written."""
+    """Images in order of first appearance: one index a file, however its path is written.
 
-    paths: list[str] = field(default_factory=list)  # absolute
+    Attributes:
+        paths: Absolute.
+        copies: Where it is set, files with the same bytes are one image, the first of them.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    copies: FirstCopies | None = None
     # For each root: image as written, and relative path -> index; None for an image that cannot be used.
     _index_of: dict[ImageRoot, dict[str, int | None]] = field(default_factory=dict)
     _index_of_path: dict[str, int] = field(default_factory=dict)
@@ -66,6 +73,8 @@ class Images:
             known[written] = known[relative]
             return known[written], ""
         path, problem = root.find(relative)
+        if not problem and self.copies is not None:
+            path = self.copies.add(path)
         if not problem and path not in self._index_of_path:
             self._index_of_path[path] = len(self.paths)
             self.paths.append(path)
