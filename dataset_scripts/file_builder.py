@@ -17,8 +17,7 @@ import datasets
 import yaml
 
 from .reading.captions import FEATURES, CaptionRowBuilder
-from .reading.duplicates import FirstCopies
-from .reading.image_files import ImageRoot, absolute
+from .reading.image_files import FirstCopies, ImageRoot, absolute
 from .reading.layouts import IMAGE_NAME, caption_rows, question_rows
 from .reading.problems import AnnotationError, Problems
 from .reading.questions import VG_WEIGHT, VQA_FEATURES, QuestionRowBuilder

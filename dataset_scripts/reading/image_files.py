@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
 from dataclasses import dataclass, field
 
-from .duplicates import FirstCopies
 from .problems import encodes, short
 
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -39,6 +39,29 @@ class ImageRoot:
                 if _file_problem(other, self.setting) is None:
                     return other, None
         return path, problem
+
+
+class FirstCopies:
+    """Finds the first file of each content. Only files of the same size are read."""
+
+    def __init__(self) -> None:
+        """Begin with no file."""
+        self._alone: dict[int, str] = {}  # size -> the only file of it, not read yet
+        self._first: dict[tuple[int, bytes], str] = {}  # of sizes that several files have
+
+    def add(self, path: str) -> str:
+        """Return the first file that was added with the same content, `path` itself if there is none or it is gone."""
+        try:
+            size = os.stat(path).st_size
+            earlier = self._alone.setdefault(size, path)
+            if earlier == path:
+                return path
+            if earlier:
+                self._first[size, _digest(earlier)] = earlier
+                self._alone[size] = ""
+            return self._first.setdefault((size, _digest(path)), path)
+        except OSError:  # whoever opens the image says what is wrong with it
+            return path
 
 
 @dataclass
@@ -115,3 +138,12 @@ def _file_problem(path: str, setting: str) -> str | None:
     if not stat.S_ISREG(found.st_mode):
         return f"image {path!r} is not a file: {remedy}"
     return None if found.st_size else f"image {path!r} is an empty file: fetch it again"
+
+
+def _digest(path: str) -> bytes:
+    """Return the SHA-256 of a file's content; raises OSError."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while part := stream.read(1 << 20):
+            digest.update(part)
+    return digest.digest()

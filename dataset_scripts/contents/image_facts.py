@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .duplicates import SIDE
+from .near_duplicates import SIDE
 
 DECODED_SIDE = 48  # pixels that the shorter side of a JPEG is decoded to at least, which skips most of the work
 MAX_CHROMA = 8  # levels between the channels of a pixel up to which it is grey

@@ -1,9 +1,7 @@
-"""What is in the data twice: texts that read the same, images with the same bytes, and images that look the same."""
+"""Images that look the same, found by a perceptual hash without comparing all with each other."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import defaultdict
 
 import numpy as np
@@ -18,43 +16,6 @@ _BITS_SET = np.array([value.bit_count() for value in range(1 << 16)], np.uint8)
 _LUMA = np.array([299, 587, 114], np.int32)
 
 
-def comparable_text(text: str) -> str:
-    """Return a text without case, extra spaces and the mark at its end: texts are repeated if these are equal."""
-    return " ".join(text.lower().split()).rstrip(" .!?")
-
-
-def file_digest(path: str) -> bytes:
-    """Return the SHA-256 of a file's content; raises OSError."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while part := stream.read(1 << 20):
-            digest.update(part)
-    return digest.digest()
-
-
-class FirstCopies:
-    """Finds the first file of each content. Only files of the same size are read."""
-
-    def __init__(self) -> None:
-        """Begin with no file."""
-        self._alone: dict[int, str] = {}  # size -> the only file of it, not read yet
-        self._first: dict[tuple[int, bytes], str] = {}  # of sizes that several files have
-
-    def add(self, path: str) -> str:
-        """Return the first file that was added with the same content, `path` itself if there is none or it is gone."""
-        try:
-            size = os.stat(path).st_size
-            earlier = self._alone.setdefault(size, path)
-            if earlier == path:
-                return path
-            if earlier:
-                self._first[size, file_digest(earlier)] = earlier
-                self._alone[size] = ""
-            return self._first.setdefault((size, file_digest(path)), path)
-        except OSError:  # whoever opens the image says what is wrong with it
-            return path
-
-
 def difference_hashes(thumbnails: np.ndarray) -> np.ndarray:
     """Return the dHash of thumbnails: whether each pixel is darker than its right and its lower neighbor.
 
@@ -66,7 +27,7 @@ def difference_hashes(thumbnails: np.ndarray) -> np.ndarray:
     """
     luma = thumbnails.astype(np.int32) @ _LUMA // 1000
     across, down = (np.diff(luma, axis=axis) > MIN_STEP for axis in (2, 1))
-    bits = np.concatenate([across.reshape(len(luma), -1), down.reshape(len(luma), -1)], axis=1)
+    bits = np.concatenate([one.reshape(len(luma), SIDE * (SIDE - 1)) for one in (across, down)], axis=1)
     return np.packbits(bits, axis=1).view(np.uint16)
 
 
@@ -84,11 +45,11 @@ def near_identical(thumbnails: np.ndarray) -> list[list[int]]:
     Returns:
         Indices, rising, of groups of at least two.
     """
-    luma = (thumbnails.astype(np.int32) @ _LUMA // 1000).reshape(len(thumbnails), -1)
-    rows = np.flatnonzero(np.ptp(luma, axis=1) >= MIN_CONTRAST) if len(luma) else np.empty(0, int)
-    means = thumbnails[rows].reshape(len(rows), -1).mean(1)
+    luma = thumbnails.astype(np.int32) @ _LUMA // 1000
+    rows = np.flatnonzero(np.ptp(luma, axis=(1, 2)) >= MIN_CONTRAST)
+    means = thumbnails[rows].mean(axis=(1, 2, 3))
     rows, means = rows[order := np.argsort(means, kind="stable")], means[order]
-    pixels, hashes = thumbnails[rows].reshape(len(rows), -1), difference_hashes(thumbnails[rows])
+    pixels, hashes = thumbnails[rows].reshape(len(rows), SIDE * SIDE * 3), difference_hashes(thumbnails[rows])
     leaders = np.arange(len(rows))
     for band in range(hashes.shape[1]):
         by_value = np.argsort(hashes[:, band], kind="stable")  # of equal values the darkest first
@@ -109,9 +70,9 @@ def _join_alike(
     ends = np.searchsorted(means, means + MAX_DIFFERENCE, side="right")  # the means of alike images are as near
     counts = ends - np.arange(len(bucket)) - 1
     totals = np.concatenate([[0], np.cumsum(counts)])
-    start = 0
+    start, num_pairs = 0, 1  # few at first: where many images are alike, most pairs are joined by then
     while start < len(bucket):
-        end = max(start + 1, int(np.searchsorted(totals, totals[start] + PAIRS_AT_ONCE, side="right")) - 1)
+        end = max(start + 1, int(np.searchsorted(totals, totals[start] + num_pairs, side="right")) - 1)
         some = counts[start:end]
         one = np.repeat(np.arange(start, end), some)
         other = one + 1 + np.arange(len(one)) - np.repeat(np.cumsum(some) - some, some)
@@ -123,9 +84,9 @@ def _join_alike(
         alike = _mean_difference(pixels, one, other) <= MAX_DIFFERENCE
         for first, second in zip(one[alike].tolist(), other[alike].tolist(), strict=True):
             leaders[_leader(leaders, second)] = _leader(leaders, first)
-        start = end
-    for index in bucket.tolist():
-        leaders[index] = _leader(leaders, index)
+        while np.any(leaders[bucket] != (further := leaders[leaders[bucket]])):
+            leaders[bucket] = further
+        start, num_pairs = end, min(2 * num_pairs, PAIRS_AT_ONCE)
 
 
 def _mean_difference(pixels: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
