@@ -74,7 +74,8 @@ class ImageGroups:
 
     def __init__(self, facts: Mapping[str, np.ndarray]) -> None:
         """Compare the images of all splits with each other."""
-        self.owners = [(split, index) for split, some in facts.items() for index in np.flatnonzero(some["is_read"])]
+        indices = {split: np.flatnonzero(some["is_read"]).tolist() for split, some in facts.items()}
+        self.owners = [(split, index) for split, some in indices.items() for index in some]
         read = np.concatenate([some[some["is_read"]] for some in facts.values()] or [np.empty(0, FACTS)])
         _, first, content = np.unique(read["digest"], axis=0, return_index=True, return_inverse=True)
         look = np.arange(len(first))  # content -> what stands for all contents that look the same
@@ -243,8 +244,9 @@ def _count_texts(found: SplitStatistics, split: str, image_of_row: np.ndarray, t
     for start, pairs, batch, answers in tqdm(parts, f"Counting words of {split}", leave=False, disable=None):
         found.texts.add([text for text, _ in pairs], [image for _, image in pairs], tokenizer)
         np.add.at(texts_of_image, image_of_row[start : start + len(batch)], [len(texts) for texts in batch])
-        for some in answers if found.answers is not None else ():
-            found.answers.add(some or [])
+        if found.answers is not None:
+            for some in answers:
+                found.answers.add(some or [])
     found.texts_of_image.update(texts_of_image.tolist())
 
 
