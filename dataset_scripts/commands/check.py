@@ -176,9 +176,7 @@ def check_made_data(dataset: datasets.Dataset, options: argparse.Namespace) -> S
 
 def run(options: argparse.Namespace) -> int:
     """Check a data set; return the exit status."""
-    needs = [name for name in ("out", "tokenizer", "answer_list") if getattr(options, name) is not None]
-    if needs and not options.statistics:
-        raise DataError(f"--{needs[0]} is for the statistics: add --statistics, or leave it out.")
+    references = load_references(options)
     fields = data_fields(options)
     builder = make_builder(**fields)
     if isinstance(builder, FileBuilder):
@@ -193,7 +191,8 @@ def run(options: argparse.Namespace) -> int:
     wrong = sum(found.problems.file_count if drop else found.problems.count for found in checks.values())
     empty = [split for split, found in checks.items() if not any(found.counts.values())]
     if options.statistics and any(one.counts.get("images") for one in checks.values()):
-        print_statistics(fields, isinstance(builder, FileBuilder) and wrong > 0, options)
+        bad_rows = {"drop_bad_rows": True} if isinstance(builder, FileBuilder) and wrong else {}
+        print_statistics(fields | bad_rows, references, options)
     if "train" not in checks:
         print("There is no train split: this data can be evaluated on, but not trained on.")
     if wrong or empty:
@@ -203,13 +202,29 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def print_statistics(fields: dict[str, Any], has_problems: bool, options: argparse.Namespace) -> None:
-    """Print what is in the rows that can be used, and write the page if it is wanted."""
-    tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
+def load_references(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the statistics compare texts and answers with; arguments of `collect`.
+
+    Raises:
+        DataError: The answer list cannot be used, or an option of the statistics is given without them.
+        ProcessingError: The tokenizer cannot be used.
+    """
+    given = [name for name in ("out", "tokenizer", "answer_list") if getattr(options, name) is not None]
+    if given and not options.statistics:
+        raise DataError(f"--{given[0]} is for the statistics: add --statistics, or leave it out.")
     answers = None if options.answer_list is None else set(map(spelling_key, load_answer_list(options.answer_list)))
-    if has_problems:
-        fields = fields | {"drop_bad_rows": True}
-    found = collect(load_dataset_script(**fields), options.max_words, tokenizer, answers)
+    tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
+    return {"tokenizer": tokenizer, "answer_list": answers, "max_words": options.max_words}
+
+
+def print_statistics(fields: dict[str, Any], references: dict[str, Any], options: argparse.Namespace) -> None:
+    """Print what is in the data, and write the page if it is wanted."""
+    try:
+        splits = load_dataset_script(**fields)
+    except DataError as error:
+        print(f"\nThere are no statistics: {error}")
+        return
+    found = collect(splits, **references)
     for table in tables(found):
         print("\n".join(["", *as_lines(table)]))
     print("\n".join(["", *example_lines(found)]))

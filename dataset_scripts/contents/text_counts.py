@@ -62,6 +62,8 @@ class TextCounts:
             images: What the image of each goes by.
             tokenizer: A fast one of the transformers library.
         """
+        if not texts:
+            return
         cleaned = [self.clean(text) for text in texts]
         for text, image, clean in zip(texts, images, cleaned, strict=True):
             words = clean.split()

@@ -288,6 +288,10 @@ def test_bad_rows_are_left_out_of_the_statistics(doubled: Path, capsys: pytest.C
     assert main(["check", "own_data", "--data_dir", str(doubled), "--statistics"]) == 1
     printed = capsys.readouterr().out
     assert re.search(r"captions +72 +55", printed) and "Training cannot start: 1 problem." in printed
+    (doubled / "test.csv").write_text("file_name,caption\ngone.jpg,nobody sees this\n")
+    assert main(["check", "own_data", "--data_dir", str(doubled), "--statistics"]) == 1
+    printed = capsys.readouterr().out
+    assert "There are no statistics: " in printed and "Training cannot start: 1 problem." in printed
 
 
 def test_data_that_a_builder_makes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
