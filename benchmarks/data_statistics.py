@@ -63,7 +63,7 @@ def search(count: int) -> dict[str, float]:
     colors = draw.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
     thumbnails = np.empty((count, SIDE, SIDE, 3), np.uint8)
     for index, one in enumerate(colors):
-        thumbnails[index] = Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        thumbnails[index] = np.asarray(Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     copies = max(1, COPIES * count // NUM_THUMBNAILS)
     noise = draw.integers(-2, 3, (copies, SIDE, SIDE, 3))
     thumbnails[-copies:] = np.clip(thumbnails[:copies] + noise, 0, 255)
@@ -84,11 +84,17 @@ def measure(quick: bool) -> dict[str, Any]:
             few, many = (run_command(folder, some, *words) for some in (count // 3, count))
             more = many["images"] - few["images"]
             cost = {key: (many[key] - few[key]) / more for key in ("seconds", "cpu_seconds", "peak_mb")}
-            results[" ".join(("statistics", *words))] = many | {f"{key}_an_image": value for key, value in cost.items()}
+            what = " ".join(("statistics", *words))
+            results[what] = many | {f"{key}_an_image": value for key, value in cost.items()}
+            show(what, results[what])
     results["search"] = search(NUM_THUMBNAILS // parts)
-    for what, values in results.items():
-        print(f"{what}: " + ", ".join(f"{name} {value:,.4g}" for name, value in values.items()), flush=True)
+    show("search", results["search"])
     return results
+
+
+def show(what: str, values: dict[str, float]) -> None:
+    """Print figures."""
+    print(f"{what}: " + ", ".join(f"{name} {value:,.4g}" for name, value in values.items()), flush=True)
 
 
 def main() -> None:
