@@ -17,7 +17,7 @@ import datasets
 import yaml
 
 from .reading.captions import FEATURES, CaptionRowBuilder
-from .reading.image_files import ImageRoot, absolute
+from .reading.image_files import FirstCopies, ImageRoot, absolute
 from .reading.layouts import IMAGE_NAME, caption_rows, question_rows
 from .reading.problems import AnnotationError, Problems
 from .reading.questions import VG_WEIGHT, VQA_FEATURES, QuestionRowBuilder
@@ -52,6 +52,8 @@ class FilesConfig(datasets.BuilderConfig):
         splits: Read these alone; None reads all that have files.
         image_root: Folder that image paths start from; None takes `data_dir`.
         drop_bad_rows: Leave rows out that cannot be used, and say how many, where otherwise the data is refused.
+        merge_duplicates: Take image files of a split with the same bytes for one image, the first of them: its captions
+            are those of all, and questions share an `image_id`. Prepared data does not notice when image files change.
     """
 
     train_files: list[str] | str | None = None
@@ -60,6 +62,7 @@ class FilesConfig(datasets.BuilderConfig):
     splits: list[str] | None = None
     image_root: str | None = None
     drop_bad_rows: bool = False
+    merge_duplicates: bool = False
     _source: dict[str, Any] = field(default_factory=dict, repr=False)  # of SOURCES
 
     def files(self) -> dict[str, list[str]]:
@@ -194,11 +197,14 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
 
     def row_builder(self, split: str, part: Part = WHOLE) -> RowBuilder | None:
         """Return what builds rows of a split out of rows of annotation files; None if the part has none."""
-        config = self.config
+        config, builder = self.config, RowBuilder()
         if config.name == "retrieval":
-            return CaptionRowBuilder(config.root(config.image_root, "image_root"), part)
-        vqa_root, vg_root = config.roots()
-        return QuestionRowBuilder(vqa_root, vg_root, config.vg_weight, need_answers=split != "test", part=part)
+            builder = CaptionRowBuilder(config.root(config.image_root, "image_root"), part)
+        else:
+            vqa_root, vg_root = config.roots()
+            builder = QuestionRowBuilder(vqa_root, vg_root, config.vg_weight, need_answers=split != "test", part=part)
+        builder.images.copies = FirstCopies() if config.merge_duplicates else None
+        return builder
 
     def sources(self, split: str, problems: Problems) -> Iterator[SourceRow]:
         """Read rows of a split's annotation files."""

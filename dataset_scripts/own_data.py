@@ -21,7 +21,7 @@ from .reading.embedded import EmbeddedRowBuilder, captions_by_id, embedded_colum
 from .reading.hub import dataset_state, hub_rows, split_names
 from .reading.image_files import absolute
 from .reading.layouts import named_once
-from .reading.problems import AnnotationError, Problems, UnusableFileError
+from .reading.problems import AnnotationError, DataError, Problems, UnusableFileError
 from .reading.rows import WHOLE, Part, RowBuilder, SourceRow
 from .reading.tables import TABLES, TableFormat, is_json, table_rows
 
@@ -136,6 +136,8 @@ class OwnData(FileBuilder):
         config = self.config
         if config.hub_dataset is None and self._embedded_column(split) is None:
             return super().row_builder(split, part)
+        if config.merge_duplicates:
+            raise DataError("merge_duplicates compares image files, but the rows hold their images: leave it out.")
         if not part.holds(0):
             return None
         captions = {} if self.reads_stream or config.name == "vqa" else captions_by_id(self._texts(split))

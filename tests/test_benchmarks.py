@@ -16,7 +16,9 @@ SMALL = ["--count", "6", "--rounds", "1", "--batch_size", "3"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["retrieval_evaluation", "training_step", "vqa_evaluation", "data_preparation"])
+@pytest.mark.parametrize(
+    "name", ["retrieval_evaluation", "training_step", "vqa_evaluation", "data_preparation", "data_statistics"]
+)
 def test_small_sizes(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--output", str(tmp_path / "out.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)

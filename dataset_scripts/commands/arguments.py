@@ -22,6 +22,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     for name in FILES:
         parser.add_argument(f"--{name}", nargs="+", metavar="FILE", help=f"annotation files of {name.split('_')[0]}")
     parser.add_argument("--image_root", help="folder that image paths start from; default: data_dir")
+    parser.add_argument("--merge_duplicates", action="store_true", help="take image files with the same bytes for one")
     parser.add_argument("--dataset_config", help="further fields of its configuration: JSON, or {image_root: photos}")
 
 
@@ -31,6 +32,7 @@ def data_fields(options: argparse.Namespace) -> dict[str, Any]:
     `--dataset_config` is JSON, or YAML as in a configuration file; raises DataError if not, or if it is no mapping.
     """
     given = {name: getattr(options, name) for name in ("name", "config_name", "data_dir", *FILES, "image_root")}
+    given["merge_duplicates"] = options.merge_duplicates or None
     text, value = options.dataset_config or "{}", None
     try:
         value = json.loads(text)

@@ -1,5 +1,7 @@
 """Read every row of a data set and report what is wrong with it, before training starts.
 
+`--statistics` prints what is in the data, and `--out page.html` shows it with the images.
+
 Exit status 0 means that training can start. Images that two splits share, texts of which the end is not read, and
 answers that the tokenizer cannot tell apart are reported, but do not stop it.
 """
@@ -10,19 +12,26 @@ import argparse
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import datasets
 from tqdm.auto import tqdm
 
+from processing import load_tokenizer
+
 from .. import load_dataset_script, make_builder
+from ..contents.statistics import collect
 from ..file_builder import FileBuilder
-from ..reading.answer_lists import describe_spellings, merge_spellings
+from ..reading.answer_lists import describe_spellings, load_answer_list, merge_spellings, spelling_key
 from ..reading.embedded import EmbeddedRowBuilder
 from ..reading.image_checks import MAX_IMAGE_PIXELS, image_problems, problems_of_images
-from ..reading.problems import MAX_PROBLEMS, Problems, short
+from ..reading.problems import MAX_PROBLEMS, DataError, Problems, short
 from ..reading.rows import RowBuilder, SourceRow, missing_roots
 from .arguments import add_data_arguments, data_fields
+from .statistics_page import statistics_page
+from .statistics_tables import as_lines, example_lines, tables
+from .templates import write_page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decode", action="store_true", help="decode every image, too")
     parser.add_argument("--max_words", type=int, default=30, help="longer texts are listed; default: %(default)s")
     parser.add_argument("--max_image_pixels", type=int, default=MAX_IMAGE_PIXELS, help="larger images are refused")
+    parser.add_argument("--statistics", action="store_true", help="print what is in the data, and what is there twice")
+    parser.add_argument("--out", help="HTML file for the statistics, with images")
+    parser.add_argument("--tokenizer", help="of the statistics: processor, vocab.txt; default: made of the texts")
+    parser.add_argument("--answer_list", help="of the statistics: JSON file of the answers that a model chooses from")
     parser.add_argument("--max_problems", type=int, default=MAX_PROBLEMS, help="how many of a kind are listed")
 
 
@@ -42,6 +55,12 @@ class SplitCheck:
     notes: Problems  # what does not stop it
     counts: dict[str, int] = field(default_factory=dict)  # name of what is counted -> how many there are
     first_rows: list[str] = field(default_factory=list)  # where each image occurs first
+    longest: tuple[int, str, str] = (
+        0,
+        "",
+        "",
+    )  # words of the longest of these, where it is, it
+    longer: int = 0  # texts of which the end is not read
     questions: dict[int, str] = field(default_factory=dict)  # `question_id` -> where it is
     answers: Counter[str] = field(default_factory=Counter)  # how often each was given
 
@@ -84,7 +103,8 @@ class SplitChecker:
             captions = source.row["caption"]
             captions = [captions] if isinstance(captions, str) else captions
             found.counts[texts] += len(captions)
-            self._note_long(captions, where, found.notes)
+            self._count_long(captions, where, found)
+        self._note_long(found, "questions" if is_vqa else "captions")
         for note in describe_spellings(merge_spellings(found.answers)):
             found.notes.add("answers", note)
         found.counts["images"] = len(found.first_rows)
@@ -110,7 +130,7 @@ class SplitChecker:
         for row in builder.pop_ready():
             found.counts["answers"] += len(row["answers"])
             found.answers.update(row["answers"])
-            self._note_long([row["question"]], where, found.notes)
+            self._count_long([row["question"]], where, found)
             number = row["question_id"]
             if number < 0 or source.is_numbered:
                 continue
@@ -118,12 +138,21 @@ class SplitChecker:
             if earlier := self.question_in.get(number):
                 found.notes.add_row(where, f"'question_id' {number} is in {earlier}, too")
 
-    def _note_long(self, texts: Iterable[str], where: str, notes: Problems) -> None:
-        """Note texts of which the end is not read."""
-        limit = self.options.max_words
+    def _count_long(self, texts: Iterable[str], where: str, found: SplitCheck) -> None:
+        """Count texts of which the end is not read, and remember the longest."""
         for text in texts:
-            if (words := len(text.split())) > limit:
-                notes.add_row(where, f"{short(text)} has {words} words, of which {limit} are read")
+            if (words := len(text.split())) > self.options.max_words:
+                found.longer += 1
+                found.longest = max(found.longest, (words, where, text), key=itemgetter(0))
+
+    def _note_long(self, found: SplitCheck, name: str) -> None:
+        """Note how many texts are longer than what is read, with one as an example."""
+        words, where, text = found.longest
+        if found.longer == 1:
+            found.notes.add_row(where, f"{short(text)} has {words} words, of which {self.options.max_words} are read")
+        elif found.longer:
+            count = f"{found.longer:,} {name} have more than {self.options.max_words} words, of which no more are read"
+            found.notes.add(name, f"{count}; {where} has the most, {words}: {short(text)}")
 
     def _check_images(self, images: Iterable[dict[str, Any]], wheres: list[str], problems: Problems) -> None:
         """Decode images, if that is wanted."""
@@ -147,6 +176,7 @@ def check_made_data(dataset: datasets.Dataset, options: argparse.Namespace) -> S
 
 def run(options: argparse.Namespace) -> int:
     """Check a data set; return the exit status."""
+    references = load_references(options)
     fields = data_fields(options)
     builder = make_builder(**fields)
     if isinstance(builder, FileBuilder):
@@ -160,6 +190,9 @@ def run(options: argparse.Namespace) -> int:
     drop = getattr(builder.config, "drop_bad_rows", False)
     wrong = sum(found.problems.file_count if drop else found.problems.count for found in checks.values())
     empty = [split for split, found in checks.items() if not any(found.counts.values())]
+    if options.statistics and any(one.counts.get("images") for one in checks.values()):
+        bad_rows = {"drop_bad_rows": True} if isinstance(builder, FileBuilder) and wrong else {}
+        print_statistics(fields | bad_rows, references, options)
     if "train" not in checks:
         print("There is no train split: this data can be evaluated on, but not trained on.")
     if wrong or empty:
@@ -167,3 +200,34 @@ def run(options: argparse.Namespace) -> int:
         return 1
     print("No problems that stop a run.")
     return 0
+
+
+def load_references(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the statistics compare texts and answers with; arguments of `collect`.
+
+    Raises:
+        DataError: The answer list cannot be used, or an option of the statistics is given without them.
+        ProcessingError: The tokenizer cannot be used.
+    """
+    given = [name for name in ("out", "tokenizer", "answer_list") if getattr(options, name) is not None]
+    if given and not options.statistics:
+        raise DataError(f"--{given[0]} is for the statistics: add --statistics, or leave it out.")
+    answers = None if options.answer_list is None else set(map(spelling_key, load_answer_list(options.answer_list)))
+    tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
+    return {"tokenizer": tokenizer, "answer_list": answers, "max_words": options.max_words}
+
+
+def print_statistics(fields: dict[str, Any], references: dict[str, Any], options: argparse.Namespace) -> None:
+    """Print what is in the data, and write the page if it is wanted."""
+    try:
+        splits = load_dataset_script(**fields)
+    except DataError as error:
+        print(f"\nThere are no statistics: {error}")
+        return
+    found = collect(splits, **references)
+    for table in tables(found):
+        print("\n".join(["", *as_lines(table)]))
+    print("\n".join(["", *example_lines(found)]))
+    if options.out is not None:
+        page = statistics_page(found, f"What is in {options.name}")
+        print(f"Wrote {write_page(options.out, page)}: open it in a browser.")

@@ -6,10 +6,8 @@ The page needs no other file, and reads well on a phone and on a dark screen.
 from __future__ import annotations
 
 import argparse
-import base64
 import os
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -20,8 +18,8 @@ from processing import UnreadableImageError, open_image
 from .. import load_dataset_script
 from ..reading.problems import DataError
 from .arguments import add_data_arguments, data_fields
-from .templates import render
-from .thumbnails import thumbnail
+from .templates import render, write_page
+from .thumbnails import image_source
 
 THUMBNAIL = 480  # pixels of the longer side
 TEXTS = 10  # that are shown of an image
@@ -43,16 +41,7 @@ def run(options: argparse.Namespace) -> int:
         raise DataError(f"--n is {options.n}, but must be at least 1.")
     dataset = load_dataset_script(**data_fields(options), split=options.split)
     page = contact_sheet(dataset, f"{options.name}, {options.split}", options.n)
-    out = Path(options.out).expanduser()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = out.with_name(f"{out.name}.{os.getpid()}.incomplete")
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(out)
-    except OSError as error:
-        text = f"--out {out} cannot be written ({error.strerror}): check path, permissions and space."
-        raise DataError(text) from error
-    print(f"Wrote {out}: open it in a browser.")
+    print(f"Wrote {write_page(options.out, page)}: open it in a browser.")
     return 0
 
 
@@ -94,9 +83,7 @@ def _figure(dataset: datasets.Dataset, numbers: np.ndarray) -> dict[str, Any]:
     figure["hidden"] = max(0, len(texts) - TEXTS) + max(0, len(numbers) - TEXTS)
     try:
         image = open_image(source)
-        data = thumbnail(image, THUMBNAIL)
-        kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
-        figure["source"] = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        figure["source"] = image_source(image, THUMBNAIL)
         facts.append(f"{image.width}{TIMES}{image.height}")
     except UnreadableImageError as error:
         figure["problem"] = str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from typing import Any
 
@@ -20,3 +21,10 @@ def thumbnail(source: Any, side: int) -> bytes:
     data = io.BytesIO()
     image.save(data, "jpeg" if max(image.size) > SMALL else "png", quality=85)
     return data.getvalue()
+
+
+def image_source(source: Any, side: int) -> str:
+    """Return the `src` of an image of a page that needs no other file; for arguments and errors see `thumbnail`."""
+    data = thumbnail(source, side)
+    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

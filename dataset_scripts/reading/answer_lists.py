@@ -14,6 +14,11 @@ from .problems import Problems, UnusableFileError, short, text_problem
 _NORMALIZER, _PRE_TOKENIZER = BertNormalizer(), BertPreTokenizer()  # of every uncased BERT, whatever its vocabulary
 
 
+def spelling_key(answer: str) -> tuple[str, ...]:
+    """Return the words that an uncased BERT tokenizer sees; answers with the same ones are one candidate."""
+    return tuple(word for word, _ in _PRE_TOKENIZER.pre_tokenize_str(_NORMALIZER.normalize_str(answer)))
+
+
 def merge_spellings(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
     """Group answers that an uncased BERT tokenizer cannot tell apart, such as "red" and "Red", "cafe" and "Café".
 
@@ -26,8 +31,7 @@ def merge_spellings(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
     """
     groups: dict[tuple[str, ...], list[str]] = {}
     for answer in sorted(counts, key=lambda answer: (-counts[answer], answer)):
-        words = _PRE_TOKENIZER.pre_tokenize_str(_NORMALIZER.normalize_str(answer))
-        groups.setdefault(tuple(word for word, _ in words), []).append(answer)
+        groups.setdefault(spelling_key(answer), []).append(answer)
     return {group[0]: {answer: counts[answer] for answer in group} for group in groups.values()}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import datasets
 
-from .image_files import ImageRoot, relative_path
+from .image_files import ImageRoot
 from .problems import READABLE, AnnotationError, image_problem, json_type, short, text_problem
 from .rows import SUBJECT, WHOLE, Part, RowBuilder, SourceRow
 
@@ -49,7 +49,7 @@ class CaptionRowBuilder(RowBuilder):
         index, problem = self.images.add(self.roots[0], written)
         if image_id is not None and not problem:
             known = self.image_of_id.setdefault(image_id, written)
-            if known != written and relative_path(known) != relative_path(written):
+            if known != written and self.images.add(self.roots[0], known)[0] != index:
                 return f"'image_id' {image_id!r} names {short(written)}, before it named {short(known)}: {_ONE_ID}"
         if index is None:
             return problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -109,11 +110,40 @@ class ImageRoot:
         return path, problem
 
 
+class FirstCopies:
+    """Finds the first file of each content. Only files of the same size are read."""
+
+    def __init__(self) -> None:
+        """Begin with no file."""
+        self._alone: dict[int, str] = {}  # size -> the only file of it, not read yet
+        self._first: dict[tuple[int, bytes], str] = {}  # of sizes that several files have
+
+    def add(self, path: str) -> str:
+        """Return the first file that was added with the same content, `path` itself if there is none or it is gone."""
+        try:
+            size = os.stat(path).st_size
+            earlier = self._alone.setdefault(size, path)
+            if earlier == path:
+                return path
+            if earlier:
+                self._first[size, _digest(earlier)] = earlier
+                self._alone[size] = ""
+            return self._first.setdefault((size, _digest(path)), path)
+        except OSError:  # whoever opens the image says what is wrong with it
+            return path
+
+
 @dataclass
 class Images:
-    """Images in order of first appearance: one index a file, however its path is written."""
+    """Images in order of first appearance: one index a file, however its path is written.
 
-    paths: list[str] = field(default_factory=list)  # absolute
+    Attributes:
+        paths: Absolute.
+        copies: Where it is set, files with the same bytes are one image, the first of them.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    copies: FirstCopies | None = None
     # For each root: image as written, and relative path -> index; None for an image that cannot be used.
     _index_of: dict[ImageRoot, dict[str, int | None]] = field(default_factory=dict)
     _index_of_path: dict[str, int] = field(default_factory=dict)
@@ -138,6 +168,8 @@ class Images:
         if root.folder not in self._listings:
             self._listings[root.folder] = FolderListing(root.folder)
         path, problem = root.find(relative, self._listings[root.folder])
+        if not problem and self.copies is not None:
+            path = self.copies.add(path)
         if not problem and path not in self._index_of_path:
             self._index_of_path[path] = len(self.paths)
             self.paths.append(path)
@@ -178,3 +210,12 @@ def _file_problem(path: str, setting: str) -> str | None:
     if not stat.S_ISREG(found.st_mode):
         return f"image {path!r} is not a file: {remedy}"
     return None if found.st_size else f"image {path!r} is an empty file: fetch it again"
+
+
+def _digest(path: str) -> bytes:
+    """Return the SHA-256 of a file's content; raises OSError."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while part := stream.read(1 << 20):
+            digest.update(part)
+    return digest.digest()

@@ -96,6 +96,24 @@ def test_what_does_not_stop_a_run(coco: Path, capsys: pytest.CaptureFixture[str]
     assert status == 0 and "There is no train split" in printed and "train:" not in printed
 
 
+@pytest.mark.parametrize("task", ["retrieval", "vqa"])
+def test_long_texts_are_one_note(tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str) -> None:
+    """With their count, and the longest as an example."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    texts = ["word " * (31 + n % 9) for n in range(17)] + ["short"] * 3
+    if task == "vqa":
+        rows, name = [f"a.png,{n} {text},yes" for n, text in enumerate(texts)], "questions"
+        (tmp_path / "train.csv").write_text("\n".join(["file_name,question,answers", *rows]))
+    else:
+        rows, name = [f"a.png,{n} {text}" for n, text in enumerate(texts)], "captions"
+        (tmp_path / "train.csv").write_text("\n".join(["file_name,caption", *rows]))
+    status, printed = checked(capsys, tmp_path, "--config_name", task, name="own_data")
+    assert status == 0 and "train: 1 note (" in printed
+    assert sum("word word" in line for line in printed.splitlines()) == 1
+    assert f"{name}: 17 {name} have more than 30 words, of which no more are read; " in printed
+    assert "train.csv, row 8 has the most, 40: '8 word word" in printed
+
+
 def test_a_question_id_in_two_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_vqa_images(tmp_path)
     write_vqa_albef(tmp_path)

@@ -26,7 +26,7 @@ from ..trainer import AlbefTrainer
 from .environment import git_revision, machine, versions
 from .run_file import differences, given_arguments, write_run_file
 from .settings import FILES, DataArguments, ModelArguments
-from .split_contents import overlaps, read_contents
+from .split_contents import copies, overlaps, read_contents
 from .summary import TimeEstimateCallback, summary
 from .yaml_files import read_text, write_text
 
@@ -74,6 +74,9 @@ class RunRecord:
         print(summary(self.trainer, record, self.first_step))
         if record["overlap"]:
             logger.warning("The splits overlap: " + " ".join(record["overlap"]))
+        if record["copies"]:
+            remedy = "Texts of one count as wrong for the other: give --merge_duplicates true, or an image_id a row."
+            logger.warning(" ".join(["Images are there twice:", *record["copies"], remedy]))
         if record["differs"]:
             logger.warning(f"This run repeats {given.source}, but {'; '.join(record['differs'])}: metrics may differ.")
         changed = {name: value for name, value in given.fields.items() if name in given.changed}
@@ -101,6 +104,7 @@ class RunRecord:
             },
             "data": {split: contents.facts() if contents else {} for split, contents in read.items()},
             "overlap": overlaps(known, splits),
+            "copies": copies(known, splits),
         }
 
     def add_training(self, outcome: Any) -> None:

@@ -143,6 +143,7 @@ class DataArguments:
         metadata={"help": "An image that training cannot read: stop, or replace its row by the next."},
     )
     drop_bad_rows: bool = field(default=False, metadata={"help": "Leave unusable rows out, and say how many."})
+    merge_duplicates: bool = field(default=False, metadata={"help": "Take image files with the same bytes for one."})
     num_proc: int | None = field(default=None, metadata={"help": "Processes that prepare the data."})
     streaming: bool = field(default=False, metadata={"help": "Train on rows while they are read; needs max_steps."})
     shuffle_buffer: int = field(default=1000, metadata={"help": "Rows of a stream that are shuffled together."})
@@ -192,7 +193,7 @@ class DataArguments:
     def builder_fields(self) -> dict[str, Any]:
         """Return the fields of a builder beside its split; only those that were set, since builders differ."""
         fields = {name: getattr(self, name) for name in self.BUILDER_FIELDS}
-        fields["drop_bad_rows"] = self.drop_bad_rows or None
+        fields |= {name: getattr(self, name) or None for name in ("drop_bad_rows", "merge_duplicates")}
         given = {name: value for name, value in fields.items() if value is not None}
         return given | _mapping(self.dataset_config, "dataset_config")
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from dataset_scripts.contents.text_counts import comparable_text
+
 from ..evaluation.base import progress
 from ..evaluation.eccv import coco_image_id
 from ..report.formats import percent
@@ -37,6 +39,7 @@ class SplitContents:
         texts: Captions, or questions.
         fingerprint: Hash of images and texts in their order; it does not depend on where the files are.
         image_of_key: What an image goes by -> its file or, where it is in the data itself, the first row that has it.
+        copies: Images with the key of an earlier image that has another `image_id`, with what that key stands for.
         text_counts: Hash of each text without case and extra spaces, of a question with its image -> its count.
         has_questions: Whether the texts are questions.
     """
@@ -46,6 +49,7 @@ class SplitContents:
     texts: int = 0
     fingerprint: str = ""
     image_of_key: dict[str, str | int] = field(default_factory=dict)
+    copies: dict[str | int, str | int] = field(default_factory=dict)
     text_counts: Counter[int] = field(default_factory=Counter)
     has_questions: bool = False
 
@@ -70,7 +74,7 @@ def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | Non
     has_questions = "question" in columns
     contents = SplitContents(len(dataset), has_questions=has_questions)
     text_columns = [name for name in ("caption", "question", "answers") if name in columns]
-    digest, image_ids, known = hashlib.sha256(), set[Any](), dict[str, str]()
+    digest, image_ids, known, id_of_key = hashlib.sha256(), set[Any](), dict[str, str](), dict[str, Any]()
     rows = dataset.select_columns(["image", "image_id", *text_columns]).with_format("arrow")
     starts = progress(range(0, len(rows), ROWS_AT_ONCE), "Comparing splits")
     with ThreadPoolExecutor(NUM_THREADS) as pool:
@@ -81,11 +85,15 @@ def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | Non
             image_ids.update(batch["image_id"])
             for index, image in enumerate(batch["image"]):
                 key = known[image["path"]] if _is_file(image) else image_key(image, open_images)
-                contents.image_of_key.setdefault(key, image["path"] if _is_file(image) else start + index)
+                shown = image["path"] if _is_file(image) else start + index
+                first = contents.image_of_key.setdefault(key, shown)
+                image_id = batch["image_id"][index]
+                if id_of_key.setdefault(key, image_id) != image_id and image is not None:
+                    contents.copies[shown] = first
                 texts = [batch[name][index] for name in text_columns]
                 digest.update(json.dumps([_without_folder(key), *texts]).encode())
                 for text in texts_of(texts[0]):
-                    words = " ".join(text.lower().split()).rstrip(" .!?")
+                    words = comparable_text(text)
                     contents.text_counts[hash(f"{key} {words}" if has_questions else words)] += 1
     contents.images, contents.texts = len(image_ids), contents.text_counts.total()
     contents.fingerprint = digest.hexdigest()[:16]
@@ -171,6 +179,23 @@ def overlaps(contents: Mapping[str, SplitContents], splits: Mapping[str, Any]) -
     return sentences
 
 
+def copies(contents: Mapping[str, SplitContents], splits: Mapping[str, Any]) -> list[str]:
+    """Return sentences on splits that hold an image several times under different `image_id`; none is the best.
+
+    Training takes the captions of one for wrong captions of the other. For the arguments see `overlaps`.
+    """
+    sentences = []
+    for split, held in contents.items():
+        rows = splits[split].select_columns(["image"]).with_format("arrow") if held.copies else None
+        found = [(image, first) for image, first in held.copies.items() if _same(image, rows, first, rows)]
+        if found:
+            names = ", ".join(f"{_name(image)} is {_name(first)}" for image, first in found[:NAMES_SHOWN])
+            more = f" and {len(found) - NAMES_SHOWN} more" if len(found) > NAMES_SHOWN else ""
+            what = f"{_share(len(found), held.images)} {SPLIT_WORDS.get(split, split)} images"
+            sentences.append(f"{what} have the bytes of another one with another image_id: {names}{more}.")
+    return sentences
+
+
 def _share(count: int, total: int) -> str:
     return f"{count} of {total} ({percent(100 * count / max(total, 1))})"
 
@@ -179,7 +204,7 @@ def _coco_number(image: str | int) -> int | None:
     return coco_image_id(image) if isinstance(image, str) else None
 
 
-def _same(one: str | int, images: Dataset, other: str | int, other_images: Dataset) -> bool:
+def _same(one: str | int, images: Any, other: str | int, other_images: Any) -> bool:
     """Return whether two images with the same key, files or rows, have the same bytes."""
     if isinstance(one, str) and isinstance(other, str) and os.path.realpath(one) == os.path.realpath(other):
         return True
@@ -189,7 +214,7 @@ def _same(one: str | int, images: Dataset, other: str | int, other_images: Datas
         return False
 
 
-def _bytes(image: str | int, images: Dataset) -> bytes:
+def _bytes(image: str | int, images: Any) -> bytes:
     if isinstance(image, int):
         return (images[image]["image"].to_pylist()[0] or {}).get("bytes") or b""
     with open(image, "rb") as stream:

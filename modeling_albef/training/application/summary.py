@@ -34,6 +34,8 @@ def summary(trainer: AlbefTrainer, record: Mapping[str, Any], first_step: int = 
     parameters = f"{_millions(model['parameters'])} parameters"
     if model["trained_parameters"] != model["parameters"]:
         parameters += f", {_millions(model['trained_parameters'])} of them trained"
+    if sum(map(bool, record["data"].values())) > 1 and not record["overlap"]:
+        facts.append(("overlap", "none: no image and no text is in two splits"))
     facts.append(("model", f"{model['class']}, {parameters}, {model['image_size']} pixels, {model['start']}"))
     if args.do_train:
         facts.append(("training", _plan(trainer, first_step)))

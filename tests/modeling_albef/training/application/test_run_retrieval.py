@@ -230,7 +230,7 @@ def test_bad_files_are_named_before_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words", "message"),
     [
-        ({"learning_rates": 1}, [], "the field 'learning_rates', which is not known. Did you mean 'learning_rate'?"),
+        ({"momentun": 1}, [], "the field 'momentun', which is not known. Did you mean 'momentum'?"),
         ({}, ["--k_tets", "3"], "'--k_tets', which is not known. Did you mean '--k_test'?"),
         (
             {"model_config": {"vision_config": {"image_sise": 3}}},

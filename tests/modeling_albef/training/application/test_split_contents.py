@@ -13,7 +13,14 @@ from datasets import Dataset, Features, Image, IterableDataset, List, Value
 from PIL import Image as Pillow
 
 from dataset_scripts import load_dataset_script
-from modeling_albef.training.application.split_contents import SAMPLE, WHOLE, image_key, overlaps, read_contents
+from modeling_albef.training.application.split_contents import (
+    SAMPLE,
+    WHOLE,
+    copies,
+    image_key,
+    overlaps,
+    read_contents,
+)
 
 
 def noise(path: Path, seed: int, side: int = 8) -> Path:
@@ -166,3 +173,27 @@ def test_an_image_without_captions_counts_as_an_image(tmp_path: Path) -> None:
     rows: Any = [(str(noise(tmp_path / f"{number}.png", number)), texts) for number, texts in enumerate((["a"], None))]
     contents = read_contents(captions(tmp_path, rows))
     assert contents is not None and (contents.images, contents.texts) == (2, 1)
+
+
+def test_identical_files_with_two_ids_are_named(tmp_path: Path) -> None:
+    """Their captions count as wrong for each other; files that only look the same in three parts do not."""
+    data = bytearray(4 * WHOLE)
+    (tmp_path / "long.bmp").write_bytes(data)
+    data[SAMPLE + 5] = 1
+    (tmp_path / "other.bmp").write_bytes(data)
+    noise(tmp_path / "a.png", 0)
+    noise(tmp_path / "b.png", 1)
+    embedded = {"path": None, "bytes": (tmp_path / "b.png").read_bytes()}
+    for name in ("c.png", "d.png"):
+        shutil.copy(tmp_path / "a.png", tmp_path / name)
+    names: list[Any] = ["a.png", "b.png", "c.png", embedded, "d.png", "long.bmp", "other.bmp", None]
+    rows = captions(tmp_path, [(one, ["x"]) for one in names])
+    train, test = read_contents(rows), read_contents(captions(tmp_path, [("a.png", ["x"])]))
+    assert train is not None and test is not None
+    assert copies({"train": train, "test": test}, {"train": rows, "test": rows}) == [
+        "3 of 8 (37.5 %) training images have the bytes of another one with another image_id: c.png is a.png, row 3 is "
+        "b.png, d.png is a.png."
+    ]
+    same = rows.remove_columns("image_id").add_column("image_id", [7] * len(rows))
+    contents = read_contents(same)
+    assert contents is not None and copies({"train": contents}, {"train": same}) == []

@@ -69,6 +69,15 @@ def test_few_lines_with_all_that_counts(tmp_path: Path) -> None:
     ]
 
 
+def test_that_no_two_splits_overlap_is_said(tmp_path: Path) -> None:
+    """Only where two were compared: a stream is not."""
+    trainer, words = make_trainer(tmp_path, do_train=True), "overlap     none: no image and no text is in two splits"
+    both = RECORD | {"data": {"train": {"images": 1}, "test": {"images": 1}}, "overlap": []}
+    assert words in summary(trainer, both).splitlines()
+    assert words not in summary(trainer, RECORD | {"overlap": []})
+    assert words not in summary(trainer, both | {"overlap": ["1 of 1 (100.0 %) test images .."]})
+
+
 def test_the_time_is_estimated_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = make_trainer(tmp_path, rows=random_rows(8), save_strategy="no", num_train_epochs=8)
     trainer.add_callback(TimeEstimateCallback())
