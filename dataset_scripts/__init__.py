@@ -26,6 +26,7 @@ from .coco_retrieval import CocoRetrieval
 from .easy_vqa import EasyVQA
 from .file_builder import DROPPED, FileBuilder
 from .flickr30k import Flickr30k
+from .mixtures import STOPPING_STRATEGIES, MixedRows, concatenate_sources, interleave_streams
 from .own_data import OwnData
 from .reading.answer_lists import load_answer_list
 from .reading.image_checks import good_images, image_problems
@@ -38,6 +39,7 @@ from .vqa_v2 import VQAv2
 
 __all__ = [
     "BUILDERS",
+    "STOPPING_STRATEGIES",
     "AnnotationError",
     "CaptionRows",
     "CocoRetrieval",
@@ -45,13 +47,16 @@ __all__ = [
     "EasyVQA",
     "FileBuilder",
     "Flickr30k",
+    "MixedRows",
     "OwnData",
     "Shapes",
     "ShapesConfig",
     "VQAv2",
     "VisualGenome",
+    "concatenate_sources",
     "good_images",
     "image_problems",
+    "interleave_streams",
     "load_answer_list",
     "load_dataset_script",
     "make_builder",

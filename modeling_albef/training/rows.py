@@ -16,6 +16,7 @@ from transformers.utils import logging
 from ..configuration_albef import AlbefError
 
 logger = logging.get_logger(__name__)
+SOURCE = "mixture_source"  # column of a mixture, with the name of each row's source
 
 
 class Images(Sequence[Any]):
@@ -95,6 +96,12 @@ def column(rows: Any, name: str) -> Any:
     if not isinstance(rows, Rows) and name not in rows.column_names:
         raise AlbefError(f"The data set has no column {name!r}; it has {', '.join(rows.column_names)}.")
     return rows[name]
+
+
+def row_sources(rows: Any) -> list[str]:
+    """Return the source of each row of a mixture; none where the data set is no mixture."""
+    is_mixture = SOURCE in (getattr(rows, "column_names", None) or ())
+    return [str(source) for source in rows[SOURCE]] if is_mixture else []
 
 
 def undecoded_images(rows: Any) -> Any:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from datasets import Dataset, Image, IterableDataset
 from transformers.trainer_utils import IntervalStrategy
 
-from dataset_scripts import CaptionRows, good_images, load_dataset_script, process_share, stream_captions
+from dataset_scripts import (
+    CaptionRows,
+    DataError,
+    MixedRows,
+    concatenate_sources,
+    good_images,
+    interleave_streams,
+    load_dataset_script,
+    process_share,
+    stream_captions,
+)
 from processing import AugmentedDataset, AugmentedStream, TrainingAugmentation
 
 from ..arguments import AlbefTrainingArguments
+from ..rows import SOURCE
 from .errors import fail_on_all_ranks
 from .settings import SPLITS, DataArguments
 from .start import StartError
@@ -28,7 +40,8 @@ def load_splits(data_args: DataArguments, args: AlbefTrainingArguments, task: st
             question).
 
     Returns:
-        A data set for each split, with undecoded images; an `IterableDataset` where the split is streamed.
+        A data set for each split, with undecoded images; an `IterableDataset` where the split is streamed. The splits
+        of a mixture have the rows of all sources, see `concatenate_sources`, or a stream that is mixed already.
     """
     wanted = {
         "train": args.do_train,
@@ -36,7 +49,21 @@ def load_splits(data_args: DataArguments, args: AlbefTrainingArguments, task: st
         "test": args.do_predict,
     }
     with fail_on_all_ranks(args), args.main_process_first(desc="preparing the data"):
-        return {split: _load_split(split, data_args, args, task) for split in SPLITS if wanted[split]}
+        load = _load_mixture if data_args.sources else _load_split
+        return {split: load(split, data_args, args, task) for split in SPLITS if wanted[split]}
+
+
+def _load_mixture(split: str, data_args: DataArguments, args: AlbefTrainingArguments, task: str) -> Any:
+    loaded = {}
+    for source in data_args.sources:
+        try:
+            loaded[source.name] = _load_split(split, source.data, args, task)
+        except (DataError, StartError) as error:
+            raise StartError(f"The {split} data of the source {source.name!r} cannot be used. {error}") from error
+    if all(isinstance(rows, IterableDataset) for rows in loaded.values()):
+        weights = [source.weight for source in data_args.sources]
+        return interleave_streams(loaded, weights, args.seed, data_args.stopping_strategy)
+    return without_unknown_types(concatenate_sources(loaded))
 
 
 def _load_split(split: str, data_args: DataArguments, args: AlbefTrainingArguments, task: str) -> Any:
@@ -89,6 +116,22 @@ def training_rows(
         augmentation = TrainingAugmentation(image_size, scaled_decoding=data_args.scaled_decoding)
     has_captions = "caption" in rows.features
     if isinstance(rows, IterableDataset):
-        stream = process_share(stream_captions(rows) if has_captions else rows, args, data_args.shuffle_buffer)
+        is_spread = not has_captions or data_args.sources
+        stream = process_share(rows if is_spread else stream_captions(rows), args, data_args.shuffle_buffer)
         return AugmentedStream(stream, augmentation, args.seed, args.process_index, data_args.bad_images)
-    return AugmentedDataset(CaptionRows(rows) if has_captions else rows, augmentation, args.seed, data_args.bad_images)
+    examples = CaptionRows(rows) if has_captions else rows
+    if data_args.sources:
+        examples = _mixed(examples, rows, data_args, args.seed)
+    return AugmentedDataset(examples, augmentation, args.seed, data_args.bad_images)
+
+
+def _mixed(examples: Any, rows: Dataset, data_args: DataArguments, seed: int) -> MixedRows:
+    """Draw from the captions or questions of all sources, which lie one after the other."""
+    counts = Counter(rows[SOURCE])
+    if examples is not rows:  # captions
+        counts = Counter(dict.fromkeys(counts, 0))
+        for source, captions in zip(rows[SOURCE], rows["caption"], strict=True):
+            counts[source] += len(captions or ())
+    lengths = [counts[source.name] for source in data_args.sources]
+    weights = [source.weight for source in data_args.sources]
+    return MixedRows(examples, lengths, weights, seed, data_args.stopping_strategy)

@@ -100,9 +100,17 @@ class RunRecord:
                 "trained_parameters": model.num_parameters(only_trainable=True),
                 "image_size": model.config.vision_config.image_size,
             },
+            "mixture": self._mixture(),
             "data": {split: contents.facts() if contents else {} for split, contents in read.items()},
             "overlap": overlaps(known, splits),
         }
+
+    def _mixture(self) -> dict[str, Any]:
+        """Return the share of each source; nothing where there is one data set."""
+        sources = self.data_args.sources
+        total = sum(source.weight for source in sources)
+        shares = {source.name: source.weight / total for source in sources}
+        return {"shares": shares, "stopping_strategy": self.data_args.stopping_strategy} if shares else {}
 
     def add_training(self, outcome: Any) -> None:
         """Save the trained model, its state and its metrics.
@@ -176,11 +184,13 @@ class RunRecord:
 
 def _dataset_names(data_args: DataArguments) -> tuple[str, ...]:
     """Return what the data sets are called: their name on the Hub, that of their builder, or those of their files."""
+    if data_args.sources:
+        return tuple(dict.fromkeys(name for source in data_args.sources for name in _dataset_names(source.data)))
     files = [Path(file).stem for name in FILES for file in getattr(data_args, name) or ()]
     on_hub = data_args.builder_fields().get("hub_dataset")
     if on_hub:
         return (Path(on_hub).absolute().name if Path(on_hub).exists() else on_hub,)
-    return tuple(dict.fromkeys(files if data_args.dataset is None else [data_args.dataset]))
+    return tuple(dict.fromkeys(files if data_args.dataset is None else [str(data_args.dataset)]))
 
 
 @contextmanager

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple
+
+import yaml
+
+from dataset_scripts import BUILDERS, STOPPING_STRATEGIES
 
 from ..lora import TARGETS
+from .yaml_files import read_text
 
 SPLITS = ("train", "validation", "test")
 FILES = tuple(f"{split}_files" for split in SPLITS)
+SOURCE_NAME = re.compile("[A-Za-z0-9_-]+(?<!txt)(?<!img)")  # "a_txt" would stand before r_mean as the source "a" does
 
 
 @dataclass
@@ -48,19 +56,38 @@ class ModelArguments:
                 raise ValueError(f"{name} is {value}, but must be at least {lowest}.")
 
 
+class Source(NamedTuple):
+    """A data set of a mixture: what it is called, its weight, above 0, and where it is."""
+
+    name: str
+    weight: float
+    data: DataArguments
+
+
 @dataclass
 class DataArguments:
     """Which data."""
 
     _argument_group_name: ClassVar[str] = "data"
     DISPLACES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "dataset": ("dataset_config", "data_dir", *FILES),
-        **dict.fromkeys(FILES, ("dataset", "dataset_config", "data_dir")),
+        "dataset": ("datasets", "dataset_config", "data_dir", *FILES),
+        "datasets": ("dataset", "dataset_config", "data_dir", *FILES),
+        **dict.fromkeys(FILES, ("dataset", "datasets", "dataset_config", "data_dir")),
     }
     # fields of builders that are fields here, too
     BUILDER_FIELDS: ClassVar[tuple[str, ...]] = ("data_dir", "image_root", "num_proc")
 
-    dataset: str | None = field(default=None, metadata={"help": "Name of a builder in dataset_scripts."})
+    dataset: list[str] | None | str = field(  # noqa: RUF036, in this order the parser takes several words
+        default=None, metadata={"help": "Name of a builder in dataset_scripts; several are mixed, in equal shares."}
+    )
+    datasets: list[dict] | str | None = field(
+        default=None,
+        metadata={"help": "Data sets to mix, each a mapping: name, weight, source, dataset_config, data_dir, .."},
+    )
+    stopping_strategy: str = field(
+        default="first_exhausted",
+        metadata={"help": "What ends an epoch of a mixture: one of those of datasets.interleave_datasets."},
+    )
     dataset_config: dict | str | None = field(
         default=None, metadata={"help": "Fields of the builder's configuration; one: --dataset_config.FIELD VALUE"}
     )
@@ -91,6 +118,14 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         self.dataset_config = _mapping(self.dataset_config, "dataset_config")
+        if isinstance(self.dataset, list):
+            names, self.dataset = self.dataset, None
+            if len(names) == 1:
+                self.dataset = names[0]
+            elif self.datasets is not None:
+                raise ValueError("give either dataset, or datasets.")
+            else:
+                self.datasets = [{"name": name} for name in names]
         for name in FILES:
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
@@ -103,6 +138,64 @@ class DataArguments:
         for name in ("max_words", "max_rows", "num_proc", "shuffle_buffer", "max_image_pixels"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1.")
+        if self.stopping_strategy not in STOPPING_STRATEGIES:
+            known = ", ".join(STOPPING_STRATEGIES)
+            raise ValueError(f"stopping_strategy is {self.stopping_strategy!r}, but must be one of {known}.")
+        self.sources = self._read_sources()
+
+    def _read_sources(self) -> list[Source]:
+        """Return the data sets of a mixture; none where there is no mixture."""
+        try:
+            entries: Any = read_text(self.datasets) if isinstance(self.datasets, str) else self.datasets
+        except (yaml.YAMLError, RecursionError) as error:
+            raise ValueError(f"datasets is neither JSON nor YAML of a list of mappings: {error}") from error
+        if entries is None:
+            return []
+        if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError(
+                f"datasets is {entries!r:.60}, but must be a list of mappings, such as [{{name: shapes}}]."
+            )
+        rivals = [name for name in ("dataset", "dataset_config", "data_dir", *FILES) if getattr(self, name)]
+        if rivals:
+            raise ValueError(f"{rivals[0]} belongs to one data set: give it in the entries of datasets.")
+        self.datasets = entries
+        called = [str(entry.get("source") or entry.get("name") or "own_data") for entry in entries]
+        seen, sources = Counter[str](), dict[str, Source]()
+        for number, (name, entry) in enumerate(zip(called, entries, strict=True), start=1):
+            if called.count(name) > 1 and not entry.get("source"):
+                seen[name] += 1
+                name = f"{name}_{seen[name]}"
+            if name in sources:
+                raise ValueError(f"datasets has two entries with the source {name!r}: give each a source of its own.")
+            sources[name] = self._source(name, entry, f"entry {number} of datasets")
+        return list(sources.values())
+
+    def _source(self, name: str, entry: dict[str, Any], where: str) -> Source:
+        fields = ("dataset_config", *FILES, *self.BUILDER_FIELDS)
+        known = ("name", "weight", "source", *fields)
+        if unknown := [key for key in entry if key not in known]:
+            raise ValueError(
+                f"{where} has the field {unknown[0]!r}, which is not known; there are: {', '.join(known)}."
+            )
+        if not SOURCE_NAME.fullmatch(name):
+            raise ValueError(
+                f"{where} has the source {name!r}, which stands before the names of metrics: take letters, digits, "
+                "'-' and '_', and neither txt nor img at the end."
+            )
+        weight = entry.get("weight", 1)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+            raise ValueError(f"{where} has the weight {weight!r}, but it must be a number above 0.")
+        given = {key: value for key, value in entry.items() if key in fields}
+        has_files, builder = any(given.get(key) for key in FILES), entry.get("name")
+        if not has_files and not isinstance(builder, str):
+            raise ValueError(f"{where} has no name: give that of a builder in dataset_scripts, or train_files.")
+        if has_files and (builder == "own_data" or builder not in BUILDERS):  # the files are the data
+            builder = None
+        try:
+            data = replace(self, dataset=builder, datasets=None, **given)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        return Source(name, float(weight), data)
 
     def builder_fields(self) -> dict[str, Any]:
         """Return the fields of a builder beside its split; only those that were set, since builders differ."""

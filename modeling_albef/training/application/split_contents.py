@@ -17,7 +17,7 @@ from datasets import Dataset
 from ..evaluation.base import progress
 from ..evaluation.eccv import coco_image_id
 from ..report.formats import percent
-from ..rows import texts_of
+from ..rows import row_sources, texts_of
 
 ROWS_AT_ONCE = 1_000
 NUM_THREADS = 4  # that look at image files
@@ -39,6 +39,7 @@ class SplitContents:
         image_of_key: What an image goes by -> its file or, where it is in the data itself, the first row that has it.
         text_counts: Hash of each text without case and extra spaces, of a question with its image -> its count.
         has_questions: Whether the texts are questions.
+        sources: Rows of each source of a mixture; empty where it is none.
     """
 
     rows: int
@@ -48,11 +49,13 @@ class SplitContents:
     image_of_key: dict[str, str | int] = field(default_factory=dict)
     text_counts: Counter[int] = field(default_factory=Counter)
     has_questions: bool = False
+    sources: dict[str, int] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         """Return counts and fingerprint, as `run.yaml` has them."""
         text = "questions" if self.has_questions else "captions"
-        return {"images": self.images, text: self.texts, "fingerprint": self.fingerprint}
+        facts = {"images": self.images, text: self.texts, "fingerprint": self.fingerprint}
+        return facts | ({"rows_by_source": self.sources} if self.sources else {})
 
 
 def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | None:
@@ -68,7 +71,7 @@ def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | Non
     if not {"image", "image_id"} <= set(columns) or not {"caption", "question"} & set(columns):
         return None
     has_questions = "question" in columns
-    contents = SplitContents(len(dataset), has_questions=has_questions)
+    contents = SplitContents(len(dataset), has_questions=has_questions, sources=dict(Counter(row_sources(dataset))))
     text_columns = [name for name in ("caption", "question", "answers") if name in columns]
     digest, image_ids, known = hashlib.sha256(), set[Any](), dict[str, str]()
     rows = dataset.select_columns(["image", "image_id", *text_columns]).with_format("arrow")

@@ -1,0 +1,196 @@
+"""Several data sets as one: rows that know their source, drawn by weight as `datasets.interleave_datasets` draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from .reading.problems import DataError, short
+
+SOURCE = "mixture_source"  # column with the name of a row's source
+IDS = ("image_id", "question_id")
+OPTIONAL = ("question_type", "answer_type")
+STOPPING_STRATEGIES = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
+_TEXT = datasets.Value("string")
+
+
+def concatenate_sources(sources: Mapping[str, datasets.Dataset]) -> datasets.Dataset:
+    """Return the rows of several data sets, one source after the other.
+
+    A column `mixture_source` has the name of a row's source. It also stands before `image_id` and `question_id`, which
+    become texts such as "coco/42", so ids of different sources are never the same.
+
+    Args:
+        sources: Data sets by name, with the same columns; `question_type` and `answer_type` may be missing.
+
+    Raises:
+        DataError: The columns differ.
+    """
+    tagged = []
+    _check_features(sources)
+    for name, rows in sources.items():
+        for column in [column for column in IDS if column in rows.column_names]:
+            ids = rows[column][:]
+            texts = [None if one is None else f"{name}/{one}" for one in ids]
+            rows = rows.remove_columns(column).add_column(column, texts)
+        tagged.append(rows.add_column(SOURCE, [name] * len(rows)))
+    return datasets.concatenate_datasets(tagged)
+
+
+def interleave_streams(
+    sources: Mapping[str, datasets.IterableDataset], weights: Sequence[float], seed: int, stopping_strategy: str
+) -> datasets.IterableDataset:
+    """Return the training rows of several streams, a caption or a question each, drawn by weight.
+
+    Args:
+        sources: Streams by name, as in `concatenate_sources`; captions are spread over rows.
+        weights: One a source, above 0.
+        seed: Of the draw; a pass over the shuffled stream has a draw of its own.
+        stopping_strategy: See `datasets.interleave_datasets`; it ends a pass.
+
+    Raises:
+        DataError: The columns differ.
+    """
+    _check_features(sources)
+    common = set.intersection(*(set(stream.features) for stream in sources.values()))
+    tagged = []
+    for name, stream in sources.items():
+        features = {column: feature for column, feature in stream.features.items() if column in common}
+        if isinstance(features.get("caption"), (datasets.List, datasets.LargeList)):
+            features["caption"] = features["caption"].feature
+        features |= {column: _TEXT for column in (*IDS, SOURCE) if column in features or column == SOURCE}
+        options = {"remove_columns": list(stream.features), "features": datasets.Features(features)}
+        tagged.append(stream.map(_tag, batched=True, fn_kwargs={"name": name, "columns": list(features)}, **options))
+    return _interleave(tagged, weights, seed, stopping_strategy)
+
+
+def _tag(rows: dict[str, list[Any]], name: str, columns: list[str]) -> dict[str, list[Any]]:
+    """Give rows of a stream their source, and a row to each caption."""
+    is_spread = "caption" in rows
+    counts = [len(captions) for captions in rows["caption"]] if is_spread else [1] * len(rows["image"])
+    tagged: dict[str, list[Any]] = {SOURCE: [name] * sum(counts)}
+    for column in columns:
+        if column == "caption":
+            tagged[column] = [text for captions in rows[column] for text in captions]
+        elif column != SOURCE:
+            values = rows[column]
+            if column in IDS:
+                values = [None if one is None else f"{name}/{one}" for one in values]
+            tagged[column] = [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
+    return tagged
+
+
+def _check_features(sources: Mapping[str, Any]) -> None:
+    """Refuse sources whose columns differ in more than ids, which become texts, and types of questions."""
+    first, *others = sources
+    own = {name: str(feature) for name, feature in sources[first].features.items() if name not in (*IDS, *OPTIONAL)}
+    for other in others:
+        features = {name: str(f) for name, f in sources[other].features.items() if name not in (*IDS, *OPTIONAL)}
+        for column in sorted(own.keys() | features.keys()):
+            one, two = own.get(column, "no such column"), features.get(column, "no such column")
+            if one != two:
+                raise DataError(
+                    f"The column {column!r} differs between the sources of the mixture: {first!r} has {short(one)}, "
+                    f"{other!r} has {short(two)}. Give both the same columns, or train on one of them."
+                )
+
+
+def _interleave(sources: list[Any], weights: Sequence[float], seed: int, stopping_strategy: str) -> Any:
+    shares: Any = (np.asarray(weights, dtype=np.float64) / np.sum(weights)).tolist()
+    strategy: Any = stopping_strategy
+    return datasets.interleave_datasets(sources, shares, seed=seed, stopping_strategy=strategy)
+
+
+class MixedRows:
+    """Training rows drawn from sources by weight, anew in every epoch.
+
+    An epoch shuffles each source and draws from them as `datasets.interleave_datasets` does, with the seed of the first
+    epoch and one more for each later one. All epochs are as long as the first: a longer draw is cut off, a shorter one
+    goes on with its first rows. What an epoch reads depends on the seed and its number alone, so it is the same on
+    every process and worker, and after a resume.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        lengths: Sequence[int],
+        weights: Sequence[float],
+        seed: int = 0,
+        stopping_strategy: str = "first_exhausted",
+    ) -> None:
+        """Draw the first epoch.
+
+        Args:
+            rows: All sources, one after the other; read by index.
+            lengths: Rows of each source, at least 1.
+            weights: One a source, above 0; their sum is of no account.
+            seed: Of the draws, at least 0.
+            stopping_strategy: See `datasets.interleave_datasets`: what ends the first epoch.
+
+        Raises:
+            DataError: A source has no rows, a weight is not above 0, or the strategy is not known.
+        """
+        if not all(lengths):
+            raise DataError(f"Source {list(lengths).index(0)} of the mixture has no training rows: leave it out.")
+        if not all(0 < weight < np.inf for weight in weights):
+            raise DataError(f"The weights of the mixture are {list(weights)}, but all must be above 0.")
+        if stopping_strategy not in STOPPING_STRATEGIES:
+            known = ", ".join(STOPPING_STRATEGIES)
+            raise DataError(f"stopping_strategy is {stopping_strategy!r}, but must be one of {known}.")
+        self.rows, self.lengths, self.weights = rows, list(lengths), list(weights)
+        self.seed, self.stopping_strategy = seed, stopping_strategy
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it, too
+        self._drawn = (0, self._draw(0))
+        self._length = len(self._drawn[1])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, at least 0, whose draw is read."""
+        self._epoch.fill_(epoch)
+
+    @property
+    def order(self) -> np.ndarray:
+        """Return the row that each index of this epoch stands for, an index of all sources in sequence."""
+        epoch = int(self._epoch)
+        if self._drawn[0] != epoch:
+            self._drawn = (epoch, np.resize(self._draw(epoch), self._length))
+        return self._drawn[1]
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        """Return the rows of an epoch, as many as its own draw has."""
+        ends = np.cumsum(self.lengths)
+        shuffled = [
+            np.random.default_rng((self.seed, epoch, source)).permutation(length) + end - length
+            for source, (length, end) in enumerate(zip(self.lengths, ends, strict=True))
+        ]
+        sources = [datasets.Dataset.from_dict({"row": rows}) for rows in shuffled]
+        mixed = _interleave(sources, self.weights, self.seed + epoch, self.stopping_strategy)
+        return mixed.with_format("arrow")[:]["row"].to_numpy()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int | str) -> Any:
+        """Return a row of this epoch or, for a name, a column of it."""
+        if isinstance(index, str):
+            values = self.rows[index][:]
+            return [values[row] for row in self.order.tolist()]
+        return self.rows[int(self.order[index])]
+
+    @property
+    def column_names(self) -> list[str]:
+        """Return the names of the columns; rows that know none have no such attribute."""
+        return self.rows.column_names
+
+    @property
+    def features(self) -> Any:
+        """Return the features of the columns, None where the rows know none."""
+        return getattr(self.rows, "features", None)
+
+    def cast_column(self, column: str, feature: Any) -> MixedRows:
+        """Return the same with another feature of a column, such as images that are not decoded."""
+        rows = self.rows.cast_column(column, feature)
+        return MixedRows(rows, self.lengths, self.weights, self.seed, self.stopping_strategy)
