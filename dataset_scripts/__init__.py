@@ -26,12 +26,12 @@ from .coco_retrieval import CocoRetrieval
 from .easy_vqa import EasyVQA
 from .file_builder import DROPPED, FileBuilder
 from .flickr30k import Flickr30k
-from .mixtures import STOPPING_STRATEGIES, MixedRows, concatenate_sources, interleave_streams
+from .mixtures import STOPPING_STRATEGIES, MixedRows, concatenate_sources, interleave_streams, shares_of
 from .own_data import OwnData
 from .reading.answer_lists import load_answer_list
 from .reading.image_checks import good_images, image_problems
 from .reading.image_files import absolute
-from .reading.problems import AnnotationError, DataError, short
+from .reading.problems import AnnotationError, DataError, MissingSplitError, short
 from .reading.training_rows import CaptionRows, one_caption_a_row, process_share, stream_captions
 from .shapes import Shapes, ShapesConfig
 from .visual_genome import VisualGenome
@@ -47,6 +47,7 @@ __all__ = [
     "EasyVQA",
     "FileBuilder",
     "Flickr30k",
+    "MissingSplitError",
     "MixedRows",
     "OwnData",
     "Shapes",
@@ -62,6 +63,7 @@ __all__ = [
     "make_builder",
     "one_caption_a_row",
     "process_share",
+    "shares_of",
     "stream_captions",
 ]
 
@@ -175,7 +177,7 @@ def load_dataset_script(
         try:
             return builder.as_dataset(split=split)
         except ValueError as error:  # the split
-            raise DataError(str(error)) from error
+            raise MissingSplitError(str(error)) from error
 
 
 def _prepare(builder: datasets.GeneratorBasedBuilder, num_proc: int | None) -> None:

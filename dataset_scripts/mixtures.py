@@ -100,9 +100,14 @@ def _check_features(sources: Mapping[str, Any]) -> None:
 
 
 def _interleave(sources: list[Any], weights: Sequence[float], seed: int, stopping_strategy: str) -> Any:
-    shares: Any = (np.asarray(weights, dtype=np.float64) / np.sum(weights)).tolist()
     strategy: Any = stopping_strategy
-    return datasets.interleave_datasets(sources, shares, seed=seed, stopping_strategy=strategy)
+    return datasets.interleave_datasets(sources, shares_of(weights), seed=seed, stopping_strategy=strategy)
+
+
+def shares_of(weights: Sequence[float]) -> list[float]:
+    """Return the probabilities that weights stand for."""
+    scaled = np.asarray(weights, dtype=np.float64) / max(weights)
+    return (scaled / scaled.sum()).tolist()
 
 
 class MixedRows:

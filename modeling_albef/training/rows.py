@@ -98,12 +98,6 @@ def column(rows: Any, name: str) -> Any:
     return rows[name]
 
 
-def row_sources(rows: Any) -> list[str]:
-    """Return the source of each row of a mixture; none where the data set is no mixture."""
-    is_mixture = SOURCE in (getattr(rows, "column_names", None) or ())
-    return [str(source) for source in rows[SOURCE]] if is_mixture else []
-
-
 def undecoded_images(rows: Any) -> Any:
     """Return the column `image`, of a data set of the `datasets` library without decoding it."""
     feature: Any = (getattr(rows, "features", None) or {}).get("image")

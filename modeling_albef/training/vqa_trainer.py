@@ -15,7 +15,7 @@ from .errors import SettingError
 from .evaluation.candidates import check_answers
 from .evaluation.results import VQAResult
 from .evaluation.vqa import VQAEvaluator
-from .rows import as_rows, image_keys, limit_lengths, row_sources, vqa_collator
+from .rows import SOURCE, as_rows, image_keys, limit_lengths, vqa_collator
 from .sampling import ImageGroupSampler
 from .trainer import AlbefTrainer
 
@@ -80,8 +80,8 @@ class VQATrainer(AlbefTrainer):
         if self.args.group_by_image:
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
             read_ids = partial(image_keys, as_rows(dataset), warn=False)
-            is_mixture = bool(row_sources(dataset))  # which draws other rows in every epoch
-            return ImageGroupSampler(read_ids if is_mixture else read_ids(), seed)
+            draws_anew = SOURCE in (getattr(dataset, "column_names", None) or ())  # a mixture, in every epoch
+            return ImageGroupSampler(read_ids if draws_anew else read_ids(), seed)
         return super()._get_train_sampler(dataset)
 
     def compute_loss(

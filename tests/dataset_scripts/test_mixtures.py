@@ -80,7 +80,7 @@ def test_every_epoch_is_another_draw_of_the_same_length_and_can_be_made_again() 
     assert {row for rows in epochs.values() for row in rows if row < 50} == set(range(50))  # not the first rows alone
     anew = MixedRows(range(150), lengths, WEIGHTS, seed=3)
     for epoch in (4, 2):
-        for one in (anew, mixed, pickle.loads(pickle.dumps(anew))):
+        for one in (anew, mixed, pickle.loads(pickle.dumps(anew))):  # noqa: S301
             one.set_epoch(epoch)
             assert [one[index] for index in range(len(one))] == epochs[epoch]
     assert MixedRows(range(150), lengths, WEIGHTS, seed=4).order.tolist() != epochs[0]
@@ -163,7 +163,7 @@ def test_columns_that_differ_are_named(is_stream: bool) -> None:
     sources: dict[str, Any] = {"a": table(4), "b": table(4, answers=[["yes"]] * 4), "c": table(4)}
     if is_stream:
         sources = {name: rows.to_iterable_dataset() for name, rows in sources.items()}
-    with pytest.raises(DataError, match="The column 'answers' differs .* 'a' has 'no such column', 'b' has .*List"):
+    with pytest.raises(DataError, match=r"The column 'answers' differs .* 'a' has 'no such column', 'b' has .*List"):
         interleave_streams(sources, WEIGHTS, 0, "first_exhausted") if is_stream else concatenate_sources(sources)
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from datasets import Dataset, Image, IterableDataset
 from transformers.trainer_utils import IntervalStrategy
+from transformers.utils import logging
 
 from dataset_scripts import (
     CaptionRows,
     DataError,
+    MissingSplitError,
     MixedRows,
     concatenate_sources,
     good_images,
@@ -27,6 +29,7 @@ from .errors import fail_on_all_ranks
 from .settings import SPLITS, DataArguments
 from .start import StartError
 
+logger = logging.get_logger(__name__)
 OPTIONAL_COLUMNS = ("question_type", "answer_type")
 
 
@@ -40,8 +43,9 @@ def load_splits(data_args: DataArguments, args: AlbefTrainingArguments, task: st
             question).
 
     Returns:
-        A data set for each split, with undecoded images; an `IterableDataset` where the split is streamed. The splits
-        of a mixture have the rows of all sources, see `concatenate_sources`, or a stream that is mixed already.
+        A data set for each split, with undecoded images; an `IterableDataset` where the split is streamed. Of a
+        mixture the training split has the rows of all sources, see `concatenate_sources`, or is a stream that is mixed
+        already; an evaluation split is a dictionary of the sources that have it.
     """
     wanted = {
         "train": args.do_train,
@@ -54,13 +58,22 @@ def load_splits(data_args: DataArguments, args: AlbefTrainingArguments, task: st
 
 
 def _load_mixture(split: str, data_args: DataArguments, args: AlbefTrainingArguments, task: str) -> Any:
-    loaded = {}
+    loaded, missing = dict[str, Any](), dict[str, str]()
     for source in data_args.sources:
+        words = f"The {split} data of the source {source.name!r} cannot be used."
         try:
             loaded[source.name] = _load_split(split, source.data, args, task)
+        except MissingSplitError as error:
+            missing[source.name] = f"{words} {error}"
         except (DataError, StartError) as error:
-            raise StartError(f"The {split} data of the source {source.name!r} cannot be used. {error}") from error
-    if all(isinstance(rows, IterableDataset) for rows in loaded.values()):
+            raise StartError(f"{words} {error}") from error
+    if missing and (split == "train" or not loaded):
+        raise StartError(next(iter(missing.values())))
+    if missing and args.process_index == 0:
+        logger.warning(f"No {split} data: {', '.join(missing)}. The metrics are those of {', '.join(loaded)}.")
+    if split != "train":
+        return loaded
+    if data_args.streaming:
         weights = [source.weight for source in data_args.sources]
         return interleave_streams(loaded, weights, args.seed, data_args.stopping_strategy)
     return without_unknown_types(concatenate_sources(loaded))
@@ -77,7 +90,9 @@ def _load_split(split: str, data_args: DataArguments, args: AlbefTrainingArgumen
         if not files:
             without = "--eval_strategy no --do_eval false" if split == "validation" else f"--do_{split} false"
             without = "--do_predict false" if split == "test" else without
-            raise StartError(f"There is no {split} data: give {split}_files, or leave the {split} out with {without}.")
+            raise MissingSplitError(
+                f"There is no {split} data: give {split}_files, or leave the {split} out with {without}."
+            )
         fields[f"{split}_files"] = files
     dataset = load_dataset_script(**{"name": data_args.dataset or "own_data", **fields})
     if isinstance(dataset, IterableDataset):

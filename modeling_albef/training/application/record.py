@@ -14,6 +14,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
+from dataset_scripts import concatenate_sources, shares_of
 from dataset_scripts.commands.thumbnails import thumbnail
 
 from ...configuration_albef import AlbefError
@@ -84,6 +85,7 @@ class RunRecord:
     def _describe(self, splits: Mapping[str, Any]) -> dict[str, Any]:
         """Return what can be found out about the run."""
         model, name = self.trainer.model, self.model_args.model_name_or_path
+        splits = {name: concatenate_sources(rows) if isinstance(rows, dict) else rows for name, rows in splits.items()}
         read = {split: read_contents(rows, self.data_args.check_image_files) for split, rows in splits.items()}
         known = {split: contents for split, contents in read.items() if contents is not None}
         return {
@@ -107,10 +109,11 @@ class RunRecord:
 
     def _mixture(self) -> dict[str, Any]:
         """Return the share of each source; nothing where there is one data set."""
-        sources = self.data_args.sources
-        total = sum(source.weight for source in sources)
-        shares = {source.name: source.weight / total for source in sources}
-        return {"shares": shares, "stopping_strategy": self.data_args.stopping_strategy} if shares else {}
+        if not (sources := self.data_args.sources):
+            return {}
+        shares = shares_of([source.weight for source in sources])
+        named = {source.name: share for source, share in zip(sources, shares, strict=True)}
+        return {"shares": named, "stopping_strategy": self.data_args.stopping_strategy}
 
     def add_training(self, outcome: Any) -> None:
         """Save the trained model, its state and its metrics.
@@ -128,29 +131,44 @@ class RunRecord:
         self.report.add("train", metrics)
         self.written["model"] = self.folder
 
-    def add_evaluation(self, split: str, dataset: Any, **further: float | str) -> None:
+    def add_evaluation(self, split: str, dataset: Any, **further: Any) -> None:
         """Evaluate a data set; save its metrics, their details and, of a test, the predictions.
+
+        Of a dictionary, such as the sources of a mixture, each data set is evaluated apart, as the library does it: its
+        name follows the split in the names of metrics, and in that of the folder with its predictions.
 
         Args:
             split: "eval" or "test", which metrics and files are named after.
-            dataset: Rows of the task.
-            further: More metrics, named without the split, and words on them.
+            dataset: Rows of the task, or a dictionary of such.
+            further: More metrics, named without the split, and words on them; of a dictionary, mappings by its names.
         """
-        with _without_printing(self.trainer):
-            outcome = self.trainer.predict(dataset, metric_key_prefix=split)
-        evaluation = EvaluationRecord(split, as_rows(dataset), outcome.predictions)
-        if split == "eval" and getattr(self.args, "calibrate", False):
-            self._calibrate(evaluation.result)
-        metrics: dict[str, Any] = dict(outcome.metrics or {})
-        metrics |= {f"{split}_{name}": value for name, value in further.items()}
-        details = {f"{split}_{name}": value for name, value in evaluation.result.details.items()}
-        if split == "test" and self.trainer.is_world_process_zero():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.written |= evaluation.result.write(dataset, self.folder)
-        self.trainer.save_metrics(split, metrics | details)
-        self.report.add(split, metrics, evaluation)
+        named = dataset if isinstance(dataset, dict) else {"": dataset}
+        metrics: dict[str, Any] = {}
+        for source, rows in named.items():
+            metrics |= self._evaluate(split, source, rows, further.get(source, {}) if source else further)
+        self.trainer.save_metrics(split, metrics)
         self.written.pop("metrics", None)
         self.written["metrics"] = self.folder / "all_results.json"
+
+    def _evaluate(self, split: str, source: str, dataset: Any, further: Mapping[str, Any]) -> dict[str, Any]:
+        """Evaluate one data set, and return its metrics and their details."""
+        prefix = f"{split}_{source}" if source else split
+        with _without_printing(self.trainer):
+            outcome = self.trainer.predict(dataset, metric_key_prefix=prefix)
+        evaluation = EvaluationRecord(prefix, as_rows(dataset), outcome.predictions)
+        is_first = not any(one.startswith(split) for one in self.report.evaluations)
+        if split == "eval" and is_first and getattr(self.args, "calibrate", False):
+            self._calibrate(evaluation.result)
+        metrics: dict[str, Any] = dict(outcome.metrics or {})
+        metrics |= {f"{prefix}_{name}": value for name, value in further.items()}
+        details = {f"{prefix}_{name}": value for name, value in evaluation.result.details.items()}
+        if split == "test" and self.trainer.is_world_process_zero():
+            folder = self.folder / prefix if source else self.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            of = f" of {source}" if source else ""
+            self.written |= {f"{what}{of}": path for what, path in evaluation.result.write(dataset, folder).items()}
+        self.report.add(prefix, metrics, evaluation)
+        return metrics | details
 
     def _calibrate(self, result: Any) -> None:
         """Fit the thresholds of a search and save the model with them; without a fit the run goes on."""

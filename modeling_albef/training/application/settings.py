@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
-
-import yaml
 
 from dataset_scripts import BUILDERS, STOPPING_STRATEGIES
 
 from ..lora import TARGETS
-from .mappings import abbreviated
-from .yaml_files import read_text
+from .mappings import ENTRY_FIELDS, abbreviated, read_entries, source_names
 
 SPLITS = ("train", "validation", "test")
 FILES = tuple(f"{split}_files" for split in SPLITS)
-SOURCE_NAME = re.compile("[A-Za-z0-9_-]+(?<!txt)(?<!img)")  # "a_txt" would stand before r_mean as the source "a" does
 
 
 @dataclass
@@ -85,15 +79,18 @@ class DataArguments:
 
     _argument_group_name: ClassVar[str] = "data"
     DISPLACES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "dataset": ("datasets", "dataset_config", "data_dir", *FILES),
-        "datasets": ("dataset", "dataset_config", "data_dir", *FILES),
-        **dict.fromkeys(FILES, ("dataset", "datasets", "dataset_config", "data_dir")),
+        "dataset": ("datasets", "dataset_weights", "dataset_config", "data_dir", *FILES),
+        "datasets": ("dataset", "dataset_weights", "dataset_config", "data_dir", *FILES),
+        **dict.fromkeys(FILES, ("dataset", "datasets", "dataset_weights", "dataset_config", "data_dir")),
     }
     # fields of builders that are fields here, too
     BUILDER_FIELDS: ClassVar[tuple[str, ...]] = ("data_dir", "image_root", "num_proc")
 
     dataset: list[str] | None | str = field(  # noqa: RUF036, in this order the parser takes several words
-        default=None, metadata={"help": "Name of a builder in dataset_scripts; several are mixed, in equal shares."}
+        default=None, metadata={"help": "Name of a builder in dataset_scripts; several are mixed."}
+    )
+    dataset_weights: list[float] | None = field(
+        default=None, metadata={"help": "A weight for each of several names in dataset; default: equal ones."}
     )
     datasets: list[dict] | str | None = field(
         default=None,
@@ -139,17 +136,10 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         self.dataset_config = _mapping(self.dataset_config, "dataset_config")
-        if isinstance(self.dataset, list):
-            names, self.dataset = self.dataset, None
-            if len(names) == 1:
-                self.dataset = names[0]
-            elif self.datasets is not None:
-                raise ValueError("give either dataset, or datasets.")
-            else:
-                self.datasets = [{"name": name} for name in names]
         for name in FILES:
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
+        self.sources = self._read_sources()
         if self.dataset is not None and any(getattr(self, name) for name in FILES):
             raise ValueError("give either dataset, or train_files, validation_files and test_files.")
         if self.data_dir is not None and self.dataset is None:
@@ -163,61 +153,41 @@ class DataArguments:
         if self.stopping_strategy not in STOPPING_STRATEGIES:
             known = ", ".join(STOPPING_STRATEGIES)
             raise ValueError(f"stopping_strategy is {self.stopping_strategy!r}, but must be one of {known}.")
-        self.sources = self._read_sources()
 
     def _read_sources(self) -> list[Source]:
         """Return the data sets of a mixture; none where there is no mixture."""
-        try:
-            entries: Any = read_text(self.datasets) if isinstance(self.datasets, str) else self.datasets
-        except (yaml.YAMLError, RecursionError) as error:
-            raise ValueError(f"datasets is neither JSON nor YAML of a list of mappings: {error}") from error
-        if entries is None:
-            return []
-        if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        names, weights = self.dataset if isinstance(self.dataset, list) else [], self.dataset_weights
+        if weights is not None and (len(names) < 2 or len(weights) != len(names)):
+            number = len(names) or int(self.dataset is not None)
             raise ValueError(
-                f"datasets is {entries!r:.60}, but must be a list of mappings, such as [{{name: shapes}}]."
+                f"dataset_weights has {len(weights)} values, but dataset has {number} names: give a value for each of "
+                "several names."
             )
+        if len(names) > 1 and self.datasets is None:
+            weights = weights or [1.0] * len(names)
+            self.datasets = [{"name": name, "weight": one} for name, one in zip(names, weights, strict=True)]
+            self.dataset = self.dataset_weights = None
+        elif names:
+            self.dataset = names[0]
+        if self.datasets is None:
+            return []
         rivals = [name for name in ("dataset", "dataset_config", "data_dir", *FILES) if getattr(self, name)]
         if rivals:
             raise ValueError(f"{rivals[0]} belongs to one data set: give it in the entries of datasets.")
-        self.datasets = entries
-        called = [str(entry.get("source") or entry.get("name") or "own_data") for entry in entries]
-        seen, sources = Counter[str](), dict[str, Source]()
-        for number, (name, entry) in enumerate(zip(called, entries, strict=True), start=1):
-            if called.count(name) > 1 and not entry.get("source"):
-                seen[name] += 1
-                name = f"{name}_{seen[name]}"
-            if name in sources:
-                raise ValueError(f"datasets has two entries with the source {name!r}: give each a source of its own.")
-            sources[name] = self._source(name, entry, f"entry {number} of datasets")
-        return list(sources.values())
+        self.datasets = read_entries(self.datasets, ("dataset_config", *FILES, *self.BUILDER_FIELDS))
+        names = source_names(self.datasets)
+        return [self._source(*named) for named in zip(names, self.datasets, strict=True)]
 
-    def _source(self, name: str, entry: dict[str, Any], where: str) -> Source:
-        fields = ("dataset_config", *FILES, *self.BUILDER_FIELDS)
-        known = ("name", "weight", "source", *fields)
-        if unknown := [key for key in entry if key not in known]:
-            raise ValueError(
-                f"{where} has the field {unknown[0]!r}, which is not known; there are: {', '.join(known)}."
-            )
-        if not SOURCE_NAME.fullmatch(name):
-            raise ValueError(
-                f"{where} has the source {name!r}, which stands before the names of metrics: take letters, digits, "
-                "'-' and '_', and neither txt nor img at the end."
-            )
-        weight = entry.get("weight", 1)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-            raise ValueError(f"{where} has the weight {weight!r}, but it must be a number above 0.")
-        given = {key: value for key, value in entry.items() if key in fields}
-        has_files, builder = any(given.get(key) for key in FILES), entry.get("name")
-        if not has_files and not isinstance(builder, str):
-            raise ValueError(f"{where} has no name: give that of a builder in dataset_scripts, or train_files.")
-        if has_files and (builder == "own_data" or builder not in BUILDERS):  # the files are the data
-            builder = None
+    def _source(self, name: str, entry: dict[str, Any]) -> Source:
+        given = {key: value for key, value in entry.items() if key not in ENTRY_FIELDS}
+        builder = entry.get("name")
+        if any(given.get(key) for key in FILES) and (builder == "own_data" or builder not in BUILDERS):
+            builder = None  # the files are the data
         try:
             data = replace(self, dataset=builder, datasets=None, **given)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-        return Source(name, float(weight), data)
+            raise ValueError(f"The source {name!r} of datasets: {error}") from error
+        return Source(name, float(entry.get("weight", 1)), data)
 
     def _check_augmentation(self) -> None:
         """Refuse a strength that is out of range, or that has no effect."""

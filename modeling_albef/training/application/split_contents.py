@@ -17,7 +17,7 @@ from datasets import Dataset
 from ..evaluation.base import progress
 from ..evaluation.eccv import coco_image_id
 from ..report.formats import percent
-from ..rows import row_sources, texts_of
+from ..rows import SOURCE, texts_of
 
 ROWS_AT_ONCE = 1_000
 NUM_THREADS = 4  # that look at image files
@@ -54,8 +54,9 @@ class SplitContents:
     def facts(self) -> dict[str, Any]:
         """Return counts and fingerprint, as `run.yaml` has them."""
         text = "questions" if self.has_questions else "captions"
-        facts = {"images": self.images, text: self.texts, "fingerprint": self.fingerprint}
-        return facts | ({"rows_by_source": self.sources} if self.sources else {})
+        rows = "questions" if self.has_questions else "images"
+        sources = {f"{rows} of {source}": count for source, count in self.sources.items()}
+        return {"images": self.images, text: self.texts, **sources, "fingerprint": self.fingerprint}
 
 
 def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | None:
@@ -71,7 +72,8 @@ def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | Non
     if not {"image", "image_id"} <= set(columns) or not {"caption", "question"} & set(columns):
         return None
     has_questions = "question" in columns
-    contents = SplitContents(len(dataset), has_questions=has_questions, sources=dict(Counter(row_sources(dataset))))
+    sources = dict(Counter(dataset[SOURCE])) if SOURCE in columns else {}
+    contents = SplitContents(len(dataset), has_questions=has_questions, sources=sources)
     text_columns = [name for name in ("caption", "question", "answers") if name in columns]
     digest, image_ids, known = hashlib.sha256(), set[Any](), dict[str, str]()
     rows = dataset.select_columns(["image", "image_id", *text_columns]).with_format("arrow")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..rows import as_rows, image_names, row_sources
+from ..rows import as_rows, image_names
 from .abstention import BestScores
 from .ranking import RankedCandidates
 
@@ -86,16 +86,11 @@ class RetrievalResult:
     def write(self, dataset: Any, folder: Path) -> dict[str, Path]:
         """Write the ten best candidates of every query to `predictions.json`; return the file by what it holds.
 
-        Images that are not files go by their row. Of a mixture each query has its `source`.
+        Images that are not files go by their row.
         """
         names = image_names(as_rows(dataset), [self.row_of(image) for image in range(len(self.image_to_text.ids))])
-        path, predictions = folder / "predictions.json", self.top_predictions(names)
-        if sources := row_sources(as_rows(dataset)):
-            images = range(len(names))
-            for direction, owners in (("image_to_text", images), ("text_to_image", self.caption_image.tolist())):
-                for query, image in zip(predictions[direction], owners, strict=True):
-                    query["source"] = sources[self.row_of(image)]
-        path.write_text(json.dumps(predictions, indent=1), encoding="utf-8")
+        path = folder / "predictions.json"
+        path.write_text(json.dumps(self.top_predictions(names), indent=1), encoding="utf-8")
         return {"predictions": path}
 
 
@@ -124,9 +119,7 @@ class VQAResult:
     def write(self, dataset: Any, folder: Path) -> dict[str, Path]:
         """Write `vqa_result.json` and, where types are known, `question_types.json`; return both by what they hold."""
         written = {"predictions": folder / "vqa_result.json"}
-        sources = row_sources(as_rows(dataset))
-        answers = [one | {"source": of} for one, of in zip(self.answers, sources, strict=True)] if sources else None
-        written["predictions"].write_text(json.dumps(answers or self.answers), encoding="utf-8")
+        written["predictions"].write_text(json.dumps(self.answers), encoding="utf-8")
         if self.by_question_type:
             written["accuracy by question type"] = path = folder / "question_types.json"
             path.write_text(json.dumps(self.by_question_type, indent=1), encoding="utf-8")

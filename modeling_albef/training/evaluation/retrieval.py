@@ -20,14 +20,14 @@ from torch.utils.data import Subset
 from ...configuration_albef import AlbefError
 from ...index_albef import check_finite
 from ...packed_fusion_albef import Packing, start_fusion
-from ..rows import as_rows, column, image_names, row_sources, rows_by_image, texts_of
+from ..rows import as_rows, column, image_names, rows_by_image, texts_of
 from .base import Evaluator, balance_load, progress
 from .eccv import NUM_IMAGES as COCO_IMAGES
 from .eccv import coco_image_ids
 from .ranking import RankedCandidates, pairs_to_score, rank_candidates, select_candidates
 from .results import RetrievalResult
 from .retrieval_details import add_details
-from .retrieval_metrics import metrics_by_source, rank_of_first_match, retrieval_metrics
+from .retrieval_metrics import rank_of_first_match, retrieval_metrics
 
 MEGABYTE = 1_000_000
 TEXTS_AT_ONCE = 1_000  # that become tokens between two updates of the progress bar
@@ -86,7 +86,6 @@ class RetrievalEvaluator(Evaluator):
 
         Returns:
             Metrics and rankings, the same on every process. An image without captions is a candidate, but no query.
-            Of a mixture there are metrics by source, too, see `metrics_by_source`.
 
         Raises:
             AlbefError: There is no caption.
@@ -109,12 +108,6 @@ class RetrievalEvaluator(Evaluator):
         image_ranks = rank_of_first_match(by_text.ids == caption_image[:, None])
         metrics = retrieval_metrics(text_ranks, image_ranks)
         result = RetrievalResult(metrics, by_image, by_text, captions, caption_image, image_rows)
-        if sources := row_sources(rows):
-            of_images = [sources[row] for row in image_rows]
-            by_source = metrics_by_source(by_image.ids, by_text.ids, caption_image, of_images)
-            means = {f"{source}_r_mean" for source in sources}
-            metrics |= {name: value for name, value in by_source.items() if name in means}
-            result.details |= {name: value for name, value in by_source.items() if name not in means}
         coco_ids = coco_image_ids(image_names(rows, image_rows)) if len(image_rows) == COCO_IMAGES else None
         add_details(result, encoded_images.embeds, texts.embeds, coco_ids, self.model.config.search_calibration)
         return result

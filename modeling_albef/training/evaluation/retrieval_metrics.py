@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 RECALL_DEPTHS = (1, 5, 10)
@@ -88,43 +86,6 @@ def largest_hub(best: torch.Tensor) -> tuple[int, int, int]:
     return len(candidates), int(candidates[most]), int(counts[most])
 
 
-def ranks_in_fold(
-    ids: torch.Tensor, matches: torch.Tensor, query_folds: torch.Tensor, candidate_folds: torch.Tensor
-) -> torch.Tensor:
-    """Return (Q,) the rank of the first match among the candidates of the query's own fold; see `fold_recalls`."""
-    is_in_fold = candidate_folds[ids] == query_folds[:, None]
-    last = torch.iinfo(torch.int64).max
-    return torch.where(matches & is_in_fold, is_in_fold.cumsum(dim=1) - 1, last).amin(dim=1)
-
-
-def metrics_by_source(
-    by_image: torch.Tensor, by_text: torch.Tensor, caption_image: torch.Tensor, image_sources: Sequence[str]
-) -> dict[str, float]:
-    """Return `retrieval_metrics` of each source of a mixture, in its own gallery: `SOURCE_r_mean`.
-
-    The order of a source's candidates is that of the whole ranking, as in `fold_recalls`: with a `k_test` as large as
-    the whole gallery the metrics are those of the source alone.
-
-    Args:
-        by_image: (I, K) ranked texts of each image.
-        by_text: (T, K) ranked images of each text.
-        caption_image: (T,) the image of each text.
-        image_sources: The source of each image.
-    """
-    names = list(dict.fromkeys(image_sources))
-    images = torch.tensor([names.index(source) for source in image_sources])
-    texts, queries = images[caption_image], caption_image.unique()
-    matches = caption_image[by_image[queries]] == queries[:, None]
-    text_ranks = ranks_in_fold(by_image[queries], matches, images[queries], texts)
-    image_ranks = ranks_in_fold(by_text, by_text == caption_image[:, None], texts, images)
-    metrics: dict[str, float] = {}
-    for number, source in enumerate(names):
-        if (texts == number).any():
-            own = retrieval_metrics(text_ranks[images[queries] == number], image_ranks[texts == number])
-            metrics |= {f"{source}_{name}": value for name, value in own.items()}
-    return metrics
-
-
 def fold_recalls(
     ids: torch.Tensor,
     matches: torch.Tensor,
@@ -144,7 +105,9 @@ def fold_recalls(
         candidate_folds: (G,) the fold of each candidate.
         depths: How many candidates count.
     """
-    ranks = ranks_in_fold(ids, matches, query_folds, candidate_folds)
+    is_in_fold = candidate_folds[ids] == query_folds[:, None]
+    last = torch.iinfo(torch.int64).max
+    ranks = torch.where(matches & is_in_fold, is_in_fold.cumsum(dim=1) - 1, last).amin(dim=1)
     folds = [ranks[query_folds == fold] for fold in query_folds.unique().tolist()]
     recalls = torch.tensor([recall_at_k(fold, depths) for fold in folds], dtype=torch.float64)
     return recalls.mean(dim=0).tolist()

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from ..arguments import AlbefTrainingArguments
 from ..errors import SettingError
-from ..rows import as_rows, row_sources
+from ..rows import as_rows
 from .results import EvaluationRecord
 
 logger = logging.get_logger(__name__)
@@ -137,8 +137,6 @@ class EvaluationMixin(Trainer):
     def _choose_deciding_metric(self) -> None:
         """Complete `metric_for_best_model` by the first of several data sets; refuse one that no evaluation has."""
         args, names = self.args, list(self.args.METRICS)
-        by_source = {"r_mean", "vqa_accuracy"}.intersection(names)
-        names += [f"{source}_{name}" for source in dict.fromkeys(row_sources(self.eval_dataset)) for name in by_source]
         metric = str(args.metric_for_best_model).removeprefix("eval_")
         if isinstance(self.eval_dataset, Mapping):
             names = [f"{split}_{name}" for split in self.eval_dataset for name in args.METRICS]

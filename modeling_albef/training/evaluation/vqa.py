@@ -17,7 +17,7 @@ import torch
 from ...answer_tree_albef import AnswerTree
 from ...configuration_albef import AlbefError
 from ...index_albef import check_finite
-from ..rows import Rows, as_rows, column, image_keys, row_sources
+from ..rows import Rows, as_rows, column, image_keys
 from .base import Evaluator, progress
 from .bootstrap import bootstrap_means, interval
 from .candidates import check_answers, choose_folding
@@ -85,7 +85,7 @@ class VQAEvaluator(Evaluator):
                 which are ranked in place of `answer_list`; none where they are empty.
 
         Returns:
-            Metrics and answers, the same on every process. Of a mixture there is the accuracy of each source, too.
+            Metrics and answers, the same on every process.
         """
         dataset = as_rows(dataset)
         if self.inference_method == "generate":
@@ -109,10 +109,6 @@ class VQAEvaluator(Evaluator):
         result = VQAResult(accuracy_by_answer_type(scores, records), answers, probabilities)
         result.by_question_type = accuracy_by_question_type(scores, records) if has_types else {}
         result.scores = torch.tensor(scores, dtype=torch.float64)
-        sources = row_sources(dataset)
-        for source in dict.fromkeys(sources):
-            own = [score for score, of in zip(scores, sources, strict=True) if of == source]
-            result.metrics[f"{source}_vqa_accuracy"] = sum(own) / len(own)
         numbers: dict[Any, int] = {}
         images = [numbers.setdefault(key, len(numbers)) for key in image_keys(dataset, warn=False)]
         samples = bootstrap_means([(result.scores[:, None], torch.tensor(images))])[0][:, 0]

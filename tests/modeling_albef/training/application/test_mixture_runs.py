@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 from run_cases import refused, write_config
 from safetensors.torch import load_file
-from small_models import ANSWERS, save_retrieval, save_vqa
+from small_models import ANSWERS, save_vqa
+from transformers import AutoConfig
 
 import run_retrieval
 import run_vqa
@@ -28,8 +31,6 @@ from modeling_albef.training.application import (
     parse_arguments,
     training_rows,
 )
-from modeling_albef.training.evaluation.retrieval import RetrievalEvaluator
-from modeling_albef.training.evaluation.vqa import VQAEvaluator
 from processing import AlbefProcessor
 
 SCRIPTS: dict[str, Any] = {"retrieval": run_retrieval.main, "vqa": run_vqa.main}
@@ -44,7 +45,7 @@ MIXTURE: dict[str, Any] = {"dataset": None, "dataset_config": None, "datasets": 
 
 def parse(*words: str) -> DataArguments:
     """The data of a run that is started with these words."""
-    given = ["--model_name_or_path", "a/b", "--output_dir", "out", "--use_cpu", *words]
+    given = [*words, "--model_name_or_path", "a/b", "--output_dir", "out", "--use_cpu"]
     return parse_arguments((ModelArguments, DataArguments, RetrievalTrainingArguments), given)[1]
 
 
@@ -75,6 +76,31 @@ def test_entries_have_the_fields_of_one_data_set_and_share_all_others(tmp_path: 
         assert first.data.max_rows == second.data.max_rows == 5
 
 
+def test_names_on_the_command_line_have_weights(tmp_path: Path) -> None:
+    words = ("--dataset", "shapes", "easy_vqa", "--dataset_weights", "3", "0.5")
+    assert [(one.name, one.weight) for one in parse(*words).sources] == [("shapes", 3), ("easy_vqa", 0.5)]
+    config = tmp_path / "config.yaml"
+    config.write_text("dataset: [shapes, easy_vqa]\ndataset_weights: [3, 1e-1]\n")
+    assert [one.weight for one in parse(str(config)).sources] == [3, 0.1]
+    assert parse(str(config), "--dataset", "shapes").sources == []
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--dataset", "shapes", "vqa_v2", "--dataset_weights", "1"], "has 1 values, but dataset has 2 names: give a"),
+        (["--dataset", "shapes", "--dataset_weights", "1"], "has 1 values, but dataset has 1 names: give a value"),
+        (["--dataset", "shapes", "vqa_v2", "--dataset_weights", "1", "0"], "entry 2 of datasets has the weight 0.0"),
+        (["--dataset", "shapes", "vqa_v2", "--dataset_weights", "nan", "1"], "entry 1 of datasets has the weight nan"),
+        (["--dataset", "shapes", "vqa_v2", "--dataset_weights", "1", "inf"], "entry 2 of datasets has the weight inf"),
+        (["--dataset", "a", "b", "--datasets", "[{name: shapes}]"], "dataset belongs to one data set"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(words: list[str], message: str) -> None:
+    given = ["--model_name_or_path", "a/b", "--output_dir", "out", "--use_cpu"]
+    assert message in refused(run_retrieval.main, [*given, *words])
+
+
 def test_the_command_line_takes_the_place_of_the_files_mixture(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({"datasets": DATASETS, "model_name_or_path": "a/b", "output_dir": "out"}))
@@ -100,15 +126,16 @@ def test_the_command_line_takes_the_place_of_the_files_mixture(tmp_path: Path) -
         ([{"name": "shapes", "weight": float("nan")}], "has the weight nan, but"),
         ([{"weight": 1}], "entry 1 of datasets has no name: give that of a builder"),
         ([{"name": "shapes", "wieght": 1}], "entry 1 of datasets has the field 'wieght', which is not known; there"),
-        ([{"name": "shapes", "source": "a b"}], "has the source 'a b', which stands before the names of metrics"),
-        ([{"name": "shapes", "source": "txt"}], "has the source 'txt', which stands before the names of metrics"),
-        ([{"name": "shapes", "source": "a_img"}], "has the source 'a_img', which stands before"),
+        ([{"name": "shapes", "source": "a b"}], "has the source 'a b', which stands in the names of metrics"),
         ([{"name": "shapes", "source": "a"}] * 2, "datasets has two entries with the source 'a'"),
         (
             [{"name": "shapes"}, {"name": "shapes"}, {"name": "vqa_v2", "source": "shapes_1"}],
             "two entries with the source 'shapes_1'",
         ),
-        ([{"name": "shapes", "data_dir": "x", "train_files": "a"}], "entry 1 of datasets: give either dataset, or"),
+        (
+            [{"name": "shapes", "data_dir": "x", "train_files": "a"}],
+            "The source 'shapes' of datasets: give either dataset, or",
+        ),
         ([], "datasets is [], but must be a list of mappings"),
         (["shapes"], "datasets is"),
         ("shapes", "datasets is 'shapes', but must be a list of mappings"),
@@ -151,12 +178,55 @@ def test_sources_that_cannot_be_loaded_are_named(tmp_path: Path, entry: dict[str
     assert words in message and "Traceback" not in message
 
 
-def test_a_source_without_a_split_is_named(tmp_path: Path) -> None:
-    (tmp_path / "train.csv").write_text("image,caption\n")
-    entry = {"name": "mine", "train_files": [str(tmp_path / "train.csv")]}
-    config = write_config(tmp_path, **{**MIXTURE, "datasets": [entry, DATASETS[0]]}, do_train=False)
-    message = refused(run_retrieval.main, [config])
+def test_a_source_without_evaluation_data_is_trained_on_all_the_same(tmp_path: Path) -> None:
+    own = {"name": "mine", "train_files": [str(own_table(tmp_path, 3))], "image_root": str(tmp_path)}
+    config = write_config(tmp_path, **{**MIXTURE, "datasets": [own, DATASETS[0]]}, max_steps=1)
+    run_retrieval.main([config])
+    metrics = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    measured = {name for name in metrics if name.endswith("r_mean") and name.count("_") == 3}
+    assert measured == {"eval_first_r_mean", "test_first_r_mean"}
+    record = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())
+    assert record["run"]["data"]["train"]["images of mine"] == 3
+    folder = tmp_path / "none"
+    folder.mkdir()
+    message = refused(run_retrieval.main, [write_config(folder, **{**MIXTURE, "datasets": [own]})])
     assert message.startswith("The validation data of the source 'mine' cannot be used. There is no validation data: ")
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_all_sources_need_training_data_and_files_that_can_be_read(tmp_path: Path, split: str) -> None:
+    own = {"name": "mine", "validation_files": [str(tmp_path / "missing.csv")]}
+    own |= {"train_files": [str(own_table(tmp_path, 3))], "image_root": str(tmp_path)} if split == "validation" else {}
+    message = refused(run_retrieval.main, [write_config(tmp_path, **{**MIXTURE, "datasets": [DATASETS[0], own]})])
+    assert message.startswith(f"The {split} data of the source 'mine' cannot be used. ")
+
+
+def own_table(folder: Path, length: int, **columns: str) -> Path:
+    """A table of captions, or of other columns, with its images."""
+    columns = columns or {"caption": "a red square"}
+    rows = [f"image,image_id,{','.join(columns)}"]
+    for number in range(length):
+        Image.new("RGB", (32, 32), (40 * number, 9, 9)).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,{number},{','.join(columns.values())}")
+    path = folder / "own.csv"
+    path.write_text("\n".join(rows))
+    return path
+
+
+@pytest.mark.parametrize("task", ["retrieval", "vqa"])
+def test_the_table_of_another_task_is_named(tmp_path: Path, task: str) -> None:
+    columns = {"caption": "a red square"} if task == "vqa" else {"question": "is it red?", "answer": "yes"}
+    own = {"name": "mine", "train_files": [str(own_table(tmp_path, 3, **columns))], "image_root": str(tmp_path)}
+    message = refused(SCRIPTS[task], [write_config(tmp_path, **{**MIXTURE, "datasets": [DATASETS[0], own]})])
+    assert message.startswith("The train data of the source 'mine' cannot be used. ") and "own.csv" in message
+    missing = "caption" if task == "retrieval" else "question"
+    assert missing in message
+
+
+def test_a_builder_of_another_task_is_named(tmp_path: Path) -> None:
+    datasets = [DATASETS[0], {"name": "vqa_v2", "data_dir": str(tmp_path)}]
+    message = refused(run_retrieval.main, [write_config(tmp_path, **{**MIXTURE, "datasets": datasets})])
+    assert "source 'vqa_v2' cannot be used. Configuration 'retrieval' not found in the data set vqa_v2" in message
 
 
 # ---- what is trained on, and what is measured
@@ -183,7 +253,7 @@ def test_images_of_all_sources_have_ids_of_their_own(task: str) -> None:
         pixels[row["image_id"]].add(row["image"]["bytes"])
     assert len(pixels) == 3 * SIZES["num_train"] and all(len(images) == 1 for images in pixels.values())
     if task == "vqa":
-        assert len(set(splits["validation"]["question_id"])) == len(splits["validation"])
+        assert len(set(splits["train"]["question_id"])) == len(splits["train"])
 
 
 @pytest.mark.parametrize("task", ["retrieval", "vqa"])
@@ -212,36 +282,17 @@ def test_questions_of_an_image_follow_each_other_in_every_epoch(tmp_path: Path) 
         order = list(sampler)
         assert sorted(order) == list(range(len(trainer.train_dataset)))
         images = [trainer.train_dataset[row]["image_id"] for row in order]
-        changes = sum(one != other for one, other in zip(images, images[1:], strict=False))
+        changes = sum(one != other for one, other in pairwise(images))
         assert changes == len(set(images)) - 1
 
 
 @pytest.mark.parametrize("task", ["retrieval", "vqa"])
-def test_metrics_by_source_are_those_of_the_source_alone(task: str, tmp_path: Path) -> None:
+def test_an_evaluation_has_the_rows_of_each_source_as_they_are_alone(task: str) -> None:
     splits, *_ = load(task)
-    model = save_retrieval(tmp_path) if task == "retrieval" else save_vqa(tmp_path)
-    processor = AlbefProcessor.from_pretrained(tmp_path)
-
-    def metrics(rows: Any) -> dict[str, float]:
-        if task == "vqa":
-            return VQAEvaluator(model, processor, answer_list=["yes", "no", "red", "blue", "square", "2"])(rows).metrics
-        result = RetrievalEvaluator(model, processor, k_test=100)(rows)
-        return result.metrics | {name: value for name, value in result.details.items() if isinstance(value, float)}
-
-    joint = metrics(splits["validation"])
-    alone = {}
-    for entry in DATASETS:
-        rows = load_dataset_script("shapes", task, split="validation", **entry["dataset_config"])
-        alone[entry.get("source", "shapes")] = metrics(rows)
-    names = ("r_mean", "txt_r1", "txt_r5", "img_r1", "img_r10") if task == "retrieval" else ("vqa_accuracy",)
-    for source, own in alone.items():
-        for name in names:
-            assert joint[f"{source}_{name}"] == pytest.approx(own[name]), (source, name)
-    assert len({own[names[0]] for own in alone.values()}) > 1  # not the same figure three times
-    if task == "vqa":
-        sizes = [32, 32, 24]
-        mean = sum(own["vqa_accuracy"] * size for own, size in zip(alone.values(), sizes, strict=True)) / sum(sizes)
-        assert joint["vqa_accuracy"] == pytest.approx(mean)
+    assert list(splits["validation"]) == ["first", "second", "shapes"]
+    for entry, rows in zip(DATASETS, splits["validation"].values(), strict=True):
+        alone = load_dataset_script("shapes", task, split="validation", **entry["dataset_config"])
+        assert rows.with_format("arrow")[:].to_pydict() == alone.with_format("arrow")[:].to_pydict()
 
 
 # ---- whole runs
@@ -258,40 +309,72 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def config_of(folder: Path, task: str) -> str:
     steps = {"max_steps": 20, "eval_steps": 5, "save_steps": 5, "eval_strategy": "steps", "save_strategy": "steps"}
     own = {"queue_size": 24} if task == "retrieval" else {"per_device_train_batch_size": 20}
-    return write_config(folder, **{**MIXTURE, **steps, **own, "logging_steps": 1, "metric_for_best_model": BEST[task]})
+    return write_config(
+        folder, **{**MIXTURE, **steps, **own, "logging_steps": 1, "metric_for_best_model": f"second_{NAMES[task]}"}
+    )
 
 
-BEST = {"retrieval": "second_r_mean", "vqa": "second_vqa_accuracy"}
+NAMES = {"retrieval": "r_mean", "vqa": "vqa_accuracy"}
+METRICS = {
+    "retrieval": ("r_mean", "txt_r1", "img_r10", "img_median_rank"),
+    "vqa": ("vqa_accuracy", "vqa_accuracy_yes_no", "vqa_accuracy_other", "vqa_accuracy_interval"),
+}
 
 
-def test_a_run_measures_each_source_and_all_together(finished: tuple[str, Path]) -> None:
+def test_metrics_and_predictions_of_each_source_are_those_of_a_run_on_it_alone(
+    finished: tuple[str, Path], tmp_path: Path
+) -> None:
     task, folder = finished
-    metrics = json.loads((folder / "out" / "all_results.json").read_text())
-    name = "r_mean" if task == "retrieval" else "vqa_accuracy"
-    for split in ("eval", "test"):
-        assert all(0 <= metrics[f"{split}_{prefix}{name}"] <= 100 for prefix in ("", "first_", "second_", "shapes_"))
+    metrics, name = json.loads((folder / "out" / "all_results.json").read_text()), NAMES[task]
+    file = {"retrieval": "predictions.json", "vqa": "vqa_result.json"}[task]
+    answers = {"answer_list": str(tmp_path / "answers.json")} if task == "vqa" else {}
+    if task == "vqa":
+        known = AutoConfig.from_pretrained(folder / "out").decoder_config.answer_list
+        (tmp_path / "answers.json").write_text(json.dumps(known))
+    measured = set()
+    for entry, source in zip(DATASETS, ("first", "second", "shapes"), strict=True):
+        own = {"dataset": "shapes", "dataset_config": entry["dataset_config"], "model_config": None, **answers}
+        own |= {"model_name_or_path": str(folder / "out"), "output_dir": str(tmp_path / source), "do_train": False}
+        SCRIPTS[task]([write_config(tmp_path, **own)])
+        alone = json.loads((tmp_path / source / "all_results.json").read_text())
+        pairs = {(split, one) for split in ("eval", "test") for one in METRICS[task]}
+        for split, one in pairs:
+            assert metrics[f"{split}_{source}_{one}"] == alone[f"{split}_{one}"], (source, split, one)
+        measured.add(alone[f"eval_{name}"])
+        theirs = json.loads((folder / "out" / f"test_{source}" / file).read_text())
+        assert theirs == json.loads((tmp_path / source / file).read_text())
+    assert len(measured) > 1  # not the same figure three times
+
+
+def test_the_best_checkpoint_is_that_of_the_named_source(finished: tuple[str, Path]) -> None:
+    task, folder = finished
     state = json.loads((folder / "out" / "trainer_state.json").read_text())
-    measured = [line[f"eval_second_{name}"] for line in state["log_history"] if f"eval_second_{name}" in line]
+    key = f"eval_second_{NAMES[task]}"
+    measured = [line[key] for line in state["log_history"] if key in line]
     assert state["best_metric"] == max(measured) and len(measured) == 4
     assert state["epoch"] > 1  # the draw of the second epoch was read, too
+
+
+def test_the_record_and_the_page_name_the_sources(finished: tuple[str, Path]) -> None:
+    task, folder = finished
     record = yaml.safe_load((folder / "out" / "run.yaml").read_text())
     assert record["run"]["mixture"]["shares"] == pytest.approx({"first": 0.5, "second": 0.3, "shapes": 0.2})
-    assert set(record["run"]["data"]["train"]["rows_by_source"]) == {"first", "second", "shapes"}
+    rows = "images" if task == "retrieval" else "questions"
+    train = record["run"]["data"]["train"]
+    assert sum(train[f"{rows} of {source}"] for source in ("first", "second", "shapes")) == train[rows]
+    assert record["run"]["data"]["validation"]["images"] == 8 + 8 + 6
     assert record["datasets"] == DATASETS
+    page = (folder / "out" / "report.html").read_text()
+    assert "validation: second" in page and "test: shapes" in page and f"second_{NAMES[task]}" in page
 
 
-def test_predictions_say_their_source(finished: tuple[str, Path]) -> None:
-    task, folder = finished
-    if task == "vqa":
-        answers = json.loads((folder / "out" / "vqa_result.json").read_text())
-        assert len({one["question_id"] for one in answers}) == len(answers) == 96
-        assert all(one["question_id"].startswith(f"{one['source']}/") for one in answers)
-        return
-    predictions = json.loads((folder / "out" / "predictions.json").read_text())
-    assert [one["source"] for one in predictions["image_to_text"]] == ["first"] * 8 + ["second"] * 8 + ["shapes"] * 8
-    assert [one["source"] for one in predictions["text_to_image"]] == [
-        source for source in ("first", "second", "shapes") for _ in range(16)
-    ]
+def test_the_shares_are_said_before_training(finished: tuple[str, Path], capsys: Any, tmp_path: Path) -> None:
+    task, _ = finished
+    SCRIPTS[task]([config_of(tmp_path, task), "--max_steps", "1", "--do_predict", "false", "--do_eval", "false"])
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if line.startswith("mixture")).split(maxsplit=1)[1] == (
+        "50.0 % first, 30.0 % second, 20.0 % shapes; first_exhausted"
+    )
 
 
 @pytest.mark.parametrize("checkpoint", [5, 15])
