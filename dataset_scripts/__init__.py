@@ -26,7 +26,7 @@ from .coco_retrieval import CocoRetrieval
 from .easy_vqa import EasyVQA
 from .file_builder import DROPPED, FileBuilder
 from .flickr30k import Flickr30k
-from .mixtures import STOPPING_STRATEGIES, MixedRows, concatenate_sources, interleave_streams, shares_of
+from .mixtures import STOPPING_STRATEGIES, MixedRows, concatenate_sources, interleave_streams, shares_of, source_lengths
 from .own_data import OwnData
 from .reading.answer_lists import load_answer_list
 from .reading.image_checks import good_images, image_problems
@@ -64,6 +64,7 @@ __all__ = [
     "one_caption_a_row",
     "process_share",
     "shares_of",
+    "source_lengths",
     "stream_captions",
 ]
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from .reading.problems import DataError, short
@@ -14,7 +16,9 @@ from .reading.problems import DataError, short
 SOURCE = "mixture_source"  # column with the name of a row's source
 IDS = ("image_id", "question_id")
 OPTIONAL = ("question_type", "answer_type")
-STOPPING_STRATEGIES = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
+STOPPING_STRATEGIES = ("first_exhausted", "all_exhausted")
+BLOCK = 1_000  # draws that `datasets.interleave_datasets` makes at once
+MOST_ROWS = 2**31  # of an epoch
 _TEXT = datasets.Value("string")
 
 
@@ -41,6 +45,17 @@ def concatenate_sources(sources: Mapping[str, datasets.Dataset]) -> datasets.Dat
     return datasets.concatenate_datasets(tagged)
 
 
+def source_lengths(rows: datasets.Dataset) -> dict[str, int]:
+    """Return how many captions, or else rows, each source of `concatenate_sources` has."""
+    table = rows.select_columns([name for name in (SOURCE, "caption") if name in rows.column_names])
+    table = table.with_format("arrow")[:]
+    counts = pa.repeat(1, len(table))
+    if "caption" in table.column_names:
+        counts = pc.fill_null(pc.list_value_length(table["caption"]), 0)
+    sums = pa.table({"source": table[SOURCE], "count": counts}).group_by("source").aggregate([("count", "sum")])
+    return dict(zip(sums["source"].to_pylist(), sums["count_sum"].to_pylist(), strict=True))
+
+
 def interleave_streams(
     sources: Mapping[str, datasets.IterableDataset], weights: Sequence[float], seed: int, stopping_strategy: str
 ) -> datasets.IterableDataset:
@@ -65,7 +80,8 @@ def interleave_streams(
         features |= {column: _TEXT for column in (*IDS, SOURCE) if column in features or column == SOURCE}
         options = {"remove_columns": list(stream.features), "features": datasets.Features(features)}
         tagged.append(stream.map(_tag, batched=True, fn_kwargs={"name": name, "columns": list(features)}, **options))
-    return _interleave(tagged, weights, seed, stopping_strategy)
+    strategy: Any = stopping_strategy
+    return datasets.interleave_datasets(tagged, shares_of(weights), seed=seed, stopping_strategy=strategy)
 
 
 def _tag(rows: dict[str, list[Any]], name: str, columns: list[str]) -> dict[str, list[Any]]:
@@ -97,11 +113,6 @@ def _check_features(sources: Mapping[str, Any]) -> None:
                     f"The column {column!r} differs between the sources of the mixture: {first!r} has {short(one)}, "
                     f"{other!r} has {short(two)}. Give both the same columns, or train on one of them."
                 )
-
-
-def _interleave(sources: list[Any], weights: Sequence[float], seed: int, stopping_strategy: str) -> Any:
-    strategy: Any = stopping_strategy
-    return datasets.interleave_datasets(sources, shares_of(weights), seed=seed, stopping_strategy=strategy)
 
 
 def shares_of(weights: Sequence[float]) -> list[float]:
@@ -140,12 +151,18 @@ class MixedRows:
             DataError: A source has no rows, a weight is not above 0, or the strategy is not known.
         """
         if not all(lengths):
-            raise DataError(f"Source {list(lengths).index(0)} of the mixture has no training rows: leave it out.")
+            raise DataError(f"Source {list(lengths).index(0) + 1} of the mixture has no training rows: leave it out.")
         if not all(0 < weight < np.inf for weight in weights):
             raise DataError(f"The weights of the mixture are {list(weights)}, but all must be above 0.")
         if stopping_strategy not in STOPPING_STRATEGIES:
             known = ", ".join(STOPPING_STRATEGIES)
             raise DataError(f"stopping_strategy is {stopping_strategy!r}, but must be one of {known}.")
+        for number, (length, share) in enumerate(zip(lengths, shares_of(weights), strict=True), start=1):
+            if stopping_strategy == "all_exhausted" and length > share * MOST_ROWS:
+                raise DataError(
+                    f"Source {number} of the mixture has {length:,} rows and a share of {share:.2g}, so an epoch that "
+                    "draws all of them would not end: give it a greater weight, or take first_exhausted."
+                )
         self.rows, self.lengths, self.weights = rows, list(lengths), list(weights)
         self.seed, self.stopping_strategy = seed, stopping_strategy
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it, too
@@ -153,8 +170,9 @@ class MixedRows:
         self._length = len(self._drawn[1])
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, at least 0, whose draw is read."""
+        """Set the epoch, at least 0, whose draw is read; it is made here, so workers that start later have it."""
         self._epoch.fill_(epoch)
+        _ = self.order
 
     @property
     def order(self) -> np.ndarray:
@@ -166,14 +184,21 @@ class MixedRows:
 
     def _draw(self, epoch: int) -> np.ndarray:
         """Return the rows of an epoch, as many as its own draw has."""
-        ends = np.cumsum(self.lengths)
-        shuffled = [
-            np.random.default_rng((self.seed, epoch, source)).permutation(length) + end - length
-            for source, (length, end) in enumerate(zip(self.lengths, ends, strict=True))
-        ]
-        sources = [datasets.Dataset.from_dict({"row": rows}) for rows in shuffled]
-        mixed = _interleave(sources, self.weights, self.seed + epoch, self.stopping_strategy)
-        return mixed.with_format("arrow")[:]["row"].to_numpy()
+        is_first, lengths = self.stopping_strategy == "first_exhausted", np.asarray(self.lengths)
+        generator, shares = np.random.default_rng(self.seed + epoch), shares_of(self.weights)
+        blocks, counts = list[np.ndarray](), np.zeros_like(lengths)
+        while not (np.any if is_first else np.all)(counts >= lengths):
+            blocks.append(generator.choice(len(lengths), size=BLOCK, p=shares))
+            counts += np.bincount(blocks[-1], minlength=len(lengths))
+        draws = np.concatenate(blocks)
+        positions = [np.flatnonzero(draws == source) for source in range(len(lengths))]
+        last = [own[length - 1] for own, length in zip(positions, lengths, strict=True) if len(own) >= length]
+        order = np.empty((min if is_first else max)(last) + 1, dtype=np.int64)
+        for source, (own, end) in enumerate(zip(positions, np.cumsum(lengths), strict=True)):
+            rows = np.random.default_rng((self.seed, epoch, source)).permutation(lengths[source])
+            own = own[own < len(order)]
+            order[own] = np.resize(rows + end - lengths[source], len(own))  # from the first one again
+        return order
 
     def __len__(self) -> int:
         return self._length

@@ -21,6 +21,7 @@ from dataset_scripts import (
     interleave_streams,
     load_dataset_script,
     process_share,
+    source_lengths,
 )
 
 WEIGHTS = (0.5, 0.3, 0.2)
@@ -49,9 +50,11 @@ def within_sampling_error(count: int, share: float, draws: int) -> bool:
 
 @pytest.mark.parametrize("stopping_strategy", STOPPING_STRATEGIES)
 @pytest.mark.parametrize("seed", [0, 7])
-def test_the_first_epoch_takes_its_sources_in_the_order_of_the_library(seed: int, stopping_strategy: Any) -> None:
-    lengths = (40, 25, 30)
-    mixed = MixedRows(list(range(95)), lengths, (5, 3, 2), seed, stopping_strategy)
+@pytest.mark.parametrize("lengths", [(40, 25, 30), (900, 2_500, 700), (5_000, 1, 1)])
+def test_the_first_epoch_takes_its_sources_in_the_order_of_the_library(
+    lengths: tuple[int, ...], seed: int, stopping_strategy: Any
+) -> None:
+    mixed = MixedRows(range(sum(lengths)), lengths, (5, 3, 2), seed, stopping_strategy)
     parts = [datasets.Dataset.from_dict({"source": [number] * length}) for number, length in enumerate(lengths)]
     theirs = datasets.interleave_datasets(parts, list(WEIGHTS), seed=seed, stopping_strategy=stopping_strategy)
     assert np.searchsorted(np.cumsum(lengths), mixed.order, side="right").tolist() == theirs["source"][:]
@@ -89,8 +92,6 @@ def test_every_epoch_is_another_draw_of_the_same_length_and_can_be_made_again() 
 def test_all_exhausted_draws_every_row() -> None:
     mixed = MixedRows(range(60), (10, 20, 30), WEIGHTS, stopping_strategy="all_exhausted")
     assert set(mixed.order.tolist()) == set(range(60)) and len(mixed) > 60
-    once = MixedRows(range(60), (10, 20, 30), WEIGHTS, stopping_strategy="all_exhausted_without_replacement")
-    assert sorted(once.order.tolist()) == list(range(60))
 
 
 def test_ids_of_different_sources_are_never_the_same() -> None:
@@ -105,6 +106,7 @@ def test_ids_of_different_sources_are_never_the_same() -> None:
 
 def test_columns_of_an_epoch_are_those_of_its_rows() -> None:
     rows = concatenate_sources({"a": table(6), "b": table(8, first=100)})
+    assert source_lengths(rows) == {"a": 6, "b": 8}
     mixed = MixedRows(rows, (6, 8), (1, 1))
     for epoch in (0, 1):
         mixed.set_epoch(epoch)
@@ -117,6 +119,7 @@ def test_captions_are_drawn_and_not_images() -> None:
         return load_dataset_script("shapes", "retrieval", split="train", **fields)
 
     rows = concatenate_sources({"a": images(1, 0), "b": images(4, 1)})
+    assert source_lengths(rows) == {"a": 30, "b": 120}
     mixed = MixedRows(CaptionRows(rows), (30, 120), (1, 1))
     drawn = [mixed[index] for index in range(len(mixed))]
     assert all(isinstance(row["caption"], str) for row in drawn)
@@ -150,7 +153,7 @@ def test_a_stream_has_the_shares_too_and_other_draws_on_every_pass(task: str) ->
 
 def test_two_processes_read_the_two_halves_of_a_mixed_stream() -> None:
     sources = {name: table(40, first=100 * number).to_iterable_dataset(2) for number, name in enumerate("abc")}
-    mixed = interleave_streams(sources, (1, 1, 1), 0, "all_exhausted_without_replacement")
+    mixed = interleave_streams(sources, (1, 1, 1), 0, "all_exhausted")
     read = []
     for rank in (0, 1):
         args = SimpleNamespace(seed=0, process_index=rank, world_size=2)
@@ -177,10 +180,11 @@ def test_types_of_questions_may_be_missing() -> None:
 @pytest.mark.parametrize(
     "lengths, weights, strategy, words",
     [
-        ((4, 0), (1, 1), "first_exhausted", "Source 1 of the mixture has no training rows"),
+        ((4, 0), (1, 1), "first_exhausted", "Source 2 of the mixture has no training rows"),
         ((4, 4), (1, 0), "first_exhausted", "all must be above 0"),
         ((4, 4), (1, -1), "first_exhausted", "all must be above 0"),
         ((4, 4), (1, float("nan")), "first_exhausted", "all must be above 0"),
+        ((4, 4), (1, 1e-12), "all_exhausted", "Source 2 of the mixture has 4 rows and a share of 1e-12, so an epoch"),
         ((4, 4), (1, 1), "never", "stopping_strategy is 'never', but must be one of first_exhausted"),
     ],
 )

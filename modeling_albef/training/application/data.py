@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from datasets import Dataset, Image, IterableDataset
@@ -19,12 +18,12 @@ from dataset_scripts import (
     interleave_streams,
     load_dataset_script,
     process_share,
+    source_lengths,
     stream_captions,
 )
 from processing import AugmentedDataset, AugmentedStream, TrainingAugmentation
 
 from ..arguments import AlbefTrainingArguments
-from ..rows import SOURCE
 from .errors import fail_on_all_ranks
 from .settings import SPLITS, DataArguments
 from .start import StartError
@@ -140,17 +139,8 @@ def training_rows(
         return AugmentedStream(stream, augmentation, args.seed, args.process_index, data_args.bad_images)
     examples = CaptionRows(rows) if has_captions else rows
     if data_args.sources:
-        examples = _mixed(examples, rows, data_args, args.seed)
+        counts = source_lengths(rows)
+        lengths = [counts.get(source.name, 0) for source in data_args.sources]
+        weights = [source.weight for source in data_args.sources]
+        examples = MixedRows(examples, lengths, weights, args.seed, data_args.stopping_strategy)
     return AugmentedDataset(examples, augmentation, args.seed, data_args.bad_images)
-
-
-def _mixed(examples: Any, rows: Dataset, data_args: DataArguments, seed: int) -> MixedRows:
-    """Draw from the captions or questions of all sources, which lie one after the other."""
-    counts = Counter(rows[SOURCE])
-    if examples is not rows:  # captions
-        counts = Counter(dict.fromkeys(counts, 0))
-        for source, captions in zip(rows[SOURCE], rows["caption"], strict=True):
-            counts[source] += len(captions or ())
-    lengths = [counts[source.name] for source in data_args.sources]
-    weights = [source.weight for source in data_args.sources]
-    return MixedRows(examples, lengths, weights, seed, data_args.stopping_strategy)

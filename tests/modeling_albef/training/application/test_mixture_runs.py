@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import defaultdict
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ import yaml
 from PIL import Image
 from run_cases import refused, write_config
 from safetensors.torch import load_file
-from small_models import ANSWERS, save_vqa
+from small_models import ANSWERS, save_retrieval, save_vqa
 from transformers import AutoConfig
 
 import run_retrieval
 import run_vqa
 from benchmarks.soak import differences
 from dataset_scripts import load_dataset_script
-from modeling_albef.training import RetrievalTrainingArguments, VQATrainer, VQATrainingArguments
+from modeling_albef.training import RetrievalTrainer, RetrievalTrainingArguments, VQATrainer, VQATrainingArguments
 from modeling_albef.training.application import (
     DataArguments,
     ModelArguments,
@@ -241,7 +241,7 @@ def load(task: str, **changes: Any) -> tuple[dict[str, Any], Any, Any]:
     data_class, arguments_class = classes[task]
     options: dict[str, Any] = {"output_dir": "unused", "use_cpu": True, "do_train": True, "do_eval": True}
     args = arguments_class(**options, eval_strategy="no", report_to="none", seed=3)
-    data_args = data_class(datasets=DATASETS, augmentation=False, **changes)
+    data_args = data_class(**{"datasets": DATASETS, "augmentation": False, **changes})
     return load_splits(data_args, args, task), data_args, args
 
 
@@ -267,6 +267,29 @@ def test_the_epoch_reaches_the_draw(task: str) -> None:
         rows.set_epoch(epoch)  # type: ignore[union-attr]
         epochs.append([(row["image_id"], row[text]) for row in (rows[i] for i in range(len(rows)))])  # type: ignore
     assert epochs[0] == epochs[2] and epochs[0] != epochs[1] and len(epochs[0]) == len(epochs[1])
+
+
+@pytest.mark.parametrize("task", ["retrieval", "vqa"])
+def test_2000_rows_of_a_trainer_have_the_shares_within_sampling_error(task: str, tmp_path: Path) -> None:
+    many = {**SIZES, "num_train": 1_500, "image_size": 16}  # no source is exhausted within the draws
+    entries = [{**entry, "dataset_config": {**many, "seed": seed}} for seed, entry in enumerate(DATASETS)]
+    splits, data_args, args = load(task, datasets=entries)
+    args.per_device_train_batch_size = 8
+    rows = training_rows(splits["train"], data_args, args, 32)
+    save, trainer_class = {"retrieval": (save_retrieval, RetrievalTrainer), "vqa": (save_vqa, VQATrainer)}[task]
+    further: Any = {"answer_list": ANSWERS} if task == "vqa" else {}
+    trainer = trainer_class(save(tmp_path), args, train_dataset=rows, data_collator=sources_of, **further)
+    drawn = [source for batch in islice(trainer.get_train_dataloader(), 2_000 // 8) for source in batch["sources"]]
+    for number, share in enumerate((0.5, 0.3, 0.2)):
+        error = (2_000 * share * (1 - share)) ** 0.5  # standard deviation of a binomial count
+        assert abs(drawn.count(number) - 2_000 * share) < 4 * error
+    assert len(drawn) == 2_000
+
+
+def sources_of(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """A batch of nothing but the number of each row's source."""
+    names = ["first", "second", "shapes"]
+    return {"sources": torch.tensor([names.index(row["image_id"].partition("/")[0]) for row in rows])}
 
 
 def test_questions_of_an_image_follow_each_other_in_every_epoch(tmp_path: Path) -> None:
