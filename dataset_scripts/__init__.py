@@ -26,7 +26,7 @@ from .coco_retrieval import CocoRetrieval
 from .easy_vqa import EasyVQA
 from .file_builder import DROPPED, FileBuilder
 from .flickr30k import Flickr30k
-from .mixtures import STOPPING_STRATEGIES, MixedRows, concatenate_sources, interleave_streams, shares_of, source_lengths
+from .mixtures import MixedRows, concatenate_sources, interleave_streams
 from .own_data import OwnData
 from .reading.answer_lists import load_answer_list
 from .reading.image_checks import good_images, image_problems
@@ -39,7 +39,6 @@ from .vqa_v2 import VQAv2
 
 __all__ = [
     "BUILDERS",
-    "STOPPING_STRATEGIES",
     "AnnotationError",
     "CaptionRows",
     "CocoRetrieval",
@@ -63,8 +62,6 @@ __all__ = [
     "make_builder",
     "one_caption_a_row",
     "process_share",
-    "shares_of",
-    "source_lengths",
     "stream_captions",
 ]
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from dataset_scripts import (
-    STOPPING_STRATEGIES,
     CaptionRows,
     DataError,
     MixedRows,
@@ -21,8 +20,8 @@ from dataset_scripts import (
     interleave_streams,
     load_dataset_script,
     process_share,
-    source_lengths,
 )
+from dataset_scripts.mixtures import STOPPING_STRATEGIES, source_lengths
 
 WEIGHTS = (0.5, 0.3, 0.2)
 NUM_DRAWS = 2_000

@@ -18,9 +18,9 @@ from dataset_scripts import (
     interleave_streams,
     load_dataset_script,
     process_share,
-    source_lengths,
     stream_captions,
 )
+from dataset_scripts.mixtures import source_lengths
 from processing import AugmentedDataset, AugmentedStream, TrainingAugmentation
 
 from ..arguments import AlbefTrainingArguments

@@ -14,8 +14,9 @@ from transformers import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
-from dataset_scripts import concatenate_sources, shares_of
+from dataset_scripts import concatenate_sources
 from dataset_scripts.commands.thumbnails import thumbnail
+from dataset_scripts.mixtures import shares_of
 
 from ...configuration_albef import AlbefError
 from ..evaluation.results import EvaluationRecord

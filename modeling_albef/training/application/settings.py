@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
-
-from dataset_scripts import BUILDERS, STOPPING_STRATEGIES
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..lora import TARGETS
 from .mappings import ENTRY_FIELDS, abbreviated, read_entries, source_names
@@ -96,9 +94,8 @@ class DataArguments:
         default=None,
         metadata={"help": "Data sets to mix, each a mapping: name, weight, source, dataset_config, data_dir, .."},
     )
-    stopping_strategy: str = field(
-        default="first_exhausted",
-        metadata={"help": "What ends an epoch of a mixture: one of those of datasets.interleave_datasets."},
+    stopping_strategy: Literal["first_exhausted", "all_exhausted"] = field(
+        default="first_exhausted", metadata={"help": "What ends an epoch of a mixture; see interleave_datasets."}
     )
     dataset_config: dict | str | None = field(
         default=None, metadata={"help": "Fields of the builder's configuration; one: --dataset_config.FIELD VALUE"}
@@ -150,9 +147,6 @@ class DataArguments:
         for name in ("max_words", "max_rows", "num_proc", "shuffle_buffer", "max_image_pixels"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1.")
-        if self.stopping_strategy not in STOPPING_STRATEGIES:
-            known = ", ".join(STOPPING_STRATEGIES)
-            raise ValueError(f"stopping_strategy is {self.stopping_strategy!r}, but must be one of {known}.")
 
     def _read_sources(self) -> list[Source]:
         """Return the data sets of a mixture; none where there is no mixture."""
@@ -180,9 +174,7 @@ class DataArguments:
 
     def _source(self, name: str, entry: dict[str, Any]) -> Source:
         given = {key: value for key, value in entry.items() if key not in ENTRY_FIELDS}
-        builder = entry.get("name")
-        if any(given.get(key) for key in FILES) and (builder == "own_data" or builder not in BUILDERS):
-            builder = None  # the files are the data
+        builder = None if any(given.get(key) for key in FILES) else entry["name"]  # else the files are the data
         try:
             data = replace(self, dataset=builder, datasets=None, **given)
         except ValueError as error:

@@ -134,7 +134,7 @@ def test_the_command_line_takes_the_place_of_the_files_mixture(tmp_path: Path) -
         ),
         (
             [{"name": "shapes", "data_dir": "x", "train_files": "a"}],
-            "The source 'shapes' of datasets: give either dataset, or",
+            "The source 'shapes' of datasets: data_dir belongs to a",
         ),
         ([], "datasets is [], but must be a list of mappings"),
         (["shapes"], "datasets is"),
@@ -153,7 +153,7 @@ def test_entries_that_cannot_be_used_are_refused(tmp_path: Path, datasets: Any, 
         ({"dataset": "shapes"}, "dataset belongs to one data set: give it in the entries of datasets."),
         ({"dataset_config": {"seed": 1}}, "dataset_config belongs to one data set"),
         ({"train_files": ["a.csv"]}, "train_files belongs to one data set"),
-        ({"stopping_strategy": "never"}, "stopping_strategy is 'never', but must be one of first_exhausted,"),
+        ({"stopping_strategy": "never"}, "invalid choice: 'never' (choose from"),
     ],
 )
 def test_fields_beside_a_mixture_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -277,8 +277,9 @@ def test_2000_rows_of_a_trainer_have_the_shares_within_sampling_error(task: str,
     args.per_device_train_batch_size = 8
     rows = training_rows(splits["train"], data_args, args, 32)
     save, trainer_class = {"retrieval": (save_retrieval, RetrievalTrainer), "vqa": (save_vqa, VQATrainer)}[task]
-    further: Any = {"answer_list": ANSWERS} if task == "vqa" else {}
-    trainer = trainer_class(save(tmp_path), args, train_dataset=rows, data_collator=sources_of, **further)
+    model, options = save(tmp_path), {"answer_list": ANSWERS} if task == "vqa" else {}
+    options |= {"processing_class": AlbefProcessor.from_pretrained(tmp_path), "data_collator": sources_of}
+    trainer = trainer_class(model, args, train_dataset=rows, **options)
     drawn = [source for batch in islice(trainer.get_train_dataloader(), 2_000 // 8) for source in batch["sources"]]
     for number, share in enumerate((0.5, 0.3, 0.2)):
         error = (2_000 * share * (1 - share)) ** 0.5  # standard deviation of a binomial count
