@@ -154,15 +154,13 @@ def _parse(
 def _file_words(parser: HfArgumentParser, config: dict[str, Any], classes: Sequence[Any]) -> list[str]:
     """Return a file's fields as words of a command line; lists and mappings become defaults of the parser."""
     lists = _fields_with(list, classes)
-    mappings, lists_of_mappings = _fields_with(dict, classes), _fields_with(list[dict], classes)
+    whole: dict[str, Any] = dict.fromkeys(_fields_with(dict, classes), dict)
+    whole |= dict.fromkeys(_fields_with(list[dict], classes), (list, dict))
     words = []
     for name, value in config.items():
         if value is None:
             continue
-        if isinstance(value, dict) and name in mappings:
-            _check_texts(name, value)
-            parser.set_defaults(**{name: value})
-        elif isinstance(value, list) and name in lists_of_mappings:
+        if isinstance(value, whole.get(name, ())):
             _check_texts(name, value)
             parser.set_defaults(**{name: value})
         elif isinstance(value, list) and name in lists and not any(isinstance(one, list | dict) for one in value):
