@@ -37,11 +37,13 @@ def concatenate_sources(sources: Mapping[str, datasets.Dataset]) -> datasets.Dat
     tagged = []
     _check_features(sources)
     for name, rows in sources.items():
-        for column in [column for column in IDS if column in rows.column_names]:
-            ids = rows[column][:]
-            texts = [None if one is None else f"{name}/{one}" for one in ids]
-            rows = rows.remove_columns(column).add_column(column, texts)
-        tagged.append(rows.add_column(SOURCE, [name] * len(rows)))
+        columns = [column for column in IDS if column in rows.column_names]
+        ids = rows.select_columns(columns).with_format("arrow")[:]
+        own = {one: pc.binary_join_element_wise(name, ids[one].cast(pa.string()), "/") for one in columns}
+        own[SOURCE] = pa.repeat(name, len(rows))
+        tagged.append(
+            datasets.concatenate_datasets([rows.remove_columns(columns), datasets.Dataset(pa.table(own))], axis=1)
+        )
     return datasets.concatenate_datasets(tagged)
 
 
