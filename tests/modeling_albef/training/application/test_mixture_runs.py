@@ -393,6 +393,19 @@ def test_the_record_and_the_page_name_the_sources(finished: tuple[str, Path]) ->
     assert "validation: second" in page and "test: shapes" in page and f"second_{NAMES[task]}" in page
 
 
+@pytest.mark.parametrize("finished", ["retrieval"], indirect=True)
+def test_thresholds_are_those_of_the_first_source(finished: tuple[str, Path], tmp_path: Path) -> None:
+    _, folder = finished
+    words = {"do_train": False, "do_predict": False, "calibrate": True, "model_config": None}
+    words |= {"model_name_or_path": str(folder / "out")}
+    found = []
+    for data in (MIXTURE, {"dataset": "shapes", "dataset_config": DATASETS[0]["dataset_config"]}):
+        run_retrieval.main([write_config(tmp_path, **{**words, **data, "output_dir": str(tmp_path / "calibrated")})])
+        found.append(AutoConfig.from_pretrained(tmp_path / "calibrated").search_calibration)
+        shutil.rmtree(tmp_path / "calibrated")
+    assert found[0] == found[1] != {}
+
+
 def test_the_shares_are_said_before_training(finished: tuple[str, Path], capsys: Any, tmp_path: Path) -> None:
     task, _ = finished
     SCRIPTS[task]([config_of(tmp_path, task), "--max_steps", "1", "--do_predict", "false", "--do_eval", "false"])
