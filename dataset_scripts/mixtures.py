@@ -175,6 +175,8 @@ class MixedRows:
         """Set the epoch, at least 0, whose draw is read; it is made here, so workers that start later have it."""
         self._epoch.fill_(epoch)
         _ = self.order
+        if hasattr(self.rows, "set_epoch"):
+            self.rows.set_epoch(epoch)
 
     @property
     def order(self) -> np.ndarray:

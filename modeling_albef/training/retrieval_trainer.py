@@ -92,7 +92,8 @@ class RetrievalTrainer(AlbefTrainer):
     def _teacher_features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         with torch.no_grad(), self.accelerator.autocast():
             network: Any = self.teacher.model
-            image = network.get_image_features(inputs["pixel_values"]).pooler_output.float()
+            images = {name: inputs[name] for name in ("pixel_values", "image_hidden_states") if name in inputs}
+            image = network.get_image_features(**images).pooler_output.float()
             text = network.get_text_features(inputs["input_ids"], inputs.get("attention_mask")).pooler_output.float()
             return {"image_embeds": image, "text_embeds": text, "image_ids": inputs["image_ids"]}
 

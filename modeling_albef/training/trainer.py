@@ -28,8 +28,9 @@ from .evaluation.trainer_evaluation import EvaluationMixin
 from .library_arguments import check_callables
 from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter
 from .momentum import TEACHER_FOLDER, MomentumTeacher, raise_to_float32
+from .parameter_groups import freeze, parse_rates, rates_of, split_groups
 from .rows import limit_lengths
-from .schedule import PublishedSchedule, split_groups
+from .schedule import PublishedSchedule
 from .trials import TrialMixin
 
 logger = logging.get_logger(__name__)
@@ -75,6 +76,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         check_callables(kwargs)
         check_engine(args)
         args.check()
+        self.args = args
         kwargs["train_dataset"] = self.prepare_training_data(kwargs.get("train_dataset"))
         try:
             super().__init__(model=None if model is None else self.prepare_model(model), args=args, **kwargs)
@@ -114,6 +116,8 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
                 f"The weights are {names} and become float32, since the steps of fine-tuning would be lost to rounding "
                 "(bf16=True computes in bfloat16 with float32 weights)."
             )
+        if self.args.freeze:
+            freeze(model, self.args.freeze)
         return model
 
     def prepare_training_data(self, dataset: Any) -> Any:
@@ -230,11 +234,13 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         return loader
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Return the library's optimizer, with a rate for each layer where `layer_decay` asks for it."""
+        """Return the library's optimizer, with a rate for each part where the arguments or the model ask for it."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        if is_new and self.args.layer_decay != 1:
-            split_groups(optimizer, self.model if model is None else model, self.args.layer_decay)
+        trained, args = self.model if model is None else model, self.args
+        rates = rates_of(trained, args.learning_rate, parse_rates(args.learning_rates or {}), args.layer_decay)
+        if is_new and set(rates.values()) != {args.learning_rate}:
+            split_groups(optimizer, trained, rates)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:

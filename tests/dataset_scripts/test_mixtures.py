@@ -88,6 +88,15 @@ def test_every_epoch_is_another_draw_of_the_same_length_and_can_be_made_again() 
     assert MixedRows(range(150), lengths, WEIGHTS, seed=4).order.tolist() != epochs[0]
 
 
+def test_the_epoch_reaches_rows_that_take_one() -> None:
+    inner = MixedRows(range(20), (20,), (1,), seed=1)
+    outer = MixedRows(inner, (20,), (1,))
+    outer.set_epoch(2)
+    alone = MixedRows(range(20), (20,), (1,), seed=1)
+    alone.set_epoch(2)
+    assert [outer[index] for index in range(20)] == [alone[index] for index in outer.order]
+
+
 def test_all_exhausted_draws_every_row() -> None:
     mixed = MixedRows(range(60), (10, 20, 30), WEIGHTS, stopping_strategy="all_exhausted")
     assert set(mixed.order.tolist()) == set(range(60)) and len(mixed) > 60

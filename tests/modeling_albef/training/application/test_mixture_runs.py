@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections import defaultdict
@@ -260,13 +261,12 @@ def test_images_of_all_sources_have_ids_of_their_own(task: str) -> None:
 @pytest.mark.parametrize("task", ["retrieval", "vqa"])
 def test_the_epoch_reaches_the_draw(task: str) -> None:
     splits, data_args, args = load(task)
-    rows = training_rows(splits["train"], data_args, args, 32)
-    assert rows is not None
+    rows = training_rows(splits["train"], data_args, args, None, None)
     text = "caption" if task == "retrieval" else "question"
     epochs = []
     for epoch in (0, 1, 0):
-        rows.set_epoch(epoch)  # type: ignore[union-attr]
-        epochs.append([(row["image_id"], row[text]) for row in (rows[i] for i in range(len(rows)))])  # type: ignore
+        rows.set_epoch(epoch)
+        epochs.append([(row["image_id"], row[text]) for row in (rows[i] for i in range(len(rows)))])
     assert epochs[0] == epochs[2] and epochs[0] != epochs[1] and len(epochs[0]) == len(epochs[1])
 
 
@@ -276,7 +276,7 @@ def test_2000_rows_of_a_trainer_have_the_shares_within_sampling_error(task: str,
     entries = [{**entry, "dataset_config": {**many, "seed": seed}} for seed, entry in enumerate(DATASETS)]
     splits, data_args, args = load(task, datasets=entries)
     args.per_device_train_batch_size = 8
-    rows = training_rows(splits["train"], data_args, args, 32)
+    rows = training_rows(splits["train"], data_args, args, None, None)
     save, trainer_class = {"retrieval": (save_retrieval, RetrievalTrainer), "vqa": (save_vqa, VQATrainer)}[task]
     model, options = save(tmp_path), {"answer_list": ANSWERS} if task == "vqa" else {}
     options |= {"processing_class": AlbefProcessor.from_pretrained(tmp_path), "data_collator": sources_of}
@@ -298,7 +298,7 @@ def test_questions_of_an_image_follow_each_other_in_every_epoch(tmp_path: Path) 
     splits, data_args, args = load("vqa")
     args.group_by_image = True
     model, processor = save_vqa(tmp_path), AlbefProcessor.from_pretrained(tmp_path)
-    rows = training_rows(splits["train"], data_args, args, 32)
+    rows = training_rows(splits["train"], data_args, args, model, processor)
     trainer = VQATrainer(model, args, answer_list=ANSWERS, train_dataset=rows, processing_class=processor)
     sampler = trainer._get_train_sampler()
     for epoch in (0, 1):
@@ -309,6 +309,26 @@ def test_questions_of_an_image_follow_each_other_in_every_epoch(tmp_path: Path) 
         images = [trainer.train_dataset[row]["image_id"] for row in order]
         changes = sum(one != other for one, other in pairwise(images))
         assert changes == len(set(images)) - 1
+
+
+def test_stored_image_states_are_drawn_with_their_rows(tmp_path: Path) -> None:
+    stores = {"store_image_states": True, "image_state_dir": str(tmp_path / "states"), "image_state_dtype": "float32"}
+    splits, data_args, args = load("retrieval", **stores)
+    args.freeze = ["vision_model"]
+    model, processor = save_retrieval(tmp_path).eval(), AlbefProcessor.from_pretrained(tmp_path)
+    rows = training_rows(splits["train"], data_args, args, model, processor)
+    images = {row["image_id"]: row["image"]["bytes"] for row in splits["train"]}
+    drawn = []
+    for epoch in (0, 1):
+        rows.set_epoch(epoch)
+        drawn += [rows[index] for index in range(12)]
+    for row in drawn:
+        image = Image.open(io.BytesIO(images[row["image_id"]])).convert("RGB")
+        pixels = processor.image_processor(images=image, return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            states = model.base_model.vision_model(pixels).last_hidden_state[0]
+        assert torch.allclose(row["image_hidden_states"], states, atol=1e-5)
+    assert [row["caption"] for row in drawn[:12]] != [row["caption"] for row in drawn[12:]]
 
 
 @pytest.mark.parametrize("task", ["retrieval", "vqa"])
