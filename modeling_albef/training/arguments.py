@@ -251,6 +251,10 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
 
     queue_size: int = field(default=65536, metadata={"help": "Slots of the feature queue; any number >= 0."})
     global_negatives: bool = field(default=False, metadata={"help": "Draw hard negatives from all processes' batches."})
+    init_projections: str | None = field(
+        default=None,
+        metadata={"help": "Start of the projections: ridge, the default for new ones; or as they are: none."},
+    )
     min_temperature: float = field(default=0.001, metadata={"help": "The learned temperature is kept above this."})
     max_temperature: float = field(default=0.5, metadata={"help": "The learned temperature is kept below this."})
     k_test: int = field(default=256, metadata={"help": "Candidates that the matching head re-ranks."})
@@ -262,6 +266,8 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        is_unknown = self.init_projections not in (None, "ridge", "none")
+        _refuse(is_unknown, "init_projections", repr(self.init_projections), "be ridge or none")
         if self.calibrate and not self.do_eval:
             raise SettingError("calibrate is true, but do_eval is false: it needs the validation data, set both.")
         if not 0 < self.min_temperature <= self.max_temperature:

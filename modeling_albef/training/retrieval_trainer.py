@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from .arguments import RetrievalTrainingArguments
 from .callbacks import TemperatureCallback
+from .encoders.projections import start_projections
 from .evaluation.abstention import abstention_metrics, calibrate
 from .evaluation.results import RetrievalResult
 from .evaluation.retrieval import RetrievalEvaluator
@@ -62,6 +63,12 @@ class RetrievalTrainer(AlbefTrainer):
         self._start_queue()
         self._temperature.temperature = self.model.albef.temperature
         self._temperature.lowest, self._temperature.highest = self.args.min_temperature, self.args.max_temperature
+
+    def start_new_parts(self) -> None:
+        """Start new projections in closed form, see `init_projections`."""
+        is_new = any("text_proj" in name for name in self.model.new_parameters)
+        if self.args.init_projections == "ridge" or (self.args.init_projections is None and is_new):
+            start_projections(self)
 
     def prepare_training_data(self, dataset: Any) -> Any:
         """Return the training data with one caption a row."""

@@ -134,6 +134,9 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         limit = getattr(text_config, "max_position_embeddings", None)
         return collator if limit is None else limit_lengths(collator, max_length=limit)
 
+    def start_new_parts(self) -> None:
+        """Start parts of the model that nothing trained yet, before a training that resumes nothing."""
+
     # ---- checks
 
     def _check_data(self, collator: Any) -> None:
@@ -214,6 +217,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
             self._num_epochs = math.ceil(self.args.num_train_epochs)
             self._steps_per_epoch = math.ceil(self.args.max_steps / self._num_epochs)
         if self._checkpoint is None:
+            self.start_new_parts()
             return values
         state = TrainerState.load_from_json(str(Path(self._checkpoint) / STATE_FILE))
         if self._restore_early_stopping(state) or state.global_step >= values[-1]:

@@ -102,3 +102,23 @@ def test_refusals(changes: dict[str, Any], words: list[str], tmp_path: Path) -> 
     settings = photos(tmp_path)
     message = refused(run_retrieval.main, [write_run(tmp_path, **{**settings, **changes})])
     assert all(word in message for word in words), message
+
+
+def test_projections_start_in_closed_form_in_student_and_teacher(tmp_path: Path) -> None:
+    """With a rate of zero what is saved is the start: fitted, the same in both, and other than random."""
+    words = {**photos(tmp_path), "do_predict": False, "freeze": ["vision_model", "text_model"], "augmentation": False}
+    words |= {"learning_rates": "new=1e-30", "save_total_limit": 1, "max_steps": 1, "max_temperature": 10}
+    starts = {}
+    for kind in ("ridge", "none", None):
+        folder = tmp_path / str(kind)
+        folder.mkdir()
+        run_retrieval.main([write_run(folder, **words, init_projections=kind)])
+        starts[kind] = load_file(folder / "out" / "model.safetensors")
+        teacher = load_file(next(folder.glob("out/checkpoint-*")) / "teacher" / "model.safetensors")
+        for name in ("albef.vision_proj.weight", "albef.text_proj.bias"):
+            torch.testing.assert_close(teacher[name], starts[kind][name], atol=1e-6, rtol=0)
+    name = "albef.text_proj.weight"
+    torch.testing.assert_close(starts["ridge"][name], starts[None][name], atol=1e-6, rtol=0)
+    axes = starts["ridge"][name]
+    torch.testing.assert_close(axes @ axes.T, torch.eye(16), atol=1e-4, rtol=0)  # orthonormal
+    assert not torch.allclose(starts["none"][name], axes, atol=1e-2)
