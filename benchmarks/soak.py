@@ -7,7 +7,7 @@
 For each task, number of processes and kind of run weights, optimizer, teacher, queue and every line of the log must be
 equal to the bit. Kinds: `plain`; `stream`, rows that are streamed and opened by two workers a process; `lora`,
 adapters; `epochs`, an evaluation and a checkpoint after each epoch; `last`, which does not end with the best
-checkpoint.
+checkpoint; `mixture`, three data sets drawn by weight; `mixture_stream`, the same as `stream`.
 Memory and open files of the undisturbed run are sampled; the slopes are those of a least-squares line after warm-up.
 """
 
@@ -56,9 +56,22 @@ CONFIG: dict[str, Any] = {
     "report_to": "none",
     "disable_tqdm": True,
 }
+MIXTURE: dict[str, Any] = {
+    "dataset": None,
+    "dataset_config": None,
+    "datasets": [
+        {"name": "shapes", "weight": weight, "dataset_config": {**CONFIG["dataset_config"], "seed": seed, **further}}
+        for seed, (weight, further) in enumerate(
+            [(0.5, {}), (0.3, {"num_train": 60, "min_objects": 1}), (0.2, {"num_train": 40, "captions_per_image": 3})]
+        )
+    ],
+}
+STREAM: dict[str, Any] = {"streaming": True, "shuffle_buffer": 30, "dataloader_num_workers": 2}
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "stream": {"streaming": True, "shuffle_buffer": 30, "dataloader_num_workers": 2},
+    "stream": STREAM,
+    "mixture": MIXTURE,
+    "mixture_stream": MIXTURE | STREAM,
     "lora": {"lora_rank": 2},
     "epochs": {"eval_strategy": "epoch", "save_strategy": "epoch"},
     "last": {"load_best_model_at_end": False},
@@ -71,11 +84,13 @@ def write_config(folder: Path, task: str, kind: str, args: argparse.Namespace) -
     """The configuration of a tiny run; a stream's words and answers have to be known before it is read."""
     config = CONFIG | {"max_steps": args.steps, "save_steps": args.save_steps, "eval_steps": args.save_steps}
     config |= KINDS[kind]
-    if kind == "stream":
-        rows = load_dataset_script("shapes", config_name=task, split="train", **CONFIG["dataset_config"])
-        answers = {answer for row in rows["answers"] for answer in row} if task == "vqa" else set()
-        texts = rows["question"] if task == "vqa" else [text for row in rows["caption"] for text in row]
-        build_tokenizer([*texts, *answers]).save_pretrained(folder / "tokenizer")
+    if "streaming" in config:
+        texts, answers = list[str](), set[str]()
+        for one in config.get("datasets", [config]):
+            rows = load_dataset_script("shapes", config_name=task, split="train", **one["dataset_config"])
+            answers |= {answer for row in rows["answers"] for answer in row} if task == "vqa" else set()
+            texts += rows["question"] if task == "vqa" else [text for row in rows["caption"] for text in row]
+        build_tokenizer([*texts, *sorted(answers)]).save_pretrained(folder / "tokenizer")
         config["tokenizer"] = str(folder / "tokenizer")
         if task == "vqa":
             (folder / "answers.json").write_text(json.dumps(sorted(answers)), encoding="utf-8")

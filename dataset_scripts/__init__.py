@@ -26,11 +26,12 @@ from .coco_retrieval import CocoRetrieval
 from .easy_vqa import EasyVQA
 from .file_builder import DROPPED, FileBuilder
 from .flickr30k import Flickr30k
+from .mixtures import MixedRows, concatenate_sources, interleave_streams
 from .own_data import OwnData
 from .reading.answer_lists import load_answer_list
 from .reading.image_checks import good_images, image_problems
 from .reading.image_files import absolute
-from .reading.problems import AnnotationError, DataError, short
+from .reading.problems import AnnotationError, DataError, MissingSplitError, short
 from .reading.training_rows import CaptionRows, one_caption_a_row, process_share, stream_captions
 from .shapes import Shapes, ShapesConfig
 from .visual_genome import VisualGenome
@@ -45,13 +46,17 @@ __all__ = [
     "EasyVQA",
     "FileBuilder",
     "Flickr30k",
+    "MissingSplitError",
+    "MixedRows",
     "OwnData",
     "Shapes",
     "ShapesConfig",
     "VQAv2",
     "VisualGenome",
+    "concatenate_sources",
     "good_images",
     "image_problems",
+    "interleave_streams",
     "load_answer_list",
     "load_dataset_script",
     "make_builder",
@@ -170,7 +175,7 @@ def load_dataset_script(
         try:
             return builder.as_dataset(split=split)
         except ValueError as error:  # the split
-            raise DataError(str(error)) from error
+            raise MissingSplitError(str(error)) from error
 
 
 def _prepare(builder: datasets.GeneratorBasedBuilder, num_proc: int | None) -> None:

@@ -19,7 +19,7 @@ import yaml
 from .reading.captions import FEATURES, CaptionRowBuilder
 from .reading.image_files import FirstCopies, ImageRoot, absolute
 from .reading.layouts import IMAGE_NAME, caption_rows, question_rows
-from .reading.problems import AnnotationError, Problems
+from .reading.problems import AnnotationError, MissingSplitError, Problems
 from .reading.questions import VG_WEIGHT, VQA_FEATURES, QuestionRowBuilder
 from .reading.rows import SUBJECT, WHOLE, Part, RowBuilder, SourceRow, accepted, missing_roots
 
@@ -172,13 +172,13 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         return datasets.DatasetInfo(features=FEATURES_OF_TASK[self.config.name], **about)
 
     def splits_with_files(self) -> list[str]:
-        """Return the splits that can be read; raises AnnotationError if there are none."""
+        """Return the splits that can be read; raises MissingSplitError if there are none."""
         found = list(self.config.files())
         if not found:
             wanted = " and ".join(self.config.splits or ()) or "annotation"
             without = "".join(WITHOUT.get(split, "") for split in self.config.splits or ())
             layout = self.SOURCE.get("layout", "see the README")
-            raise AnnotationError(
+            raise MissingSplitError(
                 f"{type(self).__name__} finds no {wanted} files{self._found()}: give data_dir with the usual names "
                 f"({layout}), or name files with train_files, validation_files, test_files." + without
             )

@@ -52,8 +52,10 @@ class AugmentedDataset(Dataset):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it, too
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, at least 0, that the draws depend on."""
+        """Set the epoch, at least 0, that the draws depend on, also of the data set where it takes one."""
         self._epoch.fill_(epoch)
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -22,6 +22,10 @@ class AnnotationError(DataError):
     """Annotations or images that cannot be used; the text lists the first problems with file, row and remedy."""
 
 
+class MissingSplitError(AnnotationError):
+    """A data set that has no such split."""
+
+
 class UnusableFileError(DataError):
     """A file that cannot be read; the text says why and what to do, without the name."""
 

@@ -16,6 +16,7 @@ from transformers.utils import logging
 from ..configuration_albef import AlbefError
 
 logger = logging.get_logger(__name__)
+SOURCE = "mixture_source"  # column of a mixture, with the name of each row's source
 
 
 class Images(Sequence[Any]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,13 @@ class ImageGroupSampler(Sampler[int]):
     The order depends on seed and epoch alone, so it is the same on every process and after a resume.
     """
 
-    def __init__(self, image_ids: Sequence[Any], seed: int = 0) -> None:
-        """Make a sampler of rows whose images have these ids."""
+    def __init__(self, image_ids: Sequence[Any] | Callable[[], Sequence[Any]], seed: int = 0) -> None:
+        """Make a sampler of rows whose images have these ids; a function returns those of the epoch that begins."""
         self.seed, self.epoch = seed, 0
+        self._read_ids = image_ids if callable(image_ids) else None
+        self._group(image_ids() if callable(image_ids) else image_ids)
+
+    def _group(self, image_ids: Sequence[Any]) -> None:
         rows: dict[Any, list[int]] = {}
         for row, image in enumerate(image_ids):
             rows.setdefault(image, []).append(row)
@@ -34,6 +38,8 @@ class ImageGroupSampler(Sampler[int]):
         return self.num_rows
 
     def __iter__(self) -> Iterator[int]:
+        if self._read_ids is not None:
+            self._group(self._read_ids())
         order = torch.randperm(len(self.groups), generator=torch.Generator().manual_seed(self.seed + self.epoch))
         for group in order.tolist():
             yield from self.groups[group]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from .errors import SettingError
 from .evaluation.candidates import check_answers
 from .evaluation.results import VQAResult
 from .evaluation.vqa import VQAEvaluator
-from .rows import as_rows, image_keys, limit_lengths, vqa_collator
+from .rows import SOURCE, as_rows, image_keys, limit_lengths, vqa_collator
 from .sampling import ImageGroupSampler
 from .trainer import AlbefTrainer
 
@@ -78,7 +79,9 @@ class VQATrainer(AlbefTrainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if self.args.group_by_image:
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-            return ImageGroupSampler(image_keys(as_rows(dataset), warn=False), seed)
+            read_ids = partial(image_keys, as_rows(dataset), warn=False)
+            draws_anew = SOURCE in (getattr(dataset, "column_names", None) or ())  # a mixture, in every epoch
+            return ImageGroupSampler(read_ids if draws_anew else read_ids(), seed)
         return super()._get_train_sampler(dataset)
 
     def compute_loss(

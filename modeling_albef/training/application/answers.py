@@ -71,7 +71,7 @@ def baseline_metrics(
     """Return what an accuracy has to be compared with: that of guesses from questions alone, and of one answer for all.
 
     The guesses are learned from the training data or, where there is none, for each question from the others of the
-    split. Empty where not all questions have answers.
+    split. Empty where not all questions have answers. Of a dictionary of data sets there is a dictionary of metrics.
 
     Args:
         splits: The data sets of the run.
@@ -80,6 +80,8 @@ def baseline_metrics(
         tokenizer: What folds answers.
     """
     rows, train = splits[split], splits.get("train")
+    if isinstance(rows, dict):  # sources of a mixture
+        return {name: baseline_metrics({**splits, split: own}, split, args, tokenizer) for name, own in rows.items()}
     questions, answers = rows["question"], rows["answers"]
     if not all(answers):
         return {}

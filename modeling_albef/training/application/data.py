@@ -7,8 +7,21 @@ from typing import Any
 import torch
 from datasets import Dataset, Image, IterableDataset
 from transformers.trainer_utils import IntervalStrategy
+from transformers.utils import logging
 
-from dataset_scripts import CaptionRows, good_images, load_dataset_script, process_share, stream_captions
+from dataset_scripts import (
+    CaptionRows,
+    DataError,
+    MissingSplitError,
+    MixedRows,
+    concatenate_sources,
+    good_images,
+    interleave_streams,
+    load_dataset_script,
+    process_share,
+    stream_captions,
+)
+from dataset_scripts.mixtures import source_lengths
 from processing import AugmentedDataset, AugmentedStream, TrainingAugmentation
 from processing.image_states import StoredImageRows, StoreOptions, states_folder, store_image_states
 
@@ -17,6 +30,7 @@ from .errors import fail_on_all_ranks
 from .settings import SPLITS, DataArguments
 from .start import StartError
 
+logger = logging.get_logger(__name__)
 OPTIONAL_COLUMNS = ("question_type", "answer_type")
 
 
@@ -30,7 +44,9 @@ def load_splits(data_args: DataArguments, args: AlbefTrainingArguments, task: st
             question).
 
     Returns:
-        A data set for each split, with undecoded images; an `IterableDataset` where the split is streamed.
+        A data set for each split, with undecoded images; an `IterableDataset` where the split is streamed. Of a
+        mixture the training split has the rows of all sources, see `concatenate_sources`, or is a stream that is mixed
+        already; an evaluation split is a dictionary of the sources that have it.
     """
     wanted = {
         "train": args.do_train,
@@ -38,7 +54,30 @@ def load_splits(data_args: DataArguments, args: AlbefTrainingArguments, task: st
         "test": args.do_predict,
     }
     with fail_on_all_ranks(args), args.main_process_first(desc="preparing the data"):
-        return {split: _load_split(split, data_args, args, task) for split in SPLITS if wanted[split]}
+        load = _load_mixture if data_args.sources else _load_split
+        return {split: load(split, data_args, args, task) for split in SPLITS if wanted[split]}
+
+
+def _load_mixture(split: str, data_args: DataArguments, args: AlbefTrainingArguments, task: str) -> Any:
+    loaded, missing = dict[str, Any](), dict[str, str]()
+    for source in data_args.sources:
+        words = f"The {split} data of the source {source.name!r} cannot be used."
+        try:
+            loaded[source.name] = _load_split(split, source.data, args, task)
+        except MissingSplitError as error:
+            missing[source.name] = f"{words} {error}"
+        except (DataError, StartError) as error:
+            raise StartError(f"{words} {error}") from error
+    if missing and (split == "train" or not loaded):
+        raise StartError(next(iter(missing.values())))
+    if missing and args.process_index == 0:
+        logger.warning(f"No {split} data: {', '.join(missing)}. The metrics are those of {', '.join(loaded)}.")
+    if split != "train":
+        return loaded
+    if data_args.streaming:
+        weights = [source.weight for source in data_args.sources]
+        return interleave_streams(loaded, weights, args.seed, data_args.stopping_strategy)
+    return without_unknown_types(concatenate_sources(loaded))
 
 
 def _load_split(split: str, data_args: DataArguments, args: AlbefTrainingArguments, task: str) -> Any:
@@ -52,7 +91,9 @@ def _load_split(split: str, data_args: DataArguments, args: AlbefTrainingArgumen
         if not files:
             without = "--eval_strategy no --do_eval false" if split == "validation" else f"--do_{split} false"
             without = "--do_predict false" if split == "test" else without
-            raise StartError(f"There is no {split} data: give {split}_files, or leave the {split} out with {without}.")
+            raise MissingSplitError(
+                f"There is no {split} data: give {split}_files, or leave the {split} out with {without}."
+            )
         fields[f"{split}_files"] = files
     dataset = load_dataset_script(**{"name": data_args.dataset or "own_data", **fields})
     if isinstance(dataset, IterableDataset):
@@ -94,11 +135,19 @@ def training_rows(rows: Any, data_args: DataArguments, args: AlbefTrainingArgume
         )
     has_captions = "caption" in rows.features
     if isinstance(rows, IterableDataset):
-        stream = process_share(stream_captions(rows) if has_captions else rows, args, data_args.shuffle_buffer)
+        is_spread = not has_captions or data_args.sources
+        stream = process_share(rows if is_spread else stream_captions(rows), args, data_args.shuffle_buffer)
         return AugmentedStream(stream, augmentation, args.seed, args.process_index, data_args.bad_images)
-    spread = CaptionRows(rows) if has_captions else rows
+    spread: Any = CaptionRows(rows) if has_captions else rows
     if data_args.store_image_states:
-        return _stored_rows(spread, augmentation, data_args, args, model, processor)
+        spread = _stored_rows(spread, augmentation, data_args, args, model, processor)
+    if data_args.sources:
+        counts = source_lengths(rows)
+        lengths = [counts.get(source.name, 0) for source in data_args.sources]
+        weights = [source.weight for source in data_args.sources]
+        spread = MixedRows(spread, lengths, weights, args.seed, data_args.stopping_strategy)
+    if data_args.store_image_states:
+        return spread
     return AugmentedDataset(spread, augmentation, args.seed, data_args.bad_images)
 
 

@@ -154,12 +154,13 @@ def _parse(
 def _file_words(parser: HfArgumentParser, config: dict[str, Any], classes: Sequence[Any]) -> list[str]:
     """Return a file's fields as words of a command line; lists and mappings become defaults of the parser."""
     lists = _fields_with(list, classes)
-    mappings = _fields_with(dict, classes)
+    whole: dict[str, Any] = dict.fromkeys(_fields_with(dict, classes), dict)
+    whole |= dict.fromkeys(_fields_with(list[dict], classes), (list, dict))
     words = []
     for name, value in config.items():
         if value is None:
             continue
-        if isinstance(value, dict) and name in mappings:
+        if isinstance(value, whole.get(name, ())):
             _check_texts(name, value)
             parser.set_defaults(**{name: value})
         elif isinstance(value, list) and name in lists and not any(isinstance(one, list | dict) for one in value):
@@ -192,7 +193,8 @@ def _word(name: str, value: Any) -> str:
 def _fields_with(kind: type, classes: Sequence[Any]) -> set[str]:
     """Return the names of fields whose type admits a kind."""
     hints = [hint for one in classes for hint in get_type_hints(one).items()]
-    return {name for name, hint in hints if kind in [get_origin(part) or part for part in (hint, *get_args(hint))]}
+    parts = {name: (hint, *get_args(hint)) for name, hint in hints}
+    return {name for name, some in parts.items() if kind in some or kind in [get_origin(part) for part in some]}
 
 
 def _displace(config: dict[str, Any], words: Sequence[str], classes: Sequence[Any]) -> None:

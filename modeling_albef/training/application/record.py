@@ -14,7 +14,9 @@ from transformers import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
+from dataset_scripts import concatenate_sources
 from dataset_scripts.commands.thumbnails import thumbnail
+from dataset_scripts.mixtures import shares_of
 
 from ...configuration_albef import AlbefError
 from ..evaluation.results import EvaluationRecord
@@ -86,6 +88,7 @@ class RunRecord:
     def _describe(self, splits: Mapping[str, Any]) -> dict[str, Any]:
         """Return what can be found out about the run."""
         model, start = self.trainer.model, " and ".join(self.model_args.start)
+        splits = {name: concatenate_sources(rows) if isinstance(rows, dict) else rows for name, rows in splits.items()}
         read = {split: read_contents(rows, self.data_args.check_image_files) for split, rows in splits.items()}
         known = {split: contents for split, contents in read.items() if contents is not None}
         return {
@@ -102,10 +105,19 @@ class RunRecord:
                 "trained_parameters": model.num_parameters(only_trainable=True),
                 "image_size": model.config.vision_config.image_size,
             },
+            "mixture": self._mixture(),
             "data": {split: contents.facts() if contents else {} for split, contents in read.items()},
             "overlap": overlaps(known, splits),
             "copies": copies(known, splits),
         }
+
+    def _mixture(self) -> dict[str, Any]:
+        """Return the share of each source; nothing where there is one data set."""
+        if not (sources := self.data_args.sources):
+            return {}
+        shares = shares_of([source.weight for source in sources])
+        named = {source.name: share for source, share in zip(sources, shares, strict=True)}
+        return {"shares": named, "stopping_strategy": self.data_args.stopping_strategy}
 
     def add_training(self, outcome: Any) -> None:
         """Save the trained model, its state and its metrics.
@@ -123,29 +135,44 @@ class RunRecord:
         self.report.add("train", metrics)
         self.written["model"] = self.folder
 
-    def add_evaluation(self, split: str, dataset: Any, **further: float | str) -> None:
+    def add_evaluation(self, split: str, dataset: Any, **further: Any) -> None:
         """Evaluate a data set; save its metrics, their details and, of a test, the predictions.
+
+        Of a dictionary, such as the sources of a mixture, each data set is evaluated apart, as the library does it: its
+        name follows the split in the names of metrics, and in that of the folder with its predictions.
 
         Args:
             split: "eval" or "test", which metrics and files are named after.
-            dataset: Rows of the task.
-            further: More metrics, named without the split, and words on them.
+            dataset: Rows of the task, or a dictionary of such.
+            further: More metrics, named without the split, and words on them; of a dictionary, mappings by its names.
         """
-        with _without_printing(self.trainer):
-            outcome = self.trainer.predict(dataset, metric_key_prefix=split)
-        evaluation = EvaluationRecord(split, as_rows(dataset), outcome.predictions)
-        if split == "eval" and getattr(self.args, "calibrate", False):
-            self._calibrate(evaluation.result)
-        metrics: dict[str, Any] = dict(outcome.metrics or {})
-        metrics |= {f"{split}_{name}": value for name, value in further.items()}
-        details = {f"{split}_{name}": value for name, value in evaluation.result.details.items()}
-        if split == "test" and self.trainer.is_world_process_zero():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.written |= evaluation.result.write(dataset, self.folder)
-        self.trainer.save_metrics(split, metrics | details)
-        self.report.add(split, metrics, evaluation)
+        named = dataset if isinstance(dataset, dict) else {"": dataset}
+        metrics: dict[str, Any] = {}
+        for source, rows in named.items():
+            metrics |= self._evaluate(split, source, rows, further.get(source, {}) if source else further)
+        self.trainer.save_metrics(split, metrics)
         self.written.pop("metrics", None)
         self.written["metrics"] = self.folder / "all_results.json"
+
+    def _evaluate(self, split: str, source: str, dataset: Any, further: Mapping[str, Any]) -> dict[str, Any]:
+        """Evaluate one data set, and return its metrics and their details."""
+        prefix = f"{split}_{source}" if source else split
+        with _without_printing(self.trainer):
+            outcome = self.trainer.predict(dataset, metric_key_prefix=prefix)
+        evaluation = EvaluationRecord(prefix, as_rows(dataset), outcome.predictions)
+        is_first = not any(one.startswith(split) for one in self.report.evaluations)
+        if split == "eval" and is_first and getattr(self.args, "calibrate", False):
+            self._calibrate(evaluation.result)
+        metrics: dict[str, Any] = dict(outcome.metrics or {})
+        metrics |= {f"{prefix}_{name}": value for name, value in further.items()}
+        details = {f"{prefix}_{name}": value for name, value in evaluation.result.details.items()}
+        if split == "test" and self.trainer.is_world_process_zero():
+            folder = self.folder / prefix if source else self.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            of = f" of {source}" if source else ""
+            self.written |= {f"{what}{of}": path for what, path in evaluation.result.write(dataset, folder).items()}
+        self.report.add(prefix, metrics, evaluation)
+        return metrics | details
 
     def _calibrate(self, result: Any) -> None:
         """Fit the thresholds of a search and save the model with them; without a fit the run goes on."""
@@ -179,11 +206,13 @@ class RunRecord:
 
 def _dataset_names(data_args: DataArguments) -> tuple[str, ...]:
     """Return what the data sets are called: their name on the Hub, that of their builder, or those of their files."""
+    if data_args.sources:
+        return tuple(dict.fromkeys(name for source in data_args.sources for name in _dataset_names(source.data)))
     files = [Path(file).stem for name in FILES for file in getattr(data_args, name) or ()]
     on_hub = data_args.builder_fields().get("hub_dataset")
     if on_hub:
         return (Path(on_hub).absolute().name if Path(on_hub).exists() else on_hub,)
-    return tuple(dict.fromkeys(files if data_args.dataset is None else [data_args.dataset]))
+    return tuple(dict.fromkeys(files if data_args.dataset is None else [str(data_args.dataset)]))
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..lora import TARGETS
-from .mappings import abbreviated
+from .mappings import ENTRY_FIELDS, abbreviated, read_entries, source_names
 
 SPLITS = ("train", "validation", "test")
 FILES = tuple(f"{split}_files" for split in SPLITS)
@@ -101,19 +101,40 @@ class ModelArguments:
                 raise ValueError(f"{name} belongs to vision_encoder and text_encoder: give them, or leave it out.")
 
 
+class Source(NamedTuple):
+    """A data set of a mixture: what it is called, its weight, above 0, and where it is."""
+
+    name: str
+    weight: float
+    data: DataArguments
+
+
 @dataclass
 class DataArguments:
     """Which data."""
 
     _argument_group_name: ClassVar[str] = "data"
     DISPLACES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "dataset": ("dataset_config", "data_dir", *FILES),
-        **dict.fromkeys(FILES, ("dataset", "dataset_config", "data_dir")),
+        "dataset": ("datasets", "dataset_weights", "dataset_config", "data_dir", *FILES),
+        "datasets": ("dataset", "dataset_weights", "dataset_config", "data_dir", *FILES),
+        **dict.fromkeys(FILES, ("dataset", "datasets", "dataset_weights", "dataset_config", "data_dir")),
     }
     # fields of builders that are fields here, too
     BUILDER_FIELDS: ClassVar[tuple[str, ...]] = ("data_dir", "image_root", "num_proc")
 
-    dataset: str | None = field(default=None, metadata={"help": "Name of a builder in dataset_scripts."})
+    dataset: list[str] | None | str = field(  # noqa: RUF036, in this order the parser takes several words
+        default=None, metadata={"help": "Name of a builder in dataset_scripts; several are mixed."}
+    )
+    dataset_weights: list[float] | None = field(
+        default=None, metadata={"help": "A weight for each of several names in dataset; default: equal ones."}
+    )
+    datasets: list[dict] | str | None = field(
+        default=None,
+        metadata={"help": "Data sets to mix, each a mapping: name, weight, source, dataset_config, data_dir, .."},
+    )
+    stopping_strategy: Literal["first_exhausted", "all_exhausted"] = field(
+        default="first_exhausted", metadata={"help": "What ends an epoch of a mixture; see interleave_datasets."}
+    )
     dataset_config: dict | str | None = field(
         default=None, metadata={"help": "Fields of the builder's configuration; one: --dataset_config.FIELD VALUE"}
     )
@@ -163,6 +184,7 @@ class DataArguments:
         for name in FILES:
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
+        self.sources = self._read_sources()
         if self.dataset is not None and any(getattr(self, name) for name in FILES):
             raise ValueError("give either dataset, or train_files, validation_files and test_files.")
         if self.data_dir is not None and self.dataset is None:
@@ -177,6 +199,39 @@ class DataArguments:
         for name in ("max_words", "max_rows", "num_proc", "shuffle_buffer", "max_image_pixels", "image_state_variants"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1.")
+
+    def _read_sources(self) -> list[Source]:
+        """Return the data sets of a mixture; none where there is no mixture."""
+        names, weights = self.dataset if isinstance(self.dataset, list) else [], self.dataset_weights
+        if weights is not None and (len(names) < 2 or len(weights) != len(names)):
+            number = len(names) or int(self.dataset is not None)
+            raise ValueError(
+                f"dataset_weights has {len(weights)} values, but dataset has {number} names: give a value for each of "
+                "several names."
+            )
+        if len(names) > 1 and self.datasets is None:
+            weights = weights or [1.0] * len(names)
+            self.datasets = [{"name": name, "weight": one} for name, one in zip(names, weights, strict=True)]
+            self.dataset = self.dataset_weights = None
+        elif names:
+            self.dataset = names[0]
+        if self.datasets is None:
+            return []
+        rivals = [name for name in ("dataset", "dataset_config", "data_dir", *FILES) if getattr(self, name)]
+        if rivals:
+            raise ValueError(f"{rivals[0]} belongs to one data set: give it in the entries of datasets.")
+        self.datasets = read_entries(self.datasets, ("dataset_config", *FILES, *self.BUILDER_FIELDS))
+        names = source_names(self.datasets)
+        return [self._source(*named) for named in zip(names, self.datasets, strict=True)]
+
+    def _source(self, name: str, entry: dict[str, Any]) -> Source:
+        given = {key: value for key, value in entry.items() if key not in ENTRY_FIELDS}
+        builder = None if any(given.get(key) for key in FILES) else entry["name"]  # else the files are the data
+        try:
+            data = replace(self, dataset=builder, datasets=None, **given)
+        except ValueError as error:
+            raise ValueError(f"The source {name!r} of datasets: {error}") from error
+        return Source(name, float(entry.get("weight", 1)), data)
 
     def _check_augmentation(self) -> None:
         """Refuse a strength that is out of range, or that has no effect."""

@@ -19,7 +19,7 @@ from dataset_scripts.contents.text_counts import comparable_text
 from ..evaluation.base import progress
 from ..evaluation.eccv import coco_image_id
 from ..report.formats import percent
-from ..rows import texts_of
+from ..rows import SOURCE, texts_of
 
 ROWS_AT_ONCE = 1_000
 NUM_THREADS = 4  # that look at image files
@@ -42,6 +42,7 @@ class SplitContents:
         copies: Images with the key of an earlier image that has another `image_id`, with what that key stands for.
         text_counts: Hash of each text without case and extra spaces, of a question with its image -> its count.
         has_questions: Whether the texts are questions.
+        sources: Rows of each source of a mixture; empty where it is none.
     """
 
     rows: int
@@ -52,11 +53,14 @@ class SplitContents:
     copies: dict[str | int, str | int] = field(default_factory=dict)
     text_counts: Counter[int] = field(default_factory=Counter)
     has_questions: bool = False
+    sources: dict[str, int] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         """Return counts and fingerprint, as `run.yaml` has them."""
         text = "questions" if self.has_questions else "captions"
-        return {"images": self.images, text: self.texts, "fingerprint": self.fingerprint}
+        rows = "questions" if self.has_questions else "images"
+        sources = {f"{rows} of {source}": count for source, count in self.sources.items()}
+        return {"images": self.images, text: self.texts, **sources, "fingerprint": self.fingerprint}
 
 
 def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | None:
@@ -72,7 +76,8 @@ def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | Non
     if not {"image", "image_id"} <= set(columns) or not {"caption", "question"} & set(columns):
         return None
     has_questions = "question" in columns
-    contents = SplitContents(len(dataset), has_questions=has_questions)
+    sources = dict(Counter(dataset[SOURCE])) if SOURCE in columns else {}
+    contents = SplitContents(len(dataset), has_questions=has_questions, sources=sources)
     text_columns = [name for name in ("caption", "question", "answers") if name in columns]
     digest, image_ids, known, id_of_key = hashlib.sha256(), set[Any](), dict[str, str](), dict[str, Any]()
     rows = dataset.select_columns(["image", "image_id", *text_columns]).with_format("arrow")

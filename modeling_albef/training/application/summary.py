@@ -10,7 +10,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..report.formats import duration
+from ..report.formats import duration, percent
 from ..trainer import AlbefTrainer
 
 MAX_LINES = 12
@@ -31,6 +31,9 @@ def summary(trainer: AlbefTrainer, record: Mapping[str, Any], first_step: int = 
     for split, counts in record["data"].items():
         words = [f"{value:,} {name}" for name, value in counts.items() if isinstance(value, int)]
         facts.append((f"{split} data", ", ".join(words) or "streamed"))
+    if mixture := record.get("mixture"):
+        shares = [f"{percent(100 * share)} {source}" for source, share in mixture["shares"].items()]
+        facts.append(("mixture", f"{', '.join(shares)}; {mixture['stopping_strategy']}"))
     parameters = f"{_millions(model['parameters'])} parameters"
     if model["trained_parameters"] != model["parameters"]:
         parameters += f", {_millions(model['trained_parameters'])} of them trained"

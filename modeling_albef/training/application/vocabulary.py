@@ -25,7 +25,7 @@ def check_vocabulary(processor: AlbefProcessor, splits: dict[str, Any], column: 
 
     Args:
         processor: Of the run; it will not judge its vocabulary again.
-        splits: Data sets by the names of their splits.
+        splits: Data sets, or dictionaries of them, by the names of their splits.
         column: Which has a text, or a list of texts, a row.
 
     Raises:
@@ -33,7 +33,8 @@ def check_vocabulary(processor: AlbefProcessor, splits: dict[str, Any], column: 
             warning says so, once.
     """
     clean = clean_question if processor.text_type == "question" else clean_caption
-    for split, rows in splits.items():
+    sources = [(split, some.values() if isinstance(some, dict) else [some]) for split, some in splits.items()]
+    for split, rows in ((split, rows) for split, some in sources for rows in some):
         texts = _sample(rows, column)
         ids = [processor.tokenizer(clean(text, processor.max_words))["input_ids"] for text in texts]
         unknown, tokens = count_unknown(processor.tokenizer, ids)

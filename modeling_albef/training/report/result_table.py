@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,9 +92,23 @@ Metrics = Mapping[str, Mapping[str, Any]]  # split -> name without the split -> 
 def without_split(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return metrics as `all_results.json` has them by their names alone; the test first, as phones show it."""
     return {
-        split: {name.removeprefix(f"{split}_"): value for name, value in values.items()}
-        for split, values in reversed(list(metrics.items()))
+        split: {name.removeprefix(f"{split}_"): value for name, value in metrics[split].items()}
+        for split in test_first(metrics)
     }
+
+
+def test_first(splits: Iterable[str]) -> list[str]:
+    """Return splits with the last ones first; several data sets of one, as in `test_NAME`, keep their order."""
+    groups: dict[str, list[str]] = {}
+    for split in splits:
+        groups.setdefault(split.partition("_")[0], []).append(split)
+    return [split for group in reversed(groups.values()) for split in group]
+
+
+def split_title(split: str) -> str:
+    """Return what a split is called in words; that of one of several data sets, as in `eval_NAME`, has its name."""
+    first, _, name = split.partition("_")
+    return f"{SPLIT_TITLES[first]}: {name}" if name and first in SPLIT_TITLES else SPLIT_TITLES.get(split, split)
 
 
 def title_of(name: str) -> str:
@@ -234,8 +248,9 @@ def as_text(table: Table) -> str:
     """Return a table for a terminal, with the notes of each number beside it; empty without rows."""
     if not table.rows:
         return ""
-    heads = ["", *(SPLIT_TITLES.get(split, split) for split in table.splits)]
-    lines = [[row.title, *(_cell_text(cell) for cell in row.cells)] for row in table.rows]
+    heads = ["", *map(split_title, table.splits)]
+    with_notes = len(table.splits) <= len(SPLIT_TITLES)  # not of several data sets, whose lines would be too long
+    lines = [[row.title, *(_cell_text(cell, with_notes) for cell in row.cells)] for row in table.rows]
     widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
@@ -243,7 +258,7 @@ def as_text(table: Table) -> str:
     )
 
 
-def _cell_text(cell: Cell | None) -> str:
+def _cell_text(cell: Cell | None, with_note: bool) -> str:
     if cell is None:
         return ""
-    return cell.text + (f" ({cell.note.replace('95 % interval', '95 %:')})" if cell.note else "")
+    return cell.text + (f" ({cell.note.replace('95 % interval', '95 %:')})" if cell.note and with_note else "")

@@ -74,7 +74,8 @@ class RunReport:
         return result_table.result_table(*self._numbers(), self.trainer.args.METRICS)
 
     def _numbers(self) -> tuple[result_table.Metrics, dict[str, dict[str, Any]]]:
-        details = {split: getattr(one.result, "details", {}) for split, one in reversed(self.evaluations.items())}
+        splits = result_table.test_first(self.evaluations)
+        details = {split: getattr(self.evaluations[split].result, "details", {}) for split in splits}
         return result_table.without_split(self.metrics), details
 
     def write(self) -> Path | None:
@@ -113,11 +114,11 @@ class RunReport:
             result=self.result(),
             details=result_table.details_table(details),
             times=result_table.times_table(metrics, details),
-            split=result_table.SPLIT_TITLES.get(split or "", split),
-            splits=result_table.SPLIT_TITLES,
+            split=result_table.split_title(split or ""),
+            splits={name: result_table.split_title(name) for name in (*metrics, *self.record.get("data", ()))},
             curves=curves(history),
             is_own_history=bool(self.history),
-            evaluations=evaluations_table(history, args.METRICS, deciding, best_step),
+            evaluations=evaluations_table(history, self._measured(), deciding, best_step),
             deciding_curve=deciding_curve(history, deciding),
             progress=lambda gallery: tqdm(gallery.examples, f"Report: {gallery.title}", leave=False, disable=None),
             record=self.record,
@@ -142,6 +143,11 @@ class RunReport:
             shown |= {"galleries": galleries, "images": ThumbnailCache(evaluation.dataset, self.thumbnail)}
         return shown
 
+    def _measured(self) -> list[str]:
+        """Return the metrics of evaluations during training, without the split."""
+        names, rows = self.trainer.args.METRICS, self.trainer.eval_dataset
+        return [f"{one}_{name}" for one in rows for name in names] if isinstance(rows, Mapping) else list(names)
+
     def _facts(self) -> list[str]:
         trainer = self.trainer
         facts = [type(trainer.model).__name__]
@@ -162,12 +168,14 @@ def evaluations_table(
     """
     names = [name for name in metrics if any(f"eval_{name}" in line for line in history)]
     names.sort(key=lambda name: name != deciding)
-    rows = []
+    rows, lines = [], dict[Any, dict[str, Any]]()
     for line in history:
         if any(f"eval_{name}" in line for name in names):
-            mark = () if best_step is None else ("★ best" if line.get("step") == best_step else "",)
-            values = (line.get(f"eval_{name}") for name in names)
-            rows.append((line.get("step"), round(line.get("epoch") or 0.0, 2), *values, *mark))
+            lines.setdefault(line.get("step"), {}).update(line)  # one of several data sets has a line each
+    for line in lines.values():
+        mark = () if best_step is None else ("★ best" if line.get("step") == best_step else "",)
+        values = (line.get(f"eval_{name}") for name in names)
+        rows.append((line.get("step"), round(line.get("epoch") or 0.0, 2), *values, *mark))
     return (("step", "epoch", *names, *([] if best_step is None else [""])), rows) if rows else None
 
 

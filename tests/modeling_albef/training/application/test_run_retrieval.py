@@ -541,6 +541,7 @@ def test_recipes_are_read(recipe: str, tmp_path: Path) -> None:
         words += ["--model_name_or_path", "some/model"]
     _, _, args = parse_arguments((ModelArguments, DataArguments, RetrievalTrainingArguments), words)
     published = {"retrieval_coco.yaml": (5, 256), "retrieval_flickr30k.yaml": (10, 128), "demo_retrieval.yaml": (6, 32)}
+    published["retrieval_mixture.yaml"] = published["retrieval_coco.yaml"]
     assert (args.num_train_epochs, args.k_test) == published[recipe]
     assert isinstance(args.learning_rate, float) and args.do_train and args.do_eval and args.do_predict
 
