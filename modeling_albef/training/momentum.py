@@ -146,10 +146,9 @@ class FeatureQueue(nn.Module):
         data. Differs from ALBEF, which takes the numbers over from a fine-tuned model. `state` is what `read_queue`
         gives of a file that `save` or the converter of released checkpoints wrote.
         """
-        stored = len(state["image_ids"])
-        oldest_first = (state["pointer"] + torch.arange(stored)) % max(stored, 1)
-        rows = {name: state[name][oldest_first].to(self.pointer.device) for name in ("image_embeds", "text_embeds")}
-        self.enqueue(**rows, image_ids=torch.full((stored,), -100, device=self.pointer.device))
+        device, oldest = self.pointer.device, int(state["pointer"])
+        rows = {name: state[name].roll(-oldest, dims=0).to(device) for name in ("image_embeds", "text_embeds")}
+        self.enqueue(**rows, image_ids=torch.full_like(state["image_ids"], -100, device=device))
 
     def save(self, checkpoint: str | Path) -> None:
         """Write `checkpoint/teacher/queue.safetensors`."""
