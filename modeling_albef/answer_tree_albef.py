@@ -266,7 +266,7 @@ class AnswerScorer:
         """Return the index (B, 1) of the best; candidates are scored in groups, the likeliest first token first."""
         count, k = chosen.shape
         bounds = first_scores + first_token_bonus
-        best, column = bounds.new_full((count,), float("-inf")), torch.zeros_like(chosen[:, 0])
+        best, column = bounds.new_full((count,), -torch.inf), torch.zeros_like(chosen[:, 0])
         open_rows, start, width = torch.arange(count, device=chosen.device), 0, 2
         while len(open_rows) and start < k:
             group = slice(start, min(start + width, k))
