@@ -93,7 +93,7 @@ class AnswerTree:
         for row in rows:
             beginnings = [tuple(row[1:stop]) for stop in range(2, len(row))]
             paths.append([node_of.setdefault(beginning, len(node_of)) for beginning in beginnings])
-        paths_from_root = [[node_of[start[:stop]] for stop in range(1, len(start) + 1)] for start in node_of] + [[]]
+        paths_from_root = [[node_of[start[:stop]] for stop in range(1, len(start) + 1)] for start in node_of]
         depth, none, device = max(1, *(len(path) for path in paths)), len(node_of), input_ids.device
         return cls(
             tokens=torch.tensor([beginning[-1] for beginning in node_of], dtype=torch.long, device=device),

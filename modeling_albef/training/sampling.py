@@ -114,7 +114,7 @@ def _one_caption_stream(stream: Any) -> Any:
     if not has_lists:
         return stream
     feature = features.get("image")
-    if getattr(feature, "decode", False) is True:
+    if getattr(feature, "decode", None):
         stream = stream.cast_column("image", type(feature)(decode=False))
     return stream.map(_spread, batched=True)
 

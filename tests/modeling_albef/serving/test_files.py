@@ -152,7 +152,7 @@ def test_uploads_that_another_request_deletes_meanwhile(
             os.unlink(path)
         return status
 
-    first, second = (folders[0] / name for name in list(os.walk(folders[0]))[0][2][:2])
+    first, second = (folders[0] / name for name in next(os.walk(folders[0]))[2][:2])
     monkeypatch.setattr(os, "lstat", look)
     files.make_room()
     left = [path for path in paths if path not in (first, second)]

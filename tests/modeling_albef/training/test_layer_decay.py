@@ -13,7 +13,7 @@ from trainer_cases import logged, make_trainer, weights
 
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from modeling_albef.training import PublishedSchedule, SettingError, last_checkpoint
-from modeling_albef.training.schedule import rate_factors
+from modeling_albef.training.schedule import rate_factors, split_groups
 
 DECAY = 0.5
 
@@ -83,3 +83,25 @@ def test_resume_is_exact_with_a_rate_for_each_layer(tmp_path: Path) -> None:
 def test_a_decay_that_cannot_be(value: float, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=f"layer_decay is {value}, but must be above 0 and at most 1"):
         make_trainer(tmp_path, layer_decay=value)
+
+
+def test_groups_are_split_by_rate_and_keep_all_else() -> None:
+    """The full rate comes first, whatever the order of the model's parameters."""
+    model = AlbefForImageTextRetrieval(tiny_config())
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    first, second = list(names)[::2], list(names)[1::2]
+    optimizer = torch.optim.AdamW(
+        [{"params": first, "weight_decay": 0.1}, {"params": second, "weight_decay": 0.0, "lr": 0.4}], lr=0.2
+    )
+    split_groups(optimizer, model, DECAY)
+    factors, seen = rate_factors(model, DECAY), {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            seen[names[parameter]] = group["lr"], group["weight_decay"]
+    expected = {names[one]: (0.2 * factors[names[one]], 0.1) for one in first}
+    expected |= {names[one]: (0.4 * factors[names[one]], 0.0) for one in second}
+    assert seen == expected
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert rates == sorted(rates, reverse=True) and rates[0] == 0.4
+    assert all(group["betas"] == (0.9, 0.999) for group in optimizer.param_groups)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
