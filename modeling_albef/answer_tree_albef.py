@@ -81,10 +81,8 @@ class AnswerTree:
             ValueError: A candidate has no token after the first, or a shape is wrong.
         """
         check_shapes(input_ids=(input_ids, "CL"), attention_mask=(attention_mask, "CL"))
-        rows = [
-            [token for token, is_token in zip(ids, mask, strict=True) if is_token]
-            for ids, mask in zip(input_ids.tolist(), attention_mask.tolist(), strict=True)
-        ]
+        is_token = attention_mask.bool()
+        rows = [row.tolist() for row in input_ids[is_token].split(is_token.sum(dim=1).tolist())]
         short = next((index for index, row in enumerate(rows) if len(row) < 2), None)
         if short is not None:
             raise AlbefError(f"Candidate {short} is empty: leave it out.")
@@ -255,11 +253,11 @@ class AnswerScorer:
         `best_only` skips candidates that cannot win: what their first token leaves them is no more than what another
         has in the end.
         """
-        first_scores, chosen = self.first_scores.topk(min(k, self.first_scores.shape[1]), dim=1)  # (B, k)
+        first_scores, chosen = self.first_scores.topk(min(k, self.first_scores.shape[1]))  # (B, k)
         first_token_bonus = first_scores if count_first_token_twice else torch.zeros_like(first_scores)
         if best_only:
             return RankedAnswers(ids=self._best(chosen, first_scores, first_token_bonus))
-        scores, order = (self.score(chosen) + first_token_bonus).sort(dim=1, descending=True, stable=True)
+        scores, order = (self.score(chosen) + first_token_bonus).sort(descending=True, stable=True)
         return RankedAnswers(ids=chosen.gather(1, order), probabilities=scores.softmax(dim=1))
 
     def _best(self, chosen: torch.Tensor, first_scores: torch.Tensor, first_token_bonus: torch.Tensor) -> torch.Tensor:

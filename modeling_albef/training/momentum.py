@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -63,7 +63,8 @@ class MomentumTeacher:
 
     def start_from(self, model: PreTrainedModel, device: torch.device, copies: bool = True) -> None:
         """Start as a copy of a model on a device, or without `copies` as the model itself."""
-        started = cast(Any, copy.deepcopy(model) if copies else model).to(device)
+        started: Any = copy.deepcopy(model) if copies else model
+        started.to(device)
         raise_to_float32(started)
         self.model = started.requires_grad_(False).train()
 

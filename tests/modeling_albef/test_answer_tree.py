@@ -12,6 +12,7 @@ from modeling_albef import AlbefForQuestionAnswering, AnswerTree
 from modeling_albef.answer_tree_albef import (
     NODES_A_BATCH,
     AnswerScorer,
+    TreeNodes,
     describe_merged_answers,
     last_node,
     merge_equal_answers,
@@ -254,3 +255,9 @@ def test_a_win_by_less_than_rounding_is_not_given_up() -> None:
         scores, first = scorer.score(torch.arange(3)[None])[0], scorer.first_scores[0]
         assert 2e-5 < scores[2] - scores[:2].max() < 9e-5 and first[2] < first[:2].min()
         assert scorer.rank(3, count_first_token_twice=False, best_only=True).ids.tolist() == [[2]]
+
+
+def test_nodes_take_an_attention_that_knows_masks_of_any_form() -> None:
+    tree, chosen = AnswerTree.from_tokens(**ENCODED), torch.tensor([[0, 2]])
+    for given, used in (("eager", "eager"), ("sdpa", "sdpa"), ("flash_attention_2", "sdpa")):
+        assert TreeNodes.from_candidates(tree, chosen, given).implementation == used

@@ -226,3 +226,8 @@ def test_a_single_process_keeps_its_pairs(tmp_path: Path) -> None:
         assert gather_pairs(pool) is pool
     finally:
         distributed.destroy_process_group()
+
+
+def test_a_batch_of_one_pair_has_no_negatives() -> None:
+    logits = torch.tensor([[0.0, math.log(3.0)], [5.0, 0.0], [5.0, 0.0]])
+    assert itm_loss(logits, torch.tensor([4])).item() == pytest.approx(math.log(4 / 3))
