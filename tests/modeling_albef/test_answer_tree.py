@@ -261,3 +261,12 @@ def test_nodes_take_an_attention_that_knows_masks_of_any_form() -> None:
     tree, chosen = AnswerTree.from_tokens(**ENCODED), torch.tensor([[0, 2]])
     for given, used in (("eager", "eager"), ("sdpa", "sdpa"), ("flash_attention_2", "sdpa")):
         assert TreeNodes.from_candidates(tree, chosen, given).implementation == used
+
+
+def test_equal_answers_keep_the_order_of_their_first_tokens(model: Any, questions: Any) -> None:
+    """In any number: a sort that is not stable keeps it only where there are few."""
+    scorer = AnswerScorer(model.text_decoder, AnswerTree.from_tokens(**encode([[7, 8]] * 100)), *questions)
+    with torch.no_grad():
+        ranked = scorer.rank(100)
+    assert torch.equal(ranked.ids, scorer.first_scores.topk(100).indices)
+    torch.testing.assert_close(ranked.probabilities, torch.full((3, 100), 0.01))

@@ -231,3 +231,21 @@ def test_a_single_process_keeps_its_pairs(tmp_path: Path) -> None:
 def test_a_batch_of_one_pair_has_no_negatives() -> None:
     logits = torch.tensor([[0.0, math.log(3.0)], [5.0, 0.0], [5.0, 0.0]])
     assert itm_loss(logits, torch.tensor([4])).item() == pytest.approx(math.log(4 / 3))
+
+
+def test_the_loss_of_answers_token_by_token() -> None:
+    """Two answers of one question and one of another, the second shorter; the teacher has 0.4 of the say."""
+    torch.manual_seed(2)
+    logits, teacher = torch.randn(3, 4, 6), torch.randn(3, 4, 6)
+    ids = torch.tensor([[1, 4, 5, 2], [1, 3, 2, 0], [1, 5, 5, 2]])
+    mask, weights = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]]), [0.7, 0.3, 0.5]
+    for alpha in (0.0, 0.4):
+        expected = 0.0
+        for answer in range(3):
+            for position in range(int(mask[answer].sum()) - 1):  # the token after it
+                own = logits[answer, position].log_softmax(0)
+                hard = -own[ids[answer, position + 1]]
+                soft = -(teacher[answer, position].softmax(0) * own).sum()
+                expected += weights[answer] * ((1 - alpha) * hard + alpha * soft).item() / 2
+        found = answer_loss(logits, ids, mask, torch.tensor(weights), 2, teacher, alpha)
+        assert found.item() == pytest.approx(expected, rel=1e-5)

@@ -206,6 +206,10 @@ def test_question_batch(processor: AlbefProcessor) -> None:
     }
     assert (batch["answer_weights"].dtype, batch["answers_per_question"].dtype) == (torch.float32, torch.int64)
     assert VQACollator(processor, max_answer_length=4)(given).keys() == batch.keys()
+    given[0]["answers"] = ["a " * 60]
+    with pytest.raises(ProcessingError, match=f"The answer '{'a ' * 30}' .. has 62 tokens"):
+        VQACollator(processor, max_answer_length=3)(given)
+    given[0]["answers"] = ["a"]
     with pytest.raises(ProcessingError, match=r"The answer 'red ball' \.\. has 4 tokens, .* at most 3: shorten it"):
         VQACollator(processor, max_answer_length=3)(given)
 

@@ -113,8 +113,8 @@ def test_each_rank_has_its_own_random_numbers() -> None:
 
 def test_a_queue_starts_from_the_newest_rows_of_another() -> None:
     other = FeatureQueue(4, 4)
-    other.enqueue(**features(range(6)))  # 4, 5, 2, 3; the next goes to slot 2
-    for size, expected in ((3, [3, 4, 5]), (4, [2, 3, 4, 5]), (6, [2, 3, 4, 5])):
+    other.enqueue(**features(range(5)))  # 4, 1, 2, 3; the next goes to slot 1
+    for size, expected in ((2, [3, 4]), (3, [2, 3, 4]), (4, [1, 2, 3, 4]), (6, [1, 2, 3, 4])):
         queue, fresh = FeatureQueue(size, 4), FeatureQueue(size, 4)
         queue.start_from(other.state_dict())
         kept = torch.cat([queue.image_embeds, queue.text_embeds], dim=1)[:, [0, 4]].tolist()
@@ -145,6 +145,9 @@ def test_new_tensors_of_the_queue_are_where_its_slots_are() -> None:
         queue.enqueue(**batch)
         queue.start_from(state)
     assert queue.image_ids.tolist() == [-100, 1, 2, -100, -100] and int(queue.pointer) == 1
+    elsewhere = FeatureQueue(5, 4).to("meta")
+    elsewhere.start_from(state)  # a file is read on the CPU
+    assert {tensor.device.type for tensor in elsewhere.state_dict().values()} == {"meta"}
 
 
 def test_rows_of_half_precision_enter_the_queue() -> None:
@@ -258,3 +261,5 @@ def test_a_file_of_a_queue_is_read_and_checked(tmp_path: Path) -> None:
             check_queue(state, "a.file")
     check_queue(good, "a.file")
     check_queue(good, "a.file", 4)
+    with pytest.raises(ValueError, match=r"has pointer \(\), image_ids \(6,\), but expected"):
+        check_queue({name: good[name] for name in ("pointer", "image_ids")}, "a.file")

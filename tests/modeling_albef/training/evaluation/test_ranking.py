@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modeling_albef.training.evaluation.ranking import RankedCandidates, select_candidates
+from modeling_albef.training.evaluation.ranking import (
+    RankedCandidates,
+    pairs_to_score,
+    rank_candidates,
+    select_candidates,
+)
 from modeling_albef.training.evaluation.retrieval_metrics import (
     fold_recalls,
     rank_of_first_match,
@@ -53,3 +58,15 @@ def test_recalls_of_folds_are_not_rounded_to_float32() -> None:
 def test_no_match_is_further_than_any_rank() -> None:
     ranks = rank_of_first_match(torch.tensor([[False, True, True], [False, False, False]]))
     assert ranks.tolist() == [1, 2**63 - 1] and ranks.dtype == torch.int64
+
+
+def test_equal_scores_keep_the_order_of_similarity() -> None:
+    """In any number: a sort that is not stable keeps it only where there are few."""
+    texts_of_image = torch.randperm(200, generator=torch.Generator().manual_seed(0)).expand(2, 200)
+    images_of_text = torch.tensor([[1, 0]]).expand(200, 2)
+    pairs = pairs_to_score(texts_of_image, images_of_text)
+    scores = (pairs[:, 1] % 2).float()  # odd texts are better, and all of them alike
+    by_image, by_text = rank_candidates(pairs, scores, texts_of_image, images_of_text)
+    expected = [text for rest in (1, 0) for text in texts_of_image[0].tolist() if text % 2 == rest]
+    assert by_image.ids.tolist() == [expected] * 2
+    assert by_text.ids.tolist() == [[1, 0]] * 200
