@@ -45,7 +45,7 @@ class AugmentedDataset(Dataset):
             ProcessingError: `bad_images` is something else.
         """
         _check_bad_images(bad_images)
-        feature = (getattr(dataset, "features", None) or {}).get("image")
+        feature: Any = (getattr(dataset, "features", None) or {}).get("image")
         if getattr(feature, "decode", None):
             dataset = dataset.cast_column("image", type(feature)(decode=False))
         self.dataset, self.augmentation, self.seed, self.bad_images = dataset, augmentation, seed, bad_images

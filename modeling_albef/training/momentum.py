@@ -105,7 +105,7 @@ class FeatureQueue(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         for name in ("image_embeds", "text_embeds"):
-            start = nn.functional.normalize(torch.randn(size, width, generator=generator), dim=1)
+            start = nn.functional.normalize(torch.randn(size, width, generator=generator))
             self.register_buffer(name, start)  # (Q, E)
         self.register_buffer("image_ids", torch.full((size,), -100))  # (Q,)
         self.register_buffer("pointer", torch.tensor(0))
