@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from golden_cases import tiny_config
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from modeling_albef import AlbefForQuestionAnswering, AnswerTree
 from modeling_albef.answer_tree_albef import (
@@ -270,3 +271,22 @@ def test_equal_answers_keep_the_order_of_their_first_tokens(model: Any, question
         ranked = scorer.rank(100)
     assert torch.equal(ranked.ids, scorer.first_scores.topk(100).indices)
     torch.testing.assert_close(ranked.probabilities, torch.full((3, 100), 0.01))
+
+
+def test_nodes_never_meet_an_attention_that_refuses_their_masks(
+    model: Any, questions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is registered with the library reads the start tokens; the nodes take torch's own."""
+
+    def refuse(module: Any, query: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        assert query.shape[2] == 1, "more than a start token"
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, *args, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "refuse", refuse)
+    tree = AnswerTree.from_tokens(**ENCODED)
+    with torch.no_grad():
+        expected = AnswerScorer(model.text_decoder, tree, *questions).rank(5)
+        model.set_attn_implementation("refuse")
+        found = AnswerScorer(model.text_decoder, tree, *questions).rank(5)
+    assert torch.equal(found.ids, expected.ids)
+    torch.testing.assert_close(found.probabilities, expected.probabilities)
