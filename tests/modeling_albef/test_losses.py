@@ -179,7 +179,7 @@ def _pool(rank: int, with_mask: bool) -> PairPool:
 
 
 def _gather(rank: int, folder: Path) -> None:
-    limit = timedelta(seconds=20)
+    limit = timedelta(seconds=60)
     distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2, timeout=limit)
     for with_mask in (True, False):
         both = [_pool(one, with_mask) for one in range(2)]
@@ -214,7 +214,7 @@ def test_pairs_of_all_ranks_in_their_order(tmp_path: Path) -> None:
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(60)
+        process.join(120)
         process.kill()
     assert [process.exitcode for process in ranks] == [0, 0]
 
