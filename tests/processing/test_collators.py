@@ -221,3 +221,13 @@ def test_weights_are_float32_whatever_the_default(processor: AlbefProcessor) -> 
         assert VQACollator(processor)(given)["answer_weights"].dtype == torch.float32
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_rows_with_stored_states_need_no_image(processor: AlbefProcessor) -> None:
+    """States (P, H) of three images are stacked in the order of the rows; no pixels are made."""
+    states = torch.arange(24.0).view(3, 4, 2)
+    bare = {"caption": "a", "question": "a", "answers": ["a"]}
+    given = [{**bare, "image_id": number, "image_hidden_states": states[number]} for number in (2, 0, 1)]
+    for collator in (RetrievalCollator, VQACollator):
+        batch = collator(processor)(given)
+        assert torch.equal(batch["image_hidden_states"], states[[2, 0, 1]]) and "pixel_values" not in batch

@@ -13,7 +13,7 @@ from trainer_cases import logged, make_trainer, weights
 
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from modeling_albef.training import PublishedSchedule, SettingError, last_checkpoint
-from modeling_albef.training.schedule import rate_factors, split_groups
+from modeling_albef.training.parameter_groups import rate_factors, split_groups
 
 DECAY = 0.5
 
@@ -86,22 +86,20 @@ def test_a_decay_that_cannot_be(value: float, tmp_path: Path) -> None:
 
 
 def test_groups_are_split_by_rate_and_keep_all_else() -> None:
-    """The full rate comes first, whatever the order of the model's parameters."""
+    """The highest rate comes first, whatever the order of the model's parameters."""
     model = AlbefForImageTextRetrieval(tiny_config())
     names = {parameter: name for name, parameter in model.named_parameters()}
     first, second = list(names)[::2], list(names)[1::2]
     optimizer = torch.optim.AdamW(
-        [{"params": first, "weight_decay": 0.1}, {"params": second, "weight_decay": 0.0, "lr": 0.4}], lr=0.2
+        [{"params": first, "weight_decay": 0.1}, {"params": second, "weight_decay": 0.0}], lr=0.2
     )
-    split_groups(optimizer, model, DECAY)
-    factors, seen = rate_factors(model, DECAY), {}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            seen[names[parameter]] = group["lr"], group["weight_decay"]
-    expected = {names[one]: (0.2 * factors[names[one]], 0.1) for one in first}
-    expected |= {names[one]: (0.4 * factors[names[one]], 0.0) for one in second}
-    assert seen == expected
-    rates = [group["lr"] for group in optimizer.param_groups]
+    wanted = {name: 0.4 * factor for name, factor in rate_factors(model, DECAY).items()}
+    split_groups(optimizer, model, wanted)
+    groups = optimizer.param_groups
+    seen = {names[one]: (group["lr"], group["weight_decay"]) for group in groups for one in group["params"]}
+    decays = {names[one]: 0.1 for one in first} | {names[one]: 0.0 for one in second}
+    assert seen == {name: (rate, decays[name]) for name, rate in wanted.items()}
+    rates = [group["lr"] for group in groups]
     assert rates == sorted(rates, reverse=True) and rates[0] == 0.4
-    assert all(group["betas"] == (0.9, 0.999) for group in optimizer.param_groups)
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+    assert all(group["betas"] == (0.9, 0.999) for group in groups)
+    assert sum(len(group["params"]) for group in groups) == len(names)
