@@ -81,10 +81,8 @@ class AnswerTree:
             ValueError: A candidate has no token after the first, or a shape is wrong.
         """
         check_shapes(input_ids=(input_ids, "CL"), attention_mask=(attention_mask, "CL"))
-        rows = [
-            [token for token, is_token in zip(ids, mask, strict=True) if is_token]
-            for ids, mask in zip(input_ids.tolist(), attention_mask.tolist(), strict=True)
-        ]
+        is_token = attention_mask.bool()
+        rows = [row.tolist() for row in input_ids[is_token].split(is_token.sum(dim=1).tolist())]
         short = next((index for index, row in enumerate(rows) if len(row) < 2), None)
         if short is not None:
             raise AlbefError(f"Candidate {short} is empty: leave it out.")
@@ -93,7 +91,7 @@ class AnswerTree:
         for row in rows:
             beginnings = [tuple(row[1:stop]) for stop in range(2, len(row))]
             paths.append([node_of.setdefault(beginning, len(node_of)) for beginning in beginnings])
-        paths_from_root = [[node_of[start[:stop]] for stop in range(1, len(start) + 1)] for start in node_of] + [[]]
+        paths_from_root = [[node_of[start[:stop]] for stop in range(1, len(start) + 1)] for start in node_of]
         depth, none, device = max(1, *(len(path) for path in paths)), len(node_of), input_ids.device
         return cls(
             tokens=torch.tensor([beginning[-1] for beginning in node_of], dtype=torch.long, device=device),
@@ -255,18 +253,18 @@ class AnswerScorer:
         `best_only` skips candidates that cannot win: what their first token leaves them is no more than what another
         has in the end.
         """
-        first_scores, chosen = self.first_scores.topk(min(k, self.first_scores.shape[1]), dim=1)  # (B, k)
+        first_scores, chosen = self.first_scores.topk(min(k, self.first_scores.shape[1]))  # (B, k)
         first_token_bonus = first_scores if count_first_token_twice else torch.zeros_like(first_scores)
         if best_only:
             return RankedAnswers(ids=self._best(chosen, first_scores, first_token_bonus))
-        scores, order = (self.score(chosen) + first_token_bonus).sort(dim=1, descending=True, stable=True)
+        scores, order = (self.score(chosen) + first_token_bonus).sort(descending=True, stable=True)
         return RankedAnswers(ids=chosen.gather(1, order), probabilities=scores.softmax(dim=1))
 
     def _best(self, chosen: torch.Tensor, first_scores: torch.Tensor, first_token_bonus: torch.Tensor) -> torch.Tensor:
         """Return the index (B, 1) of the best; candidates are scored in groups, the likeliest first token first."""
         count, k = chosen.shape
         bounds = first_scores + first_token_bonus
-        best, column = bounds.new_full((count,), float("-inf")), torch.zeros_like(chosen[:, 0])
+        best, column = bounds.new_full((count,), -torch.inf), torch.zeros_like(chosen[:, 0])
         open_rows, start, width = torch.arange(count, device=chosen.device), 0, 2
         while len(open_rows) and start < k:
             group = slice(start, min(start + width, k))

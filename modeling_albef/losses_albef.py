@@ -60,7 +60,7 @@ def sample_hard_negatives(
     """
     same = image_ids[:, None] == (image_ids if pool_ids is None else pool_ids)[None, :]
     # Differs from ALBEF: masked before the softmax, so no row can underflow to zero and stop `multinomial`.
-    weights = logits.float().masked_fill(same, float("-inf")).softmax(dim=1)
+    weights = logits.float().masked_fill(same, -torch.inf).softmax(dim=1)
     # of rows that are not finite any will do: their loss is not finite either, and `multinomial` would end the process
     weights = torch.where(same.all(dim=1, keepdim=True) | ~weights.isfinite(), 1.0, weights)
     return weights.argmax(dim=1) if hardest else torch.multinomial(weights, 1).squeeze(1)

@@ -45,11 +45,11 @@ class AugmentedDataset(Dataset):
             ProcessingError: `bad_images` is something else.
         """
         _check_bad_images(bad_images)
-        feature = (getattr(dataset, "features", None) or {}).get("image")
-        if feature is not None and getattr(feature, "decode", False) is True:
+        feature: Any = (getattr(dataset, "features", None) or {}).get("image")
+        if getattr(feature, "decode", None):
             dataset = dataset.cast_column("image", type(feature)(decode=False))
         self.dataset, self.augmentation, self.seed, self.bad_images = dataset, augmentation, seed, bad_images
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it, too
+        self._epoch = torch.tensor(0).share_memory_()  # persistent workers see it, too
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, at least 0, that the draws depend on, also of the data set where it takes one."""
@@ -147,9 +147,8 @@ class AugmentedStream(IterableDataset):
         replaced: list[str] = []
         while True:
             self.stream.set_epoch(passes)
-            is_empty = True
+            start = position
             for row in self.stream:
-                is_empty = False
                 rng = np.random.default_rng((self.seed, passes, self.process_index, worker_index, position))
                 try:
                     augmented = _augmented_row(row, position, f"Row {position} of the stream", self.augmentation, rng)
@@ -161,7 +160,7 @@ class AugmentedStream(IterableDataset):
                     yield augmented | ({"replaced_image": replaced[0]} if replaced else {})
                     replaced.clear()
                 position += 1
-            if is_empty:
+            if position == start:
                 return
             passes += 1
 

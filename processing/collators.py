@@ -115,16 +115,21 @@ class RetrievalCollator(_TextCollator):
                     f"A row has the caption {caption!r:.80}, but training takes one a row: spread lists of captions "
                     "over rows with dataset_scripts.one_caption_a_row."
                 )
-        image_ids = torch.tensor([_image_number(row) for row in rows], dtype=torch.int64)
-        if not self._has_warned and len(image_ids) > 1 and bool((image_ids == image_ids[0]).all()):
+        image_ids = [_image_number(row) for row in rows]
+        distinct = set(image_ids)
+        if not self._has_warned and len(distinct) == 1 < len(image_ids):
             self._has_warned = True
             logger.warning(
                 "All %d rows of a batch show image %d, so the matching loss has no negatives: shuffle the data, or "
                 "check that image_id differs from image to image. This warning is not repeated.",
                 len(image_ids),
-                image_ids[0],
+                distinct.pop(),
             )
-        return {**self._encode(rows, captions, "caption"), "image_ids": image_ids, **self._names(rows)}
+        return {
+            **self._encode(rows, captions, "caption"),
+            "image_ids": torch.tensor(image_ids),
+            **self._names(rows),
+        }
 
 
 @dataclass
@@ -169,23 +174,23 @@ class VQACollator(_TextCollator):
         """
         first_row: dict[Any, int] = {}  # of each image
         keys = [image_key(row) if self.share_images else None for row in rows]
-        keys = [("row", index) if key is None else key for index, key in enumerate(keys)]
+        keys = [(index,) if key is None else key for index, key in enumerate(keys)]
         for index, key in enumerate(keys):
             first_row.setdefault(key, index)
         shown = [rows[index] for index in first_row.values()]
         batch = self._encode(shown, [_get(row, "question") for row in rows], "question")
-        counts = [Counter(_get(row, "answers")) for row in rows]
-        for row, count in zip(rows, counts, strict=True):
+        texts: list[str] = []
+        shares: list[float] = []
+        counts = []
+        for row in rows:
+            count = Counter(_get(row, "answers"))
             if not count:
                 raise ProcessingError(f"The question {row['question']!r} has no answer: training needs at least one.")
-        texts = [answer for count in counts for answer in count]
+            texts += count
+            shares += [row.get("answer_weight", 1.0) * n / count.total() for n in count.values()]
+            counts.append(len(count))
         answers = self.processor.encode_answers(texts)
-        self._check_lengths(texts, answers["attention_mask"].sum(dim=1).tolist())
-        shares = [
-            row.get("answer_weight", 1.0) * n / c.total()
-            for row, c in zip(rows, counts, strict=True)
-            for n in c.values()
-        ]
+        self._check_lengths(texts, answers["attention_mask"].sum(dim=1))
         if self.share_images:
             index_of = {key: index for index, key in enumerate(first_row)}
             batch["image_index"] = torch.tensor([index_of[key] for key in keys])
@@ -195,17 +200,17 @@ class VQACollator(_TextCollator):
             "answer_attention_mask": answers["attention_mask"],
             "labels": answers["input_ids"].masked_fill(answers["attention_mask"] == 0, -100),
             "answer_weights": torch.tensor(shares, dtype=torch.float32),
-            "answers_per_question": torch.tensor([len(count) for count in counts]),
+            "answers_per_question": torch.tensor(counts),
             **self._names(rows),
         }
 
-    def _check_lengths(self, answers: list[str], lengths: list[int]) -> None:
-        for answer, length in zip(answers, lengths, strict=True):
-            if self.max_answer_length is not None and length > self.max_answer_length:
-                raise ProcessingError(
-                    f"The answer {answer[:60]!r} .. has {length} tokens, but the model's decoder reads at most "
-                    f"{self.max_answer_length}: shorten it, or leave its row out."
-                )
+    def _check_lengths(self, answers: list[str], lengths: torch.Tensor) -> None:
+        longest = int(lengths.argmax())
+        if self.max_answer_length is not None and lengths[longest] > self.max_answer_length:
+            raise ProcessingError(
+                f"The answer {answers[longest][:60]!r} .. has {lengths[longest]} tokens, but the model's decoder reads "
+                f"at most {self.max_answer_length}: shorten it, or leave its row out."
+            )
 
 
 def _image_number(row: dict[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from run_cases import ROOT
 
 from benchmarks.input_pipeline import main
+from benchmarks.mutants import changes_wording_alone, difference, draw, find_mutants
 
 SMALL = ["--count", "6", "--rounds", "1", "--batch_size", "3"]
 
@@ -51,3 +53,53 @@ def test_large_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_folder_without_jpeg_files(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         main([*SMALL, "--images", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_wording"),
+    [
+        ("raise ValueError('a', x)", "raise ValueError('b', x)", True),
+        ("raise ValueError(f\"{', '.join(x)} is\")", "raise ValueError(f\"{'XX, XX'.join(x)} is\")", True),
+        ("logger.warning('a %s', x)", "logger.warning('A %s', x)", True),
+        ("print('a')", "print('b')", True),
+        ("warnings.warn('a')", "warnings.warn('b')", True),
+        ("raise ValueError('a', x)", "raise ValueError('a', None)", False),
+        ("raise ValueError('a')", "raise ValueError(None)", False),
+        ("raise ValueError(1)", "raise ValueError(2)", False),
+        ("logger.warning('a', x)", "logger.warning(x)", False),
+        ("x = y['a']", "x = y['b']", False),
+        ("return 'a'", "return 'b'", False),
+        ("if 'a' in x:\n  raise E", "if 'b' in x:\n  raise E", False),
+    ],
+)
+def test_which_changes_are_of_words_alone(before: str, after: str, is_wording: bool) -> None:
+    original, mutant = (
+        ast.parse("def f():\n" + "".join(f" {line}\n" for line in text.splitlines())) for text in (before, after)
+    )
+    assert changes_wording_alone(original, mutant) is is_wording
+    assert not changes_wording_alone(original, original)
+
+
+def test_a_change_is_shown_with_what_is_around_it() -> None:
+    long = f"def f():\n    return ({'a + ' * 50}1{' + b' * 50})"
+    before, after = difference(ast.parse(long), ast.parse(long.replace("1", "2"))).splitlines()
+    assert before == f"- {('a + ' * 15)}1{(' + b' * 15)}" and after == before.replace("- ", "+ ", 1).replace("1", "2")
+    assert difference(ast.parse("x = y"), ast.parse("x = None")) == "- x = y\n+ x = None"
+
+
+def test_mutants_are_found_in_the_files_that_mutmut_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pack").mkdir()
+    bodies = {"orig": "return 1", "1": "return 2", "2": "raise E('XXaXX')"}
+    code = "".join(f"def x_f__mutmut_{name}():\n    {body}\n" for name, body in bodies.items())
+    (tmp_path / "pack/a.py").write_text(code)
+    names = {f"pack.a.x_f__mutmut_{number}": None for number in (1, 2)}
+    (tmp_path / "pack/a.py.meta").write_text(json.dumps({"exit_code_by_key": names}))
+    monkeypatch.setattr("benchmarks.mutants.FOLDER", tmp_path)
+    found = list(find_mutants())
+    assert [(one["name"], one["file"], one["is_wording"]) for one in found] == [
+        ("pack.a.x_f__mutmut_1", "pack/a.py", False),
+        ("pack.a.x_f__mutmut_2", "pack/a.py", False),
+    ]
+    assert found[0]["change"] == "- return 1\n+ return 2"
+    many = [{"name": str(number)} for number in range(50)]
+    assert draw(many, 10, 3) == draw(many[::-1], 10, 3) != draw(many, 10, 4) and len(draw(many, 99, 3)) == 50

@@ -45,7 +45,7 @@ class ServedFiles:
         if not any(Path(path).is_relative_to(folder) for folder in (self.uploads, self.images)):
             return None
         try:
-            found = Path(path).resolve(strict=True)
+            found = Path(path).resolve()
             status = found.stat()
         except (OSError, RuntimeError, ValueError):  # missing; a loop of links before Python 3.13; a null byte
             return None

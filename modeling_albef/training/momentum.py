@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -63,7 +63,8 @@ class MomentumTeacher:
 
     def start_from(self, model: PreTrainedModel, device: torch.device, copies: bool = True) -> None:
         """Start as a copy of a model on a device, or without `copies` as the model itself."""
-        started = cast(Any, copy.deepcopy(model) if copies else model).to(device)
+        started: Any = copy.deepcopy(model) if copies else model
+        started.to(device)
         raise_to_float32(started)
         self.model = started.requires_grad_(False).train()
 
@@ -104,7 +105,7 @@ class FeatureQueue(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         for name in ("image_embeds", "text_embeds"):
-            start = nn.functional.normalize(torch.randn(size, width, generator=generator), dim=1)
+            start = nn.functional.normalize(torch.randn(size, width, generator=generator))
             self.register_buffer(name, start)  # (Q, E)
         self.register_buffer("image_ids", torch.full((size,), -100))  # (Q,)
         self.register_buffer("pointer", torch.tensor(0))
@@ -146,10 +147,9 @@ class FeatureQueue(nn.Module):
         data. Differs from ALBEF, which takes the numbers over from a fine-tuned model. `state` is what `read_queue`
         gives of a file that `save` or the converter of released checkpoints wrote.
         """
-        stored = len(state["image_ids"])
-        oldest_first = (state["pointer"] + torch.arange(stored)) % max(stored, 1)
-        rows = {name: state[name][oldest_first].to(self.pointer.device) for name in ("image_embeds", "text_embeds")}
-        self.enqueue(**rows, image_ids=torch.full((stored,), -100, device=self.pointer.device))
+        device, oldest = self.pointer.device, int(state["pointer"])
+        rows = {name: state[name].roll(-oldest, dims=0).to(device) for name in ("image_embeds", "text_embeds")}
+        self.enqueue(**rows, image_ids=torch.full_like(state["image_ids"], -100, device=device))
 
     def save(self, checkpoint: str | Path) -> None:
         """Write `checkpoint/teacher/queue.safetensors`."""

@@ -120,15 +120,12 @@ def _one_caption_stream(stream: Any) -> Any:
     if not has_lists:
         return stream
     feature = features.get("image")
-    if getattr(feature, "decode", False) is True:
+    if getattr(feature, "decode", None):
         stream = stream.cast_column("image", type(feature)(decode=False))
     return stream.map(_spread, batched=True)
 
 
 def _spread(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    counts = [len(texts_of(captions)) for captions in rows["caption"]]
-    spread = {
-        name: [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
-        for name, values in rows.items()
-    }
+    sources = [row for row, captions in enumerate(rows["caption"]) for _ in texts_of(captions)]
+    spread = {name: [values[row] for row in sources] for name, values in rows.items()}
     return {**spread, "caption": [text for captions in rows["caption"] for text in texts_of(captions)]}

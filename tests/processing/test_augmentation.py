@@ -341,3 +341,52 @@ def test_decoding_data_sets_go_through_the_same_reader() -> None:
     assert dataset[0]["image"].tobytes() == PHOTO.tobytes()
     with pytest.raises(UnreadableImageError, match=r"^Row 1: Image 'b\.png' is damaged"):
         dataset[1]
+
+
+def test_the_draws_of_a_row_follow_from_its_documented_numbers() -> None:
+    """Seed, epoch and row make the generator: a stored run can be repeated by these alone."""
+    for options, seed in (({}, 0), ({"seed": 4}, 4)):
+        dataset = AugmentedDataset(rows(), lambda image, rng: rng.random(), **options)
+        for epoch in (0, 3, 2**24 + 1):  # the last is no float32
+            if epoch:
+                dataset.set_epoch(epoch)
+            drawn = [dataset[index]["image"] for index in (0, 2, -1)]
+            assert drawn == [np.random.default_rng((seed, epoch, index)).random() for index in (0, 2, 5)]
+
+
+def test_rows_are_numbered_as_in_a_list() -> None:
+    dataset = AugmentedDataset(rows(4))
+    assert [dataset[index]["caption"] for index in (np.int64(3), -4, 0)] == ["c3", "c0", "c0"]
+    for index in (4, -5):
+        with pytest.raises(IndexError, match=f"There is no row {index}: the data set has 4"):
+            dataset[index]
+
+
+def test_columns_are_those_of_the_data_set() -> None:
+    given = [*rows(2), {"image": PHOTO}]
+    assert AugmentedDataset(given)["caption"] == ["c0", "c1", None]
+    assert AugmentedDataset(tuple(given))["caption"] == ["c0", "c1", None]
+    table = datasets.Dataset.from_dict({"image": ["a.png", "b.png"], "caption": ["a", "b"]})
+    dataset = AugmentedDataset(table)
+    assert list(dataset["caption"]) == ["a", "b"] and dataset.dataset is table  # paths decode nothing
+    undecoded = datasets.Dataset.from_dict(
+        {"image": ["a.png"]}, datasets.Features({"image": datasets.Image(decode=False)})
+    )
+    assert AugmentedDataset(undecoded).dataset is undecoded
+
+
+def test_large_files_are_decoded_to_the_size_that_the_augmentation_needs() -> None:
+    """A picture of 16 megapixels at half its sides, before it is augmented."""
+    file = io.BytesIO()
+    Image.new("RGB", (4000, 4000), (200, 30, 90)).save(file, "JPEG")
+    source, sizes = {"path": None, "bytes": file.getvalue()}, []
+
+    class Watching(TrainingAugmentation):
+        def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+            sizes.append(image.size)
+            return image
+
+    least = TrainingAugmentation(384).least_size(4000, 4000)
+    AugmentedDataset([{"image": source}], Watching(384))[0]
+    assert sizes == [(2000, 2000)] and least[0] <= 2000
+    assert AugmentedDataset([{"image": source}], lambda image, rng: image)[0]["image"].size == (4000, 4000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +126,108 @@ def test_answers_weigh_what_their_annotators_share(processor: AlbefProcessor) ->
 def test_questions_are_cut_to_the_published_25_tokens(processor: AlbefProcessor) -> None:
     question = {"image": Image.fromarray(IMAGES[0]), "question": "red " * 40, "answers": ["a"]}
     assert VQACollator(processor)([question])["input_ids"].tolist() == [[2] + [6] * 24]
+
+
+def test_captions_and_questions_are_cleaned_each_in_its_way(processor: AlbefProcessor) -> None:
+    """The empty words between leading spaces count in a question alone; the processor's own kind does not matter."""
+    given = {**rows(1)[0], "caption": "  red ball", "question": "  red ball", "answers": ["a"]}
+    for text_type in ("caption", "question"):
+        processor.text_type = text_type
+        assert RetrievalCollator(processor, max_words=2)([given])["input_ids"].tolist() == [[2, 6, 7]]
+        assert VQACollator(processor, max_words=2)([given])["input_ids"].tolist() == [[2]]
+
+
+def test_without_a_limit_nothing_is_cut(processor: AlbefProcessor) -> None:
+    """Nor does the library warn of a length that it does not use."""
+    given = [{**rows(1)[0], "caption": "red " * 30}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert RetrievalCollator(processor)(given)["input_ids"].shape == (1, 31)
+    processor.tokenizer.model_max_length = 7
+    assert RetrievalCollator(processor)(given)["input_ids"].shape == (1, 7)
+    assert RetrievalCollator(processor, max_length=5)(given)["input_ids"].shape == (1, 5)
+
+
+def test_names_of_images(processor: AlbefProcessor, tmp_path: Path) -> None:
+    """What a message calls a batch's images: each once, in their order, replaced ones apart."""
+    path = tmp_path / "a.png"
+    image = Image.fromarray(IMAGES[0])
+    image.save(path)
+    bare = {"caption": "a ball", "question": "a ball", "answers": ["a"]}
+    given = [
+        {**bare, "image": str(path), "image_name": "row 3", "image_id": 1, "replaced_image": "row 2"},
+        {**bare, "image": str(path), "image_id": 2},
+        {**bare, "image": image, "image_id": 7},
+        {**bare, "image": image},
+        {**bare, "image": str(path), "image_id": 3},
+    ]
+    expected = ["row 3", repr(str(path)), "7", "?"]
+    for collator in (RetrievalCollator, VQACollator):
+        batch = collator(processor, with_names=True)(given)
+        assert batch["image_names"] == expected and batch["replaced_images"] == ["row 2"]
+        assert "replaced_images" not in collator(processor, with_names=True)(given[1:])
+        assert not {"image_names", "replaced_images"} & set(collator(processor)(given))
+
+
+def test_a_batch_of_two_without_negatives(processor: AlbefProcessor, caplog: pytest.LogCaptureFixture) -> None:
+    collator = RetrievalCollator(processor)
+    with caplog.at_level(logging.WARNING, logger="processing.collators"):
+        collator(rows(4, 5, 5))
+        assert not caplog.records
+        collator(rows(4, 4))
+        (record,) = caplog.records
+        assert "All 2 rows of a batch show image 4, so" in record.getMessage()
+
+
+def test_rows_that_cannot_be_trained_on_are_quoted(processor: AlbefProcessor) -> None:
+    with pytest.raises(ProcessingError, match=r"A row has the caption \['a', 'b'\], but training takes one a row"):
+        RetrievalCollator(processor)([{**rows(1)[0], "caption": ["a", "b"]}])
+    with pytest.raises(ProcessingError, match=r"An image of type int cannot be compared: add image_id"):
+        RetrievalCollator(processor)([{"image": 3, "caption": "a"}])
+
+
+def test_question_batch(processor: AlbefProcessor) -> None:
+    """Every field of a batch of two questions, of which the second has two answers; labels hide the padding."""
+    image = Image.fromarray(IMAGES[0])
+    given = [
+        {"image": image, "question": "A red ball?", "answers": ["a"]},
+        {"image": image, "question": "balls", "answers": ["red ball", "red ball", "a"]},
+    ]
+    batch = VQACollator(processor)(given)
+    assert type(batch) is dict
+    assert {name: value.tolist() for name, value in batch.items() if name != "pixel_values"} == {
+        "input_ids": [[2, 5, 6, 7], [2, 7, 8, 0]],
+        "attention_mask": [[1, 1, 1, 1], [1, 1, 1, 0]],
+        "answer_input_ids": [[2, 5, 3, 0], [2, 6, 7, 3], [2, 5, 3, 0]],
+        "answer_attention_mask": [[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 0]],
+        "labels": [[2, 5, 3, -100], [2, 6, 7, 3], [2, 5, 3, -100]],
+        "answer_weights": [1.0, pytest.approx(2 / 3), pytest.approx(1 / 3)],
+        "answers_per_question": [1, 2],
+    }
+    assert (batch["answer_weights"].dtype, batch["answers_per_question"].dtype) == (torch.float32, torch.int64)
+    assert VQACollator(processor, max_answer_length=4)(given).keys() == batch.keys()
+    given[0]["answers"] = ["a " * 60]
+    with pytest.raises(ProcessingError, match=f"The answer '{'a ' * 30}' .. has 62 tokens"):
+        VQACollator(processor, max_answer_length=3)(given)
+    given[0]["answers"] = ["a"]
+    with pytest.raises(ProcessingError, match=r"The answer 'red ball' \.\. has 4 tokens, .* at most 3: shorten it"):
+        VQACollator(processor, max_answer_length=3)(given)
+
+
+def test_weights_are_float32_whatever_the_default(processor: AlbefProcessor) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        given = [{"image": Image.fromarray(IMAGES[0]), "question": "a", "answers": ["a"]}]
+        assert VQACollator(processor)(given)["answer_weights"].dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_rows_with_stored_states_need_no_image(processor: AlbefProcessor) -> None:
+    """States (P, H) of three images are stacked in the order of the rows; no pixels are made."""
+    states = torch.arange(24.0).view(3, 4, 2)
+    bare = {"caption": "a", "question": "a", "answers": ["a"]}
+    given = [{**bare, "image_id": number, "image_hidden_states": states[number]} for number in (2, 0, 1)]
+    for collator in (RetrievalCollator, VQACollator):
+        batch = collator(processor)(given)
+        assert torch.equal(batch["image_hidden_states"], states[[2, 0, 1]]) and "pixel_values" not in batch

@@ -19,7 +19,7 @@ from run_cases import refused, write_pictures, write_run
 from torch.utils.data import DataLoader
 
 from dataset_scripts import load_dataset_script
-from processing import AugmentedDataset, AugmentedStream, UnreadableImageError, open_image
+from processing import AugmentedDataset, AugmentedStream, ProcessingError, UnreadableImageError, open_image
 from processing.augmented_rows import MAX_REPLACEMENTS
 from run_retrieval import main
 
@@ -193,3 +193,59 @@ def test_a_loader_outlives_its_data_set(tmp_path: Path) -> None:
     for batch in batches:
         got += batch
     assert got == expected
+
+
+def test_images_have_the_names_that_messages_need(tmp_path: Path) -> None:
+    """The path, however it comes, or else the row; in a stream the position counts."""
+    path = tmp_path / "a.png"
+    Image.new("RGB", (20, 20)).save(path)
+    sources = [str(path), path, {"path": str(path), "bytes": path.read_bytes()}, {"bytes": path.read_bytes()}]
+    rows = [{"image": source} for source in [*sources, Image.open(path)]]
+    expected = [repr(str(path))] * 3 + ["row 3", "row 4"]
+    assert [row["image_name"] for row in AugmentedDataset(rows)] == expected
+    stream = AugmentedStream(Endless(rows))
+    assert [row["image_name"] for row, _ in zip(stream, range(5), strict=False)] == expected
+
+
+class Endless:
+    """A stream of rows of any kind, with nothing between them and their reader."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows, self.epochs = rows, []
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
+    def __iter__(self) -> Any:
+        return iter(self.rows)
+
+
+def test_replaced_rows_are_named_without_a_path_too(tmp_path: Path) -> None:
+    good = write_images(tmp_path, 1)[0]
+    rows = [good, {"image": {"bytes": b"no image"}}, {"image": {"bytes": b"none either"}}, good]
+    data = AugmentedDataset(rows, bad_images="replace")
+    assert [row.get("replaced_image") for row in data] == [None, "row 1", "row 2", None]
+    stream = AugmentedStream(Endless(rows), bad_images="replace")
+    got = [row for row, _ in zip(stream, range(4), strict=False)]
+    assert [row.get("replaced_image") for row in got] == [None, "row 1", None, "row 5"]  # the second pass counts on
+
+
+@pytest.mark.parametrize("bad", [MAX_REPLACEMENTS, MAX_REPLACEMENTS + 1])
+def test_twenty_rows_are_replaced_and_no_more(tmp_path: Path, bad: int) -> None:
+    good = write_images(tmp_path, 1)[0]
+    rows = [{"image": {"bytes": b"no image"}}] * bad + [good]
+    data, stream = AugmentedDataset(rows, bad_images="replace"), AugmentedStream(Endless(rows), bad_images="replace")
+    if bad == MAX_REPLACEMENTS:
+        assert red(data[0]) == red(next(iter(stream))) == 0
+        assert data[0]["caption"] == "text 0" and data[0]["replaced_image"] == "row 0"
+        return
+    with pytest.raises(UnreadableImageError, match=r"^Row 0: image row 0 cannot be read, nor can those of the next 20"):
+        data[0]
+    with pytest.raises(UnreadableImageError, match=r"^Row 20 of the stream: "):
+        next(iter(stream))
+
+
+def test_what_is_no_way_to_treat_bad_images_is_quoted() -> None:
+    for kind in (AugmentedDataset, AugmentedStream):
+        with pytest.raises(ProcessingError, match=r"^bad_images is 'skip', but must be stop or replace\.$"):
+            kind([], bad_images="skip")

@@ -167,3 +167,25 @@ def test_the_draws_of_a_row_follow_from_its_documented_numbers(images: Path) -> 
     drawn = [next(rows)["image"] for _ in range(12)]
     expected = [np.random.default_rng((3, number // 5, 2, 0, number)).random() for number in range(12)]
     assert drawn == expected
+
+
+def test_workers_draw_by_their_number_and_a_plain_stream_by_zeros(images: Path) -> None:
+    """Nothing is drawn twice: each worker has its own generators, whose numbers are seed, pass, process and so on."""
+    dataset = AugmentedStream(streamed(images, 2), augmentation=lambda image, rng: rng.random())
+    loader = iter(DataLoader(dataset, batch_size=None, num_workers=2))
+    drawn = [next(loader)["image"] for _ in range(8)]
+    assert drawn == [np.random.default_rng((0, 0, 0, row % 2, row // 2)).random() for row in range(8)]
+    alone = iter(AugmentedStream(streamed(images, 1).take(2), augmentation=lambda image, rng: rng.random()))
+    expected = [np.random.default_rng((0, row // 2, 0, 0, row)).random() for row in range(5)]
+    assert [next(alone)["image"] for _ in range(5)] == expected
+
+
+def test_each_pass_tells_its_number_to_the_stream(images: Path) -> None:
+    """Shuffling depends on it."""
+    numbers: list[int] = []
+    stream = streamed(images, 1).take(2)
+    stream.set_epoch = numbers.append
+    rows = iter(AugmentedStream(stream))
+    for _ in range(7):
+        next(rows)
+    assert numbers == [0, 1, 2, 3]

@@ -97,3 +97,24 @@ def test_training_stops_where_no_word_is_known(processor: AlbefProcessor, collat
 def test_the_judgement_is_not_saved(processor: AlbefProcessor, tmp_path: object) -> None:
     processor(text=CHINESE)
     assert "judge" not in str(processor.to_dict()) and "_tokens" not in str(processor.to_dict())
+
+
+def test_two_texts_are_enough_to_stop(processor: AlbefProcessor) -> None:
+    with pytest.raises(ProcessingError, match="the first 2 texts"):
+        RetrievalCollator(processor)(rows(CHINESE[:2]))
+    collator = RetrievalCollator(processor)
+    for _ in range(3):
+        collator(rows(["!"]))  # texts without a token tell nothing
+    collator(rows(CHINESE[:1]))
+    with pytest.raises(ProcessingError, match="the first 2 texts"):
+        collator(rows(CHINESE[1:2]))
+    long = RetrievalCollator(processor)
+    with pytest.raises(ProcessingError, match=f"such as '{'圆' * 60}':"):
+        long(rows(["圆" * 90, "圆"]))
+
+
+def test_one_known_word_settles_it(processor: AlbefProcessor) -> None:
+    collator = RetrievalCollator(processor)
+    collator(rows(ENGLISH[:1]))
+    collator(rows(CHINESE))
+    collator(rows(CHINESE[:1]))

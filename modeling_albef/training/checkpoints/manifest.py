@@ -15,6 +15,7 @@ logger = logging.get_logger(__name__)
 
 STATE_FILE = "trainer_state.json"
 MANIFEST_FILE = "manifest.json"
+BLOCK_BYTES = 1 << 22
 UNFINISHED_FOLDER = "unfinished"  # in the output folder: checkpoints that are being written
 REPLACED_PREFIX = "replaced-"  # an older checkpoint of the same step, until the new one is moved there
 DAMAGED_PREFIX = "damaged-"  # a checkpoint that was found damaged, kept for whoever wants to look at it
@@ -24,13 +25,13 @@ def write_manifest(folder: Path) -> None:
     """Write size and SHA-256 of every file of a folder, by its path in it, into `manifest.json`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
     entries = {path.relative_to(folder).as_posix(): _fingerprint(path) for path in files}
-    (folder / MANIFEST_FILE).write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    (folder / MANIFEST_FILE).write_bytes(json.dumps(entries, indent=1).encode())
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 22):
+        while block := file.read(BLOCK_BYTES):
             digest.update(block)
     return {"size": path.stat().st_size, "sha256": digest.hexdigest()}
 
@@ -43,11 +44,11 @@ def find_damage(checkpoint: str | Path) -> str | None:
     """
     folder = Path(checkpoint)
     try:
-        if not isinstance(json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["global_step"], int):
+        if not isinstance(json.loads((folder / STATE_FILE).read_bytes())["global_step"], int):
             return f"{STATE_FILE} has no number of steps"
         if not (folder / MANIFEST_FILE).is_file():
             return f"{MANIFEST_FILE} is missing"
-        entries = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        entries = json.loads((folder / MANIFEST_FILE).read_bytes())
         if STATE_FILE not in entries:
             return f"{MANIFEST_FILE} does not list {STATE_FILE}"
         for name, entry in entries.items():
@@ -95,7 +96,7 @@ def quarantine_newer_checkpoints(output_dir: str | Path, checkpoint: str | None)
         shutil.rmtree(path, ignore_errors=True)
     for path in reversed(list_checkpoints(folder)):
         if checkpoint is not None and path == Path(checkpoint):
-            break
+            return
         aside = path.with_name(f"{DAMAGED_PREFIX}{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)

@@ -31,7 +31,7 @@ class RankedCandidates:
 def select_candidates(queries: torch.Tensor, gallery: torch.Tensor, k: int, block_size: int = 1024) -> torch.Tensor:
     """Return (Q, min(k, G)) the gallery rows (G, E) most similar to each query (Q, E), the best first."""
     k = min(k, len(gallery))
-    return torch.cat([(block @ gallery.T).topk(k, dim=1).indices for block in queries.split(block_size)])
+    return torch.cat([(block @ gallery.T).topk(k).indices for block in queries.split(block_size)])
 
 
 def pairs_to_score(texts_of_image: torch.Tensor, images_of_text: torch.Tensor) -> torch.Tensor:
@@ -49,10 +49,11 @@ def rank_candidates(
     Equal scores keep the order of similarity.
     """
     keys = pairs[:, 0] * len(images_of_text) + pairs[:, 1]
+    by_image, by_text = _keys(texts_of_image, images_of_text)
     ranked = []
-    for candidates, wanted in zip((texts_of_image, images_of_text), _keys(texts_of_image, images_of_text), strict=True):
+    for candidates, wanted in ((texts_of_image, by_image), (images_of_text, by_text)):
         found = scores[torch.searchsorted(keys, wanted)]
-        order = found.argsort(dim=1, descending=True, stable=True)
+        order = found.argsort(descending=True, stable=True)
         ranked.append(RankedCandidates(candidates.gather(1, order), found.gather(1, order)))
     return ranked[0], ranked[1]
 

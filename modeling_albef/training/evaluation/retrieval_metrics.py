@@ -73,7 +73,7 @@ def chance_recall(num_right: torch.Tensor, gallery_size: int, depths: tuple[int,
     values, counts = num_right.double().unique(return_counts=True)
     chances = []
     for depth in depths:
-        steps = torch.arange(min(depth, gallery_size), dtype=torch.float64)
+        steps = torch.arange(min(depth, gallery_size))
         misses = ((gallery_size - values[:, None] - steps).clamp(min=0) / (gallery_size - steps)).prod(dim=1)
         chances.append(100 * ((1 - misses) * counts).sum().item() / len(num_right))
     return chances

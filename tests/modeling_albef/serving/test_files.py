@@ -89,3 +89,72 @@ def test_room_is_made_by_deleting_the_oldest(
     other = write(images / "x.png", 500)
     files.make_room()
     assert other.exists()
+
+
+def test_both_folders_have_to_exist(folders: tuple[Path, Path]) -> None:
+    uploads, images = folders
+    for given in ((uploads / "none", images), (uploads, images / "none")):
+        with pytest.raises(FileNotFoundError):
+            ServedFiles(*given, max_bytes=10)
+
+
+def test_a_loop_of_links_is_not_found(folders: tuple[Path, Path]) -> None:
+    files = ServedFiles(*folders, max_bytes=10)
+    (folders[1] / "loop.png").symlink_to("loop.png")
+    (folders[1] / "broken.png").symlink_to("none.png")
+    assert files.find(str(folders[1] / "loop.png")) is None and files.find(str(folders[1] / "broken.png")) is None
+
+
+def test_uploads_have_a_gigabyte_by_default(folders: tuple[Path, Path]) -> None:
+    files = ServedFiles(*folders, max_bytes=10)
+    old, new = write(folders[0] / "old", 1, age=5), write(folders[0] / "new", 1)
+    os.truncate(new, 2**30 - 1)  # without blocks on the disk
+    os.utime(new, (1e9, 1e9))
+    files.make_room()
+    assert old.exists() and new.exists()
+    os.truncate(new, 2**30)
+    os.utime(new, (1e9, 1e9))
+    files.make_room()
+    assert not old.exists() and new.exists() and folders[0].exists()
+
+
+def test_uploads_are_four_thousand_by_default(folders: tuple[Path, Path]) -> None:
+    files = ServedFiles(*folders, max_bytes=10)
+    oldest = write(folders[0] / "oldest", 0, age=9)
+    for number in range(3999):
+        (folders[0] / str(number)).touch()
+    files.make_room()
+    assert oldest.exists()
+    (folders[0] / "more").touch()
+    files.make_room()
+    assert not oldest.exists() and len(list(folders[0].iterdir())) == 4000
+
+
+def test_the_folder_of_uploads_stays_when_it_is_empty(folders: tuple[Path, Path]) -> None:
+    write(folders[0] / "x", 20)
+    ServedFiles(*folders, max_bytes=10, max_total=19).make_room()
+    assert folders[0].exists() and not list(folders[0].iterdir())
+
+
+def test_uploads_that_another_request_deletes_meanwhile(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One goes before it is looked at, one right after; the others are counted on."""
+    files = ServedFiles(*folders, max_bytes=10, max_total=25)
+    paths = [write(folders[0] / f"{number}", 20, age=number) for number in range(4)]
+    lstat = os.lstat
+
+    def look(path: str) -> os.stat_result:
+        if path == str(first):
+            os.unlink(path)
+        status = lstat(path)
+        if path == str(second):
+            os.unlink(path)
+        return status
+
+    first, second = (folders[0] / name for name in next(os.walk(folders[0]))[2][:2])
+    monkeypatch.setattr(os, "lstat", look)
+    files.make_room()
+    left = [path for path in paths if path not in (first, second)]
+    expected = left[:1] if second != paths[0] else []  # the newest that was seen fills the room
+    assert [path for path in paths if path.exists()] == expected

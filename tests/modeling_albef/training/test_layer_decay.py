@@ -13,7 +13,7 @@ from trainer_cases import logged, make_trainer, weights
 
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from modeling_albef.training import PublishedSchedule, SettingError, last_checkpoint
-from modeling_albef.training.parameter_groups import rate_factors
+from modeling_albef.training.parameter_groups import rate_factors, split_groups
 
 DECAY = 0.5
 
@@ -83,3 +83,23 @@ def test_resume_is_exact_with_a_rate_for_each_layer(tmp_path: Path) -> None:
 def test_a_decay_that_cannot_be(value: float, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=f"layer_decay is {value}, but must be above 0 and at most 1"):
         make_trainer(tmp_path, layer_decay=value)
+
+
+def test_groups_are_split_by_rate_and_keep_all_else() -> None:
+    """The highest rate comes first, whatever the order of the model's parameters."""
+    model = AlbefForImageTextRetrieval(tiny_config())
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    first, second = list(names)[::2], list(names)[1::2]
+    optimizer = torch.optim.AdamW(
+        [{"params": first, "weight_decay": 0.1}, {"params": second, "weight_decay": 0.0}], lr=0.2
+    )
+    wanted = {name: 0.4 * factor for name, factor in rate_factors(model, DECAY).items()}
+    split_groups(optimizer, model, wanted)
+    groups = optimizer.param_groups
+    seen = {names[one]: (group["lr"], group["weight_decay"]) for group in groups for one in group["params"]}
+    decays = {names[one]: 0.1 for one in first} | {names[one]: 0.0 for one in second}
+    assert seen == {name: (rate, decays[name]) for name, rate in wanted.items()}
+    rates = [group["lr"] for group in groups]
+    assert rates == sorted(rates, reverse=True) and rates[0] == 0.4
+    assert all(group["betas"] == (0.9, 0.999) for group in groups)
+    assert sum(len(group["params"]) for group in groups) == len(names)

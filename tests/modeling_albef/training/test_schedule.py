@@ -72,3 +72,18 @@ def test_restarts_are_those_of_torch() -> None:
                 theirs.step(step // 100)
     assert [schedule(step) for step in range(epochs * length)] == pytest.approx(played, rel=1e-12)
     assert played[0] == played[4 * length] == 2e-5 and played[3 * length] < 2e-6  # it starts again in the fifth epoch
+
+
+def test_the_levels_of_a_long_warm_up() -> None:
+    """400 steps climb in four levels; after them the peak, whatever is left of the epoch."""
+    schedule = PublishedSchedule(5e-4, 1e-4, 1e-4, 400, steps_per_epoch=700, num_epochs=3)
+    found = [schedule(step) for step in (0, 1, 100, 101, 200, 201, 301, 400, 401, 699)]
+    assert found == pytest.approx([1e-4, 1e-4, 1e-4, 2e-4, 2e-4, 3e-4, 4e-4, 4e-4, 5e-4, 5e-4])
+    later = [schedule(700), schedule(1400), schedule(2100), schedule(9000)]
+    assert later == pytest.approx([4e-4, 2e-4, 1e-4, 1e-4])  # cosine of 60, 120 and 180 degrees, and no further
+
+
+def test_a_first_epoch_of_a_hundred_steps_ends_the_warm_up_early() -> None:
+    schedule = PublishedSchedule(4e-4, 1e-4, 0.0, 400, steps_per_epoch=100, num_epochs=2)
+    assert [schedule(0), schedule(99)] == [0.0, 0.0]
+    assert schedule(100) == pytest.approx(2.5e-4)  # half of the cosine: the first epoch took no warm-up along

@@ -10,9 +10,12 @@ import pytest
 
 from modeling_albef.training.evaluation.vqa import question_only_accuracy
 from modeling_albef.training.evaluation.vqa_metrics import (
+    accuracy_by_answer_type,
+    accuracy_by_question_type,
     answer_accuracy,
     answer_type,
     normalise_answer,
+    question_scores,
     vqa_accuracy,
     vqa_accuracy_by_question_type,
 )
@@ -352,3 +355,63 @@ def test_always_yes_on_a_small_part_of_vqa_v2() -> None:
     ]
     accuracy = vqa_accuracy({number: "yes" for number in range(len(records))}, records)["vqa_accuracy"]
     assert len(records) == 131 and round(accuracy, 2) == 21.76
+
+
+def test_answers_that_count_as_one() -> None:
+    """`fold` meets both sides, in every way to ask for an accuracy."""
+    same = {"couch": "sofa", "grey": "gray"}
+    given = [
+        record(1, ["sofa"] * 10, question_type="what"),
+        record(2, ["grey"] * 2 + ["red"] * 8, question_type="what color"),
+    ]
+    predictions = {1: "couch", 2: "gray"}
+
+    def fold(answer: str) -> str:
+        return same.get(answer, answer)
+
+    assert question_scores(predictions, given) == [0.0, 0.0]
+    assert question_scores(predictions, given, fold=fold) == pytest.approx([100.0, 60.0])
+    assert vqa_accuracy(predictions, given, fold=fold)["vqa_accuracy"] == pytest.approx(80.0)
+    by_type = vqa_accuracy_by_question_type(predictions, given, fold=fold)
+    assert by_type == pytest.approx({"what": 100.0, "what color": 60.0})
+    assert vqa_accuracy_by_question_type(predictions, given) == {"what": 0.0, "what color": 0.0}
+
+
+def test_rules_reach_every_question() -> None:
+    """An annotator's capital is never met by the rules of ALBEF."""
+    given = [record(1, ["Red"] * 9 + ["blue"], question_type="what")]
+    assert question_scores({1: "red"}, given) == [100.0]
+    assert question_scores({1: "red"}, given, "albef") == [0.0]
+    assert vqa_accuracy({1: "red"}, given, "albef")["vqa_accuracy"] == 0.0
+    assert vqa_accuracy_by_question_type({1: "red"}, given, "albef") == {"what": 0.0}
+    assert vqa_accuracy_by_question_type({1: "red"}, given) == {"what": 100.0}
+
+
+@pytest.mark.parametrize("space", ["\n", "\t"])
+def test_line_breaks_and_tabs_are_spaces_even_to_the_letter(space: str) -> None:
+    """Where all annotators agree an answer is met to the letter, but for these."""
+    assert answer_accuracy(f"no{space}parking", ["no parking"] * 10) == 100.0
+    assert answer_accuracy("no parking", [f"no{space}parking "] * 10) == 100.0
+    assert answer_accuracy("No parking", ["no parking"] * 10) == 0.0
+
+
+def test_names_of_metrics_of_odd_types() -> None:
+    typed = [record(number, ["a"] * 3, answer_type=name) for number, name in enumerate(["(Odd) one?", "?!"])]
+    assert list(vqa_accuracy({0: "a", 1: "b"}, typed)) == [
+        "vqa_accuracy",
+        "vqa_accuracy_odd_one",
+        "vqa_accuracy_unnamed",
+    ]
+
+
+def test_five_questions_are_listed_whole_of_six_one_is_counted() -> None:
+    for count, words in ((5, "question 0, 1, 2, 3, 4:"), (6, "question 0, 1, 2, 3, 4 and 1 more:")):
+        with pytest.raises(ValueError, match=f"No prediction for {words}"):
+            vqa_accuracy({}, [record(number, ["a"]) for number in range(count)])
+
+
+def test_a_score_for_each_annotation() -> None:
+    typed = [record(1, ["a"], question_type="what"), record(2, ["a"], question_type="what")]
+    for measure in (accuracy_by_answer_type, accuracy_by_question_type):
+        with pytest.raises(ValueError, match="zip"):
+            measure([100.0], typed)
