@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 LAUNCH = $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	--num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo demo-vqa easy-vqa test test-floor slow lint docs clean
+.PHONY: demo demo-vqa easy-vqa test test-floor slow mutants lint docs clean
 
 demo: $(VENV)/ready
 	$(LAUNCH) run_retrieval.py configs/demo_retrieval.yaml --use_cpu --overwrite_output_dir
@@ -28,6 +28,11 @@ test-floor: $(FLOOR_VENV)/ready-floor
 
 slow: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -m slow
+
+# small changes to the code one by one: prints those that no test notices
+mutants: $(VENV)/ready-mutants
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/python -m mutmut run --max-children 1
+	$(VENV)/bin/python -m mutmut results
 
 lint: $(VENV)/ready-dev
 	$(VENV)/bin/ruff check .
@@ -53,9 +58,13 @@ $(FLOOR_VENV)/ready-floor: setup.cfg pyproject.toml tests/floor_constraints.txt
 		pytest hypothesis pytest-xdist tensorboard
 	touch $@
 
+$(VENV)/ready-mutants: $(VENV)/ready
+	$(VENV)/bin/python -m pip install --quiet --editable '.[mutants]'
+	touch $@
+
 $(VENV)/ready-dev: $(VENV)/ready
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(FLOOR_VENV) output build *.egg-info
+	rm -rf $(VENV) $(FLOOR_VENV) mutants output build *.egg-info

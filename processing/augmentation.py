@@ -81,18 +81,26 @@ class TrainingAugmentation:
     Attributes:
         image_size: Side of the result, pixels.
         scale: Least and greatest share of the image that is kept, 0..1; published: 0.5 fine-tuning, 0.2 pre-training.
+        random_augment: The `RandomAugment` with `num_ops` and `magnitude`; published: 2 and 7.
         scaled_decoding: Whether `AugmentedDataset` decodes large JPEG files to a half, a fourth or an eighth, where
             any crop then still has twice the side of the result. At the published sizes no image is so large.
     """
 
-    def __init__(self, image_size: int, scale: tuple[float, float] = (0.5, 1.0), scaled_decoding: bool = True) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        scale: tuple[float, float] = (0.5, 1.0),
+        scaled_decoding: bool = True,
+        num_ops: int = 2,
+        magnitude: float = 7,
+    ) -> None:
         if image_size < 1 or not 0 < scale[0] <= scale[1] <= 1:
             raise ProcessingError(
                 f"image_size is {image_size} and scale {scale}: "
                 "give at least 1, and two rising shares of the area above 0 and up to 1."
             )
         self.image_size, self.scale, self.scaled_decoding = image_size, scale, scaled_decoding
-        self.random_augment = RandomAugment()
+        self.random_augment = RandomAugment(num_ops, magnitude)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Augment an RGB image of any size to (image_size, image_size)."""

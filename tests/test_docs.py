@@ -30,6 +30,7 @@ import datasets
 import pytest
 import yaml
 from accelerate.commands.launch import launch_command_parser
+from foreign_configs import salesforce_retrieval
 from PIL import Image
 from run_cases import PAGES, ROOT
 from small_models import save_retrieval, save_vqa
@@ -160,7 +161,7 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch, may_run: bo
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What a reader has: the recipes, models, some pictures."""
+    """What a reader has: the recipes, models, some pictures, a configuration file of salesforce/ALBEF."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     save_retrieval(tmp_path / "output/demo_retrieval")
     save_vqa(tmp_path / "output/demo_vqa")
@@ -168,6 +169,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (48 + number, 40), (80 * number, 120, 200 - 60 * number)).save(path)
+    (tmp_path / "ALBEF/configs").mkdir(parents=True)
+    (tmp_path / "ALBEF/configs/Retrieval_coco.yaml").write_text(yaml.safe_dump(salesforce_retrieval()))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -243,7 +246,8 @@ def all_options(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 def test_options_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever an option is named, in a sentence or in a block, some command has it."""
     known = all_options(monkeypatch)
-    named = {(f"--{option}", page.name) for page in PAGES for option in OPTION.findall(page.read_text())}
+    texts = {page: re.sub(r"^#SBATCH .*$", "", page.read_text(), flags=re.MULTILINE) for page in PAGES}  # SLURM's own
+    named = {(f"--{option}", page.name) for page, text in texts.items() for option in OPTION.findall(text)}
     assert len(named) > 40
     assert not {(option, page) for option, page in named if option not in known}
 

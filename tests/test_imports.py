@@ -24,6 +24,7 @@ MODELS, TRAINING, CONVERSION = "modeling_albef", "modeling_albef.training", "mod
 ALLOWED: dict[str, tuple[str, ...]] = {
     MODELS: (),
     CONVERSION: (MODELS, TRAINING),
+    f"{CONVERSION}.foreign_configs": (MODELS,),
     f"{CONVERSION}.convert_albef_to_hf": (MODELS, CONVERSION, TRAINING, "processing"),
     f"{CONVERSION}.export_albef_to_onnx": (MODELS, CONVERSION),
     "modeling_albef.convert_albef_to_hf": (f"{CONVERSION}.convert_albef_to_hf",),
@@ -35,7 +36,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "modeling_albef.serving.page": (MODELS, "modeling_albef.serving", "processing"),
     TRAINING: (MODELS, f"{TRAINING}.rows"),
     f"{TRAINING}.rows": (MODELS, TRAINING, "processing"),  # when a trainer or an evaluation is handed data
-    f"{TRAINING}.application": (MODELS, TRAINING, f"{TRAINING}.rows", "processing", "dataset_scripts"),
+    f"{TRAINING}.application": (
+        *(MODELS, TRAINING, f"{TRAINING}.rows", f"{CONVERSION}.foreign_configs"),
+        *("processing", "dataset_scripts"),
+    ),
     "processing": (),
     "dataset_scripts": ("processing",),
 }

@@ -18,7 +18,7 @@ from transformers.utils import is_in_notebook, logging
 
 from .errors import SettingError
 from .evaluation.retrieval_metrics import RETRIEVAL_METRICS
-from .evaluation.vqa_metrics import RULES
+from .evaluation.vqa_metrics import INFERENCE, RULES
 from .hardware import has_bfloat16_instructions
 from .library_arguments import check_library_arguments
 
@@ -29,7 +29,7 @@ RECIPE = (  # what a model card and a report say of the arguments; none of them 
     *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
     *("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "seed", "bf16", "fp16", "momentum", "alpha", "alpha_warmup", "distill", "queue_size", "k_test"),
-    *("vqa_rules",),
+    *("schedule_rules", "layer_decay", "inference", "vqa_rules"),
 )
 RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task has them: lowest, highest, in words
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1, "lie between 0 and 2**32 - 1")),
@@ -37,6 +37,7 @@ RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task ha
     **dict.fromkeys(("report_items", "log_images", "image_memory"), (0, math.inf, "be 0 or more")),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, math.inf, "be at least 1")),
     **dict.fromkeys(("k_test", "early_stopping_patience"), (1, math.inf, "be at least 1")),
+    **dict.fromkeys(("generation_num_beams", "generation_max_length"), (1, math.inf, "be at least 1")),
     "queue_size": (0, MAX_QUEUE_SIZE, f"lie between 0 and {MAX_QUEUE_SIZE}"),
 }
 
@@ -61,12 +62,19 @@ class AlbefTrainingArguments(TrainingArguments):
     published_schedule: bool | None = field(
         default=None, metadata={"help": "Rates as published; default: true, unless lr_scheduler_type is given."}
     )
+    schedule_rules: str = field(
+        default="albef",
+        metadata={"help": "Published schedule: albef, with a warm-up; torchmultimodal, a cosine with restarts."},
+    )
     lr_scheduler_type: str | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Schedule of the library in place of the published one; default: linear."}
     )
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
     min_learning_rate: float = field(default=1e-6, metadata={"help": "Last rate of the published cosine."})
     warmup_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of the first steps."})
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "Factor of the rate from a layer to the one below it, 0..1; 1 = one rate."}
+    )
     warmup_steps: float = field(default=100, metadata={"help": "Steps of warm-up; published: a multiple of 100."})
 
     # Recipe, by the library's own names
@@ -179,6 +187,10 @@ class AlbefTrainingArguments(TrainingArguments):
             PartialState(cpu=True, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
 
     def _check_schedule(self) -> None:
+        if self.published_schedule is False and self.schedule_rules != "albef":
+            raise SettingError(
+                f"schedule_rules is {self.schedule_rules!r}, but published_schedule is false: leave one of them out."
+            )
         asked_for = [name for name in ("lr_scheduler_type", "lr_scheduler_kwargs") if getattr(self, name)]
         if self.published_schedule and asked_for:
             raise SettingError(
@@ -206,6 +218,9 @@ class AlbefTrainingArguments(TrainingArguments):
             _refuse(value not in trainer_log_levels, name, repr(value), f"be one of {', '.join(trainer_log_levels)}")
         if self.published_schedule and self.learning_rate <= 0:
             raise SettingError(f"learning_rate is {self.learning_rate}, but the published schedule needs a rate > 0.")
+        _refuse(not 0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "be above 0 and at most 1")
+        is_unknown = self.schedule_rules not in ("albef", "torchmultimodal")
+        _refuse(is_unknown, "schedule_rules", repr(self.schedule_rules), "be albef or torchmultimodal")
         is_unknown = self.non_finite_loss not in ("stop", "skip")
         _refuse(is_unknown, "non_finite_loss", repr(self.non_finite_loss), "be stop or skip")
 
@@ -257,6 +272,11 @@ class VQATrainingArguments(AlbefTrainingArguments):
     group_by_image: bool = field(default=False, metadata={"help": "Train image by image: a batch encodes each once."})
     count_first_token_twice: bool = field(default=True, metadata={"help": "As the published score does."})
     best_answer_only: bool = field(default=False, metadata={"help": "Skip those that cannot win; no probabilities."})
+    inference: str = field(
+        default="rank", metadata={"help": "How an evaluation answers: rank the candidates, or generate free answers."}
+    )
+    generation_num_beams: int = field(default=3, metadata={"help": "Beams that write an answer; 1 = greedy."})
+    generation_max_length: int = field(default=10, metadata={"help": "Tokens of an answer that is written, at most."})
     vqa_rules: str = field(
         default="vqa",
         metadata={"help": "Rules of the accuracy: vqa, those of VQA v2 today; albef, the original's."},
@@ -269,4 +289,5 @@ class VQATrainingArguments(AlbefTrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _refuse(self.inference not in INFERENCE, "inference", repr(self.inference), f"be {' or '.join(INFERENCE)}")
         _refuse(self.vqa_rules not in RULES, "vqa_rules", repr(self.vqa_rules), f"be {' or '.join(RULES)}")

@@ -29,7 +29,7 @@ from .library_arguments import check_callables
 from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter
 from .momentum import TEACHER_FOLDER, MomentumTeacher, raise_to_float32
 from .rows import limit_lengths
-from .schedule import PublishedSchedule
+from .schedule import PublishedSchedule, split_groups
 from .trials import TrialMixin
 
 logger = logging.get_logger(__name__)
@@ -229,6 +229,14 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
             shard.num_processes, shard.process_index = 1, 0
         return loader
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return the library's optimizer, with a rate for each layer where `layer_decay` asks for it."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.args.layer_decay != 1:
+            split_groups(optimizer, self.model if model is None else model, self.args.layer_decay)
+        return optimizer
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Return the published schedule, or the library's where `published_schedule` is false."""
         if not self.args.published_schedule or self.lr_scheduler is not None:
@@ -240,6 +248,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
             warmup_steps=self.args.get_warmup_steps(num_training_steps),
             steps_per_epoch=self._steps_per_epoch or num_training_steps,
             num_epochs=self._num_epochs if self._steps_per_epoch else 1,
+            restarts=self.args.schedule_rules == "torchmultimodal",
         )
         peak = self.args.learning_rate
         self.lr_scheduler = LambdaLR(cast(Any, optimizer or self.optimizer), lambda step: schedule(step) / peak)

@@ -20,7 +20,7 @@ from .trainer import AlbefTrainer
 
 
 class VQATrainer(AlbefTrainer):
-    """Fine-tunes an `AlbefForQuestionAnswering` and evaluates it by ranking a list of answers.
+    """Fine-tunes an `AlbefForQuestionAnswering` and evaluates it by ranking a list of answers, or by writing them.
 
     Training rows become `pixel_values input_ids attention_mask answer_input_ids answer_attention_mask answer_weights
     answers_per_question` and perhaps `image_index` in the collator, by default a `VQACollator`; with `group_by_image`
@@ -96,7 +96,8 @@ class VQATrainer(AlbefTrainer):
     def evaluate_dataset(self, dataset: Any) -> VQAResult:
         """Answer the questions of a data set; see `VQAEvaluator`."""
         names = ("k_test", "count_first_token_twice", "best_answer_only", "vqa_rules", "fold_answers")
-        options = self.evaluator_options(*names)
+        options = self.evaluator_options(*names, "generation_num_beams", "generation_max_length")
+        options["inference_method"] = self.args.inference
         return VQAEvaluator(self.model, self.processing_class, self.answer_list, **options)(dataset)
 
 

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from modeling_albef.losses_albef import (
+    answer_loss,
     contrastive_positives,
     distill_targets,
     itc_loss,
     itm_loss,
     mlm_loss,
+    predicted_tokens,
     sample_hard_negatives,
     soft_cross_entropy,
 )
@@ -91,3 +93,21 @@ def test_masked_language_loss_is_a_mean_over_the_masked_tokens_alone() -> None:
 def test_in_evaluation_the_hardest_negative_is_taken() -> None:
     logits = torch.tensor([[9.0, 1.0, 2.0, 3.0], [5.0, 9.0, 6.0, 1.0], [4.0, 3.0, 9.0, 2.0], [1.0, 2.0, 3.0, 9.0]])
     assert sample_hard_negatives(logits, torch.tensor([0, 1, 2, 2]), hardest=True).tolist() == [3, 2, 0, 1]
+
+
+def test_tokens_after_left_padding_are_not_predicted() -> None:
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]])
+    assert predicted_tokens(mask).tolist() == [[0, 0, 0, 1], [1, 1, 1, 0]]
+
+
+def test_without_alpha_the_teacher_has_no_say() -> None:
+    torch.manual_seed(0)
+    logits, teacher, labels = (
+        torch.randn(2, 4, 5),
+        torch.randn(2, 4, 5),
+        torch.tensor([[-100, 3, 1, 0], [-100, 2, 4, 4]]),
+    )
+    torch.testing.assert_close(mlm_loss(logits, labels, teacher), mlm_loss(logits, labels))
+    ids, mask, weights = labels.clamp(min=0), torch.ones(2, 4), torch.tensor([0.5, 1.0])
+    plain = answer_loss(logits, ids, mask, weights, 2)
+    torch.testing.assert_close(answer_loss(logits, ids, mask, weights, 2, teacher), plain)

@@ -157,3 +157,13 @@ def test_every_row_of_every_worker_and_pass_has_its_own_draws(images: Path) -> N
         loader = iter(DataLoader(dataset, batch_size=None, num_workers=2))
         draws += [tuple(next(loader)["image"]) for _ in range(4 * 12)]
     assert len(set(draws)) == len(draws) == 96
+
+
+def test_the_draws_of_a_row_follow_from_its_documented_numbers(images: Path) -> None:
+    """Seed, pass, process, worker and position make the generator: a stored run can be repeated by these alone."""
+    stream = streamed(images, 4).take(5)
+    dataset = AugmentedStream(stream, lambda image, rng: rng.random(), seed=3, process_index=2)
+    rows = iter(dataset)
+    drawn = [next(rows)["image"] for _ in range(12)]
+    expected = [np.random.default_rng((3, number // 5, 2, 0, number)).random() for number in range(12)]
+    assert drawn == expected

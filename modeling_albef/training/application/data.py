@@ -86,7 +86,11 @@ def training_rows(
         return None
     augmentation = None
     if data_args.augmentation:
-        augmentation = TrainingAugmentation(image_size, scaled_decoding=data_args.scaled_decoding)
+        least, most = data_args.augmentation_scale
+        number, magnitude = data_args.augmentation_num_ops, data_args.augmentation_magnitude
+        augmentation = TrainingAugmentation(
+            image_size, (least, most), data_args.scaled_decoding, num_ops=number, magnitude=magnitude
+        )
     has_captions = "caption" in rows.features
     if isinstance(rows, IterableDataset):
         stream = process_share(stream_captions(rows) if has_captions else rows, args, data_args.shuffle_buffer)

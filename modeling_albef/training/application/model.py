@@ -87,8 +87,11 @@ def _make_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, op
 def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any, options: dict[str, Any]) -> Any:
     """Load a model and the teacher beside it."""
     name = str(model_args.model_name_or_path)
-    load = partial(model_class.from_pretrained, name, image_size=model_args.image_size, output_loading_info=True)
+    overrides = _checked_overrides(name, model_args)
+    fields = {**overrides, "image_size": model_args.image_size, "output_loading_info": True}
+    load = partial(model_class.from_pretrained, name, **fields)
     model, _ = _with_attention(load, options)
+    _start_temperature(model, overrides)
     if len(tokenizer) > model.config.text_config.vocab_size:
         raise ModelError(
             f"The tokenizer knows {len(tokenizer)} tokens, the model {model.config.text_config.vocab_size}: give the "
@@ -97,6 +100,7 @@ def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any, o
     if find_teacher_file(name, "config.json") is None:
         return model, None
     teacher, info = _with_attention(partial(load, subfolder=TEACHER_FOLDER), options)
+    _start_temperature(teacher, overrides)
     if missing := info["missing_keys"]:  # the task's head is new: the student's, not another random one
         start = model.state_dict()
         known = {key: value for key, value in teacher.state_dict().items() if key not in missing}
@@ -107,6 +111,27 @@ def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any, o
         if any(key.startswith("text_decoder.layer.") for key in missing):
             teacher.initialize_decoder()
     return model, teacher
+
+
+def _checked_overrides(name: str, model_args: ModelArguments) -> dict[str, Any]:
+    """Return what `model_config` changes of a loaded model; refuse changes of a decoder that it does not have."""
+    fields: Any = model_args.model_config
+    _check_config_fields(fields, AlbefConfig, "model_config")
+    if "decoder_config" in fields and not AlbefConfig.get_config_dict(name)[0].get("decoder_config"):
+        raise ModelError(
+            f"model_config.decoder_config is {abbreviated(fields['decoder_config'])}, but the model in {name} has no "
+            "answer decoder: give the fields in text_config, which a new decoder starts from."
+        )
+    return fields
+
+
+def _start_temperature(model: Any, overrides: dict[str, Any]) -> None:
+    """Set the learned temperature, which was loaded with the weights, where it is to start anew."""
+    if (value := overrides.get("temperature_init")) is None:
+        return
+    if getattr(model.albef, "temperature", None) is None:
+        raise ModelError(f"model_config.temperature_init is {value}, but this task has no temperature: leave it out.")
+    model.albef.temperature.data.fill_(value)
 
 
 def _with_attention(make: Callable[..., Any], options: dict[str, Any]) -> Any:

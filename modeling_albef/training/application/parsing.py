@@ -16,9 +16,10 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import logging
 
 from ...configuration_albef import is_from_library
+from ...conversion.foreign_configs import translate_config
 from .mappings import ArgumentsError, abbreviated, merge_mappings
 from .run_file import RECORD, GivenArguments, names_on_command_line, prepare_repetition
-from .yaml_files import read_text
+from .yaml_files import read_text, write_text
 
 logger = logging.get_logger(__name__)
 # what the dataclasses and the library's TrainingArguments raise for values that they do not take
@@ -61,7 +62,8 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
     Fields that are mappings can be changed in part: `--model_config.vision_config.hidden_size 64` or
     `--model_config '{vision_config: {hidden_size: 64}}'` change one size of the file's.
 
-    The `run.yaml` of an earlier run is such a file, too: see `prepare_repetition`.
+    The `run.yaml` of an earlier run is such a file, too: see `prepare_repetition`; so is one of another implementation:
+    see `translate_config`.
 
     Args:
         classes: Dataclasses to fill. `DISPLACES` of a class names for a field those that contradict it: where the
@@ -86,12 +88,12 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
         )
     if words[0].endswith((".yaml", ".yml")):
         path = words.pop(0)
-        config = _read_yaml(path)
+        fields = {action.dest for action in parser._actions}
+        config = _translated(_read_yaml(path), path, fields)
         if isinstance(config.get(RECORD), dict):
             source, record = path, config.pop(RECORD)
-            fields = {action.dest for action in parser._actions}
             prepare_repetition(config, record, fields, names_on_command_line(words))
-        check_known(config, [action.dest for action in parser._actions], f"the configuration file {path}")
+        check_known(config, fields, f"the configuration file {path}")
         _displace(config, words, classes)
     words = merge_mappings(config, words, _fields_with(dict, classes))
     for word in words:
@@ -161,7 +163,7 @@ def _file_words(parser: HfArgumentParser, config: dict[str, Any], classes: Seque
             _check_texts(name, value)
             parser.set_defaults(**{name: value})
         elif isinstance(value, list) and name in lists and not any(isinstance(one, list | dict) for one in value):
-            parser.set_defaults(**{name: [_word(name, one) for one in value]})
+            parser.set_defaults(**{name: _converted(parser, name, [_word(name, one) for one in value])})
         elif isinstance(value, list | dict | set):
             raise ArgumentsError(
                 f"The configuration file has {name}: {abbreviated(value)}, but the field takes one value."
@@ -169,6 +171,15 @@ def _file_words(parser: HfArgumentParser, config: dict[str, Any], classes: Seque
         else:
             words.append(f"--{name}={_word(name, value)}")
     return words
+
+
+def _converted(parser: HfArgumentParser, name: str, words: list[str]) -> list[Any]:
+    """Return the values of a list as the parser reads them from a command line; it leaves defaults as they are."""
+    action = next(one for one in parser._actions if one.dest == name)
+    try:
+        return [parser._get_value(action, word) for word in words]
+    except argparse.ArgumentError as error:
+        parser.error(str(error))
 
 
 def _word(name: str, value: Any) -> str:
@@ -185,8 +196,9 @@ def _fields_with(kind: type, classes: Sequence[Any]) -> set[str]:
 
 
 def _displace(config: dict[str, Any], words: Sequence[str], classes: Sequence[Any]) -> None:
-    """Remove the fields of a file that contradict fields of the command line."""
-    given = names_on_command_line(words)
+    """Remove the fields of a file that contradict fields of the command line; `OVERRIDES` contradict nothing."""
+    overrides = {name for one in classes for name in getattr(one, "OVERRIDES", ())}
+    given = names_on_command_line([word for word in words if word.partition("=")[0].split(".")[-1] not in overrides])
     for name, rivals in (pair for one in classes for pair in getattr(one, "DISPLACES", {}).items()):
         gone = [rival for rival in rivals if name in given and rival not in given and config.pop(rival, None)]
         if gone and int(os.environ.get("RANK", "0")) == 0:
@@ -226,6 +238,20 @@ def _read_yaml(path: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ArgumentsError(f"The configuration file {path} must hold `field: value` lines.")
     return config
+
+
+def _translated(config: dict[str, Any], path: str, known: set[str]) -> dict[str, Any]:
+    """Return the fields of a file; of one of another implementation those that it says, which are printed."""
+    translation = translate_config(config, path)
+    if translation is None:
+        return config
+    if (task := translation.task) != ("vqa" if "answer_list" in known else "retrieval"):
+        raise ArgumentsError(f"The configuration file {path} is for {task}: start run_{task}.py.")
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"# {path} is of {translation.source}. Translated for run_{task}.py:\n{write_text(translation.fields)}")
+        for note in translation.notes:
+            logger.warning(f"{path}: {note}")
+    return translation.fields
 
 
 def check_known(names: Iterable[Any], known: Iterable[str], where: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..lora import TARGETS
+from .mappings import abbreviated
 
 SPLITS = ("train", "validation", "test")
 FILES = tuple(f"{split}_files" for split in SPLITS)
@@ -20,10 +21,18 @@ class ModelArguments:
         "model_name_or_path": ("model_config",),
         "model_config": ("model_name_or_path",),
     }
+    # fields of model_config that a loaded model takes, too; all others are sizes of its weights
+    OVERRIDES: ClassVar[tuple[str, ...]] = (
+        *("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "temperature_init"),
+    )
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or Hub name of a model."})
     model_config: dict | str | None = field(
-        default=None, metadata={"help": "Fields of AlbefConfig, to start from scratch; one: --model_config.FIELD VALUE"}
+        default=None,
+        metadata={
+            "help": "Fields of AlbefConfig, to start from scratch, or dropouts and temperature_init of a loaded model; "
+            "one: --model_config.FIELD VALUE"
+        },
     )
     tokenizer: str | None = field(
         default=None,
@@ -41,8 +50,14 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         self.model_config = _mapping(self.model_config, "model_config")
-        if bool(self.model_config) == bool(self.model_name_or_path):
+        if not self.model_config and not self.model_name_or_path:
             raise ValueError("give either model_name_or_path, or model_config to start from scratch.")
+        for path, value in _leaves("model_config", self.model_config) if self.model_name_or_path else ():
+            if path.split(".")[-1] not in self.OVERRIDES:
+                raise ValueError(
+                    f"{path} is {abbreviated(value)}, but {self.model_name_or_path} has its own: leave it out, or "
+                    f"leave model_name_or_path out to start from scratch; {', '.join(self.OVERRIDES)} can be changed."
+                )
         for name, lowest in (("image_size", 1), ("lora_rank", 0)):
             if (value := getattr(self, name)) is not None and value < lowest:
                 raise ValueError(f"{name} is {value}, but must be at least {lowest}.")
@@ -72,6 +87,12 @@ class DataArguments:
     validation_files: list[str] | None = field(default=None, metadata={"help": "Annotation files for validation."})
     test_files: list[str] | None = field(default=None, metadata={"help": "Annotation files for the test."})
     augmentation: bool = field(default=True, metadata={"help": "Augment training images as published."})
+    augmentation_num_ops: int = field(default=2, metadata={"help": "Random operations on a training image."})
+    augmentation_magnitude: float = field(default=7.0, metadata={"help": "Strength of these operations, 0..10."})
+    augmentation_scale: list[float] = field(
+        default_factory=lambda: [0.5, 1.0],
+        metadata={"help": "Least and greatest share of a training image that a crop keeps."},
+    )
     scaled_decoding: bool = field(
         default=True, metadata={"help": "Decode training images that are far larger than needed to a smaller size."}
     )
@@ -98,11 +119,24 @@ class DataArguments:
             raise ValueError("give either dataset, or train_files, validation_files and test_files.")
         if self.data_dir is not None and self.dataset is None:
             raise ValueError("data_dir belongs to a dataset, such as own_data: give its name, too.")
+        self._check_augmentation()
         if self.bad_images not in ("stop", "replace"):
             raise ValueError(f"bad_images is {self.bad_images!r}, but must be stop or replace.")
         for name in ("max_words", "max_rows", "num_proc", "shuffle_buffer", "max_image_pixels"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1.")
+
+    def _check_augmentation(self) -> None:
+        """Refuse a strength that is out of range, or that has no effect."""
+        number, magnitude, scale = self.augmentation_num_ops, self.augmentation_magnitude, self.augmentation_scale
+        if not self.augmentation and (number, magnitude, scale) != (2, 7.0, [0.5, 1.0]):
+            raise ValueError("augmentation is false, but its strength is given: leave one of them out.")
+        if number < 0:
+            raise ValueError(f"augmentation_num_ops is {number}, but must be at least 0.")
+        if not 0 <= magnitude <= 10:
+            raise ValueError(f"augmentation_magnitude is {magnitude}, but must lie between 0 and 10.")
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"augmentation_scale is {scale}, but must be two rising shares above 0 and up to 1.")
 
     def builder_fields(self) -> dict[str, Any]:
         """Return the fields of a builder beside its split; only those that were set, since builders differ."""
@@ -133,3 +167,10 @@ def _mapping(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict | None):
         raise ValueError(f"{name} is {value!r}, but must be a mapping of fields to values.")
     return value or {}
+
+
+def _leaves(path: str, value: Any) -> list[tuple[str, Any]]:
+    """Return the values of nested mappings, named by their paths."""
+    if not isinstance(value, dict):
+        return [(path, value)]
+    return [leaf for name, one in value.items() for leaf in _leaves(f"{path}.{name}", one)]

@@ -101,10 +101,11 @@ class VQAResult:
     Attributes:
         metrics: See `vqa_accuracy`; empty where not all questions have answers.
         answers: `{"question_id", "answer"}` of every question, in the data set's order: the VQA server's format.
-        probabilities: (N,) of the answers among the candidates that were scored; None with `best_answer_only`.
+        probabilities: (N,) of the answers among the candidates that were scored, or of all answers where they are
+            written; None with `best_answer_only`, and where one beam writes them.
         by_question_type: Accuracy for each `question_type`; empty where the data set has no such column.
         scores: (N,) accuracy of each question, per cent; None where not all questions have answers.
-        details: What the metrics were measured by, for the file of results: `vqa_rules`, `fold_answers`,
+        details: What the metrics were measured by, for the file of results: `inference`, `vqa_rules`, `fold_answers`,
             `vqa_accuracy_interval`.
     """
 

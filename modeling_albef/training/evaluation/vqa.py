@@ -1,4 +1,4 @@
-"""Evaluation of visual question answering: rank a list of answers for every question, and measure.
+"""Evaluation of visual question answering: rank a list of answers for every question, or write one, and measure.
 
 The ranking is the published one (salesforce/ALBEF `models/model_vqa.py`); see `AlbefForQuestionAnswering.rank_answers`.
 Shapes: N questions.
@@ -7,7 +7,7 @@ Shapes: N questions.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ...answer_tree_albef import AnswerTree
+from ...configuration_albef import AlbefError
 from ...index_albef import check_finite
 from ..rows import Rows, as_rows, column, image_keys
 from .base import Evaluator, progress
@@ -23,6 +24,7 @@ from .candidates import check_answers, choose_folding
 from .results import VQAResult
 from .vqa_baselines import learn_guesses
 from .vqa_metrics import (
+    INFERENCE,
     accuracy_by_answer_type,
     accuracy_by_question_type,
     check_rules,
@@ -48,6 +50,11 @@ class VQAEvaluator(Evaluator):
         vqa_rules: Of the accuracy, "vqa" or "albef"; see `answer_accuracy`.
         fold_answers: Whether answers that the tokenizer cannot tell apart count as the same; None: in all data but
             that of the builder `vqa_v2`, whose published numbers are measured without.
+        inference_method: "rank" chooses of the candidates; "generate" writes free answers, spelled as a candidate that
+            has the same tokens.
+        generation_num_beams: Of the beam search that writes answers; 1 takes the likeliest token at each step, and then
+            the probabilities are unknown.
+        generation_max_length: Tokens of an answer that is written, at most.
     """
 
     answer_list: Sequence[str]
@@ -59,9 +66,14 @@ class VQAEvaluator(Evaluator):
     max_words: int = 50
     vqa_rules: str = "vqa"
     fold_answers: bool | None = None
+    inference_method: str = "rank"
+    generation_num_beams: int = 3
+    generation_max_length: int = 10
 
     def __post_init__(self) -> None:
         check_rules(self.vqa_rules)
+        if self.inference_method not in INFERENCE:
+            raise AlbefError(f"inference_method is {self.inference_method!r}, but must be {' or '.join(INFERENCE)}.")
         self.answer_list = check_answers(self.answer_list, self.processor.tokenizer)
 
     def __call__(self, dataset: Any) -> VQAResult:
@@ -69,18 +81,21 @@ class VQAEvaluator(Evaluator):
 
         Args:
             dataset: Rows with `image`, `question`, perhaps `answers`, which may be empty, and `image_id`, anything
-                hashable, by default the image's path, and `question_id`, by default the row.
+                hashable, by default the image's path, `question_id`, by default the row, and `candidates` of their own,
+                which are ranked in place of `answer_list`; none where they are empty.
 
         Returns:
             Metrics and answers, the same on every process.
         """
         dataset = as_rows(dataset)
-        best, probabilities = self.rank(dataset)
+        if self.inference_method == "generate":
+            texts, probabilities = self.generate(dataset)
+        else:
+            best, probabilities = self.rank(dataset)
+            own = self._own_candidates(dataset)
+            texts = [(given or self.answer_list)[index] for given, index in zip(own, best.tolist(), strict=True)]
         ids = list(dataset["question_id"] if "question_id" in dataset.column_names else range(len(dataset)))
-        answers = [
-            {"question_id": number, "answer": self.answer_list[index]}
-            for number, index in zip(ids, best.tolist(), strict=True)
-        ]
+        answers = [{"question_id": number, "answer": text} for number, text in zip(ids, texts, strict=True)]
         has_answers = "answers" in dataset.column_names
         known = [tuple(row or ()) for row in dataset["answers"]] if has_answers else []
         if not known or not all(known):
@@ -98,6 +113,7 @@ class VQAEvaluator(Evaluator):
         images = [numbers.setdefault(key, len(numbers)) for key in image_keys(dataset, warn=False)]
         samples = bootstrap_means([(result.scores[:, None], torch.tensor(images))])[0][:, 0]
         result.details = {
+            "inference": self.inference_method,
             "vqa_rules": self.vqa_rules,
             "fold_answers": fold is not None,
             "vqa_accuracy_interval": interval(samples),
@@ -112,20 +128,22 @@ class VQAEvaluator(Evaluator):
         return [None if value is None else str(value) for value in dataset[column]]
 
     def rank(self, dataset: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return (N,) indices of the best answers and (N,) their probabilities, or None with `best_answer_only`."""
+        """Return (N,) indices of the best answers and (N,) their probabilities, or None with `best_answer_only`.
+
+        An index counts among the row's own candidates, where it has some.
+        """
         dataset = as_rows(dataset)
-        batches = group_questions(image_keys(dataset, warn=False), self.batch_size)
-        own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
-        device = self.model.device
-        candidates = self.processor.encode_answers(self.answer_list).to(device)
-        tree = AnswerTree.from_tokens(candidates["input_ids"], candidates["attention_mask"])
+        own = self._own_candidates(dataset)
         options = {"k": self.k_test, "count_first_token_twice": self.count_first_token_twice}
         options["best_only"] = self.best_answer_only
         best, probabilities = torch.zeros(len(dataset), dtype=torch.int64), torch.zeros(len(dataset))
+        tree, made_of = None, None
         with self.inference():
-            loader = self.load(dataset, own, partial(_collate, self.processor, self.max_words))
-            for batch, inputs in zip(own, progress(loader, "Answering questions"), strict=True):
-                inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+            for batch, inputs in self._own_batches(dataset, own):
+                if tree is None or own[batch[0]] is not made_of:
+                    made_of = own[batch[0]]
+                    candidates = self.processor.encode_answers(made_of or self.answer_list).to(self.model.device)
+                    tree = AnswerTree.from_tokens(candidates["input_ids"], candidates["attention_mask"])
                 ranked = self.model.rank_answers(**inputs, candidates=tree, **options)
                 best[batch] = ranked.ids[:, 0].cpu()
                 if ranked.probabilities is not None:
@@ -133,6 +151,66 @@ class VQAEvaluator(Evaluator):
         best, probabilities = self.sum_over_processes(best), self.sum_over_processes(probabilities)
         check_finite(probabilities, "scores", "question {}".format)
         return best, None if self.best_answer_only else probabilities
+
+    def _own_candidates(self, dataset: Any) -> list[list[str] | None]:
+        """Return the candidates of each row that are its own, the same list for the same candidates; None elsewhere."""
+        if "candidates" not in dataset.column_names:
+            return [None] * len(dataset)
+        checked: dict[tuple[str, ...], list[str] | None] = {(): None}
+        for row, given in enumerate(dataset["candidates"]):
+            if (names := tuple(given or ())) not in checked:
+                try:
+                    checked[names] = check_answers(names, self.processor.tokenizer)
+                except AlbefError as error:
+                    raise AlbefError(f"The candidates of row {row} cannot be ranked. {error}") from error
+        return [checked[tuple(given or ())] for given in dataset["candidates"]]
+
+    def generate(self, dataset: Any) -> tuple[list[str], torch.Tensor | None]:
+        """Return N free answers and (N,) their probabilities, or None where one beam writes them."""
+        dataset = as_rows(dataset)
+        config, beams = self.model.config.decoder_config, self.generation_num_beams
+        length = min(self.generation_max_length, config.max_position_embeddings - 1)
+        options: dict[str, Any] = {"num_beams": beams, "max_new_tokens": length, "return_dict_in_generate": True}
+        if beams > 1:  # a length penalty of 0 leaves the log-probabilities as they are
+            options |= {"length_penalty": 0.0, "output_scores": True}
+        written = torch.zeros(len(dataset), length + 1, dtype=torch.int64)
+        probabilities = torch.zeros(len(dataset))
+        with self.inference():
+            for batch, inputs in self._own_batches(dataset, [None] * len(dataset)):
+                outputs = self.model.generate(**inputs, **options)
+                tokens = outputs.sequences.cpu()
+                written[batch] = torch.nn.functional.pad(tokens, (0, length + 1 - tokens.shape[1]), value=-1) + 1
+                if beams > 1:
+                    probabilities[batch] = outputs.sequences_scores.exp().float().cpu()
+        written, probabilities = self.sum_over_processes(written) - 1, self.sum_over_processes(probabilities)
+        check_finite(probabilities, "scores", "question {}".format)
+        return self._texts(written.tolist()), probabilities if beams > 1 else None
+
+    def _texts(self, written: list[list[int]]) -> list[str]:
+        """Return the texts of answers in tokens, where -1 is nothing, as the candidates spell them."""
+        known = self.processor.encode_answers(self.answer_list, padding=False, return_tensors=None)["input_ids"]
+        spelling = {tuple(tokens[1:-1]): text for tokens, text in zip(known, self.answer_list, strict=True)}
+        special = {-1, *self.processor.tokenizer.all_special_ids}
+        own = [[token for token in tokens if token not in special] for tokens in written]
+        decoded = self.processor.batch_decode(own)
+        return [spelling.get(tuple(tokens), text) for tokens, text in zip(own, decoded, strict=True)]
+
+    def _own_batches(
+        self, dataset: Any, candidates: Sequence[list[str] | None]
+    ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+        """Return the rows of each batch of this process, with the same candidates, and the model's inputs for them."""
+        keys, rows_of = image_keys(dataset, warn=False), defaultdict[int, list[int]](list)
+        for row, given in enumerate(candidates):
+            rows_of[id(given)].append(row)
+        batches = [
+            [rows[number] for number in batch]
+            for rows in rows_of.values()
+            for batch in group_questions([keys[row] for row in rows], self.batch_size)
+        ]
+        own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
+        loader = self.load(dataset, own, partial(_collate, self.processor, self.max_words))
+        for batch, inputs in zip(own, progress(loader, "Answering questions"), strict=True):
+            yield batch, {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
 
 
 def _collate(processor: Any, max_words: int, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

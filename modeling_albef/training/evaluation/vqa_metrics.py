@@ -19,6 +19,7 @@ from ...configuration_albef import AlbefError
 from .vqa_records import ANSWER_TYPES, QuestionRecord
 
 RULES = ("vqa", "albef")  # today's evaluation of VQA v2; the one that salesforce/ALBEF ships
+INFERENCE = ("rank", "generate")  # candidates are ranked, or answers are written
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
 _ARTICLES = frozenset({"a", "an", "the"})

@@ -44,6 +44,7 @@ PUBLIC = {  # public methods that are overridden: the parameters that ours name
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
     "log": ["self", "logs", "start_time"],
     "save_model": ["self", "output_dir", "_internal_call"],
+    "create_optimizer": ["self", "model"],
     "create_scheduler": ["self", "num_training_steps", "optimizer"],
     "get_train_dataloader": ["self"],
     "call_model_init": ["self", "trial"],

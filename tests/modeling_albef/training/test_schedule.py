@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from modeling_albef.training import PublishedSchedule
 
@@ -53,3 +54,21 @@ def test_no_warm_up_starts_at_the_peak() -> None:
 def test_broken_warm_up_is_refused() -> None:
     with pytest.raises(ValueError, match=r"warmup_steps is 50, .* multiple"):
         PublishedSchedule(1e-5, 1e-6, 1e-5, 50, 10, 5)
+
+
+def test_restarts_are_those_of_torch() -> None:
+    """TorchMultimodal's loop, played with torch's own scheduler: VQA's sizes, where the cosine starts again."""
+    epochs, levels, length = 8, 4, 450
+    schedule = PublishedSchedule(2e-5, 1e-6, 1e-5, 100 * levels, length, epochs, restarts=True)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2e-5)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=epochs, eta_min=1e-6)
+    played = []
+    for epoch in range(epochs):
+        if epoch:
+            theirs.step(epoch + levels)
+        for step in range(length):
+            played.append(optimizer.param_groups[0]["lr"])
+            if epoch == 0 and step % 100 == 0 and step <= 100 * levels:
+                theirs.step(step // 100)
+    assert [schedule(step) for step in range(epochs * length)] == pytest.approx(played, rel=1e-12)
+    assert played[0] == played[4 * length] == 2e-5 and played[3 * length] < 2e-6  # it starts again in the fifth epoch

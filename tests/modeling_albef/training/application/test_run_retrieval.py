@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -31,8 +32,10 @@ from safetensors.torch import load_file
 from small_models import save_retrieval, save_vqa
 
 from benchmarks.soak import free_port
+from modeling_albef import AlbefError, AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from modeling_albef.training import RetrievalTrainingArguments
-from modeling_albef.training.application import DataArguments, ModelArguments, parse_arguments
+from modeling_albef.training.application import DataArguments, ModelArguments, load_model, parse_arguments
+from processing import AlbefProcessor
 from run_retrieval import main
 
 SCRIPT = "run_retrieval.py"
@@ -404,6 +407,49 @@ def test_the_command_line_displaces_what_cannot_stand_beside_it(
     assert told[0] == "--model_name_or_path takes the place of model_config in the configuration file."
     assert told[2] == "--train_files takes the place of dataset, dataset_config, data_dir in the configuration file."
     assert "either dataset, or train_files" in refused(main, [config, "--dataset", "shapes", "--train_files", "a.json"])
+
+
+def test_a_loaded_model_is_changed_where_its_weights_allow_it(
+    finished: tuple[Path, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, name = write_run(tmp_path), str(finished[0])
+    processor = AlbefProcessor.from_pretrained(name)
+
+    def loaded(*words: str, model_class: Any = AlbefForImageTextRetrieval, file: str = config) -> Any:
+        model_args, _, _ = parse_arguments(CLASSES, [file, *words])
+        return load_model(model_class, model_args, processor.tokenizer)
+
+    named = ("--model_name_or_path", name)
+    dropout, part = "--model_config.text_config.hidden_dropout_prob=0.25", "--model_config.text_config"
+    before, _ = loaded(*named)
+    vision = "--model_config.vision_config.attention_dropout"
+    after, _ = loaded(*named, dropout, vision, "0.5", "--model_config.temperature_init", "0.2")
+    text = after.config.text_config
+    assert (text.hidden_dropout_prob, text.attention_probs_dropout_prob) == (0.25, 0.1)
+    rates = {module.p for module in after.albef.text_model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert 0.25 in rates and after.config.vision_config.attention_dropout == 0.5
+    assert float(after.albef.temperature.detach()) == pytest.approx(0.2)
+    kept, state = before.state_dict(), after.state_dict()
+    assert {key for key in kept if not torch.equal(kept[key], state[key])} == {"albef.temperature"}
+    # a file that names a model keeps it; sizes on the command line still mean a model from scratch
+    own = write_run(tmp_path, model_config=None, model_name_or_path=name)
+    assert loaded(dropout, file=own)[0].config.text_config.hidden_dropout_prob == 0.25
+    assert parse_arguments(CLASSES, [own, f"{part}.hidden_size", "64"])[0].model_name_or_path is None
+    for words, sentence in (
+        (
+            [f"{part}.hidden_size", "64"],
+            f"model_config.text_config.hidden_size is 64, but {name} has its own",
+        ),
+        (["--model_config.projection_dim", "8"], "model_config.projection_dim is 8, but"),
+        ([f"{part}.hidden_dropout_prob", "2"], "hidden_dropout_prob is 2, but must lie between 0 and 1"),
+        (["--model_config.decoder_config.hidden_dropout_prob", "0"], f"the model in {name} has no answer decoder"),
+    ):
+        with pytest.raises(AlbefError, match=re.escape(sentence)):
+            loaded(*named, *words)
+    with pytest.raises(AlbefError, match=r"temperature_init is 0\.2, but this task has no temperature"):
+        loaded(*named, "--model_config.temperature_init", "0.2", model_class=AlbefForQuestionAnswering)
+    decoder = loaded(*named, dropout, model_class=AlbefForQuestionAnswering)[0].config.decoder_config
+    assert decoder.hidden_dropout_prob == 0.25 and decoder.hidden_size == 32
 
 
 def test_going_on_from_the_end_keeps_what_the_training_measured(finished: tuple[Path, str], tmp_path: Path) -> None:

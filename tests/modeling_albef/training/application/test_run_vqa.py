@@ -81,6 +81,16 @@ def test_evaluation_alone_gives_the_same_in_one_and_two_processes(finished: tupl
     assert len(names) > 6 and [one[name] for name in names] == [two[name] for name in names]
 
 
+def test_a_run_that_writes_its_answers(finished: tuple[Path, str], tmp_path: Path) -> None:
+    fields = {"model_config": None, "model_name_or_path": str(finished[0]), "do_train": False, "do_eval": False}
+    main([write_config(tmp_path, **fields), "--inference", "generate", "--generation_num_beams", "2"])
+    metrics = json.loads((tmp_path / "out" / "test_results.json").read_text())
+    assert metrics["test_inference"] == "generate" and 0 <= metrics["test_vqa_accuracy"] <= 100
+    assert json.loads((finished[0] / "test_results.json").read_text())["test_inference"] == "rank"
+    read_answers(tmp_path / "out")
+    assert "but must be rank or generate" in refused(main, [write_config(tmp_path), "--inference", "guess"])
+
+
 def test_resume_is_exact(finished: tuple[Path, str], tmp_path: Path) -> None:
     first = min(finished[0].glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     shutil.copytree(first, tmp_path / "out" / first.name)

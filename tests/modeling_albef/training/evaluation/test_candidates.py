@@ -11,7 +11,7 @@ from golden_cases import tiny_config
 from PIL import Image
 from transformers import BertTokenizer
 
-from modeling_albef import AlbefForQuestionAnswering
+from modeling_albef import AlbefError, AlbefForQuestionAnswering
 from modeling_albef.answer_tree_albef import describe_merged_answers, merge_equal_answers
 from modeling_albef.training import VQAEvaluator, VQATrainer, VQATrainingArguments, question_only_accuracy
 from modeling_albef.training.application.answers import baseline_metrics
@@ -218,3 +218,69 @@ def test_a_trainer_keeps_the_spelling_of_its_training_data(
         processing_class=processor,
     )
     assert trainer.answer_list == ["Café", "red", "blue"] == trainer.model.config.decoder_config.answer_list
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_free_answers_are_those_of_generate(
+    beams: int, model: AlbefForQuestionAnswering, processor: AlbefProcessor, rows: Any
+) -> None:
+    """The oracle is the library's generation, a question at a time."""
+    data = rows(["a"], ["red"], ["a"], question=["what is left?", "what is red?", "red"], image_id=[0, 1, 1])
+    options = {"num_beams": beams, "max_new_tokens": 4, "length_penalty": 0.0, "return_dict_in_generate": True}
+    texts, scores = [], []
+    for row in data:
+        image = Image.open(row["image"]["path"])
+        question = {"text": row["question"], "text_type": "question", "max_words": 50, "return_tensors": "pt"}
+        outputs = model.generate(**processor(images=image, **question), **options, output_scores=beams > 1)
+        texts.append(processor.batch_decode(outputs.sequences, skip_special_tokens=True)[0])
+        scores += outputs.sequences_scores.exp().tolist() if beams > 1 else []
+    assert any(texts) and not set(texts) <= {"a", "red"}  # not of the candidates
+    written = {"inference_method": "generate", "generation_num_beams": beams, "generation_max_length": 4}
+    result = VQAEvaluator(model, processor, ["a", "red"], batch_size=2, **written)(data)
+    assert [row["answer"] for row in result.answers] == texts and result.details["inference"] == "generate"
+    assert (result.probabilities is None) is (beams == 1)
+    if beams > 1:
+        assert result.probabilities.tolist() == pytest.approx(scores, rel=1e-4)
+
+
+def test_a_written_answer_is_scored_and_spelled_like_a_candidate(
+    model: AlbefForQuestionAnswering, processor: AlbefProcessor, rows: Any
+) -> None:
+    """The tokens of `t-shirt` are decoded as `t - shirt`; a written answer counts by the rules of all answers."""
+    evaluator = VQAEvaluator(model, processor, ["red", "T-shirt"], inference_method="generate")
+    shirt, dot = processor.tokenizer("t-shirt")["input_ids"], processor.tokenizer("b a")["input_ids"]
+    assert evaluator._texts([[*shirt, -1, -1], [*dot, -1], [-1, -1]]) == ["T-shirt", "b a", ""]
+    written = evaluator.generate(rows(["a"]))[0][0]
+    scores = [evaluator(rows([given] * 10)).metrics["vqa_accuracy"] for given in (written.upper(), "cafe")]
+    assert written and scores == [100.0, 0.0]
+    with pytest.raises(AlbefError, match="inference_method is 'guess', but must be rank or generate"):
+        VQAEvaluator(model, processor, ["red"], inference_method="guess")
+
+
+def test_a_question_has_candidates_of_its_own(
+    model: AlbefForQuestionAnswering, processor: AlbefProcessor, rows: Any
+) -> None:
+    """The oracle ranks a question at a time; neighbors with other candidates change nothing."""
+    shared = ["a", "b", "red", "blue", "cafe"]
+    own = [["red", "blue"], [], ["t-shirt", "1,000", "8:30"], ["red", "blue"], None, ["cafe"]]
+    data = rows(
+        *[["red"]] * 6,
+        candidates=own,
+        image_id=[0, 0, 1, 1, 0, 2],
+        question=["what is left?", "a", "b", "red", "?", "a"],
+    )
+    expected, scores = [], []
+    for row in data:
+        names = row["candidates"] or shared
+        question = {"text": row["question"], "text_type": "question", "max_words": 50, "return_tensors": "pt"}
+        inputs = processor(images=Image.open(row["image"]["path"]), **question)
+        ranked = model.rank_answers(**inputs, candidates=processor.encode_answers(names), k=128)
+        expected.append(names[int(ranked.ids[0, 0])])
+        scores.append(float(ranked.probabilities[0, 0]))
+    result = VQAEvaluator(model, processor, shared, batch_size=4)(data)
+    assert [row["answer"] for row in result.answers] == expected and expected[2] in own[2] and expected[5] == "cafe"
+    assert result.probabilities.tolist() == pytest.approx(scores, rel=1e-4)
+    plain = VQAEvaluator(model, processor, shared, batch_size=4)(data.remove_columns("candidates"))
+    assert {row["answer"] for row in plain.answers} <= set(shared)
+    with pytest.raises(AlbefError, match=r"candidates of row 1 cannot be ranked. The answer list has 'b' twice"):
+        VQAEvaluator(model, processor, shared)(rows(["a"], ["a"], candidates=[["a"], ["b", "b"]]))
