@@ -18,6 +18,7 @@ FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("
 HUB_FILES = {*ROOT.glob("modeling_albef/*_albef*.py"), *ROOT.glob("processing/*processing_albef*.py")}
 LONGEST_CHAIN = 9
 FILES_IN_A_FOLDER = 16  # beside __init__.py
+HUB_FILES_IN_A_FOLDER = 19  # flat, since the library copies a flat folder to the Hub; a head is a file
 
 # What may be imported, beside what is under the same entry. The longest entry that begins a module's name counts.
 MODELS, TRAINING, CONVERSION = "modeling_albef", "modeling_albef.training", "modeling_albef.conversion"
@@ -136,7 +137,8 @@ def test_what_counts_as_an_import(tmp_path: Path) -> None:
 
 def test_folders_are_small() -> None:
     counts = Counter(path.parent.relative_to(ROOT).as_posix() for path in FILES if path.name != "__init__.py")
-    assert not {folder: count for folder, count in counts.items() if count > FILES_IN_A_FOLDER}
+    limits = {"modeling_albef": HUB_FILES_IN_A_FOLDER}
+    assert not {folder: count for folder, count in counts.items() if count > limits.get(folder, FILES_IN_A_FOLDER)}
 
 
 def test_tests_mirror_the_packages() -> None:
