@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
+from huggingface_hub import constants
 from huggingface_hub.utils import WeakFileLock
 from tqdm.auto import tqdm
 
@@ -29,7 +30,7 @@ _ATTEMPTS = 5  # in a row that bring nothing new
 _BLOCK = 2**16  # bytes; what is lost of a connection that breaks
 _TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # torch.hub's: the beginning of the SHA-256
-_MD5 = re.compile(r'"([0-9a-f]{32})"')
+_SHA256 = re.compile(r'"([0-9a-f]{64})"')
 
 
 class _BrokenOffError(Exception):
@@ -42,15 +43,13 @@ class _RemoteFile:
 
     Attributes:
         size: Bytes; None where the file comes in chunks.
-        version: Its ETag or its date; empty where the server gives neither.
+        version: Its strong ETag or its date; empty where the server gives neither, so that two versions look the same.
         checksum: Name of an algorithm and hexadecimal digits, which may be the first ones; None if none is published.
-        resumable: False where a server excludes ranges.
     """
 
     size: int | None
     version: str
     checksum: tuple[str, str] | None
-    resumable: bool
 
 
 def download(url: str, target: Path) -> None:
@@ -61,13 +60,13 @@ def download(url: str, target: Path) -> None:
         lock = target.with_name(f"{target.name}.lock")
         with WeakFileLock(lock), requests.Session() as session:
             session.headers["Accept-Encoding"] = "identity"  # sizes and checksums are those of the file
-            most, useless, answered = _bytes_of_parts(target), 0, False
+            most, useless, answered = -1, 0, False
             while not target.is_file():  # another process may have been faster
                 try:
                     _receive(session, url, target)
                 except (requests.RequestException, _BrokenOffError) as error:
                     answered |= isinstance(error, _BrokenOffError)
-                    have = _bytes_of_parts(target)
+                    have = sum(part.stat().st_size for part in _parts(target))
                     useless = 0 if have > most else useless + 1
                     most = max(most, have)
                     if not answered or useless == _ATTEMPTS:
@@ -84,22 +83,19 @@ def _receive(session: requests.Session, url: str, target: Path) -> None:
         key = hashlib.sha256(f"{remote.version} {remote.size}".encode()).hexdigest()[:12]
         part = target.with_name(f"{target.name}.{key}.part")
         for other in _parts(target):
-            if other != part or remote.size is None or not remote.resumable:
-                other.unlink()  # of another version of the file, or of no use
+            if other != part or not remote.version or other.stat().st_size > (remote.size or 0):
+                other.unlink()  # of another version of the file, or of an unknown one
         have = part.stat().st_size if part.exists() else 0
-        if have > (remote.size or 0):
-            part.unlink()
-            have = 0
         _check_room(url, remote, target.parent, have)
         if not have:
             _write(response, part, 0, remote.size)
     if have and have != remote.size:
-        wanted = {"Range": f"bytes={have}-"}
-        if remote.version and not remote.version.startswith("W/"):
-            wanted["If-Range"] = remote.version
-        with _request(session, url, wanted) as response:
+        with _request(session, url, {"Range": f"bytes={have}-", "If-Range": remote.version}) as response:
             goes_on = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-            _write(response, part, have if response.status_code == 206 and goes_on else 0, remote.size)
+            if response.status_code != 200 and not goes_on:
+                part.unlink()
+                raise _BrokenOffError(f"the server does not go on after {have:,} bytes")
+            _write(response, part, have if goes_on else 0, remote.size)
     if remote.checksum is not None:
         _check_sum(url, part, *remote.checksum)
     part.replace(target)
@@ -112,14 +108,15 @@ def _request(session: requests.Session, url: str, headers: dict[str, str] | None
         secure = [step.url.lower().startswith("https:") for step in (*response.history, response)]
         if secure != sorted(secure):
             raise ConversionError(f"{shown(url)} leads to an address without TLS: give one that stays with https.")
+        answer = f"the server answers {response.status_code} {response.reason}"
         if response.status_code in (408, 429) or response.status_code >= 500:
-            raise _BrokenOffError(f"the server answers {response.status_code} {response.reason}")
-        if response.status_code not in (200, 206):
+            raise _BrokenOffError(answer)
+        if response.status_code not in ((206, 200, 416) if headers else (200,)):
             raise ConversionError(
-                f"{shown(url)} cannot be downloaded (the server answers {response.status_code} {response.reason}): "
-                "check the address in a browser, or give the path of a file that you have."
+                f"{shown(url)} cannot be downloaded ({answer}): check the address in a browser, or give the path of a "
+                "file that you have."
             )
-        if response.headers.get("Content-Type", "").startswith("text/html"):
+        if response.status_code == 200 and response.headers.get("Content-Type", "").startswith("text/html"):
             raise ConversionError(
                 f"{shown(url)} is a web page, not a checkpoint: give the address that the page downloads from."
             )
@@ -137,34 +134,38 @@ def _describe(response: requests.Response, name: str) -> _RemoteFile:
             f"{shown(response.url)} does not say how large it is, so that its end cannot be told from a broken "
             "connection: download it with a browser and give its path."
         )
+    tag = headers.get("ETag", "")
+    version = headers.get("Last-Modified", "") if tag.startswith("W/") or not tag else tag
+    return _RemoteFile(size, version, _published_checksum(response, name))
+
+
+def _published_checksum(response: requests.Response, name: str) -> tuple[str, str] | None:
+    """Return algorithm and digits: those in the name, the Hub's, Google's, or those of the standard header."""
     in_name = _HASH_IN_NAME.search(name)
-    google = dict(one.strip().partition("=")[::2] for one in headers.get("x-goog-hash", "").split(","))
-    base64_md5 = google.get("md5") or headers.get("Content-MD5")
-    checksum = None
     if in_name and not in_name[1].isdecimal():  # a date else
-        checksum = ("sha256", in_name[1])
-    elif base64_md5:
-        with suppress(binascii.Error):  # no checksum that could be compared
-            checksum = ("md5", base64.b64decode(base64_md5, validate=True).hex())
-    elif headers.get("Server") == "AmazonS3" and not headers.get("x-amz-server-side-encryption", "").startswith("aws:"):
-        tag = _MD5.fullmatch(headers.get("ETag", ""))  # of a file in several parts it has a dash
-        checksum = tag and ("md5", tag[1])
-    version = headers.get("ETag") or headers.get("Last-Modified", "")
-    return _RemoteFile(size, version, checksum, headers.get("Accept-Ranges") != "none")
+        return "sha256", in_name[1]
+    steps = (*response.history, response)  # the Hub says it before it leads to the storage
+    for linked in (step.headers.get(constants.HUGGINGFACE_HEADER_X_LINKED_ETAG, "") for step in steps):
+        if found := _SHA256.fullmatch(linked):
+            return "sha256", found[1]
+    google = dict(one.strip().partition("=")[::2] for one in response.headers.get("x-goog-hash", "").split(","))
+    with suppress(binascii.Error):  # no checksum that could be compared
+        if digits := base64.b64decode(google.get("md5") or response.headers.get("Content-MD5", ""), validate=True):
+            return "md5", digits.hex()
+    return None
 
 
 def _check_room(url: str, remote: _RemoteFile, folder: Path, have: int) -> None:
-    missing = (remote.size or 0) - have
-    if have + missing > LARGEST:
+    size, free = remote.size or 0, shutil.disk_usage(folder).free
+    if size > LARGEST:
         raise ConversionError(
-            f"{shown(url)} has {_gigabytes(have + missing)}, more than any checkpoint of ALBEF: check the address, or "
-            "download it with another program and give its path."
+            f"{shown(url)} has {size / 1e9:.2f} GB, more than any checkpoint of ALBEF: check the address, or download "
+            "it with another program and give its path."
         )
-    free = shutil.disk_usage(folder).free
-    if missing > free:
+    if size - have > free:
         raise ConversionError(
-            f"{shown(url)} needs {_gigabytes(missing)} in {folder}, where {_gigabytes(free)} are free: make room, or "
-            "name another folder with --download_dir."
+            f"{shown(url)} needs {(size - have) / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are free: make "
+            "room, or name another folder with --download_dir."
         )
 
 
@@ -174,21 +175,17 @@ def _write(response: requests.Response, part: Path, start: int, size: int | None
     bar = tqdm(desc=part.name[: -len(".123456789012.part")], initial=start, total=size, unit="B", unit_scale=True)
     with bar, part.open("r+b" if start else "wb") as file:
         file.seek(start)
-        for block in _blocks(response):
-            received += len(block)
-            if received > (LARGEST if size is None else size):
-                raise ConversionError(f"{shown(response.url)} does not end where it should: check the address.")
-            file.write(block)
-            bar.update(len(block))
+        try:
+            for block in response.iter_content(_BLOCK):
+                received += len(block)
+                if received > (LARGEST if size is None else size):
+                    raise ConversionError(f"{shown(response.url)} does not end where it should: check the address.")
+                file.write(block)
+                bar.update(len(block))
+        except requests.RequestException as error:
+            raise _BrokenOffError(_reason(error)) from error
     if size is not None and received < size:
         raise _BrokenOffError(f"the connection ended after {received:,} of {size:,} bytes")
-
-
-def _blocks(response: requests.Response) -> Iterator[bytes]:
-    try:
-        yield from response.iter_content(_BLOCK)
-    except requests.RequestException as error:
-        raise _BrokenOffError(_reason(error)) from error
 
 
 def _check_sum(url: str, part: Path, algorithm: str, expected: str) -> None:
@@ -246,14 +243,6 @@ def _parts(target: Path) -> list[Path]:
     """Return what earlier downloads to a target have left."""
     form = re.compile(re.escape(target.name) + r"\.[0-9a-f]{12}\.part")
     return [path for path in target.parent.iterdir() if form.fullmatch(path.name)]
-
-
-def _bytes_of_parts(target: Path) -> int:
-    return sum(path.stat().st_size for path in _parts(target))
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
 
 
 def shown(url: str) -> str:
