@@ -10,6 +10,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -44,7 +45,7 @@ class FileServer:
         status: Of each answer, where it is not 200 or 206.
         breaks: For each answer in turn: bytes after which the connection is cut; then none is.
         ranges: Whether ranges are served.
-        location: Where each answer leads instead.
+        location: Where each answer leads instead, but for paths below `/moved/`.
         chunked: Whether the file is sent in chunks, without its size.
         shift: Bytes by which the answer to a range begins too late.
         asked: The `Range` of each request, empty where there was none.
@@ -78,7 +79,7 @@ class FileServer:
             status, headers["Content-Range"] = 416, f"bytes */{len(self.content)}"
         elif start:
             headers["Content-Range"] = f"bytes {start}-{len(self.content) - 1}/{len(self.content)}"
-        if self.location:
+        if self.location and "/moved/" not in handler.path:
             status, body, headers["Location"] = 302, b"", self.location
         headers |= {"Transfer-Encoding": "chunked"} if self.chunked else {"Content-Length": str(len(body))}
         headers |= {"Connection": "close"} | self.headers
@@ -141,6 +142,12 @@ def test_a_file_arrives_once(server: FileServer, tmp_path: Path, capsys: pytest.
     assert f"downloading {server.url} to {path}" in printed.out and "mscoco.pth: 100%" in printed.err
     assert find_checkpoint(server.url, tmp_path) == path and len(server.asked) == 1
     assert "not downloaded again" in capsys.readouterr().out
+
+
+def test_two_commands_at_once_download_once(server: FileServer, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(find_checkpoint, [server.url] * 2, [tmp_path] * 2))
+    assert len(server.asked) == 1 and {path.read_bytes() for path in paths} == {CONTENT}
 
 
 def test_without_a_folder_each_address_has_its_own(
@@ -327,6 +334,14 @@ def test_no_server(tmp_path: Path) -> None:
 def test_redirections_to_what_is_not_http(location: str, server: FileServer, tmp_path: Path) -> None:
     server.location = location
     assert "cannot be downloaded" in refused(server.url, tmp_path) and not left(tmp_path)
+
+
+def test_redirections_are_followed(server: FileServer, tmp_path: Path) -> None:
+    """Also where a download goes on; the name of the file is that of the address which was given."""
+    server.location = server.url.replace("weights/mscoco.pth", "moved/other.bin")
+    server.breaks = [0, 2 * BLOCK]  # of the redirection, of the file
+    assert find_checkpoint(server.url, tmp_path).read_bytes() == CONTENT
+    assert server.asked[-1] == f"bytes={2 * BLOCK}-" and (tmp_path / "mscoco.pth").is_file()
 
 
 def test_a_redirection_without_end(server: FileServer, tmp_path: Path) -> None:
