@@ -3,14 +3,12 @@
     python -m benchmarks.soak --tasks retrieval vqa --processes 1 2 --kills 10 --steps 300
     python -m benchmarks.soak --tasks retrieval --processes 2 --kills 6 --steps 3000 --save_steps 250
     python -m benchmarks.soak --kinds stream lora epochs last --kills 4 --steps 100
-    python -m benchmarks.soak --processes 1 --kills 0 --steps 2000 --save_steps 250
 
 For each task, number of processes and kind of run weights, optimizer, teacher, queue and every line of the log must be
 equal to the bit. Kinds: `plain`; `stream`, rows that are streamed and opened by two workers a process; `lora`,
 adapters; `epochs`, an evaluation and a checkpoint after each epoch; `last`, which does not end with the best
 checkpoint.
 Memory and open files of the undisturbed run are sampled; the slopes are those of a least-squares line after warm-up.
-Without kills that is all: the run is not repeated.
 """
 
 from __future__ import annotations
@@ -241,7 +239,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["retrieval", "vqa"], choices=["retrieval", "vqa"])
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--kinds", nargs="+", default=["plain"], choices=list(KINDS))
-    parser.add_argument("--kills", type=int, default=10, help="of each run; 0 measures memory and open files alone")
+    parser.add_argument("--kills", type=int, default=10, help="of each run")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--save_steps", type=int, default=20, help="steps between checkpoints, and evaluations")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -254,11 +252,9 @@ def main() -> None:
             config = write_config(folder, task, kind, args)
             whole, killed = folder / "whole", folder / "killed"
             figures = run_whole(task, config, whole, processes)
-            hit, found = 0, []
-            if args.kills:
-                hit = run_killed(task, config, killed, processes, figures["seconds"], args.kills, moments)
-                steps = json.loads((whole / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-                found = differences(whole, killed, task, steps)
+            hit = run_killed(task, config, killed, processes, figures["seconds"], args.kills, moments)
+            steps = json.loads((whole / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+            found = differences(whole, killed, task, steps)
         case = f"{task}, {processes} processes, {kind}"
         results[case] = figures | {"kills": hit, "differences": found}
         failed = failed or bool(found) or hit < args.kills

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,15 @@ import pytest
 from run_cases import ROOT
 
 from benchmarks.input_pipeline import main
+from benchmarks.slopes import FIGURES, Samples, slopes
 
 SMALL = ["--count", "6", "--rounds", "1", "--batch_size", "3"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["retrieval_evaluation", "training_step", "vqa_evaluation", "data_preparation"])
+@pytest.mark.parametrize(
+    "name", ["retrieval_evaluation", "training_step", "vqa_evaluation", "data_preparation", "slopes"]
+)
 def test_small_sizes(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--output", str(tmp_path / "out.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
@@ -49,3 +53,26 @@ def test_large_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_folder_without_jpeg_files(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         main([*SMALL, "--images", str(tmp_path)])
+
+
+def test_slopes_are_those_of_the_second_half() -> None:
+    """Of lines, whatever warm-up comes before: 0.5 MB, 0.25 MB, 0 files and -2 CPU milliseconds a sample."""
+    warm_up = [(9.0 * number, 0.0, number, 500.0) for number in range(50)]
+    steady = [(700 + 0.5 * number, 300 + 0.25 * number, 12, 80 - 2.0 * number) for number in range(50)]
+    found = slopes([*warm_up, *steady], distance=100, per=100_000, unit="rows")
+    for figure, expected in zip(FIGURES, (500, 250, 0, -2000), strict=True):
+        assert found[f"{figure} per 100,000 rows"] == pytest.approx(expected)
+    assert found["open files, median"] == 12 and found["resident MB, median"] == pytest.approx(712.25)
+
+
+def test_samples_see_memory_and_files_that_stay() -> None:
+    samples = Samples()
+    samples.take()
+    kept, files = bytearray(b"1" * 50_000_000), [open(os.devnull) for _ in range(3)]
+    samples.take()
+    before, after = samples.taken
+    assert [round(high - low, -1) for low, high in zip(before[:2], after[:2], strict=True)] == [50, 50]
+    assert after[2] - before[2] == 3 and after[3] > 0
+    for file in files:
+        file.close()
+    assert len(kept) == 50_000_000
