@@ -8,14 +8,16 @@
 time of a step leaves out. `mapped` and `streamed` read a table of captions once, as training does: images are opened
 and augmented, captions become tokens; the time is that of a batch of 100 rows. Each case has a process of its own, with
 one thread. Resident memory counts pages of mapped files that the system keeps at hand; anonymous memory is what the
-process holds beside them, where a leak shows. Times are those of the processor, so that other work on the machine
-disturbs them little. Linux only.
+process holds beside them, with what it has freed and keeps for later; allocated memory is what it has asked for and not
+freed, where a leak shows. Times are those of the processor, so that other work on the machine disturbs them little. Linux
+with glibc only.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import ctypes
 import importlib
 import itertools
 import multiprocessing
@@ -51,7 +53,13 @@ BATCH = 100  # rows between two samples of a table
 SIDE = 32  # pixels
 STEPS_BETWEEN_CHECKPOINTS = 250
 QUICK = 50  # divides all sizes
-FIGURES = ("resident MB", "anonymous MB", "open files", "CPU milliseconds")
+FIGURES = ("resident MB", "anonymous MB", "allocated MB", "open files", "CPU milliseconds")
+
+
+class _MallocInfo(ctypes.Structure):
+    """What `mallinfo2` of the C library returns (glibc from 2.33)."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in ("a", "b", "c", "d", "mapped", "e", "f", "in_use", "g", "h")]
 
 
 class Samples(TrainerCallback):
@@ -63,6 +71,8 @@ class Samples(TrainerCallback):
 
     def __init__(self) -> None:
         self.taken: list[tuple[float, ...]] = []
+        self.malloc_info = ctypes.CDLL(None).mallinfo2
+        self.malloc_info.restype = _MallocInfo
         self.since = time.process_time()
 
     def take(self) -> None:
@@ -70,6 +80,8 @@ class Samples(TrainerCallback):
         milliseconds = 1000 * (time.process_time() - self.since)
         resident, shared = map(int, Path("/proc/self/statm").read_text(encoding="ascii").split()[1:3])
         megabytes = [pages * os.sysconf("SC_PAGE_SIZE") / 1e6 for pages in (resident, resident - shared)]
+        allocated = self.malloc_info()
+        megabytes.append((allocated.mapped + allocated.in_use) / 1e6)
         self.taken.append((*megabytes, len(os.listdir("/proc/self/fd")), milliseconds))
         self.since = time.process_time()
 

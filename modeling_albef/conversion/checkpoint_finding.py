@@ -37,7 +37,7 @@ def find_checkpoint(given: str, folder: Path | None = None) -> Path:
         folder = Path(constants.HF_HOME) / "albef" / hashlib.sha256(url.encode()).hexdigest()[:16]
     target = folder / name
     if target.is_file():
-        print(f"{target} is there already and is not downloaded again")
+        print(f"{target} is there already and is not downloaded again; delete it to have it anew")
     else:
         download(url, target)
     return target
