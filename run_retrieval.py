@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         model,
         args,
         teacher=teacher,
-        train_dataset=training_rows(splits.get("train"), data_args, args, image_size),
+        train_dataset=training_rows(splits.get("train"), data_args, args, model, processor),
         eval_dataset=splits.get("validation"),
         data_collator=RetrievalCollator(processor, data_args.max_words, max_length=max_length, with_names=True),
         processing_class=processor,

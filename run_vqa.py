@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         args,
         answer_list=candidates,
         teacher=teacher,
-        train_dataset=training_rows(splits.get("train"), data_args, args, image_size),
+        train_dataset=training_rows(splits.get("train"), data_args, args, model, processor),
         eval_dataset=splits.get("validation"),
         data_collator=collator,
         processing_class=processor,

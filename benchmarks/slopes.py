@@ -9,8 +9,8 @@ time of a step leaves out. `mapped` and `streamed` read a table of captions once
 and augmented, captions become tokens; the time is that of a batch of 100 rows. Each case has a process of its own, with
 one thread. Resident memory counts pages of mapped files that the system keeps at hand; anonymous memory is what the
 process holds beside them, with what it has freed and keeps for later; allocated memory is what it has asked for and not
-freed, where a leak shows. Times are those of the processor, so that other work on the machine disturbs them little. Linux
-with glibc only.
+freed, where a leak shows. Times are those of the processor, so that other work on the machine disturbs them little.
+Linux with glibc only.
 """
 
 from __future__ import annotations

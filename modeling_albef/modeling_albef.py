@@ -5,23 +5,26 @@ Shapes: I images, N text rows, P image tokens, L text tokens, H width, E project
 """
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812, the field's own name
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
 from .attention_albef import AlbefAttentionModel, NestedOutput, every_layer, output_options, select_layers
-from .configuration_albef import AlbefConfig, AlbefError
+from .configuration_albef import AlbefConfig, AlbefError, check_shapes
 from .hub_albef import AlbefHubMixin
 from .losses_albef import contrastive_positives, itc_loss
 from .modeling_albef_text import AlbefTextModel, first_token
 from .modeling_albef_vision import AlbefVisionModel
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -64,12 +67,56 @@ class AlbefPreTrainedModel(AlbefHubMixin, AlbefAttentionModel):  # type: ignore[
     base_model_prefix = "albef"
     main_input_name = "pixel_values"
     input_modalities = ["image", "text"]
+    new_parameters: tuple[str, ...] = ()
     _no_split_modules = ["AlbefVisionLayer", "AlbefTextEmbeddings", "AlbefTextLayer", "AlbefAnswerHead"]
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if getattr(module, "has_projections", False):
             init.constant_(cast(torch.Tensor, module.temperature), self.config.temperature_init)
+
+    @classmethod
+    def from_encoders(
+        cls,
+        vision: Any,
+        text: Any,
+        num_text_layers: int | None = None,
+        num_fusion_layers: int | None = None,
+        attn_implementation: str | None = None,
+        **fields: Any,
+    ) -> Any:
+        """Make a model of a vision transformer and a BERT, as the paper starts from DeiT and BERT.
+
+        Sizes come from the encoders. Cross-attention, projections and heads are new; what stayed new is listed in a
+        warning and in `new_parameters`. `AlbefProcessor.from_encoders` makes the processor that belongs to it.
+
+        Args:
+            vision: ViT, DeiT or DINOv2: folder, Hub name, or model of the library.
+            text: BERT, RoBERTa, XLM-RoBERTa, CamemBERT or DistilBERT, of any language: likewise.
+            num_text_layers: Layers that read text alone. Default: the lower half of the text encoder's.
+            num_fusion_layers: Layers with cross-attention. Default: the rest of them. Where both numbers are given,
+                there may be more layers than the text encoder has; those on top are new.
+            attn_implementation: As in `from_pretrained`.
+            fields: Of the configuration, such as `image_size`, to which the position embeddings are resampled, or
+                `projection_dim`.
+
+        Returns:
+            The model in evaluation mode, in float32. Its head, where it has one, is untrained.
+
+        Raises:
+            AlbefError: An encoder cannot be loaded or is of a form that does not fit, with the reason.
+        """
+        encoders = import_module("modeling_albef.conversion.encoders")  # the Hub has no copy of it
+        image_size = fields.pop("image_size", None)
+        towers = encoders.read_vision_encoder(vision), encoders.read_text_encoder(text)
+        config = encoders.combined_config(*towers, num_text_layers, num_fusion_layers, fields)
+        if image_size is not None:
+            config.image_size = image_size
+        model = cls._from_config(config, attn_implementation=attn_implementation, dtype=torch.float32).eval()
+        model.new_parameters = tuple(encoders.load_encoders(model, *towers))
+        model._lacks_head = cls._head is not None
+        logger.warning(f"New, to be trained: {encoders.describe_new(model.new_parameters)}.")
+        return model
 
 
 class AlbefModel(AlbefPreTrainedModel):
@@ -102,11 +149,40 @@ class AlbefModel(AlbefPreTrainedModel):
         """Replace the word embeddings."""
         self.text_model.set_input_embeddings(value)
 
+    def encode_images(
+        self,
+        pixel_values: torch.Tensor | None,
+        interpolate_pos_encoding: bool = False,
+        image_hidden_states: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """Run the vision tower, or take the states that it gave before.
+
+        Args:
+            pixel_values: (I, 3, S, S).
+            interpolate_pos_encoding: Whether images may have other sides; see `AlbefVisionModel.forward`.
+            image_hidden_states: (I, P, H) in its place, of a tower that is frozen for example.
+            kwargs: `output_hidden_states`, `output_attentions`; states that are given have none.
+
+        Returns:
+            `last_hidden_state` (I, P, H).
+
+        Raises:
+            ValueError: Both are given or none of them, or a shape is wrong.
+        """
+        if (pixel_values is None) == (image_hidden_states is None):
+            raise AlbefError("Give pixel_values or image_hidden_states, one of the two.")
+        if image_hidden_states is None:
+            return self.vision_model(pixel_values, interpolate_pos_encoding, **kwargs)
+        check_shapes({"H": self.config.vision_config.hidden_size}, image_hidden_states=(image_hidden_states, "IPH"))
+        return BaseModelOutput(last_hidden_state=image_hidden_states.to(self.vision_model.dtype))
+
     @can_return_tuple
     def get_image_features(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        image_hidden_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encode images.
@@ -114,14 +190,17 @@ class AlbefModel(AlbefPreTrainedModel):
         Args:
             pixel_values: (I, 3, S, S).
             interpolate_pos_encoding: Whether images may have other sides; see `AlbefVisionModel.forward`.
+            image_hidden_states: (I, P, H) in place of `pixel_values`: `last_hidden_state` of an earlier call.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
             `last_hidden_state` (I, P, H); `pooler_output` (I, E), the projected class token, unit length.
         """
         options = output_options(self.config, **kwargs)
-        outputs = self.vision_model(pixel_values, interpolate_pos_encoding, **every_layer(options))
-        embeds = F.normalize(self.vision_proj(outputs.last_hidden_state[:, 0]), dim=-1)
+        outputs = self.encode_images(
+            pixel_values, interpolate_pos_encoding, image_hidden_states, **every_layer(options)
+        )
+        embeds = F.normalize(self.vision_proj(cast(torch.Tensor, outputs.last_hidden_state)[:, 0]), dim=-1)
         states = select_layers(outputs.hidden_states, options.get("output_hidden_states"))
         return BaseModelOutputWithPooling(**{**outputs, "pooler_output": embeds, "hidden_states": states})
 
@@ -170,6 +249,7 @@ class AlbefModel(AlbefPreTrainedModel):
         interpolate_pos_encoding: bool = False,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        image_hidden_states: torch.Tensor | None = None,
     ) -> AlbefOutput:
         """Compare every image with every text; or encode images alone or texts alone.
 
@@ -184,6 +264,7 @@ class AlbefModel(AlbefPreTrainedModel):
             output_attentions: Whether the attention maps of both towers are returned; default: what the
                 configuration says.
             output_hidden_states: Whether the states after each layer of both towers are returned; likewise.
+            image_hidden_states: (I, P, H) in place of `pixel_values`: what an earlier call returned.
 
         Returns:
             Similarities, embeddings and states; see `AlbefOutput`.
@@ -195,8 +276,10 @@ class AlbefModel(AlbefPreTrainedModel):
             self.config, output_attentions=output_attentions, output_hidden_states=output_hidden_states
         )
         fields: dict[str, Any] = {}
-        if pixel_values is not None:
-            image = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True, **options)
+        if pixel_values is not None or image_hidden_states is not None:
+            image = self.get_image_features(
+                pixel_values, interpolate_pos_encoding, image_hidden_states, return_dict=True, **options
+            )
             fields |= {"image_embeds": image.pooler_output, "image_hidden_states": image.last_hidden_state}
             fields["vision_model_output"] = image
         if input_ids is not None or inputs_embeds is not None:

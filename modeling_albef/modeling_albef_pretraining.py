@@ -81,7 +81,7 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         image_ids: torch.Tensor | None = None,
@@ -99,6 +99,7 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
         interpolate_pos_encoding: bool = False,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        image_hidden_states: torch.Tensor | None = None,
     ) -> AlbefPreTrainingOutput:
         """Do what the retrieval model does, and predict masked words.
 
@@ -123,6 +124,7 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
             interpolate_pos_encoding: Whether images may have other sides.
             output_attentions: Whether the attention maps of both towers are returned.
             output_hidden_states: Whether the states after each layer of both towers are returned.
+            image_hidden_states: (B, P, H) in place of `pixel_values`.
 
         Returns:
             See `AlbefPreTrainingOutput`.
@@ -150,6 +152,7 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
             interpolate_pos_encoding=interpolate_pos_encoding,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            image_hidden_states=image_hidden_states,
             return_dict=True,
         )
         fields: dict[str, Any] = {**scores}

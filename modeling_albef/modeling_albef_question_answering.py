@@ -135,7 +135,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
 
     def encode_questions(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
@@ -148,7 +148,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
             input_ids: (B, M) `[CLS] w1 .. wn`.
             attention_mask: (B, M), 1 = token; padding may be on either side. None = no padding.
             image_index: (B,) the image of each question; see `AlbefTextModel.forward`.
-            kwargs: `position_ids`, `inputs_embeds`, `interpolate_pos_encoding` of `forward`.
+            kwargs: `position_ids`, `inputs_embeds`, `interpolate_pos_encoding`, `image_hidden_states` of `forward`.
 
         Returns:
             (B, M, H) states of the questions, and (I, P, H) states of the images.
@@ -158,17 +158,18 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
 
     def _encode(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None,
         input_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         image_index: torch.Tensor | None,
         interpolate_pos_encoding: bool = False,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        image_hidden_states: torch.Tensor | None = None,
         **options: Any,
     ) -> tuple[Any, Any]:
         """Return what the text tower and the vision tower give."""
-        image = self.albef.vision_model(pixel_values, interpolate_pos_encoding, **options)
+        image = self.albef.encode_images(pixel_values, interpolate_pos_encoding, image_hidden_states, **options)
         question = self.albef.text_model(
             input_ids,
             attention_mask,
@@ -183,7 +184,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         answer_input_ids: torch.Tensor | None = None,
@@ -199,6 +200,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         interpolate_pos_encoding: bool = False,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        image_hidden_states: torch.Tensor | None = None,
     ) -> AlbefQuestionAnsweringOutput:
         """Encode questions and, given answers, predict their tokens and compute the loss.
 
@@ -221,6 +223,7 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
             output_attentions: Whether the attention maps of towers and decoder are returned; default: as the
                 configuration says.
             output_hidden_states: Whether the states after each layer are returned; likewise.
+            image_hidden_states: (I, P, H) in place of `pixel_values`; see `AlbefModel.encode_images`.
 
         Returns:
             See `AlbefQuestionAnsweringOutput`.
@@ -233,7 +236,8 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
         )
         towers = (pixel_values, input_ids, attention_mask, image_index)
         every, wanted = every_layer(options), options.get("output_hidden_states")
-        question, image = self._encode(*towers, interpolate_pos_encoding, position_ids, inputs_embeds, **every)
+        states = (position_ids, inputs_embeds, image_hidden_states)
+        question, image = self._encode(*towers, interpolate_pos_encoding, *states, **every)
         fields = {
             "question_hidden_states": question.last_hidden_state,
             "image_hidden_states": image.last_hidden_state,

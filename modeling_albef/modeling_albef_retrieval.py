@@ -75,6 +75,7 @@ def number_pairs(forward: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = args[3] if len(args) > 3 else kwargs.get("image_ids")
         pixel_values = args[0] if args else kwargs.get("pixel_values")
+        pixel_values = kwargs.get("image_hidden_states") if pixel_values is None else pixel_values
         if given is None and kwargs.get("return_loss") and isinstance(pixel_values, torch.Tensor):
             ids = torch.arange(pixel_values.shape[0], device=pixel_values.device)
             if len(args) > 3:
@@ -153,7 +154,7 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         image_ids: torch.Tensor | None = None,
@@ -169,6 +170,7 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
         interpolate_pos_encoding: bool = False,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        image_hidden_states: torch.Tensor | None = None,
     ) -> AlbefImageTextRetrievalOutput:
         """Score every image against every text or, given `image_ids`, compute the losses of matching pairs.
 
@@ -194,6 +196,7 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
             output_attentions: Whether the attention maps of both towers are returned; default: what the
                 configuration says.
             output_hidden_states: Whether the states after each layer of both towers are returned; likewise.
+            image_hidden_states: (I, P, H) in place of `pixel_values`; see `AlbefModel.encode_images`.
 
         Returns:
             See `AlbefImageTextRetrievalOutput`.
@@ -210,6 +213,7 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
             input_ids,
             attention_mask,
             interpolate_pos_encoding=interpolate_pos_encoding,
+            image_hidden_states=image_hidden_states,
             return_dict=True,
             **text,
             **every_layer(options),

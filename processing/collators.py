@@ -29,8 +29,13 @@ class _TextCollator:
     _knows_a_word: bool = field(default=False, init=False, repr=False)
     _texts_read: int = field(default=0, init=False, repr=False)
 
-    def _encode(self, images: list[Any], texts: list[str], text_type: str) -> BatchFeature:
+    def _encode(self, rows: list[dict[str, Any]], texts: list[str], text_type: str) -> BatchFeature:
+        """Return the images of rows and texts as a model's inputs; rows with stored states need no image."""
+        stored = [row["image_hidden_states"] for row in rows if "image_hidden_states" in row]
+        images = None if stored else [_get(row, "image") for row in rows]
         batch = self._encode_unchecked(images, texts, text_type)
+        if stored:
+            batch["image_hidden_states"] = torch.stack(stored)
         if not self._knows_a_word:
             self._check_vocabulary(texts, batch["input_ids"])
         return batch
@@ -46,7 +51,7 @@ class _TextCollator:
                 "a tokenizer of their language, as `--tokenizer` or in the processor."
             )
 
-    def _encode_unchecked(self, images: list[Any], texts: list[str], text_type: str) -> BatchFeature:
+    def _encode_unchecked(self, images: list[Any] | None, texts: list[str], text_type: str) -> BatchFeature:
         limits = [self.max_length, self.processor.tokenizer.model_max_length]
         max_length = min(limit for limit in limits if limit is not None)
         is_limited = max_length < VERY_LARGE_INTEGER
@@ -89,20 +94,21 @@ class RetrievalCollator(_TextCollator):
         """Make a batch of rows.
 
         Args:
-            rows: Each with `image` (what `open_image` reads), `caption` (string) and perhaps `image_id`, which may be
-                anything hashable and is the same for rows of the same image; by default its path, or else its content,
-                tells an image from others.
+            rows: Each with `image` (what `open_image` reads) or `image_hidden_states` (P, H), `caption` (string) and
+                perhaps `image_id`, which may be anything hashable and is the same for rows of the same image; by
+                default its path, or else its content, tells an image from others.
 
         Returns:
-            `pixel_values` (B, 3, S, S) float32, `input_ids` and `attention_mask` (B, L), `image_ids` (B,), int64: whole
-            numbers as they are, others as numbers that are the same in every process and run.
+            `pixel_values` (B, 3, S, S) float32 or `image_hidden_states` (B, P, H), `input_ids` and `attention_mask`
+            (B, L), `image_ids` (B,), int64: whole numbers as they are, others as numbers that are the same in every
+            process and run.
 
         Raises:
             KeyError: A row lacks image or caption.
             ProcessingError: A caption is no string, or an `image_id` is not hashable.
             UnreadableImageError: An image cannot be read.
         """
-        images, captions = [_get(row, "image") for row in rows], [_get(row, "caption") for row in rows]
+        captions = [_get(row, "caption") for row in rows]
         for caption in captions:
             if not isinstance(caption, str):
                 raise ProcessingError(
@@ -118,7 +124,7 @@ class RetrievalCollator(_TextCollator):
                 len(image_ids),
                 image_ids[0],
             )
-        return {**self._encode(images, captions, "caption"), "image_ids": image_ids, **self._names(rows)}
+        return {**self._encode(rows, captions, "caption"), "image_ids": image_ids, **self._names(rows)}
 
 
 @dataclass
@@ -146,15 +152,15 @@ class VQACollator(_TextCollator):
         """Make a batch of rows.
 
         Args:
-            rows: Each with `image`, `question`, `answers` (strings, with repeats) and, if it is not 1, `answer_weight`;
-                with `share_images` perhaps `image_id`, as for `RetrievalCollator`.
+            rows: Each with `image` or `image_hidden_states`, `question`, `answers` (strings, with repeats) and, if it
+                is not 1, `answer_weight`; with `share_images` perhaps `image_id`, as for `RetrievalCollator`.
 
         Returns:
-            `pixel_values` (B, 3, S, S), `input_ids` and `attention_mask` (B, M), `answer_input_ids` and
-            `answer_attention_mask` (A, L), `labels` (A, L), the same tokens with -100 for padding, by which the
-            library's `Trainer` knows that there is a loss, `answer_weights` (A,), `answers_per_question` (B,). With
-            `share_images`, `pixel_values` has one row for each image, and `image_index` (B,) is the row of each
-            question's image.
+            `pixel_values` (B, 3, S, S) or `image_hidden_states` (B, P, H), `input_ids` and `attention_mask` (B, M),
+            `answer_input_ids` and `answer_attention_mask` (A, L), `labels` (A, L), the same tokens with -100 for
+            padding, by which the library's `Trainer` knows that there is a loss, `answer_weights` (A,),
+            `answers_per_question` (B,). With `share_images`, `pixel_values` has one row for each image, and
+            `image_index` (B,) is the row of each question's image.
 
         Raises:
             KeyError: A row lacks a field.
@@ -166,8 +172,8 @@ class VQACollator(_TextCollator):
         keys = [("row", index) if key is None else key for index, key in enumerate(keys)]
         for index, key in enumerate(keys):
             first_row.setdefault(key, index)
-        images = [_get(rows[index], "image") for index in first_row.values()]
-        batch = self._encode(images, [_get(row, "question") for row in rows], "question")
+        shown = [rows[index] for index in first_row.values()]
+        batch = self._encode(shown, [_get(row, "question") for row in rows], "question")
         counts = [Counter(_get(row, "answers")) for row in rows]
         for row, count in zip(rows, counts, strict=True):
             if not count:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from traceback import walk_tb
@@ -11,12 +12,12 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
 from tokenizers import processors
-from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
 from transformers.utils import PROCESSOR_NAME, cached_file, logging
 
-from .image_processing_albef import ProcessingError, as_list, is_many, one_line
+from .image_processing_albef import AlbefImageProcessor, ProcessingError, as_list, is_many, one_line
 from .image_processing_albef_torchvision import in_torchvision
 
 TEXT_TYPES = ("caption", "question")
@@ -217,6 +218,44 @@ class AlbefProcessor(ProcessorMixin):
         if backend == "torchvision" and isinstance(processor, cls):  # the library finds one class in the Hub's code
             processor.image_processor = in_torchvision(processor.image_processor)
         return processor
+
+    @classmethod
+    def from_encoders(
+        cls, vision: str | os.PathLike[str], text: Any, image_size: int | None = None, **options: Any
+    ) -> "AlbefProcessor":
+        """Make the processor of a model that `from_encoders` makes.
+
+        Args:
+            vision: The vision encoder, folder or Hub name, with a `preprocessor_config.json`: its mean, deviation,
+                resampling and scale of values are taken over. Images become squares, whatever it crops.
+            text: The text encoder, folder or Hub name, whose tokenizer is taken; or a tokenizer.
+            image_size: Side of the images, pixels; default: the vision encoder's.
+            options: Arguments of the class, such as `text_type`.
+
+        Returns:
+            The processor.
+
+        Raises:
+            ProcessingError: A file is missing or damaged.
+        """
+        name = str(vision)
+        try:
+            fields, _ = AlbefImageProcessor.get_image_processor_dict(name)
+            side = image_size or PreTrainedConfig.get_config_dict(name)[0].get("image_size")
+        except (OSError, ValueError) as error:
+            raise ProcessingError(
+                f"The vision encoder {name!r} has no preprocessor_config.json with the image_mean and image_std that "
+                f"it was trained with ({one_line(error)}): put one beside its weights."
+            ) from error
+        if not isinstance(side, int):
+            raise ProcessingError(f"The vision encoder {name!r} has the image_size {side}: give image_size, a number.")
+        kept = ("image_mean", "image_std", "resample", "rescale_factor", "do_rescale", "do_normalize")
+        images = AlbefImageProcessor(
+            size={"height": side, "width": side}, **{key: fields[key] for key in kept if fields.get(key) is not None}
+        )
+        if isinstance(text, (str, os.PathLike)):
+            text = import_module("processing.tokenizer").load_tokenizer(text)  # the Hub has no copy of it
+        return cls(images, text, **options)
 
     def encode_answers(
         self, answers: str | Iterable[str], padding: bool | str = True, return_tensors: str | None = "pt"

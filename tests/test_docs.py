@@ -51,7 +51,7 @@ SCRIPTS: dict[str, tuple[Any, ...]] = {
 }
 MODULES = (  # that are run with `python -m`, beside `dataset_scripts`
     *("modeling_albef.convert_albef_to_hf", "modeling_albef.export_albef_to_onnx"),
-    *("modeling_albef.visualize", "app"),
+    *("modeling_albef.conversion.onnx_encoder", "modeling_albef.visualize", "app"),
     *(f"benchmarks.{path.stem}" for path in ROOT.glob("benchmarks/*.py") if "\ndef main(" in path.read_text()),
 )
 DOCS = ROOT / "docs"
@@ -238,6 +238,7 @@ def all_options(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         parsers.append(parser)
     needed = {"modeling_albef.convert_albef_to_hf": ["a.pth", "--output_dir", "b"]}
     needed |= {"modeling_albef.export_albef_to_onnx": ["model", "folder"], "benchmarks.grounding": ["--model", "m"]}
+    needed |= {"modeling_albef.conversion.onnx_encoder": ["model.onnx", "folder"]}
     needed |= {"modeling_albef.visualize": ["photo.png", "text", "--model", "m"]}
     parsers += [parse_only(importlib.import_module(name), needed.get(name, []), monkeypatch) for name in MODULES]
     return {option for parser in parsers for action in parser._actions for option in action.option_strings}
@@ -246,7 +247,8 @@ def all_options(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 def test_options_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever an option is named, in a sentence or in a block, some command has it."""
     known = all_options(monkeypatch)
-    texts = {page: re.sub(r"^#SBATCH .*$", "", page.read_text(), flags=re.MULTILINE) for page in PAGES}  # SLURM's own
+    others = re.compile(r"^#SBATCH .*$|pip install .*", re.MULTILINE)  # SLURM's own, and pip's
+    texts = {page: others.sub("", page.read_text()) for page in PAGES}
     named = {(f"--{option}", page.name) for page, text in texts.items() for option in OPTION.findall(text)}
     assert len(named) > 40
     assert not {(option, page) for option, page in named if option not in known}

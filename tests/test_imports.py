@@ -25,7 +25,7 @@ MODELS, TRAINING, CONVERSION = "modeling_albef", "modeling_albef.training", "mod
 ALLOWED: dict[str, tuple[str, ...]] = {
     MODELS: (),
     CONVERSION: (MODELS, TRAINING),
-    f"{CONVERSION}.foreign_configs": (MODELS,),
+    **{f"{CONVERSION}.{name}": (MODELS,) for name in ("foreign_configs", "encoders", "onnx_encoder")},
     f"{CONVERSION}.convert_albef_to_hf": (MODELS, CONVERSION, TRAINING, "processing"),
     f"{CONVERSION}.export_albef_to_onnx": (MODELS, CONVERSION),
     "modeling_albef.convert_albef_to_hf": (f"{CONVERSION}.convert_albef_to_hf",),

@@ -21,6 +21,7 @@ from .evaluation.retrieval_metrics import RETRIEVAL_METRICS
 from .evaluation.vqa_metrics import INFERENCE, RULES
 from .hardware import has_bfloat16_instructions
 from .library_arguments import check_library_arguments
+from .parameter_groups import parse_rates
 
 logger = logging.get_logger(__name__)
 
@@ -29,7 +30,7 @@ RECIPE = (  # what a model card and a report say of the arguments; none of them 
     *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
     *("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "seed", "bf16", "fp16", "momentum", "alpha", "alpha_warmup", "distill", "queue_size", "k_test"),
-    *("schedule_rules", "layer_decay", "inference", "vqa_rules"),
+    *("schedule_rules", "layer_decay", "freeze", "learning_rates", "inference", "vqa_rules"),
 )
 RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task has them: lowest, highest, in words
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1, "lie between 0 and 2**32 - 1")),
@@ -76,6 +77,17 @@ class AlbefTrainingArguments(TrainingArguments):
         default=1.0, metadata={"help": "Factor of the rate from a layer to the one below it, 0..1; 1 = one rate."}
     )
     warmup_steps: float = field(default=100, metadata={"help": "Steps of warm-up; published: a multiple of 100."})
+
+    # What is trained
+    freeze: list[str] | None = field(
+        default=None, metadata={"help": "Parts that are not trained: vision_model, or names with * such as *blocks.0*"}
+    )
+    learning_rates: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": 'Peak rates of parts, "vision_model=1e-5, *crossattention*=1e-3"; "new": not the encoders\'.'
+        },
+    )
 
     # Recipe, by the library's own names
     num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training data."})
@@ -124,6 +136,7 @@ class AlbefTrainingArguments(TrainingArguments):
         if self.disable_tqdm is None:  # bars are for a terminal; a file gets a line per log entry
             self.disable_tqdm = not (sys.stderr.isatty() or is_in_notebook())
         do_eval = self.do_eval
+        self.learning_rates = parse_rates(self.learning_rates) if self.learning_rates else {}
         self._avoid_emulation()
         self._connect_cpu_processes()
         self._choose_schedule()
@@ -238,6 +251,10 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
 
     queue_size: int = field(default=65536, metadata={"help": "Slots of the feature queue; any number >= 0."})
     global_negatives: bool = field(default=False, metadata={"help": "Draw hard negatives from all processes' batches."})
+    init_projections: str | None = field(
+        default=None,
+        metadata={"help": "Start of the projections: ridge, the default for new ones; or as they are: none."},
+    )
     min_temperature: float = field(default=0.001, metadata={"help": "The learned temperature is kept above this."})
     max_temperature: float = field(default=0.5, metadata={"help": "The learned temperature is kept below this."})
     k_test: int = field(default=256, metadata={"help": "Candidates that the matching head re-ranks."})
@@ -249,6 +266,8 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        is_unknown = self.init_projections not in (None, "ridge", "none")
+        _refuse(is_unknown, "init_projections", repr(self.init_projections), "be ridge or none")
         if self.calibrate and not self.do_eval:
             raise SettingError("calibrate is true, but do_eval is false: it needs the validation data, set both.")
         if not 0 < self.min_temperature <= self.max_temperature:

@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from .arguments import RetrievalTrainingArguments
 from .callbacks import TemperatureCallback
+from .encoders.projections import start_projections
 from .evaluation.abstention import abstention_metrics, calibrate
 from .evaluation.results import RetrievalResult
 from .evaluation.retrieval import RetrievalEvaluator
@@ -63,6 +64,12 @@ class RetrievalTrainer(AlbefTrainer):
         self._temperature.temperature = self.model.albef.temperature
         self._temperature.lowest, self._temperature.highest = self.args.min_temperature, self.args.max_temperature
 
+    def start_new_parts(self) -> None:
+        """Start new projections in closed form, see `init_projections`."""
+        is_new = any("text_proj" in name for name in self.model.new_parameters)
+        if self.args.init_projections == "ridge" or (self.args.init_projections is None and is_new):
+            start_projections(self)
+
     def prepare_training_data(self, dataset: Any) -> Any:
         """Return the training data with one caption a row."""
         return one_caption_a_row(dataset)
@@ -92,7 +99,8 @@ class RetrievalTrainer(AlbefTrainer):
     def _teacher_features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         with torch.no_grad(), self.accelerator.autocast():
             network: Any = self.teacher.model
-            image = network.get_image_features(inputs["pixel_values"]).pooler_output.float()
+            images = {name: inputs[name] for name in ("pixel_values", "image_hidden_states") if name in inputs}
+            image = network.get_image_features(**images).pooler_output.float()
             text = network.get_text_features(inputs["input_ids"], inputs.get("attention_mask")).pooler_output.float()
             return {"image_embeds": image, "text_embeds": text, "image_ids": inputs["image_ids"]}
 

@@ -1,22 +1,13 @@
-"""The published learning-rate schedule, step by step, and rates that fall layer by layer."""
+"""The published learning-rate schedule, step by step."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import nn
 
 from .errors import SettingError
 
 STEPS_A_LEVEL = 100  # the warm-up moves every hundred steps
-# name of a parameter -> its tower, and the index of its layer; embeddings have none
-_LAYER = re.compile(r"(vision_model\.blocks|text_model\.encoder\.layer)\.(\d+)\.")
-_EMBEDDINGS = re.compile(r"(vision_model|text_model)\.(embeddings|patch_embed|cls_token|pos_embed)\b")
 
 
 @dataclass(frozen=True)
@@ -71,43 +62,3 @@ class PublishedSchedule:
         progress = min((time - levels) / self.num_epochs, 1.0)
         span = self.learning_rate - self.min_learning_rate
         return self.min_learning_rate + 0.5 * span * (1 + math.cos(math.pi * progress))
-
-
-def rate_factors(model: nn.Module, layer_decay: float) -> dict[str, float]:
-    """Return the factor of the learning rate of each parameter, by its name.
-
-    As BEiT fine-tunes (Bao et al., 2021, arXiv 2106.08254): of a tower of L layers, layer l = 0 .. L - 1 has
-    `layer_decay ** (L - l)`, the embeddings `layer_decay ** (L + 1)`. The text tower's layers count all together, those
-    that fuse included. All else has 1: norms above the towers, projections, heads, the answer decoder, the temperature.
-
-    Args:
-        model: A model with a vision tower and a text tower.
-        layer_decay: Above 0, at most 1.
-    """
-    names = [name for name, _ in model.named_parameters()]
-    depths: dict[str, int] = defaultdict(int)  # layers, by the tower
-    for match in filter(None, map(_LAYER.search, names)):
-        tower = match[1].split(".")[0]
-        depths[tower] = max(depths[tower], int(match[2]) + 1)
-
-    def factor(name: str) -> float:
-        if match := _LAYER.search(name):
-            return float(layer_decay ** (depths[match[1].split(".")[0]] - int(match[2])))
-        if match := _EMBEDDINGS.search(name):
-            return float(layer_decay ** (depths[match[1]] + 1))
-        return 1.0
-
-    return {name: factor(name) for name in names}
-
-
-def split_groups(optimizer: torch.optim.Optimizer, model: nn.Module, layer_decay: float) -> None:
-    """Split the parameter groups of an optimizer, in place, so that each has one rate; the full rate comes first."""
-    factors = rate_factors(model, layer_decay)
-    by_parameter = {parameter: factors[name] for name, parameter in model.named_parameters()}
-    groups: list[dict[str, Any]] = []
-    for group in optimizer.param_groups:
-        by_factor: dict[float, list[Any]] = defaultdict(list)
-        for parameter in group["params"]:
-            by_factor[by_parameter[parameter]].append(parameter)
-        groups += [{**group, "params": own, "lr": group["lr"] * factor} for factor, own in by_factor.items()]
-    optimizer.param_groups[:] = sorted(groups, key=lambda group: -float(group["lr"]))  # the log shows the first one's

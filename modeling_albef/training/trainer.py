@@ -28,8 +28,9 @@ from .evaluation.trainer_evaluation import EvaluationMixin
 from .library_arguments import check_callables
 from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter
 from .momentum import TEACHER_FOLDER, MomentumTeacher, raise_to_float32
+from .parameter_groups import freeze, parse_rates, rates_of, split_groups
 from .rows import limit_lengths
-from .schedule import PublishedSchedule, split_groups
+from .schedule import PublishedSchedule
 from .trials import TrialMixin
 
 logger = logging.get_logger(__name__)
@@ -75,6 +76,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         check_callables(kwargs)
         check_engine(args)
         args.check()
+        self.args = args
         kwargs["train_dataset"] = self.prepare_training_data(kwargs.get("train_dataset"))
         try:
             super().__init__(model=None if model is None else self.prepare_model(model), args=args, **kwargs)
@@ -114,6 +116,8 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
                 f"The weights are {names} and become float32, since the steps of fine-tuning would be lost to rounding "
                 "(bf16=True computes in bfloat16 with float32 weights)."
             )
+        if self.args.freeze:
+            freeze(model, self.args.freeze)
         return model
 
     def prepare_training_data(self, dataset: Any) -> Any:
@@ -129,6 +133,9 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         text_config = getattr(self.model.config, "text_config", None)
         limit = getattr(text_config, "max_position_embeddings", None)
         return collator if limit is None else limit_lengths(collator, max_length=limit)
+
+    def start_new_parts(self) -> None:
+        """Start parts of the model that nothing trained yet, before a training that resumes nothing."""
 
     # ---- checks
 
@@ -210,6 +217,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
             self._num_epochs = math.ceil(self.args.num_train_epochs)
             self._steps_per_epoch = math.ceil(self.args.max_steps / self._num_epochs)
         if self._checkpoint is None:
+            self.start_new_parts()
             return values
         state = TrainerState.load_from_json(str(Path(self._checkpoint) / STATE_FILE))
         if self._restore_early_stopping(state) or state.global_step >= values[-1]:
@@ -230,11 +238,13 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         return loader
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Return the library's optimizer, with a rate for each layer where `layer_decay` asks for it."""
+        """Return the library's optimizer, with a rate for each part where the arguments or the model ask for it."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        if is_new and self.args.layer_decay != 1:
-            split_groups(optimizer, self.model if model is None else model, self.args.layer_decay)
+        trained, args = self.model if model is None else model, self.args
+        rates = rates_of(trained, args.learning_rate, parse_rates(args.learning_rates or {}), args.layer_decay)
+        if is_new and set(rates.values()) != {args.learning_rate}:
+            split_groups(optimizer, trained, rates)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from datasets import Dataset, Image, IterableDataset
 from transformers.trainer_utils import IntervalStrategy
 
 from dataset_scripts import CaptionRows, good_images, load_dataset_script, process_share, stream_captions
 from processing import AugmentedDataset, AugmentedStream, TrainingAugmentation
+from processing.image_states import StoredImageRows, StoreOptions, states_folder, store_image_states
 
 from ..arguments import AlbefTrainingArguments
 from .errors import fail_on_all_ranks
@@ -71,16 +73,15 @@ def without_unknown_types(dataset: Dataset) -> Dataset:
     return dataset.remove_columns([name for name in columns if dataset.data.column(name).null_count])
 
 
-def training_rows(
-    rows: Any, data_args: DataArguments, args: AlbefTrainingArguments, image_size: int
-) -> AugmentedDataset | AugmentedStream | None:
+def training_rows(rows: Any, data_args: DataArguments, args: AlbefTrainingArguments, model: Any, processor: Any) -> Any:
     """Return the rows that a trainer trains on: a caption or a question each, its image opened and augmented.
 
     Args:
         rows: The training split, or None.
-        data_args: Augmentation, streaming, and what happens to images that cannot be read.
+        data_args: Augmentation, streaming, stored image states, and what happens to images that cannot be read.
         args: Seed and processes.
-        image_size: Side of the model's images, pixels.
+        model: The model, whose images have its size; its vision tower encodes those whose states are stored.
+        processor: Its processor.
     """
     if rows is None:
         return None
@@ -89,10 +90,44 @@ def training_rows(
         least, most = data_args.augmentation_scale
         number, magnitude = data_args.augmentation_num_ops, data_args.augmentation_magnitude
         augmentation = TrainingAugmentation(
-            image_size, (least, most), data_args.scaled_decoding, num_ops=number, magnitude=magnitude
+            model.config.image_size, (least, most), data_args.scaled_decoding, num_ops=number, magnitude=magnitude
         )
     has_captions = "caption" in rows.features
     if isinstance(rows, IterableDataset):
         stream = process_share(stream_captions(rows) if has_captions else rows, args, data_args.shuffle_buffer)
         return AugmentedStream(stream, augmentation, args.seed, args.process_index, data_args.bad_images)
-    return AugmentedDataset(CaptionRows(rows) if has_captions else rows, augmentation, args.seed, data_args.bad_images)
+    spread = CaptionRows(rows) if has_captions else rows
+    if data_args.store_image_states:
+        return _stored_rows(spread, augmentation, data_args, args, model, processor)
+    return AugmentedDataset(spread, augmentation, args.seed, data_args.bad_images)
+
+
+def _stored_rows(
+    rows: Any, augmentation: Any, data_args: DataArguments, args: AlbefTrainingArguments, model: Any, processor: Any
+) -> StoredImageRows:
+    """Return the training rows with the states of their images, which the processes encode together."""
+    if "vision_model" not in (args.freeze or ()):
+        raise StartError("store_image_states is true, but the vision tower is trained: add `--freeze vision_model`.")
+    tower, images = model.base_model.vision_model.to(args.device).eval(), processor.image_processor
+    settings = {"images": images.to_dict(), "dtype": data_args.image_state_dtype}
+    if augmentation is not None:
+        settings |= {"seed": args.seed, "scale": data_args.augmentation_scale}
+        settings |= {"ops": data_args.augmentation_num_ops, "magnitude": data_args.augmentation_magnitude}
+    options = StoreOptions(
+        augmentation=augmentation,
+        variants=data_args.image_state_variants,
+        seed=args.seed,
+        dtype=data_args.image_state_dtype,
+        max_gb=data_args.image_state_gb,
+        num_workers=args.dataloader_num_workers,
+        share=(args.process_index, args.world_size),
+    )
+
+    def encode(pixel_values: torch.Tensor) -> torch.Tensor:
+        return tower(pixel_values.to(args.device)).last_hidden_state
+
+    with fail_on_all_ranks(args):
+        folder = states_folder(data_args.image_state_dir, tower, **settings)
+        stored = store_image_states(rows, encode, images, folder, options)
+    stored.states.find_files()  # those of the other processes, too
+    return stored

@@ -47,7 +47,11 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, nee
     # whatever the file holds: in half precision the steps of fine-tuning would be lost to rounding
     options = {"attn_implementation": model_args.attn_implementation, "dtype": torch.float32}
     teacher = None
-    if model_args.model_name_or_path is None:
+    if model_args.has_encoders:
+        if needs_head:
+            raise ModelError("vision_encoder and text_encoder start a training: set do_train, or give a trained model.")
+        model = _combine_encoders(model_class, model_args, tokenizer)
+    elif model_args.model_name_or_path is None:
         model = _make_model(model_class, model_args, tokenizer, options)
     else:
         model, teacher = _load_models(model_class, model_args, tokenizer, options)
@@ -57,11 +61,38 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, nee
     if decoder_config is not None:
         decoder_config.bos_token_id, decoder_config.eos_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
     if model_args.lora_rank:
-        if model_args.model_name_or_path is None:
+        if model_args.model_name_or_path is None and not model_args.has_encoders:
             logger.warning("lora_rank adapts a model from scratch, whose random weights stay: give model_name_or_path.")
         for one in filter(None, (model, teacher)):
             add_lora(one, model_args.lora_rank, model_args.lora_alpha, model_args.lora_targets)
     return model, teacher
+
+
+def _combine_encoders(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> Any:
+    """Make a model of a vision encoder and a text encoder."""
+    fields: Any = model_args.model_config
+    _check_config_fields(fields, AlbefConfig, "model_config")
+    make = partial(
+        model_class.from_encoders,
+        model_args.vision_encoder,
+        model_args.text_encoder,
+        num_text_layers=model_args.num_text_layers,
+        num_fusion_layers=model_args.num_fusion_layers,
+        **fields,
+    )
+    if model_args.image_size is not None:
+        make = partial(make, image_size=model_args.image_size)
+    model = _with_attention(make, {"attn_implementation": model_args.attn_implementation})
+    _check_tokenizer(model, tokenizer)
+    return model
+
+
+def _check_tokenizer(model: Any, tokenizer: Any) -> None:
+    if len(tokenizer) > model.config.text_config.vocab_size:
+        raise ModelError(
+            f"The tokenizer knows {len(tokenizer)} tokens, the model {model.config.text_config.vocab_size}: give the "
+            "tokenizer that the model was trained with."
+        )
 
 
 def _make_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, options: dict[str, Any]) -> Any:
@@ -92,11 +123,7 @@ def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any, o
     load = partial(model_class.from_pretrained, name, **fields)
     model, _ = _with_attention(load, options)
     _start_temperature(model, overrides)
-    if len(tokenizer) > model.config.text_config.vocab_size:
-        raise ModelError(
-            f"The tokenizer knows {len(tokenizer)} tokens, the model {model.config.text_config.vocab_size}: give the "
-            "tokenizer that the model was trained with."
-        )
+    _check_tokenizer(model, tokenizer)
     if find_teacher_file(name, "config.json") is None:
         return model, None
     teacher, info = _with_attention(partial(load, subfolder=TEACHER_FOLDER), options)

@@ -45,6 +45,9 @@ def load_processor(
         checkpoint: What training resumes from, or None.
         settings: Arguments of `AlbefProcessor`: `text_type`, `max_words`.
     """
+    if model_args.has_encoders and checkpoint is None:
+        vision, text = str(model_args.vision_encoder), model_args.tokenizer or model_args.text_encoder
+        return AlbefProcessor.from_encoders(vision, text, model_args.image_size, **settings)
     if model_args.tokenizer is not None:  # the trainer refuses one that is not the checkpoint's
         return AlbefProcessor(AlbefImageProcessor(), load_tokenizer(model_args.tokenizer), **settings)
     if (name := checkpoint or model_args.model_name_or_path) is not None:

@@ -18,8 +18,9 @@ class ModelArguments:
 
     _argument_group_name: ClassVar[str] = "model"
     DISPLACES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "model_name_or_path": ("model_config",),
+        "model_name_or_path": ("model_config", "vision_encoder", "text_encoder"),
         "model_config": ("model_name_or_path",),
+        **dict.fromkeys(("vision_encoder", "text_encoder"), ("model_name_or_path",)),
     }
     # fields of model_config that a loaded model takes, too; all others are sizes of its weights
     OVERRIDES: ClassVar[tuple[str, ...]] = (
@@ -33,6 +34,18 @@ class ModelArguments:
             "help": "Fields of AlbefConfig, to start from scratch, or dropouts and temperature_init of a loaded model; "
             "one: --model_config.FIELD VALUE"
         },
+    )
+    vision_encoder: str | None = field(
+        default=None, metadata={"help": "ViT, DeiT or DINOv2 to start from, folder or Hub name; needs text_encoder."}
+    )
+    text_encoder: str | None = field(
+        default=None, metadata={"help": "BERT, RoBERTa or DistilBERT of any language to start from; likewise."}
+    )
+    num_text_layers: int | None = field(
+        default=None, metadata={"help": "Layers that read text alone; default: the lower half of the text encoder's."}
+    )
+    num_fusion_layers: int | None = field(
+        default=None, metadata={"help": "Layers above them, with cross-attention; default: the upper half."}
     )
     tokenizer: str | None = field(
         default=None,
@@ -50,8 +63,7 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         self.model_config = _mapping(self.model_config, "model_config")
-        if not self.model_config and not self.model_name_or_path:
-            raise ValueError("give either model_name_or_path, or model_config to start from scratch.")
+        self._check_start()
         for path, value in _leaves("model_config", self.model_config) if self.model_name_or_path else ():
             if path.split(".")[-1] not in self.OVERRIDES:
                 raise ValueError(
@@ -61,6 +73,27 @@ class ModelArguments:
         for name, lowest in (("image_size", 1), ("lora_rank", 0)):
             if (value := getattr(self, name)) is not None and value < lowest:
                 raise ValueError(f"{name} is {value}, but must be at least {lowest}.")
+
+    @property
+    def has_encoders(self) -> bool:
+        """Whether the model starts from two encoders."""
+        return self.vision_encoder is not None
+
+    def _check_start(self) -> None:
+        """Refuse arguments that name no start of the model, or more than one."""
+        encoders = (self.vision_encoder, self.text_encoder)
+        if not self.model_config and not self.model_name_or_path and encoders == (None, None):
+            raise ValueError(
+                "give either model_name_or_path, or vision_encoder and text_encoder, or model_config to start from "
+                "scratch."
+            )
+        if None in encoders and encoders != (None, None):
+            raise ValueError("give both vision_encoder and text_encoder, or none of them.")
+        if self.has_encoders and self.model_name_or_path:
+            raise ValueError("give either model_name_or_path, or vision_encoder and text_encoder.")
+        for name in ("num_text_layers", "num_fusion_layers"):
+            if getattr(self, name) is not None and not self.has_encoders:
+                raise ValueError(f"{name} belongs to vision_encoder and text_encoder: give them, or leave it out.")
 
 
 @dataclass
@@ -108,6 +141,15 @@ class DataArguments:
     num_proc: int | None = field(default=None, metadata={"help": "Processes that prepare the data."})
     streaming: bool = field(default=False, metadata={"help": "Train on rows while they are read; needs max_steps."})
     shuffle_buffer: int = field(default=1000, metadata={"help": "Rows of a stream that are shuffled together."})
+    store_image_states: bool = field(
+        default=False, metadata={"help": "Encode training images once; needs freeze with vision_model."}
+    )
+    image_state_dir: str = field(
+        default="output/image_states", metadata={"help": "Folder of the stored states; runs may share it."}
+    )
+    image_state_dtype: str = field(default="float16", metadata={"help": "Stored as float32, float16 or bfloat16."})
+    image_state_variants: int = field(default=1, metadata={"help": "Augmented forms of an image that are stored."})
+    image_state_gb: float = field(default=50.0, metadata={"help": "Most gigabytes that the states may take."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Train into a folder that is not empty."})
 
     def __post_init__(self) -> None:
@@ -122,7 +164,11 @@ class DataArguments:
         self._check_augmentation()
         if self.bad_images not in ("stop", "replace"):
             raise ValueError(f"bad_images is {self.bad_images!r}, but must be stop or replace.")
-        for name in ("max_words", "max_rows", "num_proc", "shuffle_buffer", "max_image_pixels"):
+        if self.store_image_states and self.streaming:
+            raise ValueError("store_image_states needs rows that can be counted: leave streaming out.")
+        if self.image_state_variants > 1 and not self.augmentation:
+            raise ValueError("image_state_variants is more than 1, but augmentation is false: set one of them.")
+        for name in ("max_words", "max_rows", "num_proc", "shuffle_buffer", "max_image_pixels", "image_state_variants"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1.")
 

@@ -13,7 +13,7 @@ from trainer_cases import logged, make_trainer, weights
 
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from modeling_albef.training import PublishedSchedule, SettingError, last_checkpoint
-from modeling_albef.training.schedule import rate_factors
+from modeling_albef.training.parameter_groups import rate_factors
 
 DECAY = 0.5
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from run_cases import refused, write_run
+from run_cases import TINY, refused, write_run
 
+from modeling_albef import AlbefConfig, AlbefForImageTextRetrieval
 from modeling_albef.training import RetrievalTrainingArguments
 from modeling_albef.training.application import (
     DataArguments,
@@ -26,7 +27,8 @@ CLASSES = (ModelArguments, DataArguments, RetrievalTrainingArguments)
 
 def rows_of(folder: Path, *words: str, **changes: Any) -> Any:
     _, data_args, args = parse_arguments(CLASSES, [write_run(folder, **changes), *words])
-    return training_rows(load_splits(data_args, args, task="retrieval")["train"], data_args, args, image_size=32)
+    model = AlbefForImageTextRetrieval(AlbefConfig(**TINY["model_config"]))
+    return training_rows(load_splits(data_args, args, task="retrieval")["train"], data_args, args, model, None)
 
 
 def test_without_operations_and_crops_an_image_stays_but_for_the_flip(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What a training that starts from two encoders does first."""
