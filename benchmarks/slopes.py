@@ -39,10 +39,12 @@ from transformers import TrainerCallback, trainer
 from benchmarks.data_preparation import CAPTIONS_AN_IMAGE, WORDS, make_images
 from benchmarks.measure import report
 from benchmarks.soak import CONFIG
+from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.training import RetrievalTrainingArguments
 from modeling_albef.training.application import (
     DataArguments,
     ModelArguments,
+    load_model,
     load_splits,
     parse_arguments,
     training_rows,
@@ -148,11 +150,14 @@ def read(streaming: bool, rows: int) -> dict[str, float]:
         own = {"dataset": None, "dataset_config": None, "train_files": [str(folder / "captions.csv")]}
         config = write_config(folder, **own, image_root=name, streaming=streaming)
         classes = (ModelArguments, DataArguments, RetrievalTrainingArguments)
-        _, data_args, args = parse_arguments(classes, [config, "--max_steps", "1", "--eval_strategy", "no"])
-        dataset: Any = training_rows(load_splits(data_args, args, task="retrieval")["train"], data_args, args, SIDE)
+        given = [config, "--max_steps", "1", "--eval_strategy", "no"]
+        model_args, data_args, args = parse_arguments(classes, given)
         image_processor = AlbefImageProcessor(size={"height": SIDE, "width": SIDE})
-        collator = RetrievalCollator(AlbefProcessor(image_processor, build_tokenizer(WORDS)))
-        loader: DataLoader[Any] = DataLoader(dataset, BATCH, collate_fn=collator)
+        processor = AlbefProcessor(image_processor, build_tokenizer(WORDS))
+        model, _ = load_model(AlbefForImageTextRetrieval, model_args, processor.tokenizer)
+        captions = load_splits(data_args, args, task="retrieval")["train"]
+        dataset = training_rows(captions, data_args, args, model, processor)
+        loader: DataLoader[Any] = DataLoader(dataset, BATCH, collate_fn=RetrievalCollator(processor))
         samples = Samples()
         for batch in itertools.islice(loader, rows // BATCH):  # a stream has no end
             if len(batch["input_ids"]) != BATCH:
