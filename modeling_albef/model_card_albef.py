@@ -127,7 +127,8 @@ class CardFacts:
         dataset_args: Which configuration or part of them, in words.
         results: Metrics by the split that they are of.
         arguments: Those of the training.
-        base_model: What training started from, USER/NAME of the Hub; other names stay out of the metadata.
+        base_model: What training started from, USER/NAME of the Hub, or a list of them; other names stay out of the
+            metadata.
         license: Its identifier on the Hub.
         tags: Beside the card's own.
         language: Code or codes.
@@ -139,7 +140,7 @@ class CardFacts:
     dataset_args: str | None = None
     results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    base_model: str | None = None
+    base_model: str | list[str] | None = None
     license: str | None = None
     tags: tuple[str, ...] = ()
     language: str | list[str] = "en"
@@ -157,7 +158,7 @@ def make_model_card(config: Any, architecture: str, name: str, facts: CardFacts 
         model_name=title,
         datasets=_dataset_ids(facts) or None,
         eval_results=_eval_results(facts, facts.task or task.pipeline_tag) or None,
-        base_model=facts.base_model if facts.base_model and _is_repo_id(facts.base_model) else None,
+        base_model=_base_models(facts),
         license=None if facts.license is None else one_line(facts.license).lower().replace(" ", "-"),
         language=facts.language,
     )
@@ -175,6 +176,13 @@ def make_model_card(config: Any, architecture: str, name: str, facts: CardFacts 
         versions="\n".join(f"- {library} {version}" for library, version in _versions()),
     )
     return ModelCard(text)
+
+
+def _base_models(facts: CardFacts) -> str | list[str] | None:
+    """Return the names on the Hub of what training started from, alone where it is one."""
+    given = [facts.base_model] if isinstance(facts.base_model, str) else facts.base_model or []
+    names = [name for name in given if _is_repo_id(name)]
+    return names[0] if len(names) == 1 else names or None
 
 
 def origin(config: Any, own: str | None = None) -> str | None:
@@ -268,7 +276,8 @@ def _result_table(facts: CardFacts) -> str:
 
 
 def _training(facts: CardFacts) -> str:
-    start = code(facts.base_model) if facts.base_model else "weights that have no name on the Hub"
+    given = [facts.base_model] if isinstance(facts.base_model, str) else facts.base_model or []
+    start = " and ".join(map(code, given)) or "weights that have no name on the Hub"
     lines = (f"- {code(name)}: {_value(value)}\n" for name, value in facts.arguments.items())
     data = plain(", ".join(facts.datasets)) or "unnamed data"
     head = f"\n## Training\n\nTrained from {start} on {data}, with these arguments:\n\n"

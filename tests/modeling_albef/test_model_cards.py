@@ -233,3 +233,10 @@ def test_a_model_that_came_from_the_hub_is_the_base_model(tmp_path: Path, monkey
         trainer.push_to_hub(model_name="user/run")
         bases = {name: ModelCard(hub.files(name)["README.md"].decode()).data.base_model for _, name in hub.repositories}
     assert bases == {"user/start": None, "user/next": "user/start", trainer.hub_model_id: "user/start"}
+
+
+def test_two_encoders_are_both_base_models() -> None:
+    facts = CardFacts(base_model=["user/vit", "user/bert", "a folder/of/mine"])
+    card = make_model_card(tiny_config(), "AlbefForImageTextRetrieval", "user/albef", facts)
+    assert card.data.base_model == ["user/vit", "user/bert"]
+    assert "`user/vit` and `user/bert`" in card.content

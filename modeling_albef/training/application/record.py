@@ -54,8 +54,7 @@ class RunRecord:
         state_file = None if checkpoint is None else Path(checkpoint) / TRAINER_STATE_NAME
         self.first_step = 0 if state_file is None else TrainerState.load_from_json(str(state_file)).global_step
         trainer.dataset_names = _dataset_names(data_args)
-        name = model_args.model_name_or_path
-        trainer.base_model = None if name is None or Path(name).exists() else name
+        trainer.base_model = [name for name in model_args.start if not Path(name).exists()] or None
         if self.args.log_images:
             trainer.add_callback(ImageLogCallback(trainer, thumbnail, self.args.log_images))
 
@@ -83,7 +82,7 @@ class RunRecord:
 
     def _describe(self, splits: Mapping[str, Any]) -> dict[str, Any]:
         """Return what can be found out about the run."""
-        model, name = self.trainer.model, self.model_args.model_name_or_path
+        model, start = self.trainer.model, " and ".join(self.model_args.start)
         read = {split: read_contents(rows, self.data_args.check_image_files) for split, rows in splits.items()}
         known = {split: contents for split, contents in read.items() if contents is not None}
         return {
@@ -95,7 +94,7 @@ class RunRecord:
             "versions": versions(),
             "model": {
                 "class": type(model).__name__,
-                "start": "from scratch" if name is None else f"from {name}",
+                "start": f"from {start}" if start else "from scratch",
                 "parameters": model.num_parameters(),
                 "trained_parameters": model.num_parameters(only_trainable=True),
                 "image_size": model.config.vision_config.image_size,

@@ -79,6 +79,11 @@ class ModelArguments:
         """Whether the model starts from two encoders."""
         return self.vision_encoder is not None
 
+    @property
+    def start(self) -> list[str]:
+        """What the model starts from: a model, two encoders, or nothing."""
+        return [name for name in (self.model_name_or_path, self.vision_encoder, self.text_encoder) if name is not None]
+
     def _check_start(self) -> None:
         """Refuse arguments that name no start of the model, or more than one."""
         encoders = (self.vision_encoder, self.text_encoder)

@@ -44,7 +44,7 @@ class HubPushMixin(Trainer):
     hub_model_id: Any
     push_in_progress: Any
     dataset_names: tuple[str, ...] = ()  # of the card, without paths
-    base_model: str | None = None  # name on the Hub of what training started from, for the card
+    base_model: str | list[str] | None = None  # name on the Hub of what training started from, for the card
     card_arguments: Mapping[str, Any] = {}  # handed in so far, by the names of `Trainer.create_model_card`
     results: dict[str, dict[str, float]]  # metrics by split, measured on the model as it is
 

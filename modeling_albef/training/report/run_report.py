@@ -145,7 +145,8 @@ class RunReport:
     def _facts(self) -> list[str]:
         trainer = self.trainer
         facts = [type(trainer.model).__name__]
-        facts += [f"from {trainer.base_model}"] if trainer.base_model else []
+        start = trainer.base_model if isinstance(trainer.base_model, list) else filter(None, [trainer.base_model])
+        facts += [f"from {' and '.join(start)}"] if trainer.base_model else []
         facts += [f"on {', '.join(trainer.dataset_names)}"] if trainer.dataset_names else []
         facts += [f"{trainer.state.global_step} steps"] if "train" in self.metrics else []
         return [*facts, datetime.now().strftime("%d %b %Y %H:%M").replace(" ", "\N{NO-BREAK SPACE}")]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from run_cases import refused, run, two_processes, write_pictures, write_run
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel, ViTConfig, ViTModel
@@ -43,6 +44,9 @@ def test_run_from_encoders_takes_their_weights_and_settings(tmp_path: Path) -> N
     words = photos(tmp_path)
     run_retrieval.main([write_run(tmp_path, **words, freeze=["vision_model"], do_predict=False)])
     out = tmp_path / "out"
+    start = yaml.safe_load((out / "run.yaml").read_text())
+    assert start["vision_encoder"] == str(tmp_path / "vit")
+    assert f"from {tmp_path / 'vit'} and {tmp_path / 'bert'}" in (out / "run.yaml").read_text()
     model = AlbefForImageTextRetrieval.from_pretrained(out)
     vit = ViTModel.from_pretrained(tmp_path / "vit", add_pooling_layer=False)
     pixel_values = torch.randn(2, 3, 32, 32)
