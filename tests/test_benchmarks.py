@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,14 @@ from run_cases import ROOT
 
 from benchmarks.input_pipeline import main
 from benchmarks.mutants import changes_wording_alone, difference, draw, find_mutants
+from benchmarks.slopes import FIGURES, Samples, slopes
 
 SMALL = ["--count", "6", "--rounds", "1", "--batch_size", "3"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["retrieval_evaluation", "training_step", "vqa_evaluation", "data_preparation", "data_statistics"]
+    "name", ["retrieval_evaluation", "training_step", "vqa_evaluation", "data_preparation", "data_statistics", "slopes"]
 )
 def test_small_sizes(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--output", str(tmp_path / "out.json")]
@@ -103,3 +105,28 @@ def test_mutants_are_found_in_the_files_that_mutmut_writes(tmp_path: Path, monke
     assert found[0]["change"] == "- return 1\n+ return 2"
     many = [{"name": str(number)} for number in range(50)]
     assert draw(many, 10, 3) == draw(many[::-1], 10, 3) != draw(many, 10, 4) and len(draw(many, 99, 3)) == 50
+
+
+def test_slopes_are_those_of_the_second_half() -> None:
+    """Of lines, whatever warm-up comes before: 0.5, 0.25 and 0.125 MB, 0 files and -2 CPU milliseconds a sample."""
+    warm_up = [(9.0 * number, 0.0, 0.0, number, 500.0) for number in range(50)]
+    steady = [
+        (700 + 0.5 * number, 300 + 0.25 * number, 200 + 0.125 * number, 12, 80 - 2.0 * number) for number in range(50)
+    ]
+    found = slopes([*warm_up, *steady], distance=100, per=100_000, unit="rows")
+    for figure, expected in zip(FIGURES, (500, 250, 125, 0, -2000), strict=True):
+        assert found[f"{figure} per 100,000 rows"] == pytest.approx(expected)
+    assert found["open files, median"] == 12 and found["resident MB, median"] == pytest.approx(712.25)
+
+
+def test_samples_see_memory_and_files_that_stay() -> None:
+    samples = Samples()
+    samples.take()
+    kept, files = bytearray(b"1" * 50_000_000), [open(os.devnull) for _ in range(3)]
+    samples.take()
+    before, after = samples.taken
+    assert [round(high - low, -1) for low, high in zip(before[:3], after[:3], strict=True)] == [50, 50, 50]
+    assert after[3] - before[3] == 3 and after[4] > 0
+    for file in files:
+        file.close()
+    assert len(kept) == 50_000_000

@@ -1,14 +1,14 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Turn a released ALBEF checkpoint into a model folder, or a model folder back into the original's format.
 
-    python -m modeling_albef.convert_albef_to_hf mscoco.pth --output_dir albef-coco --tokenizer bert-base-uncased
+    python -m modeling_albef.convert_albef_to_hf mscoco --output_dir albef-coco --tokenizer bert-base-uncased
     python -m modeling_albef.convert_albef_to_hf albef-coco --output_dir back --to salesforce
 
-Reads files of salesforce/ALBEF, torchmultimodal and LAVIS, and models of this package.
+Reads files of salesforce/ALBEF, torchmultimodal and LAVIS, and models of this package. What is given by an address or
+by the name of a released file is downloaded first.
 """
 
 import argparse
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +28,8 @@ from ..hub_albef import STALE_FILES
 from ..modeling_albef import AlbefPreTrainedModel
 from ..training.momentum import QUEUE_FILE, TEACHER_FOLDER
 from .checkpoint_card import write_card
+from .checkpoint_download import digest
+from .checkpoint_finding import find_checkpoint
 from .checkpoint_names import LAVIS, OUTPUT_MAPS, ConvertedCheckpoint, restore_state_dict
 from .checkpoint_reading import ConversionError, read_checkpoint
 from .checkpoint_sizes import build_model, find_config, find_model_class
@@ -40,9 +42,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line, by default that of this process."""
     parser = argparse.ArgumentParser("python -m modeling_albef.convert_albef_to_hf", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("checkpoint", type=Path, help="file of PyTorch or safetensors, or folder of a model")
+    parser.add_argument(
+        "checkpoint", help="file of PyTorch or safetensors, folder of a model, http address, or name of a released file"
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="new or empty folder")
     parser.add_argument("--to", choices=("transformers", "salesforce"), default="transformers", help="format to write")
+    parser.add_argument("--download_dir", type=Path, help="where downloads are kept; default: the cache of the Hub")
     parser.add_argument("--num_attention_heads", type=int, help="heads of the text layers; default: width / 64")
     parser.add_argument(
         "--vision_num_attention_heads", type=int, help="heads of the vision layers; default: width / 64"
@@ -65,6 +70,7 @@ def convert(args: argparse.Namespace) -> None:
     """Convert the checkpoint that the options name."""
     if args.output_dir.exists() and (not args.output_dir.is_dir() or any(args.output_dir.iterdir())):
         raise ConversionError(f"{args.output_dir} is not empty: name a new folder, so that nothing is overwritten.")
+    args.checkpoint = find_checkpoint(args.checkpoint, args.download_dir)
     checkpoint = read_checkpoint(args.checkpoint)
     if checkpoint.leftover and not args.allow_leftover:
         names = ", ".join(checkpoint.leftover)
@@ -89,7 +95,7 @@ def convert(args: argparse.Namespace) -> None:
                 checkpoint,
                 config,
                 file_name=args.checkpoint.name,
-                sha256=digest(args.checkpoint),
+                sha256=digest(args.checkpoint) if args.checkpoint.is_file() else "",
                 model_class=type(student).__name__,
                 repository=args.push_to_hub or args.output_dir.name,
                 notes=notes,
@@ -224,17 +230,6 @@ def write_original(folder: Path, checkpoint: ConvertedCheckpoint) -> None:
         torch.save({"model": restore_state_dict(checkpoint)}, folder / ORIGINAL_FILE)
     except RuntimeError as error:  # a full disk
         raise ConversionError(f"{ORIGINAL_FILE} cannot be written ({error!s:.300}): make room.") from error
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file; empty for a folder."""
-    sha256 = hashlib.sha256()
-    if path.is_dir():
-        return ""
-    with path.open("rb") as file:
-        while block := file.read(2**24):
-            sha256.update(block)
-    return sha256.hexdigest()
 
 
 def upload(folder: Path, name: str, private: bool) -> None:

@@ -108,10 +108,10 @@ def test_long_texts_are_one_note(tmp_path: Path, capsys: pytest.CaptureFixture[s
         rows, name = [f"a.png,{n} {text}" for n, text in enumerate(texts)], "captions"
         (tmp_path / "train.csv").write_text("\n".join(["file_name,caption", *rows]))
     status, printed = checked(capsys, tmp_path, "--config_name", task, name="own_data")
-    assert status == 0 and "train: 1 note (" in printed
+    assert status == 0 and "train: 1 note." in printed
     assert sum("word word" in line for line in printed.splitlines()) == 1
     assert f"{name}: 17 {name} have more than 30 words, of which no more are read; " in printed
-    assert "train.csv, row 8 has the most, 40: '8 word word" in printed
+    assert "train.csv, line 10 has the most, 40: '8 word word" in printed
 
 
 def test_a_question_id_in_two_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -540,6 +540,9 @@ def test_recipes_are_read(recipe: str, tmp_path: Path) -> None:
     if not recipe.startswith("demo"):
         words += ["--model_name_or_path", "some/model"]
     _, _, args = parse_arguments((ModelArguments, DataArguments, RetrievalTrainingArguments), words)
+    if recipe == "retrieval_flickr30k_zero_shot.yaml":
+        assert (args.do_train, args.do_eval, args.do_predict, args.k_test) == (False, False, True, 128)
+        return
     published = {"retrieval_coco.yaml": (5, 256), "retrieval_flickr30k.yaml": (10, 128), "demo_retrieval.yaml": (6, 32)}
     published["retrieval_mixture.yaml"] = published["retrieval_coco.yaml"]
     assert (args.num_train_epochs, args.k_test) == published[recipe]
