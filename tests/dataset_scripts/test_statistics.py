@@ -329,4 +329,4 @@ def test_unreadable_answer_lists_are_named(doubled: Path, capsys: pytest.Capture
     (doubled / "answers.json").write_text("[1]")
     words = ["check", "own_data", "--data_dir", str(doubled), "--statistics"]
     assert main([*words, "--answer_list", str(doubled / "answers.json")]) == 1
-    assert "answers.json, entry 0: is 1: a string is expected" in capsys.readouterr().err
+    assert "answers.json, entry 1: is 1: a string is expected" in capsys.readouterr().err
