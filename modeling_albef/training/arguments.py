@@ -131,6 +131,7 @@ class AlbefTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        self._check_finite()  # before the library makes integers of them
         if self.eval_strategy == "no":  # nothing says which checkpoint is the best
             self.load_best_model_at_end = False
         if self.disable_tqdm is None:  # bars are for a terminal; a file gets a line per log entry
@@ -220,9 +221,12 @@ class AlbefTrainingArguments(TrainingArguments):
         """Return the arguments that a model card and a report name."""
         return {name: getattr(self, name) for name in RECIPE if hasattr(self, name)}
 
-    def _check_ranges(self) -> None:
+    def _check_finite(self) -> None:
         for name, value in vars(self).items():
             _refuse(isinstance(value, float) and not math.isfinite(value), name, value, "be a finite number")
+
+    def _check_ranges(self) -> None:
+        self._check_finite()
         for name, (lowest, highest, rule) in RANGES.items():
             value = getattr(self, name, None)
             _refuse(value is not None and not lowest <= value <= highest, name, value, rule)

@@ -254,6 +254,7 @@ def test_bad_files_are_named_before_training(tmp_path: Path) -> None:
         ({"model_config": {"vision_config": {"patch_size": 0}}}, [], "patch_size 0, but both must be at least 1"),
         ({"tokenizer": "/nowhere/tokenizer"}, [], "/nowhere/tokenizer"),
         ({"learning_rate": float("nan")}, [], "learning_rate is nan, but must be a finite number"),
+        ({"logging_steps": float("inf")}, [], "logging_steps is inf, but must be a finite number"),
         ({"seed": -1}, [], "seed is -1, but must lie between 0 and 2**32 - 1"),
         ({"max_words": 0}, [], "max_words is 0, but must be at least 1"),
         ({"image_size": -8}, [], "image_size is -8, but must be at least 1"),
