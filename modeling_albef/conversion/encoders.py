@@ -277,19 +277,20 @@ def _load(source: Any, types: tuple[str, ...], role: str) -> tuple[Any, str]:
         raise AlbefError(f"There is no {role} at {name!r}: give a folder of the library's form, or a name on the Hub.")
     try:
         kind = AutoConfig.from_pretrained(name).model_type
-        _check_type(kind, name, types, role)
-        options: dict[str, Any] = {"add_pooling_layer": False} if kind in POOLED else {}
-        with _without_report():
-            model, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
-    except (OSError, ImportError) as error:
-        raise AlbefError(f"The {role} {name!r} cannot be loaded: {one_line(error)}") from error
     except ValueError as error:
-        if isinstance(error, AlbefError):
-            raise
         raise AlbefError(
             f"The {role} {name!r} is not one that the library knows ({one_line(error):.200}): give one of "
             f"{', '.join(types)}."
         ) from error
+    except OSError as error:
+        raise AlbefError(f"The {role} {name!r} cannot be loaded: {one_line(error)}") from error
+    _check_type(kind, name, types, role)
+    options: dict[str, Any] = {"add_pooling_layer": False} if kind in POOLED else {}
+    try:
+        with _without_report():
+            model, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
+    except (OSError, ImportError) as error:
+        raise AlbefError(f"The {role} {name!r} cannot be loaded: {one_line(error)}") from error
     if missing := sorted(key for key in info["missing_keys"] if not re.search(IGNORED, key)):
         raise AlbefError(f"The {role} {name!r} lacks {len(missing)} weights, such as {missing[0]}: copy it again.")
     return model, name

@@ -229,6 +229,15 @@ def test_refused_sizes(numbers: dict[str, Any], words: list[str]) -> None:
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+def test_folders_that_hold_no_encoder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "no such type"}')
+    with pytest.raises(AlbefError, match="not one that the library knows"):
+        AlbefModel.from_encoders(tmp_path, bert())
+    ViTConfig(**VISION).save_pretrained(tmp_path)
+    with pytest.raises(AlbefError, match="cannot be loaded"):  # no weights
+        AlbefModel.from_encoders(tmp_path, bert())
+
+
 def test_encoder_with_missing_weights_is_refused(tmp_path: Path) -> None:
     vit().save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
