@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from transformers import pipeline
 from transformers.utils import logging
 
-from dataset_scripts.scene_texts import all_captions
-from dataset_scripts.scenes import IMAGE, draw_image, draw_scenes, random_stream
+from dataset_scripts.drawn.scene_texts import all_captions
+from dataset_scripts.drawn.scenes import IMAGE, draw_image, draw_scenes, random_stream
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from modeling_albef.configuration_albef import AlbefError, exit_with_message
 from modeling_albef.explain.heat_maps import draw_heat_maps, explain_answer, explain_match

@@ -23,8 +23,8 @@ import torch
 from transformers import AutoProcessor
 
 import processing  # noqa: F401, makes AutoProcessor know ours
-from dataset_scripts.scene_texts import all_captions
-from dataset_scripts.scenes import IMAGE, Box, Scene, draw_image, random_stream, scenes_with_boxes
+from dataset_scripts.drawn.scene_texts import all_captions
+from dataset_scripts.drawn.scenes import IMAGE, Box, Scene, draw_image, random_stream, scenes_with_boxes
 from modeling_albef import AlbefConfig, AlbefForImageTextRetrieval, AlbefForQuestionAnswering
 from modeling_albef.explain.gradcam import ModelWithHead, default_layer, gradcam
 

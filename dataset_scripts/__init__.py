@@ -27,18 +27,23 @@ from .easy_vqa import EasyVQA
 from .file_builder import DROPPED, FileBuilder
 from .flickr30k import Flickr30k
 from .mixtures import MixedRows, concatenate_sources, interleave_streams
+from .nlvr2 import NLVR2
 from .own_data import OwnData
 from .reading.answer_lists import load_answer_list
 from .reading.image_checks import good_images, image_problems
 from .reading.image_files import absolute
 from .reading.problems import AnnotationError, DataError, MissingSplitError, short
 from .reading.training_rows import CaptionRows, one_caption_a_row, process_share, stream_captions
+from .refcoco import RefcocoPlus
+from .shape_pairs import ShapePairs, ShapePairsConfig
 from .shapes import Shapes, ShapesConfig
+from .snli_ve import SnliVe
 from .visual_genome import VisualGenome
 from .vqa_v2 import VQAv2
 
 __all__ = [
     "BUILDERS",
+    "NLVR2",
     "AnnotationError",
     "CaptionRows",
     "CocoRetrieval",
@@ -49,8 +54,12 @@ __all__ = [
     "MissingSplitError",
     "MixedRows",
     "OwnData",
+    "RefcocoPlus",
+    "ShapePairs",
+    "ShapePairsConfig",
     "Shapes",
     "ShapesConfig",
+    "SnliVe",
     "VQAv2",
     "VisualGenome",
     "concatenate_sources",
@@ -69,8 +78,12 @@ BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "coco_retrieval": CocoRetrieval,
     "easy_vqa": EasyVQA,
     "flickr30k": Flickr30k,
+    "nlvr2": NLVR2,
     "own_data": OwnData,
+    "refcoco_plus": RefcocoPlus,
+    "shape_pairs": ShapePairs,
     "shapes": Shapes,
+    "snli_ve": SnliVe,
     "visual_genome": VisualGenome,
     "vqa_v2": VQAv2,
 }
@@ -200,7 +213,7 @@ def _source_hash(builder_class: type[datasets.GeneratorBasedBuilder]) -> str:
     """Return a hash of the files that define a builder, so that data of an older version is not used from the cache."""
     folder = Path(__file__).parent
     sources = [sys.modules[builder_class.__module__].__file__, *sorted(folder.glob("*.py"))]
-    sources += [*sorted(folder.glob("reading/*.py")), folder / "sources.yaml"]
+    sources += [*sorted(folder.glob("reading/*.py")), *sorted(folder.glob("referring/*.py")), folder / "sources.yaml"]
     return Hasher.hash([Path(source).read_bytes() for source in sources if source] or builder_class.__qualname__)
 
 

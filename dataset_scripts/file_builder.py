@@ -16,12 +16,14 @@ from typing import Any
 import datasets
 import yaml
 
+from .labelled.labels import SINGLE, LabelRowBuilder, label_features
 from .reading.captions import FEATURES, CaptionRowBuilder
 from .reading.image_files import FirstCopies, ImageRoot, absolute
 from .reading.layouts import IMAGE_NAME, caption_rows, question_rows
 from .reading.problems import AnnotationError, MissingSplitError, Problems
 from .reading.questions import VG_WEIGHT, VQA_FEATURES, QuestionRowBuilder
 from .reading.rows import SUBJECT, WHOLE, Part, RowBuilder, SourceRow, accepted, missing_roots
+from .referring.boxes import GROUNDING_FEATURES, BoxRowBuilder
 
 logger = logging.getLogger(__name__)
 SOURCES: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("sources.yaml").read_text("utf-8"))
@@ -32,7 +34,7 @@ WITHOUT = {  # how a run does without a split
     "test": " Without them: --do_predict false.",
 }
 FOLDERS = ("", "annotations", "data")  # below data_dir: where annotation files are looked for
-FEATURES_OF_TASK = {"retrieval": FEATURES, "vqa": VQA_FEATURES}
+FEATURES_OF_TASK = {"retrieval": FEATURES, "vqa": VQA_FEATURES, "grounding": GROUNDING_FEATURES}
 DROPPED = "dropped-"  # name of the file in the cache that says what was dropped; the split follows
 
 
@@ -149,7 +151,10 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
     Rows of `retrieval` are images: `image`, `caption` (list) and `image_id`. Rows of `vqa` are questions: `image`,
     `question`, `question_id` (-1 where there is none), `image_id`, `answers` (of all annotators, with repeats; empty
     where the file has none), `answer_weight`, `question_type` and `answer_type`, which only VQA v2's own files tell.
-    `image_id` is the index of the image in order of first appearance in its split.
+    Rows of `classification` are texts: `image`, `text`, `label` (None where the file has none) and `image_id`.
+    Rows of `grounding` are texts that refer to a part of an image: `image`, `text`, `box`, `boxes` to choose from, both
+    as x, y, width, height in pixels, `subset`, `ref_id`, `image_id`. `image_id` is the index of the image in order of
+    first appearance in its split.
 
     Attributes:
         reads_stream: Whether rows are streamed.
@@ -169,7 +174,14 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
     def _info(self) -> datasets.DatasetInfo:
         """Return features of a row, and where the data comes from."""
         about = {name: self.SOURCE.get(name, "") for name in ("description", "citation", "homepage", "license")}
-        return datasets.DatasetInfo(features=FEATURES_OF_TASK[self.config.name], **about)
+        is_labelled = self.config.name == "classification"
+        features = label_features(self.problem_type) if is_labelled else FEATURES_OF_TASK[self.config.name]
+        return datasets.DatasetInfo(features=features, **about)
+
+    @property
+    def problem_type(self) -> str:
+        """Return what the labels of `classification` are."""
+        return getattr(self.config, "problem_type", SINGLE)
 
     def splits_with_files(self) -> list[str]:
         """Return the splits that can be read; raises MissingSplitError if there are none."""
@@ -200,6 +212,11 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         config, builder = self.config, RowBuilder()
         if config.name == "retrieval":
             builder = CaptionRowBuilder(config.root(config.image_root, "image_root"), part)
+        elif config.name == "classification":
+            root = config.root(config.image_root, "image_root")
+            builder = LabelRowBuilder(root, split != "test", self.problem_type, part)
+        elif config.name == "grounding":
+            builder = BoxRowBuilder(config.root(config.image_root, "image_root"), split == "validation", part)
         else:
             vqa_root, vg_root = config.roots()
             builder = QuestionRowBuilder(vqa_root, vg_root, config.vg_weight, need_answers=split != "test", part=part)
@@ -236,7 +253,7 @@ class FileBuilder(datasets.GeneratorBasedBuilder):
         if missing_roots(builder, problems):
             problems.raise_if_any(SUBJECT)
         sources = self.accepted(split, builder, problems)
-        if isinstance(builder, QuestionRowBuilder) and not part.check_all:
+        if isinstance(builder, QuestionRowBuilder | LabelRowBuilder) and not part.check_all:
             sources = takewhile(lambda source: source.share < part.end, sources)
         for _ in sources:
             is_empty = False

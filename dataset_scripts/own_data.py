@@ -1,4 +1,4 @@
-"""People's own images with captions or questions, by configuration alone.
+"""People's own images with captions, questions, or texts and labels, by configuration alone.
 
 What is read: a folder of images with `metadata.csv` or `metadata.jsonl`; text tables, JSON lines and Parquet files with
 named columns; annotation files of all layouts of `reading/layouts.py`; a folder saved by `datasets`; a data set on the
@@ -16,6 +16,7 @@ from typing import Any
 import datasets
 
 from .file_builder import SOURCES, FileBuilder, QuestionFilesConfig
+from .labelled.labels import SINGLE, LabelRowBuilder
 from .reading.columns import COLUMNS, ColumnNames, NamedColumns
 from .reading.embedded import EmbeddedRowBuilder, captions_by_id, embedded_column, parquet_rows
 from .reading.hub import dataset_state, hub_rows, split_names
@@ -24,6 +25,7 @@ from .reading.layouts import named_once
 from .reading.problems import AnnotationError, DataError, Problems, UnusableFileError
 from .reading.rows import WHOLE, Part, RowBuilder, SourceRow
 from .reading.tables import TABLES, TableFormat, is_json, table_rows
+from .referring.boxes import BoxColumns
 
 TEXT = ("txt",)  # ending of Excel's "Unicode Text" and of Kaggle's Flickr8k
 NAMES = {"train": ("train",), "validation": ("validation", "val", "dev", "valid"), "test": ("test",)}
@@ -45,6 +47,9 @@ class OwnDataConfig(QuestionFilesConfig):
         image_id_column: The same for rows of the same image; without it, rows that name the same path belong together.
         question_id_column: Different for each question: an integer >= 0, or a text, for which a number stands; without
             it questions are numbered.
+        text_column: Of `classification`: holds a text.
+        label_column: Holds its label, a list of labels, or a number, as `problem_type` says.
+        problem_type: "single_label_classification", "multi_label_classification" or "regression".
         encoding: Of text tables; None tells UTF-8, UTF-16 and what Excel saves from the bytes.
         delimiter: Between two cells; None tells ",", ";", tab or "|" from the header.
     """
@@ -57,6 +62,9 @@ class OwnDataConfig(QuestionFilesConfig):
     answers_column: str | list[str] | None = None
     image_id_column: str | None = None
     question_id_column: str | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+    problem_type: str = SINGLE
     encoding: str | None = None
     delimiter: str | None = None
 
@@ -109,7 +117,9 @@ class OwnDataConfig(QuestionFilesConfig):
 
 
 class OwnData(FileBuilder):
-    """Reads people's own data; load it with `load_dataset_script("own_data", "retrieval" or "vqa", data_dir=...)`.
+    """Reads people's own data; load it with `load_dataset_script("own_data", TASK, data_dir=...)`.
+
+    The task is "retrieval", "vqa", "classification" or "grounding".
 
     Below `data_dir` are the images, and a table a split: `train.csv`, `validation.csv`, `test.csv`, or `metadata.csv`
     in folders of these names, or one `metadata.csv` for training; `.tsv`, `.jsonl`, `.parquet` and `.json` likewise. In
@@ -120,7 +130,8 @@ class OwnData(FileBuilder):
     SOURCE = SOURCES["own_data"]
     BUILDER_CONFIG_CLASS = OwnDataConfig
     BUILDER_CONFIGS = [
-        OwnDataConfig(task, FileBuilder.VERSION, _source=SOURCES["own_data"]) for task in ("retrieval", "vqa")
+        OwnDataConfig(task, FileBuilder.VERSION, _source=SOURCES["own_data"])
+        for task in ("retrieval", "vqa", "classification", "grounding")
     ]
     DEFAULT_CONFIG_NAME = "retrieval"
     DEFAULT_WRITER_BATCH_SIZE = 100  # rows may hold images
@@ -134,12 +145,18 @@ class OwnData(FileBuilder):
     def row_builder(self, split: str, part: Part = WHOLE) -> RowBuilder | None:
         """Return what builds rows of a split; images that rows hold themselves are not divided among processes."""
         config = self.config
+        if config.name == "grounding":
+            if config.hub_dataset is not None:
+                raise AnnotationError("Grounding reads files with boxes alone: give data_dir in place of hub_dataset.")
+            return super().row_builder(split, part)
         if config.hub_dataset is None and self._embedded_column(split) is None:
             return super().row_builder(split, part)
         if config.merge_duplicates:
             raise DataError("merge_duplicates compares image files, but the rows hold their images: leave it out.")
         if not part.holds(0):
             return None
+        if config.name == "classification":
+            return LabelRowBuilder(None, split != "test", self.problem_type)
         captions = {} if self.reads_stream or config.name == "vqa" else captions_by_id(self._texts(split))
         return EmbeddedRowBuilder(config.name, need_answers=split != "test", captions=captions)
 
@@ -148,7 +165,9 @@ class OwnData(FileBuilder):
         wanted = self.config.image_column
         return embedded_column(self.config.files()[split][0], [wanted] if wanted else [], self._columns().is_image)
 
-    def _columns(self) -> ColumnNames:
+    def _columns(self) -> Any:
+        if self.config.name == "grounding":
+            return BoxColumns(self.config.image_column, self.config.text_column or self.config.caption_column)
         return ColumnNames(self.config.name, self.config.columns(), self.needed)
 
     def _texts(self, split: str) -> Iterator[Any]:
@@ -169,7 +188,8 @@ class OwnData(FileBuilder):
             yield from self._hub_rows(config.hub_dataset, config.files()[split][0], columns)
             return
         files = named_once(config.files()[split], problems, "rows")
-        layouts = [] if any(config.columns().values()) else list(filter(is_json, files))
+        is_table = config.name in ("classification", "grounding") or any(config.columns().values())
+        layouts = [] if is_table else list(filter(is_json, files))
         tables = [file for file in files if file not in layouts]
         for source in self.json_rows(layouts, split, problems) if layouts else ():
             share, row = source.share * len(layouts) / len(files), columns.rename(source.row)

@@ -5,6 +5,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.models.auto import (
     AutoModelForImageTextToText,
     AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
     AutoModelForVisualQuestionAnswering,
     AutoModelForZeroShotImageClassification,
 )
@@ -13,13 +14,20 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .answer_tree_albef import AnswerTree, RankedAnswers
 from .configuration_albef import AlbefConfig, AlbefError, AlbefTextConfig, AlbefTextDecoderConfig, AlbefVisionConfig
 from .modeling_albef import AlbefModel, AlbefOutput, AlbefPreTrainedModel
+from .modeling_albef_classification import AlbefForImageTextClassification, AlbefImageTextClassificationOutput
 from .modeling_albef_decoder import AlbefTextDecoder
 from .modeling_albef_pretraining import AlbefForPreTraining, AlbefPreTrainingOutput
 from .modeling_albef_question_answering import AlbefForQuestionAnswering, AlbefQuestionAnsweringOutput
 from .modeling_albef_retrieval import AlbefForImageTextRetrieval, AlbefImageTextRetrievalOutput
 from .modeling_albef_text import AlbefTextModel
 from .modeling_albef_vision import AlbefVisionModel
-from .pipelines_albef import PIPELINES, AlbefVqaPipeline, ImageTextRetrievalPipeline
+from .modeling_albef_visual_reasoning import (
+    AlbefForTextAssignment,
+    AlbefForVisualReasoning,
+    AlbefTextAssignmentOutput,
+    AlbefVisualReasoningOutput,
+)
+from .pipelines_albef import PIPELINES, AlbefVqaPipeline, ImageTextClassificationPipeline, ImageTextRetrievalPipeline
 
 __version__ = "0.1.0"  # a literal: packaging reads it without importing
 
@@ -27,7 +35,8 @@ _HEADS = {
     AutoModelForZeroShotImageClassification: AlbefForImageTextRetrieval,
     AutoModelForImageTextToText: AlbefForQuestionAnswering,
     AutoModelForVisualQuestionAnswering: AlbefForQuestionAnswering,
-    AutoModelForPreTraining: AlbefForPreTraining,
+    AutoModelForPreTraining: (AlbefForPreTraining, AlbefForTextAssignment),  # a checkpoint says which
+    AutoModelForSequenceClassification: (AlbefForImageTextClassification, AlbefForVisualReasoning),
 }
 for _auto_class, _head in _HEADS.items():
     _auto_class.register(AlbefConfig, _head, exist_ok=True)
@@ -47,23 +56,30 @@ for _task, (_pipeline, _name) in PIPELINES.items():
 __all__ = [
     "AlbefConfig",
     "AlbefError",
+    "AlbefForImageTextClassification",
     "AlbefForImageTextRetrieval",
     "AlbefForPreTraining",
     "AlbefForQuestionAnswering",
+    "AlbefForTextAssignment",
+    "AlbefForVisualReasoning",
+    "AlbefImageTextClassificationOutput",
     "AlbefImageTextRetrievalOutput",
     "AlbefModel",
     "AlbefOutput",
     "AlbefPreTrainedModel",
     "AlbefPreTrainingOutput",
     "AlbefQuestionAnsweringOutput",
+    "AlbefTextAssignmentOutput",
     "AlbefTextConfig",
     "AlbefTextDecoder",
     "AlbefTextDecoderConfig",
     "AlbefTextModel",
     "AlbefVisionConfig",
     "AlbefVisionModel",
+    "AlbefVisualReasoningOutput",
     "AlbefVqaPipeline",
     "AnswerTree",
+    "ImageTextClassificationPipeline",
     "ImageTextRetrievalPipeline",
     "RankedAnswers",
     "__version__",

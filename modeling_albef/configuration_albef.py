@@ -177,6 +177,8 @@ class AlbefTextConfig(AlbefPartConfig):
     Attributes:
         num_hidden_layers: All layers: the text layers, then the fusion layers.
         num_fusion_layers: The last layers, which have cross-attention to the image.
+        images_per_text: Images that each text is read with. Above 1 the fusion layers take turns: fusion layer i looks
+            at image i modulo this number, and each run of as many layers shares its maps of images to keys and values.
         encoder_hidden_size: Width of the image states that the cross-attention reads; `AlbefConfig` sets it to the
             width of the vision tower.
         hidden_dropout_prob: Dropout after the embeddings and every block, 0..1; published: 0.1.
@@ -192,6 +194,7 @@ class AlbefTextConfig(AlbefPartConfig):
     intermediate_size: int = 3072
     num_hidden_layers: int = 12
     num_fusion_layers: int = 6
+    images_per_text: int = 1
     num_attention_heads: int = 12
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
@@ -217,6 +220,11 @@ class AlbefTextConfig(AlbefPartConfig):
             raise AlbefError(
                 f"num_fusion_layers is {self.num_fusion_layers}, but must lie between 0 and num_hidden_layers "
                 f"({self.num_hidden_layers}): the fusion layers are the last of these layers."
+            )
+        if self.images_per_text < 1 or self.num_fusion_layers % self.images_per_text:
+            raise AlbefError(
+                f"images_per_text is {self.images_per_text}, but must be at least 1 and divide num_fusion_layers "
+                f"({self.num_fusion_layers}): each image has a layer of every run of fusion layers."
             )
 
     @property
@@ -311,6 +319,7 @@ class AlbefConfig(AlbefPartConfig):
         _check_ranges(self, projection_dim=_SIZE, temperature_init=(1e-6, 1e6), initializer_range=_SMALL)
         if self.search_calibration is not None:
             _check_calibration(self.search_calibration)
+        self.architectures = self.architectures or []  # an Auto class that has several heads looks into it
         if not __name__.startswith("transformers_modules."):
             kwargs.pop("custom_pipelines", None)  # the registered ones; the library would ask for trust in the copies
         super().__post_init__(**kwargs)

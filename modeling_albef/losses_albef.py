@@ -5,11 +5,15 @@ Shapes: B batch, C candidates (the teacher's batch, then the queue), N rows of t
 answers, L tokens, P image tokens, H width, E projection width.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import distributed
 from torch.nn import functional as F  # noqa: N812, the field's own name
+
+from .configuration_albef import AlbefError, check_shapes
+
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")  # the library's names
 
 
 def contrastive_positives(image_ids: torch.Tensor, candidate_ids: torch.Tensor) -> torch.Tensor:
@@ -66,6 +70,44 @@ def sample_hard_negatives(
     return weights.argmax(dim=1) if hardest else torch.multinomial(weights, 1).squeeze(1)
 
 
+def assignment_weights(image_embeds: torch.Tensor, image_ids: torch.Tensor | None = None) -> torch.Tensor:
+    """Return how likely each wrong image is drawn for each text, not normalized: (B, B), 0 for the same image.
+
+    `image_embeds` (B, E), unit length; `image_ids` (B,): same id = same image; default: all differ. The temperature is
+    the constant of salesforce/ALBEF `models/model_pretrain_nlvr.py`, not the learned one.
+    """
+    ids = torch.arange(len(image_embeds), device=image_embeds.device) if image_ids is None else image_ids
+    similarity = image_embeds.float() @ image_embeds.float().T / 0.07
+    # Differs from ALBEF, which leaves out the pair itself alone, and not its image in another pair.
+    return similarity.softmax(dim=1).masked_fill(ids[:, None] == ids[None, :], 0.0)
+
+
+@torch.no_grad()
+def assign_texts(
+    image_embeds: torch.Tensor, image_ids: torch.Tensor | None = None, hardest: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw two images for each text, of which one is its own twice in three times: (B, 2) rows, and labels (B,).
+
+    Label 0: the first is its own, 1: the second, 2: neither; -100 where no image is another one. Wrong images are the
+    likelier the more similar they are to its own, and two wrong ones differ; where there is but one, no label is 2.
+    With `hardest` they are the most similar ones and labels take turns, so that an evaluation gives the same loss each
+    time. `image_embeds`, `image_ids`: see `assignment_weights`.
+    """
+    weights = assignment_weights(image_embeds, image_ids)
+    batch, device, others = len(weights), weights.device, (weights > 0).sum(dim=1)
+    rows = torch.arange(batch, device=device)
+    labels = rows % 3 if hardest else torch.randint(3, (batch,), device=device)
+    labels = torch.where((labels == 2) & (others < 2), rows % 2, labels)
+    labels = labels.masked_fill(others == 0, -100)
+    # the largest of weight / Exp(1): drawn one after the other without replacement
+    noise = torch.ones_like(weights) if hardest else torch.empty_like(weights).exponential_().clamp(min=1e-30)
+    wrong = (weights / noise).topk(min(2, batch), dim=1).indices
+    first, second = wrong[:, 0], wrong[:, -1]
+    pairs = torch.stack([torch.where(labels == 0, rows, first), torch.where(labels == 1, rows, second)], dim=1)
+    pairs[:, 1] = torch.where(labels == 0, first, pairs[:, 1])  # the likeliest wrong image beside its own
+    return pairs, labels
+
+
 def answer_loss(
     logits: torch.Tensor,
     answer_ids: torch.Tensor,
@@ -118,6 +160,68 @@ def mlm_loss(
     losses = _token_losses(logits, labels.clamp(min=0), teacher_logits, alpha)
     # Differs from ALBEF, whose mean is not a number where nothing is masked: such a batch costs nothing.
     return (losses * masked).sum() / masked.sum().clamp(min=1)
+
+
+def classification_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    problem_type: str = PROBLEM_TYPES[0],
+    teacher_logits: torch.Tensor | None = None,
+    alpha: float | torch.Tensor = 0.0,
+) -> torch.Tensor:
+    """Return the distilled loss of labels, mean over the rows (salesforce/ALBEF `models/model_ve.py`).
+
+    Of one label a row it is the cross-entropy, of several the binary cross-entropy of each, of numbers the squared
+    error; the teacher's distribution, probabilities or numbers are mixed into the targets.
+
+    `logits`, `teacher_logits` (B, labels); `labels` (B,) the index of each row's label, -100 where it does not count;
+    or (B, labels) 0..1 for several; or numbers of as many entries as the logits.
+    """
+    if problem_type == PROBLEM_TYPES[0]:
+        opinions = None if teacher_logits is None else teacher_logits[:, None]
+        return mlm_loss(logits[:, None], labels[:, None], opinions, alpha)
+    scores, targets = logits.float(), labels.float().view_as(logits)
+    is_number = problem_type == "regression"
+    if teacher_logits is not None:
+        opinion = teacher_logits.float() if is_number else teacher_logits.float().sigmoid()
+        targets = alpha * opinion + (1 - alpha) * targets
+    return F.mse_loss(scores, targets) if is_number else F.binary_cross_entropy_with_logits(scores, targets)
+
+
+def find_problem_type(config: Any, labels: torch.Tensor | None = None) -> str:
+    """Return what labels are: `config.problem_type` or, where that is None, what the library would take them for.
+
+    A single label is a number; of several, whole numbers are one of them each, and others each a yes or no. The
+    configuration stays as it is.
+    """
+    if config.problem_type is not None:
+        if config.problem_type not in PROBLEM_TYPES:
+            known = ", ".join(PROBLEM_TYPES)
+            raise AlbefError(f"problem_type is {config.problem_type!r}, but must be one of {known}.")
+        return config.problem_type
+    if config.num_labels == 1:
+        return PROBLEM_TYPES[2]
+    return PROBLEM_TYPES[labels is not None and labels.is_floating_point()]
+
+
+def label_loss(
+    config: Any,
+    logits: torch.Tensor,
+    labels: torch.Tensor | None,
+    teacher_logits: torch.Tensor | None = None,
+    alpha: float | torch.Tensor = 0.0,
+) -> torch.Tensor | None:
+    """Return `classification_loss` by the problem type of a model, with shapes checked; None without labels.
+
+    `labels` of a single number a row may be (B,) or (B, 1).
+    """
+    if labels is None:
+        return None
+    problem_type = find_problem_type(config, labels)
+    is_single = problem_type == PROBLEM_TYPES[0] or labels.dim() == 1 == config.num_labels
+    sizes = {"B": logits.shape[0], "C": logits.shape[1]}
+    check_shapes(sizes, labels=(labels, "B" if is_single else "BC"), teacher_logits=(teacher_logits, "BC"))
+    return classification_loss(logits, labels, problem_type, teacher_logits, alpha)
 
 
 def _token_losses(

@@ -28,6 +28,10 @@ METRICS = {  # of the evaluators: the metric's name on the Hub, and in words
     "txt_r_mean": ("recall", "Text mean recall"),
     "img_r_mean": ("recall", "Image mean recall"),
     "r_mean": ("recall", "Mean recall"),
+    "accuracy": ("accuracy", "Accuracy"),
+    "f1_macro": ("f1", "F1, mean of the labels"),
+    "f1_micro": ("f1", "F1, all labels together"),
+    "auroc": ("roc_auc", "AUROC"),
     "vqa_accuracy": ("accuracy", "VQA accuracy"),
     "vqa_accuracy_yes_no": ("accuracy", "VQA accuracy (yes/no)"),
     "vqa_accuracy_number": ("accuracy", "VQA accuracy (number)"),
@@ -70,6 +74,47 @@ print(answer(image="photo.jpg", question="what color is the shape?", top_k=3))
 """,
     "It always answers, even where the image does not show what was asked, and prefers the frequent training answers.",
 )
+_LABELS = _Task(
+    "text-classification",
+    "gives an image with a text a label",
+    """\
+from transformers import pipeline
+
+classify = pipeline("image-text-classification", model={name}, trust_remote_code=True)
+print(classify(image="photo.jpg", text="there is a red circle"))
+""",
+    "It always gives a label, even where image and text are of another kind than the training data. Texts alone give "
+    "some labels away: compare its accuracy with that of a guesser that sees no image.",
+)
+_REASONING = _Task(
+    "text-classification",
+    "says of a sentence and two images whether the sentence is true of them",
+    """\
+from transformers import AutoModelForSequenceClassification, AutoProcessor
+
+model = AutoModelForSequenceClassification.from_pretrained({name}, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained({name}, trust_remote_code=True)
+text = "there are more circles in the left image"
+inputs = processor(images=["left.jpg", "right.jpg"], text=text, return_tensors="pt")
+print(model.config.id2label[model(**inputs).logits.argmax(-1).item()])
+""",
+    "It always gives a label, even where the images have nothing to do with the sentence. Sentences alone give some "
+    "labels away: compare its accuracy with that of a guesser that sees no image.",
+)
+_ASSIGNMENT = _Task(
+    "text-classification",
+    "says which of two images a sentence describes, or neither, as pre-training for visual reasoning",
+    """\
+from transformers import AutoModelForPreTraining, AutoProcessor
+
+model = AutoModelForPreTraining.from_pretrained({name}, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained({name}, trust_remote_code=True)
+inputs = processor(images=["left.jpg", "right.jpg"], text="a red circle", return_tensors="pt")
+pair = inputs["input_ids"].new_tensor([[0, 1]])
+print(model(**inputs, image_index=pair).logits.softmax(-1))  # the first, the second, neither
+""",
+    "It is made to be fine-tuned.",
+)
 _FEATURES = _Task(
     "feature-extraction",
     "maps images and sentences into one space, in which those that belong together are close",
@@ -87,6 +132,9 @@ _TASKS = {
     "AlbefForImageTextRetrieval": _RETRIEVAL,
     "AlbefForPreTraining": _RETRIEVAL,
     "AlbefForQuestionAnswering": _ANSWERS,
+    "AlbefForVisualReasoning": _REASONING,
+    "AlbefForTextAssignment": _ASSIGNMENT,
+    "AlbefForImageTextClassification": _LABELS,
 }
 
 _CARD = """\

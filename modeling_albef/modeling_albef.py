@@ -6,7 +6,7 @@ Shapes: I images, N text rows, P image tokens, L text tokens, H width, E project
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -69,6 +69,15 @@ class AlbefPreTrainedModel(AlbefHubMixin, AlbefAttentionModel):  # type: ignore[
     input_modalities = ["image", "text"]
     new_parameters: tuple[str, ...] = ()
     _no_split_modules = ["AlbefVisionLayer", "AlbefTextEmbeddings", "AlbefTextLayer", "AlbefAnswerHead"]
+    _reads_more_images: ClassVar[bool] = False  # than one with a text
+
+    def __init__(self, config: AlbefConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        if (count := config.text_config.images_per_text) > 1 and not self._reads_more_images:
+            raise AlbefError(
+                f"The model {config._name_or_path!r} reads {count} images with each text, {type(self).__name__} one: "
+                f"load it as {(config.architectures or ['AlbefForVisualReasoning'])[0]}."
+            )
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -122,7 +131,12 @@ class AlbefPreTrainedModel(AlbefHubMixin, AlbefAttentionModel):  # type: ignore[
 class AlbefModel(AlbefPreTrainedModel):
     """The two towers and their projections into one space (section 3.1 of the paper)."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^itm_head\.", r"^text_decoder\."]  # of the heads
+    _keys_to_ignore_on_load_unexpected = [
+        r"^(itm|assignment)_head\.",
+        r"^text_decoder\.",
+        r"^classifier\.",
+    ]  # of the heads
+    _reads_more_images = True  # in the text tower
 
     def __init__(self, config: AlbefConfig, add_projections: bool = True) -> None:
         """Make a model.

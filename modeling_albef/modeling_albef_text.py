@@ -5,6 +5,8 @@ A post-norm BERT whose parameters keep BERT's names, so that released weights ma
 text tokens, H width, I images, P image tokens, d width of a head.
 """
 
+import copy
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -280,6 +282,13 @@ class AlbefTextEncoder(nn.Module):
             AlbefTextLayer(config, index, has_cross_attention=index >= config.num_text_layers)
             for index in range(config.num_hidden_layers)
         )
+        self.share_key_value(config.images_per_text)
+
+    def share_key_value(self, count: int) -> None:
+        """Give all of each run of `count` fusion layers the first one's maps of images to keys and values."""
+        for index, layer in enumerate(self.fusion_layers):
+            first = self.fusion_layers[index - index % count].crossattention.self
+            layer.crossattention.self.key, layer.crossattention.self.value = first.key, first.value
 
     @property
     def text_layers(self) -> list[AlbefTextLayer]:
@@ -314,6 +323,23 @@ class AlbefTextModel(AlbefAttentionModel):
         self.encoder = AlbefTextEncoder(config)
         self.post_init()
 
+    @property
+    def _tied_weights_keys(self) -> dict[str, str]:  # type: ignore[override]  # a plain attribute in the library
+        """Names of what fusion layers share, by the further names of it."""
+        count, start = self.config.images_per_text, self.config.num_text_layers
+        return {
+            f"encoder.layer.{index}.crossattention.self.{part}": (
+                f"encoder.layer.{index - (index - start) % count}.crossattention.self.{part}"
+            )
+            for index in range(start, self.config.num_hidden_layers)
+            for part in ("key.weight", "key.bias", "value.weight", "value.bias")
+            if (index - start) % count
+        }
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """Return which weights are other names of which; no setting of the configuration changes it."""
+        return self._tied_weights_keys
+
     def project_images(self, image_hidden_states: torch.Tensor) -> list[KeyValue]:
         """Return keys and values of images for each fusion layer, to be computed once an image.
 
@@ -321,9 +347,36 @@ class AlbefTextModel(AlbefAttentionModel):
             image_hidden_states: (I, P, width of the vision tower).
 
         Returns:
-            A pair for each fusion layer, each tensor (I, heads, P, d).
+            A pair for each fusion layer, each tensor (I, heads, P, d); layers that share their maps share it.
         """
-        return [layer.crossattention.self.project(image_hidden_states) for layer in self.encoder.fusion_layers]
+        count = self.config.images_per_text
+        owners = self.encoder.fusion_layers[::count]
+        pairs = [layer.crossattention.self.project(image_hidden_states) for layer in owners]
+        return [pair for pair in pairs for _ in range(count)]
+
+    def add_images(self, count: int) -> None:
+        """Turn each fusion layer into `count` copies of itself, one for each of as many images.
+
+        So salesforce/ALBEF `Pretrain_nlvr.py` starts the model of two images. The configuration changes with it.
+        """
+        layers = self.encoder.text_layers
+        known = {id(self.config): self.config}  # which the modules hold
+        for layer in self.encoder.fusion_layers:
+            layers += [layer, *(copy.deepcopy(layer, dict(known)) for _ in range(count - 1))]
+        self.encoder.layer = nn.ModuleList(layers)
+        self.encoder.share_key_value(count)
+        for index, layer in enumerate(self.encoder.fusion_layers, start=self.encoder.num_text_layers):
+            layer.attention.self.layer_index = layer.crossattention.self.layer_index = index
+        self.config.num_hidden_layers, self.config.images_per_text = len(layers), count
+        self.config.num_fusion_layers *= count
+
+    def _pick_images(self, tensors: KeyValue, image_index: torch.Tensor | None, turn: int) -> Iterable[torch.Tensor]:
+        """Return the keys and values that a fusion layer sees, of all images: those whose turn it is."""
+        count = self.config.images_per_text
+        if image_index is not None:
+            index = image_index if count == 1 else image_index[:, turn]
+            return [tensor.index_select(0, index) for tensor in tensors]
+        return tensors if count == 1 else [tensor.unflatten(0, (count, -1))[turn] for tensor in tensors]
 
     @capture_outputs
     def forward(  # type: ignore[misc]  # position_ids is in both
@@ -347,7 +400,8 @@ class AlbefTextModel(AlbefAttentionModel):
             image_hidden_states: (I, P, width of the vision tower); runs the fusion layers.
             image_key_values: What `project_images` made of them, in place of `image_hidden_states`.
             image_index: (N,) the image of each text row. Without it the N rows are I equal runs: row i belongs to
-                image i where N == I, and all rows to the image where I == 1.
+                image i where N == I, and all rows to the image where I == 1. With several `images_per_text` K it is
+                (N, K); without it the images are K equal parts: all first images, then all second ones.
             position_ids: (N, L) or (1, L); default: 0, 1 .. from the first token of each row.
             inputs_embeds: (N, L, H) embeddings of the words, in place of `input_ids`.
             kwargs: `output_hidden_states`, `output_attentions` (eager attention, to which sdpa changes for them),
@@ -364,14 +418,15 @@ class AlbefTextModel(AlbefAttentionModel):
             raise ValueError(
                 "Give either input_ids or text_hidden_states, the output of the text layers, or inputs_embeds."
             )
+        count = self.config.images_per_text
         check_shapes(
-            {"H": self.config.hidden_size, "W": self.config.encoder_hidden_size},
+            {"H": self.config.hidden_size, "W": self.config.encoder_hidden_size, "K": count},
             input_ids=(input_ids, "NL"),
             inputs_embeds=(inputs_embeds, "NLH"),
             text_hidden_states=(text_hidden_states, "NLH"),
             attention_mask=(attention_mask, "NL"),
             image_hidden_states=(image_hidden_states, "IPW"),
-            image_index=(image_index, "N"),
+            image_index=(image_index, "N" if count == 1 else "NK"),
         )
         hidden_states = text_hidden_states
         if hidden_states is None:
@@ -386,10 +441,10 @@ class AlbefTextModel(AlbefAttentionModel):
             for layer in self.encoder.text_layers:
                 hidden_states = layer(hidden_states, mask, **kwargs)
         if image_hidden_states is not None:
+            if image_index is None and image_hidden_states.shape[0] % count:
+                raise AlbefError(f"{image_hidden_states.shape[0]} images are not {count} a text: give `image_index`.")
             image_key_values = self.project_images(image_hidden_states)
-        for layer, key_value in zip(self.encoder.fusion_layers, image_key_values or (), strict=False):
-            key, value = (
-                key_value if image_index is None else (tensor.index_select(0, image_index) for tensor in key_value)
-            )
+        for index, layer in enumerate(self.encoder.fusion_layers if image_key_values else ()):
+            key, value = self._pick_images(cast(Any, image_key_values)[index], image_index, index % count)
             hidden_states = layer(hidden_states, mask, key, value, **kwargs)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states)

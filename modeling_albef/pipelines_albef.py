@@ -1,7 +1,7 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Pipelines of the library's kind: answers to questions about images, and search in images or texts.
+"""Pipelines of the library's kind: answers to questions about images, labels of both, search in images or texts.
 
-Shapes: B batch, E projection width, k candidates, L tokens.
+Shapes: B batch, C labels, E projection width, k candidates, L tokens.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,6 +29,7 @@ from .index_albef import (
     pair_streams,
     read_answers,
 )
+from .losses_albef import find_problem_type
 
 logger = logging.get_logger(__name__)
 
@@ -223,6 +224,74 @@ class AlbefVqaPipeline(_AlbefPipeline):
             answers = [names[index] for index in model_outputs["ids"][0].tolist()]
         scores = model_outputs["scores"][0].tolist()
         return [{"answer": answer, "score": score} for answer, score in zip(answers, scores, strict=True)]
+
+
+class ImageTextClassificationPipeline(_AlbefPipeline):
+    """Labels of images with texts: `pipeline("image-text-classification", model=NAME)`.
+
+    Example:
+        >>> classify = pipeline("image-text-classification", model="user/albef-snli-ve")
+        >>> classify(image="photo.jpg", text="two dogs run", top_k=1)
+        [{'label': 'entailment', 'score': 0.93}]
+    """
+
+    def __call__(self, image: Any = None, text: Any = None, **kwargs: Any) -> Any:
+        """Give labels.
+
+        Args:
+            image: Path, URL, Pillow image or array; a list of them; or, without `text`, a row with `image` and `text`,
+                or several rows.
+            text: A text or a list of them; a single image goes with all texts, a single text with all images.
+            kwargs: `top_k` labels that are returned (5); `batch_size` and `num_workers`.
+
+        Returns:
+            A list of `label` and `score`, best first, for a text; a list of such lists for several. The score is a
+            probability; of a regression the number itself.
+
+        Raises:
+            AlbefError: There is no text, or none that the model can read; numbers of images and texts differ; the model
+                has no trained classifier, or its scores are not finite.
+        """
+        check_head(self.model)
+        if not hasattr(self.model, "classifier"):
+            kind = type(self.model).__name__
+            raise AlbefError(f"The model is of the type {kind}, which has no classifier: give one of this task.")
+        if text is None:
+            is_one = isinstance(image, Mapping) or not is_many(image)
+            return super().__call__(image, **kwargs) if is_one else list(super().__call__(list(image), **kwargs))
+        if not is_many(image) and not is_many(text):
+            return super().__call__({"image": image, "text": text}, **kwargs)
+        images = list(image) if is_many(image) else [image] * len(text)
+        texts = list(text) if is_many(text) else [text] * len(images)
+        if len(images) != len(texts):
+            raise AlbefError(f"{len(images)} images do not go with {len(texts)} texts: give one of them.")
+        rows = [{"image": one, "text": other} for one, other in zip(images, texts, strict=True)]
+        return list(super().__call__(rows, **kwargs))
+
+    def _sanitize_parameters(self, top_k: int | None = None) -> tuple[dict, dict, dict]:
+        if top_k is not None and top_k < 1:
+            raise AlbefError(f"top_k is {top_k}, but must be at least 1.")
+        return {}, {}, {} if top_k is None else {"top_k": top_k}
+
+    def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Make an image and a text the model's inputs."""
+        _check_row(input_, "text")
+        limit = {"truncation": True, "max_length": self.model.config.text_config.max_position_embeddings}
+        inputs = self.processor(images=[input_["image"]], text=[input_["text"]], return_tensors="pt", **limit)
+        _check_words(self.processor, inputs, "text", input_["text"])
+        return inputs.to(self.dtype)
+
+    def _forward(self, input_tensors: dict[str, Any]) -> dict[str, torch.Tensor]:
+        logits = self.model(**input_tensors).logits.float()  # (B, C)
+        check_finite(logits, "scores", "text {}".format)
+        return {"logits": logits}
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int = 5) -> list[dict[str, Any]]:
+        """Return the labels that the logits stand for."""
+        logits, kind = model_outputs["logits"][0], find_problem_type(self.model.config)
+        scores = {"regression": logits, "multi_label_classification": logits.sigmoid()}.get(kind, logits.softmax(0))
+        order = scores.argsort(descending=True, stable=True)[:top_k].tolist()
+        return [{"label": self.model.config.id2label[index], "score": float(scores[index])} for index in order]
 
 
 class ImageTextRetrievalPipeline(_AlbefPipeline):
@@ -428,14 +497,14 @@ def _processor_beside(model: Any) -> Any:
         raise AlbefError(f"{what} ({one_line(error).rstrip('.')}): {remedy}.") from error
 
 
-def _check_row(row: Any) -> None:
-    """Refuse what is no row of an image and a question."""
+def _check_row(row: Any, kind: str = "question") -> None:
+    """Refuse what is no row of an image and a question or text."""
     if not isinstance(row, Mapping):
-        raise AlbefError("There is no question: give one beside the image.")
-    if missing := [name for name in ("image", "question") if row.get(name) is None]:
-        raise AlbefError(f"A row has no {missing[0]!r}, only {', '.join(map(str, row))}: it needs image and question.")
-    if not isinstance(row["question"], str):
-        raise AlbefError(f"The question {row['question']!r} is no string: give one.")
+        raise AlbefError(f"There is no {kind}: give one beside the image.")
+    if missing := [name for name in ("image", kind) if row.get(name) is None]:
+        raise AlbefError(f"A row has no {missing[0]!r}, only {', '.join(map(str, row))}: it needs image and {kind}.")
+    if not isinstance(row[kind], str):
+        raise AlbefError(f"The {kind} {row[kind]!r} is no string: give one.")
 
 
 def _check_words(processor: Any, inputs: Any, kind: str, text: str) -> None:
@@ -449,5 +518,6 @@ def _check_words(processor: Any, inputs: Any, kind: str, text: str) -> None:
 # task: its pipeline, and the Auto class that loads its model
 PIPELINES: dict[str, tuple[type[Pipeline], str]] = {
     "albef-vqa": (AlbefVqaPipeline, "AutoModelForImageTextToText"),
+    "image-text-classification": (ImageTextClassificationPipeline, "AutoModelForSequenceClassification"),
     "image-text-retrieval": (ImageTextRetrievalPipeline, "AutoModelForZeroShotImageClassification"),
 }

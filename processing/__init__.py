@@ -4,11 +4,12 @@ from transformers import AutoImageProcessor, AutoProcessor, PreTrainedConfig
 from transformers.models.auto.image_processing_auto import DEFAULT_TO_PIL_BACKEND_IMAGE_PROCESSORS
 from transformers.utils import is_torchvision_available
 
-from .augmentation import RandomAugment, TrainingAugmentation, random_resized_crop
+from .augmentation import RandomAugment, TrainingAugmentation, WholeImageAugmentation, random_resized_crop
 from .augmented_rows import AugmentedDataset, AugmentedStream
-from .collators import RetrievalCollator, VQACollator
+from .collators import GroundingCollator, RetrievalCollator, VQACollator
 from .image_processing_albef import AlbefImageProcessor, ProcessingError, UnreadableImageError, open_image
 from .image_processing_albef_torchvision import AlbefImageProcessorTorchvision
+from .label_collator import ClassificationCollator
 from .processing_albef import AlbefProcessor, clean_caption, clean_question
 from .tokenizer import build_tokenizer, load_tokenizer
 
@@ -36,12 +37,15 @@ __all__ = [
     "AlbefProcessor",
     "AugmentedDataset",
     "AugmentedStream",
+    "ClassificationCollator",
+    "GroundingCollator",
     "ProcessingError",
     "RandomAugment",
     "RetrievalCollator",
     "TrainingAugmentation",
     "UnreadableImageError",
     "VQACollator",
+    "WholeImageAugmentation",
     "build_tokenizer",
     "clean_caption",
     "clean_question",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -53,20 +54,22 @@ class RandomAugment:
         num_ops: Operations that are drawn, at least 0.
         magnitude: Strength of all operations, 0..10; at 7, as published: brightness and sharpness factor 1.36, shear
             0.21, translation 7 pixels, rotation 21 degrees.
+        operations: Names of those that are drawn from; default: all.
     """
 
-    def __init__(self, num_ops: int = 2, magnitude: float = 7) -> None:
+    def __init__(self, num_ops: int = 2, magnitude: float = 7, operations: Sequence[str] | None = None) -> None:
         if num_ops < 0 or not 0 <= magnitude <= MAX_MAGNITUDE:
             raise ProcessingError(
                 f"num_ops is {num_ops} and magnitude {magnitude}, "
                 f"but they must be at least 0 and between 0 and {MAX_MAGNITUDE}."
             )
         self.num_ops, self.magnitude = num_ops, magnitude
+        self.operations = list(OPERATIONS if operations is None else operations)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Apply the drawn operations to an RGB image; the result has the same size."""
         level = self.magnitude / MAX_MAGNITUDE
-        for name in rng.choice(list(OPERATIONS), size=self.num_ops):
+        for name in rng.choice(self.operations, size=self.num_ops):
             if rng.random() < OPERATION_PROBABILITY:
                 sign = 1 if name not in DIRECTED or rng.random() < 0.5 else -1
                 image = OPERATIONS[name](image, sign * level)
@@ -114,6 +117,41 @@ class TrainingAugmentation:
         narrowest = min(width, height, math.sqrt(width * height * self.scale[0] * RATIO[0]))  # side of any crop
         share = min(1.0, REDUCING_GAP * self.image_size / narrowest) if self.scaled_decoding else 1.0
         return math.ceil(width * share), math.ceil(height * share)
+
+
+class WholeImageAugmentation(TrainingAugmentation):
+    """Resize, flip and `RandomAugment`, in this order, without a crop (salesforce/ALBEF `dataset/__init__.py`).
+
+    An image is flipped even if its text says left or right, as published. Boxes move along: `AugmentedDataset` calls
+    `augment_row`, where rows with a box are not sheared, moved or turned.
+
+    Attributes:
+        image_size: Side of the result, pixels.
+        random_augment: The `RandomAugment` with `num_ops` and `magnitude`; published: 2 and 7.
+    """
+
+    def __init__(self, image_size: int, num_ops: int = 2, magnitude: float = 7) -> None:
+        super().__init__(image_size, scaled_decoding=False, num_ops=num_ops, magnitude=magnitude)
+        upright = tuple(name for name in OPERATIONS if name not in DIRECTED)
+        self._random_augment_upright = RandomAugment(num_ops, magnitude, operations=upright)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """Augment an RGB image of any size to (image_size, image_size)."""
+        return self.augment_row({"image": image}, rng)["image"]
+
+    def augment_row(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Augment the `image` of a row, and move its `box`, where it has one."""
+        image, box, side = row["image"], row.get("box"), self.image_size
+        across, down = side / image.width, side / image.height
+        image = image.resize((side, side), Image.Resampling.BICUBIC)
+        is_flipped = rng.random() < FLIP_PROBABILITY
+        image = ImageOps.mirror(image) if is_flipped else image
+        if box is None:
+            return {**row, "image": self.random_augment(image, rng)}
+        x, y, width, height = box
+        x = image.width / across - x - width if is_flipped else x
+        moved = [x * across, y * down, width * across, height * down]
+        return {**row, "image": self._random_augment_upright(image, rng), "box": moved}
 
 
 def _draw_box(

@@ -16,12 +16,13 @@ from .image_processing_albef import ProcessingError, UnreadableImageError, open_
 
 BAD_IMAGES = ("stop", "replace")
 MAX_REPLACEMENTS = 20
+IMAGE_COLUMNS = ("image", "image_2")  # of a row; the second where a text has two images
 
 Augmentation = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
 class AugmentedDataset(Dataset):
-    """Rows of a data set with their image opened and augmented.
+    """Rows of a data set with their image, or their two images, opened and augmented.
 
     The draws of a row depend on seed, epoch and row index alone, so a run is the same with any number of workers and
     processes, and after a resume.
@@ -36,7 +37,8 @@ class AugmentedDataset(Dataset):
             dataset: Map-style, of rows with an `image` that `open_image` reads. Decoding is turned off in a data set of
                 the `datasets` library, so that `open_image` reads every image.
             augmentation: Such as `TrainingAugmentation`; its method `least_size`, if it has one, says how small JPEG
-                files may be decoded. None only opens the images.
+                files may be decoded, and its method `augment_row`, if it has one, augments whole rows. None only opens
+                the images.
             seed: Of the draws, at least 0.
             bad_images: What happens to a row whose image cannot be read: "stop" raises, "replace" takes the next
                 readable row instead.
@@ -45,9 +47,10 @@ class AugmentedDataset(Dataset):
             ProcessingError: `bad_images` is something else.
         """
         _check_bad_images(bad_images)
-        feature: Any = (getattr(dataset, "features", None) or {}).get("image")
-        if getattr(feature, "decode", None):
-            dataset = dataset.cast_column("image", type(feature)(decode=False))
+        for name in IMAGE_COLUMNS:
+            feature: Any = (getattr(dataset, "features", None) or {}).get(name)
+            if getattr(feature, "decode", None):
+                dataset = dataset.cast_column(name, type(feature)(decode=False))
         self.dataset, self.augmentation, self.seed, self.bad_images = dataset, augmentation, seed, bad_images
         self._epoch = torch.tensor(0).share_memory_()  # persistent workers see it, too
 
@@ -173,13 +176,18 @@ def _check_bad_images(bad_images: str) -> None:
 def _augmented_row(
     row: Mapping[str, Any], index: int, description: str, augmentation: Augmentation | None, rng: np.random.Generator
 ) -> dict[str, Any]:
-    try:
-        image = open_image(row["image"], getattr(augmentation, "least_size", None))
-    except UnreadableImageError as error:
-        raise UnreadableImageError(f"{description}: {error}") from error
-    if augmentation is not None:
-        image = augmentation(image, rng)
-    return {**row, "image": image, "image_name": _image_name(row, index)}
+    opened: dict[str, Any] = {**row, "image_name": _image_name(row, index)}
+    names = IMAGE_COLUMNS[: 2 if IMAGE_COLUMNS[1] in row else 1]
+    for name in names:
+        try:
+            opened[name] = open_image(row[name], getattr(augmentation, "least_size", None))
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"{description}: {error}") from error
+    if (augment_row := getattr(augmentation, "augment_row", None)) is not None:  # moves what else belongs to the image
+        return augment_row(opened, rng)
+    if augmentation is not None:  # each image with draws of its own, as published
+        opened |= {name: augmentation(opened[name], rng) for name in names}
+    return opened
 
 
 def _image_name(row: Mapping[str, Any], index: int) -> str:

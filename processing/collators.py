@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import BatchFeature
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from .image_keys import image_key, image_number, image_path
-from .image_processing_albef import ProcessingError
+from .image_processing_albef import ProcessingError, open_image
 from .processing_albef import AlbefProcessor, count_unknown
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class _TextCollator:
-    """What the collators of both tasks share."""
+class TextCollator:
+    """What the collators of all tasks share."""
 
     processor: AlbefProcessor
     max_words: int = 30
@@ -32,7 +34,7 @@ class _TextCollator:
     def _encode(self, rows: list[dict[str, Any]], texts: list[str], text_type: str) -> BatchFeature:
         """Return the images of rows and texts as a model's inputs; rows with stored states need no image."""
         stored = [row["image_hidden_states"] for row in rows if "image_hidden_states" in row]
-        images = None if stored else [_get(row, "image") for row in rows]
+        images = None if stored else [get_field(row, "image") for row in rows]
         batch = self._encode_unchecked(images, texts, text_type)
         if stored:
             batch["image_hidden_states"] = torch.stack(stored)
@@ -76,7 +78,7 @@ class _TextCollator:
 
 
 @dataclass
-class RetrievalCollator(_TextCollator):
+class RetrievalCollator(TextCollator):
     """Batches for retrieval training; B rows, the longest of them L tokens long.
 
     Attributes:
@@ -108,7 +110,7 @@ class RetrievalCollator(_TextCollator):
             ProcessingError: A caption is no string, or an `image_id` is not hashable.
             UnreadableImageError: An image cannot be read.
         """
-        captions = [_get(row, "caption") for row in rows]
+        captions = [get_field(row, "caption") for row in rows]
         for caption in captions:
             if not isinstance(caption, str):
                 raise ProcessingError(
@@ -133,7 +135,44 @@ class RetrievalCollator(_TextCollator):
 
 
 @dataclass
-class VQACollator(_TextCollator):
+class GroundingCollator(RetrievalCollator):
+    """Batches for grounding; B rows, the longest of them L tokens long. It has the attributes of its base, too.
+
+    Attributes:
+        with_boxes: Whether the batch has `boxes`.
+    """
+
+    with_boxes: bool = False
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Make a batch of rows.
+
+        Args:
+            rows: As those of `RetrievalCollator`, with `text` in place of `caption`, and perhaps a `box`.
+
+        Returns:
+            What `RetrievalCollator` does, and, with `with_boxes`, `boxes` (B, 4) float32: left, top, right and bottom
+            in shares of the image's width and height; not a number where a row has no box.
+
+        Raises:
+            KeyError: A row lacks image or text.
+            ProcessingError: A text is no string, or a box is not four numbers or comes with stored image states.
+            UnreadableImageError: An image cannot be read.
+        """
+        rows = [{**row, "caption": get_field(row, "text")} for row in rows]
+        if not self.with_boxes:
+            return super().__call__(rows)
+        for row in rows:
+            if "image_hidden_states" in row:
+                raise ProcessingError("A row has stored image states, in which its box is lost: leave boxes out.")
+            if not isinstance(row["image"], Image.Image):
+                row["image_name"] = row.get("image_name") or image_path(row["image"])
+                row["image"] = open_image(row["image"])
+        return {**super().__call__(rows), "boxes": torch.tensor([_shares(row) for row in rows])}
+
+
+@dataclass
+class VQACollator(TextCollator):
     """Batches of questions with their answers for training; B questions, A distinct answers of all of them.
 
     A distinct answer weighs its share of the listed ones, times the row's `answer_weight`: of ten annotators each
@@ -172,18 +211,13 @@ class VQACollator(_TextCollator):
             ProcessingError: A question has no answer, or one that is too long.
             UnreadableImageError: An image cannot be read.
         """
-        first_row: dict[Any, int] = {}  # of each image
-        keys = [image_key(row) if self.share_images else None for row in rows]
-        keys = [(index,) if key is None else key for index, key in enumerate(keys)]
-        for index, key in enumerate(keys):
-            first_row.setdefault(key, index)
-        shown = [rows[index] for index in first_row.values()]
-        batch = self._encode(shown, [_get(row, "question") for row in rows], "question")
+        first, index = distinct_images(rows) if self.share_images else (range(len(rows)), None)
+        batch = self._encode([rows[n] for n in first], [get_field(row, "question") for row in rows], "question")
         texts: list[str] = []
         shares: list[float] = []
         counts = []
         for row in rows:
-            count = Counter(_get(row, "answers"))
+            count = Counter(get_field(row, "answers"))
             if not count:
                 raise ProcessingError(f"The question {row['question']!r} has no answer: training needs at least one.")
             texts += count
@@ -191,9 +225,8 @@ class VQACollator(_TextCollator):
             counts.append(len(count))
         answers = self.processor.encode_answers(texts)
         self._check_lengths(texts, answers["attention_mask"].sum(dim=1))
-        if self.share_images:
-            index_of = {key: index for index, key in enumerate(first_row)}
-            batch["image_index"] = torch.tensor([index_of[key] for key in keys])
+        if index is not None:
+            batch["image_index"] = index
         return {
             **batch,
             "answer_input_ids": answers["input_ids"],
@@ -213,6 +246,14 @@ class VQACollator(_TextCollator):
             )
 
 
+def distinct_images(rows: list[dict[str, Any]]) -> tuple[list[int], torch.Tensor]:
+    """Return the first row (I,) of each different image of B rows, and which of these images (B,) each row shows."""
+    numbers: dict[Any, int] = {}
+    keys = [image_key(row) for row in rows]
+    index = [numbers.setdefault((n,) if key is None else key, len(numbers)) for n, key in enumerate(keys)]
+    return [index.index(number) for number in range(len(numbers))], torch.tensor(index)
+
+
 def _image_number(row: dict[str, Any]) -> int:
     key = image_key(row)
     if key is None:
@@ -229,7 +270,19 @@ def _name(row: dict[str, Any]) -> str:
     return str(row.get("image_name") or (path and repr(path)) or row.get("image_id", "?"))
 
 
-def _get(row: dict[str, Any], name: str) -> Any:
+def get_field(row: dict[str, Any], name: str) -> Any:
+    """Return a field of a row; a KeyError says which ones it has."""
     if name not in row:
         raise KeyError(f"A row lacks {name!r}; it has {', '.join(row)}.")
     return row[name]
+
+
+def _shares(row: Mapping[str, Any]) -> list[float]:
+    """Return left, top, right and bottom of a row's box in shares of its image."""
+    box, image = row.get("box"), row["image"]
+    if box is None:
+        return [float("nan")] * 4
+    if len(box) != 4:
+        raise ProcessingError(f"A row has the box {box!r:.80}, but x, y, width, height are expected.")
+    x, y, width, height = box
+    return [x / image.width, y / image.height, (x + width) / image.width, (y + height) / image.height]

@@ -7,9 +7,21 @@ from typing import Any
 import torch
 from golden_cases import tiny_config
 
-from modeling_albef import AlbefForImageTextRetrieval, AlbefForPreTraining, AlbefForQuestionAnswering, AlbefModel
+from modeling_albef import (
+    AlbefForImageTextClassification,
+    AlbefForImageTextRetrieval,
+    AlbefForPreTraining,
+    AlbefForQuestionAnswering,
+    AlbefModel,
+)
 
-HEADS: tuple[Any, ...] = (AlbefModel, AlbefForImageTextRetrieval, AlbefForPreTraining, AlbefForQuestionAnswering)
+HEADS: tuple[Any, ...] = (
+    AlbefModel,
+    AlbefForImageTextRetrieval,
+    AlbefForPreTraining,
+    AlbefForQuestionAnswering,
+    AlbefForImageTextClassification,
+)
 LENGTHS = (6, 4, 3)  # tokens of each text
 ANSWERS = torch.tensor([[1, 9, 2, -100], [1, 8, 7, 2], [1, 5, 5, 2]])  # [CLS] 1, [SEP] 2
 
@@ -39,6 +51,8 @@ def targets(head: Any) -> dict[str, Any]:
     """What makes a head compute its loss, by the names that the library's `Trainer` knows."""
     if head is AlbefForQuestionAnswering:
         return {"labels": ANSWERS}
+    if head is AlbefForImageTextClassification:
+        return {"labels": torch.tensor([1, 0, 1])}
     if head is AlbefModel:
         return {"return_loss": True}
     if head is AlbefForPreTraining:
@@ -67,8 +81,11 @@ def scores(outputs: Any) -> dict[str, torch.Tensor]:
         "itm_loss",
         "mlm_loss",
         "logits_per_image",
+        "logits",
         "itm_logits",
         "text_embeds",
         "image_embeds",
     )
-    return {name: outputs[name] for name in names if outputs.get(name) is not None}
+    found = {name: outputs[name] for name in names if outputs.get(name) is not None}
+    # those of answers depend on how long the answers are
+    return {name: value for name, value in found.items() if name != "logits" or value.dim() == 2}

@@ -17,8 +17,8 @@ from run_cases import refused
 from transformers import pipeline
 
 from dataset_scripts import load_dataset_script
-from dataset_scripts.scene_texts import all_captions
-from dataset_scripts.scenes import draw_scenes
+from dataset_scripts.drawn.scene_texts import all_captions
+from dataset_scripts.drawn.scenes import draw_scenes
 
 pytest.importorskip("gradio", reason="the page needs gradio")
 from app import draw_shapes, main

@@ -36,10 +36,20 @@ from run_cases import PAGES, ROOT
 from small_models import save_retrieval, save_vqa
 from transformers import HfArgumentParser
 
-import run_retrieval
 from dataset_scripts import __main__ as dataset_script_commands
-from modeling_albef.training import RetrievalTrainingArguments, VQATrainingArguments
-from modeling_albef.training.application import DataArguments, ModelArguments, VQADataArguments, parse_arguments
+from modeling_albef.training import (
+    ClassificationTrainingArguments,
+    GroundingTrainingArguments,
+    RetrievalTrainingArguments,
+    VQATrainingArguments,
+)
+from modeling_albef.training.application import (
+    ClassificationDataArguments,
+    DataArguments,
+    ModelArguments,
+    VQADataArguments,
+    parse_arguments,
+)
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 COMMENT = re.compile(r"<!-- (file|not run): ([^<>]+) -->\n$")
@@ -47,6 +57,8 @@ OPTION = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
 SCRIPTS: dict[str, tuple[Any, ...]] = {
     "run_retrieval.py": (ModelArguments, DataArguments, RetrievalTrainingArguments),
     "my_run.py": (ModelArguments, DataArguments, RetrievalTrainingArguments),
+    "run_classification.py": (ModelArguments, ClassificationDataArguments, ClassificationTrainingArguments),
+    "run_grounding.py": (ModelArguments, DataArguments, GroundingTrainingArguments),
     "run_vqa.py": (ModelArguments, VQADataArguments, VQATrainingArguments),
 }
 MODULES = (  # that are run with `python -m`, beside `dataset_scripts`
@@ -141,7 +153,8 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch, may_run: bo
         script, rest = launched.training_script, launched.training_script_args
         parse_arguments(SCRIPTS[script], rest)
         if may_run and "own_data" in rest:  # three rows: it is run as it stands
-            run_retrieval.main([*rest, "--disable_tqdm", "true", "--report_to", "none"])
+            module = importlib.import_module(script.removesuffix(".py"))
+            module.main([*rest, "--disable_tqdm", "true", "--report_to", "none"])
     elif words[:3] == ["python", "-m", "dataset_scripts"] and may_run and words[3] != "answer_list":
         assert dataset_script_commands.main(words[3:]) == 0
     elif words[:2] == ["python", "-m"]:

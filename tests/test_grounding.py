@@ -15,7 +15,7 @@ from run_cases import ONE_THREAD, ROOT
 from small_models import save_retrieval, save_vqa
 
 from benchmarks.grounding import coverage, measure, word_shares, words_of_caption, words_of_questions
-from dataset_scripts.scenes import Item, Scene
+from dataset_scripts.drawn.scenes import Item, Scene
 from modeling_albef import AlbefForQuestionAnswering
 from modeling_albef.explain.gradcam import gradcam
 from processing import AlbefProcessor

@@ -35,7 +35,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "modeling_albef.visualize": ("modeling_albef.explain.visualize",),
     "modeling_albef.serving": (MODELS,),
     "modeling_albef.serving.page": (MODELS, "modeling_albef.serving", "processing"),
-    TRAINING: (MODELS, f"{TRAINING}.rows"),
+    TRAINING: (MODELS, "modeling_albef.explain", f"{TRAINING}.rows"),
     f"{TRAINING}.rows": (MODELS, TRAINING, "processing"),  # when a trainer or an evaluation is handed data
     f"{TRAINING}.application": (
         *(MODELS, TRAINING, f"{TRAINING}.rows", f"{CONVERSION}.foreign_configs"),

@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
-from processing import build_tokenizer
+from processing.tokenizer import build_tokenizer
 
 from .image_facts import FACTS, image_facts
 from .near_duplicates import MIN_CONTRAST, near_identical

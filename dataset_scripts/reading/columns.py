@@ -11,7 +11,7 @@ from typing import Any
 
 from .problems import short
 from .rows import BadRow, Repeated
-from .values import is_missing, question_number, tidy_answers, tidy_captions, tidy_id
+from .values import is_missing, question_number, tidy_answers, tidy_captions, tidy_id, tidy_labels
 
 # What a column is called if the configuration does not say, without case, blanks and signs; the first wins, then the
 # second, and so on, but several of one line with different values are refused.
@@ -32,13 +32,17 @@ COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "question": (("question",), ("question_text", "query")),
     "answer": (("answers",), ("answer",), ("answer_text", "direct_answers")),
+    "text": (("text",), ("sentence", "hypothesis", "statement")),
+    "label": (("label", "labels"), ("gold_label",)),
     "image_id": (("image_id",), ("img_id",)),
     "question_id": (("question_id",), ("qid",)),
 }
 OF_TASK = {
     "retrieval": ("image", "caption", "image_id"),
     "vqa": ("image", "question", "answer", "image_id", "question_id"),
+    "classification": ("image", "text", "label", "image_id"),
 }
+TEXT_OF_TASK = {"retrieval": "caption", "vqa": "question", "classification": "text"}
 PASSED_ON = ("dataset", "answer_weight", "question_type", "answer_type")
 NamedColumns = dict[str, str | list[str] | None]
 _SHOWN = 6  # names of a column, in a message
@@ -59,9 +63,9 @@ class ColumnNames:
     """Turns rows with people's names of columns into rows of ALBEF's layout.
 
     Attributes:
-        task: "retrieval" or "vqa".
+        task: "retrieval", "vqa" or "classification".
         named: What is read -> the column that is set for it, or several, which hold one each.
-        needed: What a row must have; None: an image, and a caption or a question.
+        needed: What a row must have; None: an image, and the text of the task.
         is_numbered: The `question_id` of the last row is its index.
     """
 
@@ -99,7 +103,7 @@ class ColumnNames:
                 found[name] = value
         if "image" not in found and "image_id" in found and re.search(r"\D", image_id := str(found["image_id"])):
             found["image"] = image_id  # "image399" is a name without its ending
-        for name in self.needed or ("image", "caption" if self.task == "retrieval" else "question"):
+        for name in self.needed or ("image", TEXT_OF_TASK[self.task]):
             if name not in found:
                 return self._missing(name, row)
         if isinstance(image := found.get("image"), bytes):
@@ -211,6 +215,8 @@ _TIDY: dict[str, Callable[[Any], Any]] = {
     "caption": tidy_captions,
     "question": _as_it_is,
     "answer": tidy_answers,
+    "text": _as_it_is,
+    "label": tidy_labels,
     "image_id": tidy_id,
     "question_id": question_number,
 }

@@ -62,10 +62,10 @@ def ending(file: str) -> str:
     return os.path.splitext(file)[1][1:].lower()
 
 
-def table_kind(file: str) -> str:
+def table_kind(file: str, is_known: Callable[[str], bool] = lambda key: False) -> str:
     """Return "parquet", "json", "jsonl" or "csv", by the content, or by the name if the content leaves it open.
 
-    Raises UnusableFileError.
+    One object with a key that `is_known` is a row of JSON lines. Raises UnusableFileError.
     """
     with open_file(file) as stream:
         try:
@@ -89,7 +89,8 @@ def table_kind(file: str) -> str:
         value, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):  # longer than the head, or broken
         return named or ("json" if len(head) == HEAD else "jsonl")
-    if text[end:].lstrip().startswith("{"):
+    is_row = any(is_known(key) and not isinstance(part, list) for key, part in value.items())
+    if is_row or text[end:].lstrip().startswith("{"):
         return "jsonl"
     holds_rows = any(isinstance(part, dict) or (isinstance(part, list) and part) for part in value.values())
     return named or ("json" if holds_rows else "jsonl")
@@ -99,7 +100,7 @@ def table_rows(file: str, form: TableFormat | None = None) -> Iterator[TableRow]
     """Yield the rows of a table; JSON is one list of objects. Raises UnusableFileError."""
     last, form = 0, form or TableFormat()
     try:
-        kind = table_kind(file)
+        kind = table_kind(file, form.is_known)
         with _open(file, kind, form) as (rows, share):
             for number, row in rows:
                 last = number

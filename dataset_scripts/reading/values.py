@@ -48,6 +48,11 @@ def _one_answer(value: Any) -> Any:
     return str(value) if isinstance(value, int) else value
 
 
+def tidy_labels(value: Any) -> Any:
+    """Return a label, or several as a list; a text in brackets is a list only if it can be read as one."""
+    return _list_in(value) if isinstance(value, str) else value
+
+
 def tidy_captions(value: Any) -> Any:
     """Return a caption, or several as a list; a text in brackets is a list only if it can be read as one of texts."""
     if isinstance(value, list):

@@ -31,6 +31,8 @@ def write_card(checkpoint: ConvertedCheckpoint, config: AlbefConfig, **facts: An
         source=checkpoint.source,
         side=config.vision_config.image_size,
         answers=decoder is not None,
+        images=config.text_config.images_per_text,
+        labels="classifier.0.weight" in checkpoint.student,
         untied=decoder is not None and not decoder.tie_word_embeddings,
         pretrained="mlm_head.dense.weight" in checkpoint.student,
         published=published.get(facts["file_name"]),

@@ -56,10 +56,8 @@ def _find_address(name: str) -> str | None:
             return None
         raise ConversionError(
             f"There is no checkpoint {name}, and no released file has that name: give a path, an address or one of "
-            f"{', '.join(one for one, facts in released.items() if 'refused' not in facts)}."
+            f"{', '.join(released)}."
         )
-    if "refused" in facts:
-        raise ConversionError(f"{name} is not downloaded: {facts['refused']}")
     return facts["url"]
 
 

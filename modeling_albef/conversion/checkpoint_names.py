@@ -2,8 +2,9 @@
 """Names of tensors in released ALBEF checkpoints and in these models, both ways.
 
 Three schemes are read: that of salesforce/ALBEF (`models/model_pretrain.py`, `models/model_retrieval.py`,
-`models/model_vqa.py`), which LAVIS shares but for the token-type embeddings; that of torchmultimodal
-(`examples/albef/model.py`); and the names of this package. Shapes: E projection width, Q queue slots, H width.
+`models/model_vqa.py`, `models/model_nlvr.py`), which LAVIS shares but for the token-type embeddings; that of
+torchmultimodal (`examples/albef/model.py`); and the names of this package. Shapes: E projection width, Q queue slots, H
+width.
 """
 
 import re
@@ -11,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
+
+from ..configuration_albef import AlbefError
 
 SALESFORCE, LAVIS, TORCHMULTIMODAL, OWN = "salesforce/ALBEF", "LAVIS", "torchmultimodal", "this package"
 
@@ -20,6 +23,8 @@ _PREFIXES = {
     "vision_proj": "albef.vision_proj",
     "text_proj": "albef.text_proj",
     "itm_head": "itm_head",
+    "cls_head": "classifier",
+    "ta_head": "assignment_head",
 }
 # Word embeddings, and the output map that they are unless a file says otherwise: of the text tower, of the decoder.
 OUTPUT_MAPS = (
@@ -164,12 +169,58 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], source: str = SALESF
 
 
 def _tied(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return a saved model with its output maps, which safetensors leave out where they are the word embeddings."""
-    maps = {}
+    """Return a saved model with the second names of tensors, which safetensors leave out.
+
+    They are output maps that are the word embeddings, and what the fusion layers of two images share.
+    """
+    maps: dict[str, torch.Tensor] = {}
+    layers = fusion_layers(state_dict)
+    for number, layer in layers.items():
+        for part, name in () if "key.weight" in layer else layers.get(number - 1, {}).items():
+            if part.startswith(("key.", "value.")):
+                maps[name.replace(f".{number - 1}.cross", f".{number}.cross")] = state_dict[name]
     for words, output in OUTPUT_MAPS:
         if words in state_dict and output.replace("decoder.weight", "dense.weight") in state_dict:  # has that head
             maps[output] = state_dict[words]
     return {**maps, **state_dict}
+
+
+def fusion_layers(names: Iterable[str]) -> dict[int, dict[str, str]]:
+    """Return the names here of query, key and value maps to the image, by fusion layer and the end of the name."""
+    found: dict[int, dict[str, str]] = {}
+    for name in names:
+        if match := re.fullmatch(r"albef\.text_model\.encoder\.layer\.(\d+)\.crossattention\.self\.(.+)", name):
+            found.setdefault(int(match[1]), {})[match[2]] = name
+    return dict(sorted(found.items()))
+
+
+def images_per_text(weights: dict[str, torch.Tensor]) -> int:
+    """Return how many images a classifier reads with a text: 2 where pairs of fusion layers share keys and values.
+
+    Raises:
+        AlbefError: Some pairs do, others do not.
+    """
+    layers = fusion_layers(weights)
+    pairs = list(zip(list(layers)[::2], list(layers)[1::2], strict=False))
+    if len(layers) % 2 or not any(name.startswith(("classifier.", "assignment_head.")) for name in weights):
+        return 1
+    shared = [pair for pair in pairs if _share_key_value(weights, *(layers[number] for number in pair))]
+    if shared and shared != pairs:
+        odd = next(pair for pair in pairs if pair not in shared)
+        raise AlbefError(
+            f"The fusion layers {odd[0]} and {odd[1]} have keys and values of their own, but other pairs share them, "
+            "as the layers for two images do: download the checkpoint again."
+        )
+    return 2 if shared else 1
+
+
+def _share_key_value(weights: dict[str, torch.Tensor], first: dict[str, str], second: dict[str, str]) -> bool:
+    """Return whether the maps to keys and values of two fusion layers, by the end of their names, are the same."""
+    for part in ("key.weight", "key.bias", "value.weight", "value.bias"):
+        one, other = weights.get(first.get(part, "")), weights.get(second.get(part, ""))
+        if one is None or other is None or one.shape != other.shape or not torch.equal(one, other):
+            return False
+    return True
 
 
 def _add_type_embeddings(weights: dict[str, torch.Tensor]) -> None:

@@ -37,12 +37,6 @@ def read_checkpoint(path: Path) -> ConvertedCheckpoint:
             f"{path} is no ALBEF: its tensors, {shorten(tensors)}, have the names of neither salesforce/ALBEF, LAVIS, "
             "torchmultimodal nor this package."
         )
-    heads = sorted({name.split(".")[0] for name in tensors if name.startswith(("cls_head", "ta_head"))})
-    if heads:
-        raise ConversionError(
-            f"{path} is a classifier ({', '.join(heads)}), for visual reasoning or entailment: there is no model class "
-            "for it here; retrieval and question answering can be converted."
-        )
     try:
         checkpoint = convert_state_dict(tensors, source)
     except (IndexError, RuntimeError) as error:  # dimensions that are not there

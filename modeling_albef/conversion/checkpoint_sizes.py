@@ -11,24 +11,36 @@ import torch
 
 from ..configuration_albef import AlbefConfig, one_line
 from ..modeling_albef import AlbefPreTrainedModel
+from ..modeling_albef_classification import AlbefForImageTextClassification
 from ..modeling_albef_pretraining import AlbefForPreTraining
 from ..modeling_albef_question_answering import AlbefForQuestionAnswering
 from ..modeling_albef_retrieval import AlbefForImageTextRetrieval
-from .checkpoint_names import ConvertedCheckpoint
+from ..modeling_albef_visual_reasoning import AlbefForTextAssignment, AlbefForVisualReasoning
+from .checkpoint_names import ConvertedCheckpoint, images_per_text
 from .checkpoint_reading import ConversionError, shorten
 
+ENTAILMENT_LABELS = ("contradiction", "neutral", "entailment")  # salesforce/ALBEF `dataset/ve_dataset.py`
+REASONING_LABELS = ("False", "True")  # `dataset/nlvr_dataset.py`
 HEAD_WIDTH = 64  # of ViT-B and BERT-base
 
 
 def find_model_class(checkpoint: ConvertedCheckpoint) -> type[AlbefPreTrainedModel]:
-    """Return the model class: that with an answer decoder, with a masked-language head, or the matching head alone."""
+    """Return the model class, known by its heads: a decoder, a classifier, one of pre-training, or matching alone.
+
+    Two images are told from one by the fusion layers, see `images_per_text`.
+    """
     if any(name.startswith("text_decoder.") for name in checkpoint.student):
         return AlbefForQuestionAnswering
+    if "assignment_head.weight" in checkpoint.student:
+        return AlbefForTextAssignment
+    if "classifier.0.weight" in checkpoint.student:
+        reads_two = images_per_text(checkpoint.student) == 2
+        return AlbefForVisualReasoning if reads_two else AlbefForImageTextClassification
     if any(name.startswith("mlm_head.") for name in checkpoint.student):
         return AlbefForPreTraining
     if "itm_head.weight" in checkpoint.student:
         return AlbefForImageTextRetrieval
-    raise ConversionError("The checkpoint has neither an answer decoder nor a matching head: its task is not known.")
+    raise ConversionError("The checkpoint has no answer decoder, classifier or matching head: its task is not known.")
 
 
 def find_config(
@@ -66,15 +78,27 @@ def find_config(
         text_config={
             **_text_sizes(shapes, f"{text}embeddings.", f"{text}encoder.layer.", num_attention_heads),
             "num_fusion_layers": len(fusing),
+            "images_per_text": images_per_text(weights),
         },
     )
     if "albef.vision_proj.weight" in shapes:
         config.projection_dim = _shape(shapes, "albef.vision_proj.weight", 2)[0]
+    if "classifier.2.weight" in shapes:
+        _name_labels(config, _shape(shapes, "classifier.2.weight", 2)[0])
     if any(name.startswith(decoder) for name in shapes):
         sizes = _text_sizes(shapes, f"{decoder}embeddings.", f"{decoder}layer.", num_attention_heads)
         fields = {**sizes, "num_fusion_layers": sizes["num_hidden_layers"]}
         config = AlbefConfig(**{**config.to_dict(), "decoder_config": fields})
     return config
+
+
+def _name_labels(config: AlbefConfig, count: int) -> None:
+    """Set the labels of a classifier: three are those of visual entailment, two of two images those of NLVR2."""
+    names = [f"LABEL_{index}" for index in range(count)]
+    for known in (ENTAILMENT_LABELS, REASONING_LABELS if config.text_config.images_per_text > 1 else ()):
+        names = list(known) if len(known) == count else names
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
 
 
 def _text_sizes(shapes: dict[str, tuple], embeddings: str, layer: str, heads: int | None) -> dict[str, int]:

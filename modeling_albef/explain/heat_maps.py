@@ -84,7 +84,7 @@ def draw_heat_maps(image: Image.Image, heat: HeatMaps) -> Image.Image:
     width, height = (max(1, round(side * PANEL / max(image.size))) for side in image.size)
     small = image.resize((width, height), Image.Resampling.BICUBIC)
     panels = [(small, "image")]
-    panels += [(_overlay(small, values), word) for word, values in zip(heat.words, heat.maps.numpy(), strict=True)]
+    panels += [(overlay(small, values), word) for word, values in zip(heat.words, heat.maps.numpy(), strict=True)]
     columns = min(COLUMNS, len(panels))
     font = ImageFont.load_default(16)
     line = 28  # height of a line of text
@@ -138,7 +138,7 @@ def _word_maps(
     return [word for word, _ in words], heat
 
 
-def _overlay(image: Image.Image, values: np.ndarray) -> Image.Image:
+def overlay(image: Image.Image, values: np.ndarray) -> Image.Image:
     """Return the image under a heat map (rows, columns): blue to red, and the hotter the denser."""
     blocks = Image.fromarray((255 * _stretch(values)).round().astype(np.uint8))
     smooth = blocks.resize(image.size, Image.Resampling.BICUBIC)

@@ -3,6 +3,10 @@
 from .arguments import AlbefTrainingArguments, RetrievalTrainingArguments, VQATrainingArguments
 from .callbacks import EpochCallback, MomentumTeacherCallback, RankSeedCallback, TemperatureCallback
 from .checkpoints.manifest import find_damage, last_checkpoint
+from .classification.evaluator import ClassificationEvaluator
+from .classification.result import ClassificationResult
+from .classification.text_assignment import TextAssignmentTrainer, TextAssignmentTrainingArguments
+from .classification.trainer import ClassificationTrainer, ClassificationTrainingArguments
 from .errors import CheckpointError, LossNotFiniteError, PushError, SettingError, TrainingInterruptedError
 from .evaluation.ranking import RankedCandidates
 from .evaluation.results import EvaluationRecord, RetrievalResult, VQAResult
@@ -11,6 +15,11 @@ from .evaluation.retrieval_metrics import recall_at_k, retrieval_metrics
 from .evaluation.vqa import VQAEvaluator, question_only_accuracy
 from .evaluation.vqa_metrics import answer_accuracy, vqa_accuracy, vqa_accuracy_by_question_type
 from .evaluation.vqa_records import QuestionRecord, read_annotations, read_questions
+from .grounding.arguments import GroundingTrainingArguments
+from .grounding.evaluator import GroundingEvaluator
+from .grounding.result import GroundingResult
+from .grounding.trainer import GroundingTrainer
+from .metrics.label_metrics import accuracy, auroc_by_label, classification_metrics, f1_by_label, f1_macro, f1_micro
 from .momentum import FeatureQueue, MomentumTeacher, update_momentum
 from .report.image_log import ImageLogCallback
 from .report.run_report import RunReport
@@ -23,9 +32,17 @@ __all__ = [
     "AlbefTrainer",
     "AlbefTrainingArguments",
     "CheckpointError",
+    "ClassificationEvaluator",
+    "ClassificationResult",
+    "ClassificationTrainer",
+    "ClassificationTrainingArguments",
     "EpochCallback",
     "EvaluationRecord",
     "FeatureQueue",
+    "GroundingEvaluator",
+    "GroundingResult",
+    "GroundingTrainer",
+    "GroundingTrainingArguments",
     "ImageLogCallback",
     "LossNotFiniteError",
     "MomentumTeacher",
@@ -42,12 +59,20 @@ __all__ = [
     "RunReport",
     "SettingError",
     "TemperatureCallback",
+    "TextAssignmentTrainer",
+    "TextAssignmentTrainingArguments",
     "TrainingInterruptedError",
     "VQAEvaluator",
     "VQAResult",
     "VQATrainer",
     "VQATrainingArguments",
+    "accuracy",
     "answer_accuracy",
+    "auroc_by_label",
+    "classification_metrics",
+    "f1_by_label",
+    "f1_macro",
+    "f1_micro",
     "find_damage",
     "last_checkpoint",
     "question_only_accuracy",

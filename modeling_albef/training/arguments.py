@@ -248,10 +248,8 @@ def _refuse(is_wrong: bool, name: str, value: Any, rule: str) -> None:
 
 
 @dataclass
-class RetrievalTrainingArguments(AlbefTrainingArguments):
-    """Arguments of `RetrievalTrainer`; the defaults are the published recipe for COCO."""
-
-    METRICS: ClassVar[tuple[str, ...]] = RETRIEVAL_METRICS
+class ContrastiveTrainingArguments(AlbefTrainingArguments):
+    """Arguments of the trainings that contrast and match images with texts: retrieval and grounding."""
 
     queue_size: int = field(default=65536, metadata={"help": "Slots of the feature queue; any number >= 0."})
     global_negatives: bool = field(default=False, metadata={"help": "Draw hard negatives from all processes' batches."})
@@ -261,6 +259,24 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
     )
     min_temperature: float = field(default=0.001, metadata={"help": "The learned temperature is kept above this."})
     max_temperature: float = field(default=0.5, metadata={"help": "The learned temperature is kept below this."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_unknown = self.init_projections not in (None, "ridge", "none")
+        _refuse(is_unknown, "init_projections", repr(self.init_projections), "be ridge or none")
+        if not 0 < self.min_temperature <= self.max_temperature:
+            raise SettingError(
+                f"min_temperature is {self.min_temperature} and max_temperature {self.max_temperature}: they must be "
+                "above 0 and in this order."
+            )
+
+
+@dataclass
+class RetrievalTrainingArguments(ContrastiveTrainingArguments):
+    """Arguments of `RetrievalTrainer`; the defaults are the published recipe for COCO."""
+
+    METRICS: ClassVar[tuple[str, ...]] = RETRIEVAL_METRICS
+
     k_test: int = field(default=256, metadata={"help": "Candidates that the matching head re-ranks."})
     image_memory: int = field(default=2000, metadata={"help": "MB of image states a process keeps; others are redone."})
     calibrate: bool = field(
@@ -270,15 +286,8 @@ class RetrievalTrainingArguments(AlbefTrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        is_unknown = self.init_projections not in (None, "ridge", "none")
-        _refuse(is_unknown, "init_projections", repr(self.init_projections), "be ridge or none")
         if self.calibrate and not self.do_eval:
             raise SettingError("calibrate is true, but do_eval is false: it needs the validation data, set both.")
-        if not 0 < self.min_temperature <= self.max_temperature:
-            raise SettingError(
-                f"min_temperature is {self.min_temperature} and max_temperature {self.max_temperature}: they must be "
-                "above 0 and in this order."
-            )
 
 
 @dataclass

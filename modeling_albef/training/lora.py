@@ -20,12 +20,14 @@ from .errors import SettingError
 ADAPTER_FOLDER = "adapter"
 # Queries and values of both towers and of the decoder; the heads.
 TARGETS = ("qkv", "query", "value", "vision_proj", "text_proj", "itm_head")
+TRAINED_WHOLE = ("classifier",)  # heads that start at random, which adapters could not make up for
 
 
 def add_lora(model: PreTrainedModel, rank: int, alpha: float | None = None, targets: Sequence[str] = TARGETS) -> None:
     """Put adapters into the linear maps whose names end in `targets`, and freeze all else of the model.
 
-    They are scaled by alpha / rank; alpha is 2 * rank by default. A SettingError names what cannot be used.
+    A classifier, which starts at random, is trained whole. Adapters are scaled by alpha / rank; alpha is 2 * rank by
+    default. A SettingError names what cannot be used.
     """
     if rank < 1:
         raise SettingError(f"lora_rank is {rank}, but must be at least 1.")
@@ -44,22 +46,31 @@ def add_lora(model: PreTrainedModel, rank: int, alpha: float | None = None, targ
         inject_adapter_in_model(config, model)
     except (RuntimeError, TypeError) as error:  # more memory than there is, or than a number can say
         raise SettingError(f"lora_rank {rank} cannot be used ({error}): lower it.") from error
+    whole = [name for name in TRAINED_WHOLE if hasattr(model, name)]
+    for name in whole:
+        getattr(model, name).requires_grad_(True)
+    config.modules_to_save = whole or None
     model.albef_lora_config = cast(Any, config)  # a plain attribute, not a module
 
 
 def merged_state_dict(model: Any) -> dict[str, torch.Tensor] | None:
-    """Return the weights with the adapters added in, by the plain model's names; None for a model without adapters."""
+    """Return the weights with the adapters added in, by the plain model's names; None for a model without adapters.
+
+    A tensor with several names, of which the adapter has one, is the same under each.
+    """
     if not hasattr(model, "albef_lora_config"):
         return None
-    state = {}
+    plain, merged = model.state_dict(), {}
     modules = dict(model.named_modules())
-    for name, tensor in model.state_dict().items():
-        if ".lora_" in name:
-            continue
+    for name, tensor in plain.items():
         if name.endswith(".base_layer.weight"):
-            tensor = tensor + modules[name.removesuffix(".base_layer.weight")].get_delta_weight("default").to(tensor)
-        state[name.replace(".base_layer.", ".")] = tensor
-    return state
+            delta = modules[name.removesuffix(".base_layer.weight")].get_delta_weight("default")
+            merged[tensor.data_ptr()] = tensor + delta.to(tensor)
+    return {
+        name.replace(".base_layer.", "."): merged.get(tensor.data_ptr(), tensor)
+        for name, tensor in plain.items()
+        if ".lora_" not in name
+    }
 
 
 def save_adapter(model: Any, folder: str | Path) -> None:
@@ -67,7 +78,9 @@ def save_adapter(model: Any, folder: str | Path) -> None:
     from peft import get_peft_model_state_dict
 
     model.albef_lora_config.save_pretrained(folder)
-    state = get_peft_model_state_dict(model, adapter_name="default")
+    whole = model.albef_lora_config.modules_to_save or ()
+    state = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(tuple(whole))}
+    state |= get_peft_model_state_dict(model, adapter_name="default")
     save_file(
         {f"base_model.model.{name}": tensor.contiguous() for name, tensor in state.items()},
         Path(folder) / "adapter_model.safetensors",

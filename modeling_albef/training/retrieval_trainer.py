@@ -1,16 +1,16 @@
-"""Fine-tuning for image-text retrieval."""
+"""Fine-tuning by contrast and matching of images with texts, and for image-text retrieval."""
 
 from __future__ import annotations
 
 from collections.abc import Sized
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .arguments import RetrievalTrainingArguments
+from .arguments import ContrastiveTrainingArguments, RetrievalTrainingArguments
 from .callbacks import TemperatureCallback
 from .encoders.projections import start_projections
 from .evaluation.abstention import abstention_metrics, calibrate
@@ -24,19 +24,15 @@ from .trainer import AlbefTrainer
 logger = logging.get_logger(__name__)
 
 
-class RetrievalTrainer(AlbefTrainer):
-    """Fine-tunes an `AlbefForImageTextRetrieval` and evaluates it by recall.
+class ContrastiveTrainer(AlbefTrainer):
+    """Trains an `AlbefForImageTextRetrieval` by contrast with a queue, and by matching; a task says how to evaluate."""
 
-    Training rows become `pixel_values input_ids attention_mask image_ids` in the collator, by default a
-    `RetrievalCollator`; those with a list of `caption`s count as a row for each of them. Evaluation rows have an
-    `image`, a `caption` or a list of them, and perhaps an `image_id`, the same for rows of the same image.
-    """
-
-    ARGUMENTS = RetrievalTrainingArguments
-    args: RetrievalTrainingArguments
+    ARGUMENTS: ClassVar[type[ContrastiveTrainingArguments]] = ContrastiveTrainingArguments
+    EXTRA_INPUTS: ClassVar[tuple[str, ...]] = ()  # of a batch, that the model does not know
+    args: ContrastiveTrainingArguments
 
     def __init__(
-        self, model: PreTrainedModel | None = None, args: RetrievalTrainingArguments | None = None, **kwargs: Any
+        self, model: PreTrainedModel | None = None, args: ContrastiveTrainingArguments | None = None, **kwargs: Any
     ) -> None:
         super().__init__(model, args, **kwargs)
         args = self.args
@@ -70,19 +66,12 @@ class RetrievalTrainer(AlbefTrainer):
         if self.args.init_projections == "ridge" or (self.args.init_projections is None and is_new):
             start_projections(self)
 
-    def prepare_training_data(self, dataset: Any) -> Any:
-        """Return the training data with one caption a row."""
-        return one_caption_a_row(dataset)
-
-    def make_collator(self) -> Any:
-        """Return a `RetrievalCollator` for `processing_class`."""
-        return None if self.processing_class is None else retrieval_collator(self.processing_class)
-
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Return the loss of a step: the teacher's features, the student's forward, then the queue."""
         alpha = self.alpha
+        extra = {name: inputs.pop(name) for name in self.EXTRA_INPUTS if name in inputs}
         if self.queue.size or (self.args.distill and self.args.alpha):
             features = self._teacher_features(inputs)
             candidates = self.queue.candidates(**features)
@@ -91,10 +80,16 @@ class RetrievalTrainer(AlbefTrainer):
         else:  # nothing asks the teacher: the batch is contrasted with itself
             outputs = model(**inputs, global_negatives=self.args.global_negatives)
         temperature = self.accelerator.unwrap_model(model).albef.temperature
-        self.record_loss_parts(
-            itc_loss=outputs.itc_loss, itm_loss=outputs.itm_loss, alpha=alpha, temperature=temperature
-        )
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        loss, further = self.add_losses(outputs, inputs, extra)
+        parts = {"itc_loss": outputs.itc_loss, "itm_loss": outputs.itm_loss, **further}
+        self.record_loss_parts(**parts, alpha=alpha, temperature=temperature)
+        return (loss, outputs) if return_outputs else loss
+
+    def add_losses(
+        self, outputs: Any, inputs: dict[str, Any], extra: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the loss of a step, and the parts of it that are a task's own; `extra` has its `EXTRA_INPUTS`."""
+        return outputs.loss, {}
 
     def _teacher_features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         with torch.no_grad(), self.accelerator.autocast():
@@ -109,6 +104,26 @@ class RetrievalTrainer(AlbefTrainer):
         if self.model is not None:  # in a search each trial makes one, see `start_training_parts`
             self.model.config.search_calibration = None
         return super().train(*args, **kwargs)
+
+
+class RetrievalTrainer(ContrastiveTrainer):
+    """Fine-tunes an `AlbefForImageTextRetrieval` and evaluates it by recall.
+
+    Training rows become `pixel_values input_ids attention_mask image_ids` in the collator, by default a
+    `RetrievalCollator`; those with a list of `caption`s count as a row for each of them. Evaluation rows have an
+    `image`, a `caption` or a list of them, and perhaps an `image_id`, the same for rows of the same image.
+    """
+
+    ARGUMENTS = RetrievalTrainingArguments
+    args: RetrievalTrainingArguments
+
+    def prepare_training_data(self, dataset: Any) -> Any:
+        """Return the training data with one caption a row."""
+        return one_caption_a_row(dataset)
+
+    def make_collator(self) -> Any:
+        """Return a `RetrievalCollator` for `processing_class`."""
+        return None if self.processing_class is None else retrieval_collator(self.processing_class)
 
     def calibrate(self, result: RetrievalResult) -> None:
         """Fit the thresholds of `AlbefConfig.search_calibration` to the result of an evaluation, on validation data.

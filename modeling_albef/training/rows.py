@@ -20,22 +20,22 @@ SOURCE = "mixture_source"  # column of a mixture, with the name of each row's so
 
 
 class Images(Sequence[Any]):
-    """The images of rows, each read when it is asked for."""
+    """The images of rows, those of one column, each read when it is asked for."""
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Any, name: str = "image") -> None:
+        self.dataset, self.name = dataset, name
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, row: Any) -> Any:
-        return self.dataset[row]["image"]
+        return self.dataset[row][self.name]
 
 
 class Rows(Dataset):
     """Rows that can be read by number alone, such as those of a list, read by column as well.
 
-    The first column that is asked for reads all rows once; all columns but `image` are kept.
+    The first column that is asked for reads all rows once; all columns but `image` and `image_2` are kept.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -52,8 +52,8 @@ class Rows(Dataset):
         """Return a row by its number, a column by its name."""
         if not isinstance(key, str):
             return self.dataset[key]
-        if key == "image":
-            return Images(self.dataset)
+        if _is_image(key):
+            return Images(self.dataset, key)
         if key not in self.column_names and len(self):
             raise AlbefError(f"Not all rows of the data set have {key!r}: add it, or leave those rows out.")
         return [row[key] for row in self._read()]
@@ -70,8 +70,12 @@ class Rows(Dataset):
             for number, row in enumerate(self):
                 if not isinstance(row, Mapping):
                     raise AlbefError(f"Row {number} is a {type(row).__name__}: give mappings of names to values.")
-                self._table.append({name: value for name, value in row.items() if name != "image"})
+                self._table.append({name: value for name, value in row.items() if not _is_image(name)})
         return self._table
+
+
+def _is_image(name: str) -> bool:
+    return name in ("image", "image_2")
 
 
 def as_rows(dataset: Any) -> Any:
@@ -98,20 +102,27 @@ def column(rows: Any, name: str) -> Any:
     return rows[name]
 
 
-def undecoded_images(rows: Any) -> Any:
-    """Return the column `image`, of a data set of the `datasets` library without decoding it."""
-    feature: Any = (getattr(rows, "features", None) or {}).get("image")
+def undecoded_images(rows: Any, name: str = "image") -> Any:
+    """Return a column of images, of a data set of the `datasets` library without decoding it."""
+    feature: Any = (getattr(rows, "features", None) or {}).get(name)
     if getattr(feature, "decode", False) is True:
-        rows = rows.cast_column("image", type(feature)(decode=False))
-    return column(rows, "image")
+        rows = rows.cast_column(name, type(feature)(decode=False))
+    return column(rows, name)
 
 
-def image_names(rows: Any, chosen: Sequence[int]) -> list[str]:
-    """Return for each of the chosen rows the path of its image, or the row's number where it has none."""
+def image_names(rows: Any, chosen: Sequence[int], name: str = "image") -> list[str]:
+    """Return for each of the chosen rows the path of its image in a column, or the row's number where it has none."""
     from processing.image_keys import image_path
 
-    images = undecoded_images(rows)
+    images = undecoded_images(rows, name)
     return [image_path(images[row]) or str(row) for row in chosen]
+
+
+def opened_images(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Return the images of rows as upright Pillow images, with the size of their files."""
+    from processing import open_image
+
+    return [open_image(row["image"]) for row in rows]
 
 
 def image_keys(rows: Any, warn: bool = True) -> list[Hashable]:
@@ -171,11 +182,31 @@ def retrieval_collator(processor: Any) -> Any:
     return RetrievalCollator(processor, with_names=True)
 
 
+def grounding_collator(processor: Any, with_boxes: bool = False) -> Any:
+    """Return the collator of training on texts that refer to parts of images."""
+    from processing import GroundingCollator
+
+    return GroundingCollator(processor, with_names=True, with_boxes=with_boxes)
+
+
 def vqa_collator(processor: Any, share_images: bool) -> Any:
     """Return the collator of training on questions."""
     from processing import VQACollator
 
     return VQACollator(processor, share_images=share_images, with_names=True)
+
+
+def image_columns(config: Any) -> tuple[str, ...]:
+    """Return the columns of the images of a row, by how many images a model reads with a text: image, image_2 .."""
+    return ("image", *(f"image_{number}" for number in range(2, config.text_config.images_per_text + 1)))
+
+
+def classification_collator(processor: Any, config: Any, **options: Any) -> Any:
+    """Return the collator of images and texts with the labels of a model's configuration."""
+    from processing import ClassificationCollator
+
+    labels = {"label2id": config.label2id, "problem_type": config.problem_type}
+    return ClassificationCollator(processor, image_columns=image_columns(config), **labels, **options)
 
 
 def limit_lengths(collator: Any, **limits: int) -> Any:

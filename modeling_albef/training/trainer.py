@@ -1,10 +1,11 @@
-"""What the trainers of both tasks share: momentum distillation, the published schedule, whole checkpoints."""
+"""What the trainers of all tasks share: momentum distillation, the published schedule, whole checkpoints."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Sized
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -29,7 +30,8 @@ from .library_arguments import check_callables
 from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter
 from .momentum import TEACHER_FOLDER, MomentumTeacher, raise_to_float32
 from .parameter_groups import freeze, parse_rates, rates_of, split_groups
-from .rows import limit_lengths
+from .rows import SOURCE, as_rows, image_keys, limit_lengths
+from .sampling import ImageGroupSampler
 from .schedule import PublishedSchedule
 from .trials import TrialMixin
 
@@ -40,6 +42,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
     """What all ALBEF trainers share: teacher, published schedule, loss parts in the log, whole checkpoints, pushes."""
 
     ARGUMENTS: ClassVar[type[AlbefTrainingArguments]] = AlbefTrainingArguments
+    LOSS_NAME: ClassVar[str] = "distilled_loss"  # of the task's loss, in the log
     args: AlbefTrainingArguments
     model: Any
     processing_class: Any
@@ -89,6 +92,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         self.data_collator = self.limit_collator(collator)
         self._first_teacher = teacher  # of every training that starts with `model_init`
         kept = copy.deepcopy(teacher) if self.model_init is not None else teacher
+        # Differs from ALBEF, which copies the teacher of NLVR2 before the weights are loaded.
         self.teacher = MomentumTeacher(self.model, args.momentum, kept)
         self.teacher_parts: list[Any] = [self.teacher]  # a checkpoint has them; each can save and load
         self.add_callback(callbacks.MomentumTeacherCallback(self.teacher, self._restore_teacher))
@@ -136,6 +140,32 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
 
     def start_new_parts(self) -> None:
         """Start parts of the model that nothing trained yet, before a training that resumes nothing."""
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """Return the loss of a step: the teacher's logits, then the student's forward, which takes them as targets."""
+        alpha, teacher_logits = self.alpha, None
+        if alpha > 0:
+            with torch.no_grad(), self.accelerator.autocast():
+                teacher_logits = self.teacher.model(**inputs).logits
+        outputs = model(**inputs, teacher_logits=teacher_logits, alpha=alpha)
+        self.record_loss_parts(**{self.LOSS_NAME: outputs.loss}, alpha=alpha)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Return the library's sampler or, with `group_by_image` of a task, one that takes rows image by image."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if getattr(self.args, "group_by_image", False):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            read_ids = partial(image_keys, as_rows(dataset), warn=False)
+            draws_anew = SOURCE in (getattr(dataset, "column_names", None) or ())  # a mixture, in every epoch
+            return ImageGroupSampler(read_ids if draws_anew else read_ids(), seed)
+        return super()._get_train_sampler(dataset)
 
     # ---- checks
 

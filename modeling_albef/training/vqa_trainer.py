@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
-import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from .arguments import VQATrainingArguments
@@ -15,8 +12,7 @@ from .errors import SettingError
 from .evaluation.candidates import check_answers
 from .evaluation.results import VQAResult
 from .evaluation.vqa import VQAEvaluator
-from .rows import SOURCE, as_rows, image_keys, limit_lengths, vqa_collator
-from .sampling import ImageGroupSampler
+from .rows import limit_lengths, vqa_collator
 from .trainer import AlbefTrainer
 
 
@@ -30,6 +26,7 @@ class VQATrainer(AlbefTrainer):
     """
 
     ARGUMENTS = VQATrainingArguments
+    LOSS_NAME = "answer_loss"
     args: VQATrainingArguments
 
     def __init__(
@@ -74,27 +71,6 @@ class VQATrainer(AlbefTrainer):
         """Return a collator that refuses answers longer than the decoder's positions, too."""
         limit = self.model.config.decoder_config.max_position_embeddings
         return limit_lengths(super().limit_collator(collator), max_answer_length=limit)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.group_by_image:
-            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-            read_ids = partial(image_keys, as_rows(dataset), warn=False)
-            draws_anew = SOURCE in (getattr(dataset, "column_names", None) or ())  # a mixture, in every epoch
-            return ImageGroupSampler(read_ids if draws_anew else read_ids(), seed)
-        return super()._get_train_sampler(dataset)
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """Return the loss of a step: the teacher's predictions, then the student's."""
-        alpha, teacher_logits = self.alpha, None
-        if alpha > 0:
-            with torch.no_grad(), self.accelerator.autocast():
-                teacher_logits = self.teacher.model(**inputs).logits
-        outputs = model(**inputs, teacher_logits=teacher_logits, alpha=alpha)
-        self.record_loss_parts(answer_loss=outputs.loss, alpha=alpha)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def evaluate_dataset(self, dataset: Any) -> VQAResult:
         """Answer the questions of a data set; see `VQAEvaluator`."""

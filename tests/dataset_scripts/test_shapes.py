@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from dataset_scripts import load_dataset_script
-from dataset_scripts.scene_texts import QUESTION_TYPES, all_captions
-from dataset_scripts.scenes import COLORS, SHAPES, Item, Scene, draw_scenes, scenes_with_boxes
+from dataset_scripts.drawn.scene_texts import QUESTION_TYPES, all_captions
+from dataset_scripts.drawn.scenes import COLORS, SHAPES, Item, Scene, draw_scenes, scenes_with_boxes
 
 SPLITS = ("train", "validation", "test")
 COUNTS = {"num_train": 300, "num_validation": 60, "num_test": 60}
@@ -337,7 +337,7 @@ def test_wrong_configuration(wrong: dict[str, Any], message: str, tmp_path: Path
 
 
 def test_more_images_than_can_be_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataset_scripts.scenes.MAX_ATTEMPTS", 20)
+    monkeypatch.setattr("dataset_scripts.drawn.scenes.MAX_ATTEMPTS", 20)
     with pytest.raises(ValueError, match=r"Found no scene for image .* of 'test' unlike the others: ask for fewer"):
         list(draw_scenes(0, "test", 3000))
 

@@ -9,11 +9,25 @@ import pytest
 from golden_cases import tiny_config
 
 import modeling_albef
-from modeling_albef import AlbefForImageTextRetrieval, AlbefForPreTraining, AlbefForQuestionAnswering, AlbefModel
+from modeling_albef import (
+    AlbefForImageTextClassification,
+    AlbefForImageTextRetrieval,
+    AlbefForPreTraining,
+    AlbefForQuestionAnswering,
+    AlbefForVisualReasoning,
+    AlbefModel,
+)
 from modeling_albef.configuration_albef import AlbefError
 
 FOLDER = Path(modeling_albef.__file__).parent
-HEADS = (AlbefModel, AlbefForImageTextRetrieval, AlbefForPreTraining, AlbefForQuestionAnswering)
+HEADS = (
+    AlbefModel,
+    AlbefForImageTextRetrieval,
+    AlbefForPreTraining,
+    AlbefForQuestionAnswering,
+    AlbefForImageTextClassification,
+    AlbefForVisualReasoning,
+)
 
 
 def test_the_folder_is_what_is_saved_beside_the_models(tmp_path: Path) -> None:
@@ -21,7 +35,7 @@ def test_the_folder_is_what_is_saved_beside_the_models(tmp_path: Path) -> None:
         head(tiny_config()).save_pretrained(tmp_path, save_code=True)
     exported = {path.name for path in tmp_path.glob("*.py")}
     assert exported == {path.name for path in FOLDER.glob("*.py")} - {"__init__.py"}
-    assert len(exported) <= 16
+    assert len(exported) <= 19
     assert {path.name for path in FOLDER.iterdir() if path.is_file()} == exported | {"__init__.py", "py.typed"}
 
 

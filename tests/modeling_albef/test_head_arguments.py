@@ -15,6 +15,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from modeling_albef import (
     AlbefConfig,
+    AlbefForImageTextClassification,
     AlbefForImageTextRetrieval,
     AlbefForPreTraining,
     AlbefForQuestionAnswering,
@@ -55,7 +56,9 @@ def test_states_and_maps_of_both_towers(head: Any, with_loss: bool) -> None:
         assert outputs.get("cross_attentions") is None
         return
     rows = len(outputs.cross_attentions[0])
-    pairs = {AlbefForQuestionAnswering: 3}.get(head, 9)  # three images with three texts; or three pairs, six wrong ones
+    pairs = {AlbefForQuestionAnswering: 3, AlbefForImageTextClassification: 3}.get(
+        head, 9
+    )  # three images with three texts; or three pairs, six wrong ones
     assert rows == pairs and [tuple(part.shape) for part in outputs.cross_attentions] == [(rows, 2, 6, 5)] * 2
     for part in (*outputs.attentions, *outputs.cross_attentions, *vision.attentions):
         torch.testing.assert_close(part.sum(-1), torch.ones(part.shape[:-1]))

@@ -30,6 +30,7 @@ import run_vqa
 from modeling_albef import (
     AlbefConfig,
     AlbefError,
+    AlbefForImageTextClassification,
     AlbefForImageTextRetrieval,
     AlbefForPreTraining,
     AlbefForQuestionAnswering,
@@ -47,7 +48,13 @@ from modeling_albef.training.application import load_model as load_for_training
 from processing import AlbefProcessor
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-HEADS = (AlbefModel, AlbefForImageTextRetrieval, AlbefForPreTraining, AlbefForQuestionAnswering)
+HEADS = (
+    AlbefModel,
+    AlbefForImageTextRetrieval,
+    AlbefForPreTraining,
+    AlbefForQuestionAnswering,
+    AlbefForImageTextClassification,
+)
 PARTS = (AlbefVisionModel, AlbefTextModel, AlbefTextDecoder)
 make_pipeline: Any = pipeline  # whose overloads know the library's own tasks alone
 

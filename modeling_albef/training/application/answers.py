@@ -1,11 +1,11 @@
-"""Candidate answers of visual question answering, their lengths, and the accuracy of guesses from questions alone."""
+"""What models choose from, candidate answers or labels, and the accuracy of guesses from texts alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, LargeList, List
 
 from dataset_scripts import DataError, load_answer_list
 
@@ -17,8 +17,8 @@ from ..evaluation.candidates import choose_folding
 from ..evaluation.vqa_baselines import guesses_from_each_other, learn_guesses
 from ..evaluation.vqa_metrics import vqa_accuracy
 from ..evaluation.vqa_records import QuestionRecord
-from .settings import VQADataArguments
-from .start import StartError
+from .errors import StartError
+from .settings import ClassificationDataArguments, VQADataArguments
 
 
 def load_candidates(
@@ -108,3 +108,68 @@ def baseline_metrics(
 def _folded(answers: Iterable[Sequence[str]], fold: Callable[[str], str] | None) -> list[Sequence[str]]:
     """Return the answers of each row, folded where they are to be."""
     return [given if fold is None else [fold(answer) for answer in given] for given in answers]
+
+
+def load_labels(
+    data_args: ClassificationDataArguments, splits: dict[str, Any], model_name: str | None = None
+) -> dict[str, Any]:
+    """Return `problem_type`, `id2label` and `label2id` for the model's configuration.
+
+    The labels are those of `labels`, else of the model that a run applies or goes on with, else of the training data,
+    sorted. A regression has one number.
+    """
+    known = [] if model_name is None else _labels_of_model(model_name)
+    rows = splits.get("train")
+    feature: Any = next((split.features["label"] for split in splits.values()), None)
+    is_list = isinstance(feature, List | LargeList)
+    kind = "multi_label_classification" if is_list else "single_label_classification"
+    if feature is not None and str(feature.dtype if not is_list else "").startswith("float"):
+        names, kind = ["number"], "regression"
+    elif data_args.labels:
+        names = data_args.labels
+    elif isinstance(rows, Dataset):
+        found = {name for row in rows["label"] for name in (row if is_list else [row])}
+        names = known if found <= set(known) else sorted(found)
+    else:
+        names = known
+    if not names:
+        raise StartError("Labels are needed: give --labels, or training data, not streamed, to take them from.")
+    if known and len(known) != len(names):
+        raise StartError(
+            f"The model {model_name} has the {len(known)} labels {', '.join(known)}, this run {len(names)}, "
+            f"{', '.join(names)}: correct the data or --labels, or start from a model without a classifier."
+        )
+    ids = {name: index for index, name in enumerate(names)}
+    if len(ids) < len(names):
+        raise StartError(f"labels is {', '.join(names)}, which has a name twice: give each once.")
+    return {"problem_type": kind, "id2label": dict(enumerate(names)), "label2id": ids}
+
+
+def _labels_of_model(name: str) -> list[str]:
+    """Return the labels of a model with a classifier; none of another model."""
+    with named_model_errors(name, OSError):
+        config = AlbefConfig.from_pretrained(name)
+    is_classifier = any("Classification" in one or "Reasoning" in one for one in config.architectures or ())
+    return list(config.id2label.values()) if is_classifier and config.id2label else []
+
+
+def label_baselines(splits: dict[str, Any], split: str) -> dict[str, Any]:
+    """Return the accuracy of guesses from texts alone, and of one label for all; see `baseline_metrics`.
+
+    Empty where not all rows have one label.
+    """
+    rows, train = splits[split], splits.get("train")
+    labels = list(rows["label"])
+    if not all(isinstance(label, str) for label in labels):
+        return {}
+    if isinstance(train, Dataset):
+        guesses = learn_guesses(train["text"], [[label] for label in train["label"]], rows["text"])
+    else:
+        guesses = guesses_from_each_other(rows["text"], [[label] for label in labels])
+    right = sum(guess == label for guess, label in zip(guesses.by_question, labels, strict=True))
+    return {
+        "text_only_accuracy": 100 * right / len(labels),
+        "majority_accuracy": 100 * labels.count(guesses.majority) / len(labels),
+        "majority_answer": guesses.majority,
+        "baselines_learned_from": "the training data" if isinstance(train, Dataset) else "the split itself",
+    }

@@ -22,13 +22,13 @@ from dataset_scripts import (
     stream_captions,
 )
 from dataset_scripts.mixtures import source_lengths
-from processing import AugmentedDataset, AugmentedStream, TrainingAugmentation
+from processing import AugmentedDataset, AugmentedStream, TrainingAugmentation, WholeImageAugmentation
+from processing.augmented_rows import IMAGE_COLUMNS
 from processing.image_states import StoredImageRows, StoreOptions, states_folder, store_image_states
 
 from ..arguments import AlbefTrainingArguments
-from .errors import fail_on_all_ranks
+from .errors import StartError, fail_on_all_ranks
 from .settings import SPLITS, DataArguments
-from .start import StartError
 
 logger = logging.get_logger(__name__)
 OPTIONAL_COLUMNS = ("question_type", "answer_type")
@@ -40,8 +40,9 @@ def load_splits(data_args: DataArguments, args: AlbefTrainingArguments, task: st
     Args:
         data_args: Which data.
         args: What is done with it.
-        task: Configuration of the builders: "retrieval" (a row an image with all its captions) or "vqa" (a row a
-            question).
+        task: Configuration of the builders: "retrieval" (a row an image with all its captions), "vqa" (a row a
+            question), "classification" (a row a text with its label) or "grounding" (a row a text that refers to a
+            part of an image).
 
     Returns:
         A data set for each split, with undecoded images; an `IterableDataset` where the split is streamed. Of a
@@ -98,14 +99,28 @@ def _load_split(split: str, data_args: DataArguments, args: AlbefTrainingArgumen
     dataset = load_dataset_script(**{"name": data_args.dataset or "own_data", **fields})
     if isinstance(dataset, IterableDataset):
         dataset = dataset if data_args.max_rows is None else dataset.take(data_args.max_rows)
-        return dataset.cast_column("image", Image(decode=False))
+        return undecoded(dataset)
     if data_args.max_rows is not None:
         dataset = dataset.select(range(min(data_args.max_rows, len(dataset))))
     if data_args.check_image_files and (args.process_index == 0 or data_args.drop_bad_rows):
         decode = split != "train"  # an evaluation image that cannot be decoded would stop the run after an epoch
         kept = good_images(dataset, decode, max_pixels=data_args.max_image_pixels, drop=data_args.drop_bad_rows)
         dataset = kept if data_args.drop_bad_rows else dataset
-    return without_unknown_types(dataset.cast_column("image", Image(decode=False)))
+    return without_unknown_types(undecoded(dataset))
+
+
+def image_columns(splits: dict[str, Any]) -> tuple[str, ...]:
+    """Return the columns of the images of a row: `image`, and `image_2` where there is one."""
+    features = next(iter(splits.values())).features if splits else {}
+    return tuple(name for name in IMAGE_COLUMNS if name == "image" or name in features)
+
+
+def undecoded(dataset: Any) -> Any:
+    """Return a data set or a stream whose images are read by whoever uses them."""
+    for name in IMAGE_COLUMNS:
+        if name in dataset.features:
+            dataset = dataset.cast_column(name, Image(decode=False))
+    return dataset
 
 
 def without_unknown_types(dataset: Dataset) -> Dataset:
@@ -126,8 +141,11 @@ def training_rows(rows: Any, data_args: DataArguments, args: AlbefTrainingArgume
     """
     if rows is None:
         return None
-    augmentation = None
-    if data_args.augmentation:
+    augmentation: TrainingAugmentation | None = None
+    if data_args.augmentation and "box" in rows.features:  # a crop could lose what the text refers to
+        number, magnitude = data_args.augmentation_num_ops, data_args.augmentation_magnitude
+        augmentation = WholeImageAugmentation(model.config.image_size, number, magnitude)
+    elif data_args.augmentation:
         least, most = data_args.augmentation_scale
         number, magnitude = data_args.augmentation_num_ops, data_args.augmentation_magnitude
         augmentation = TrainingAugmentation(
@@ -157,6 +175,8 @@ def _stored_rows(
     """Return the training rows with the states of their images, which the processes encode together."""
     if "vision_model" not in (args.freeze or ()):
         raise StartError("store_image_states is true, but the vision tower is trained: add `--freeze vision_model`.")
+    if IMAGE_COLUMNS[1] in rows.features:
+        raise StartError("store_image_states is true, but a row has two images: leave it out.")
     tower, images = model.base_model.vision_model.to(args.device).eval(), processor.image_processor
     settings = {"images": images.to_dict(), "dtype": data_args.image_state_dtype}
     if augmentation is not None:

@@ -34,6 +34,10 @@ _SILENT = r"(Timed out waiting \d+ ?ms|Application timeout caused pair closure)"
 Main = TypeVar("Main", bound=Callable[..., None])
 
 
+class StartError(AlbefError):
+    """A run that cannot be started as it was asked for."""
+
+
 def exit_without_traceback(main: Main) -> Main:
     """Decorate a script's `main`: errors that its user can mend end the process in one sentence.
 

@@ -30,7 +30,9 @@ class ModelError(AlbefError):
     """A model that cannot be loaded or made."""
 
 
-def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, needs_head: bool = False) -> Any:
+def load_model(
+    model_class: Any, model_args: ModelArguments, tokenizer: Any, needs_head: bool = False, **head_fields: Any
+) -> Any:
     """Load or make the model, and load its teacher where one was saved beside it; adapters are put into both.
 
     Args:
@@ -38,6 +40,7 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, nee
         model_args: Which model.
         tokenizer: Its tokenizer; a model from scratch takes its vocabulary from it.
         needs_head: Whether to refuse a model that was not trained for this task.
+        head_fields: Fields of the configuration that the data sets, such as `id2label`.
 
     Returns:
         The model, in float32, and its teacher or None.
@@ -50,11 +53,11 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, nee
     if model_args.has_encoders:
         if needs_head:
             raise ModelError("vision_encoder and text_encoder start a training: set do_train, or give a trained model.")
-        model = _combine_encoders(model_class, model_args, tokenizer)
+        model = _combine_encoders(model_class, model_args, tokenizer, head_fields)
     elif model_args.model_name_or_path is None:
-        model = _make_model(model_class, model_args, tokenizer, options)
+        model = _make_model(model_class, model_args, tokenizer, options, head_fields)
     else:
-        model, teacher = _load_models(model_class, model_args, tokenizer, options)
+        model, teacher = _load_models(model_class, model_args, tokenizer, options, head_fields)
     if needs_head:
         check_head(model)
     decoder_config = model.config.decoder_config
@@ -68,7 +71,7 @@ def load_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, nee
     return model, teacher
 
 
-def _combine_encoders(model_class: Any, model_args: ModelArguments, tokenizer: Any) -> Any:
+def _combine_encoders(model_class: Any, model_args: ModelArguments, tokenizer: Any, head_fields: dict[str, Any]) -> Any:
     """Make a model of a vision encoder and a text encoder."""
     fields: Any = model_args.model_config
     _check_config_fields(fields, AlbefConfig, "model_config")
@@ -79,6 +82,7 @@ def _combine_encoders(model_class: Any, model_args: ModelArguments, tokenizer: A
         num_text_layers=model_args.num_text_layers,
         num_fusion_layers=model_args.num_fusion_layers,
         **fields,
+        **head_fields,
     )
     if model_args.image_size is not None:
         make = partial(make, image_size=model_args.image_size)
@@ -95,14 +99,16 @@ def _check_tokenizer(model: Any, tokenizer: Any) -> None:
         )
 
 
-def _make_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, options: dict[str, Any]) -> Any:
+def _make_model(
+    model_class: Any, model_args: ModelArguments, tokenizer: Any, options: dict[str, Any], head_fields: dict[str, Any]
+) -> Any:
     """Make a model from scratch."""
     fields: Any = model_args.model_config
     _check_config_fields(fields, AlbefConfig, "model_config")
     if model_args.image_size is not None:
         fields = merged(fields, {"vision_config": {"image_size": model_args.image_size}})
     try:
-        config = AlbefConfig(**fields)
+        config = AlbefConfig(**fields, **head_fields)
     except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ModelError(f"model_config is refused: {' '.join(str(error).split())}") from error
     for part in filter(None, (config.text_config, config.decoder_config)):
@@ -115,11 +121,13 @@ def _make_model(model_class: Any, model_args: ModelArguments, tokenizer: Any, op
         raise ModelError(f"model_config asks for more memory than there is ({error}): lower its sizes.") from error
 
 
-def _load_models(model_class: Any, model_args: ModelArguments, tokenizer: Any, options: dict[str, Any]) -> Any:
+def _load_models(
+    model_class: Any, model_args: ModelArguments, tokenizer: Any, options: dict[str, Any], head_fields: dict[str, Any]
+) -> Any:
     """Load a model and the teacher beside it."""
     name = str(model_args.model_name_or_path)
     overrides = _checked_overrides(name, model_args)
-    fields = {**overrides, "image_size": model_args.image_size, "output_loading_info": True}
+    fields = {**overrides, **head_fields, "image_size": model_args.image_size, "output_loading_info": True}
     load = partial(model_class.from_pretrained, name, **fields)
     model, _ = _with_attention(load, options)
     _start_temperature(model, overrides)

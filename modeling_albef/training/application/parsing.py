@@ -247,7 +247,8 @@ def _translated(config: dict[str, Any], path: str, known: set[str]) -> dict[str,
     translation = translate_config(config, path)
     if translation is None:
         return config
-    if (task := translation.task) != ("vqa" if "answer_list" in known else "retrieval"):
+    own = "vqa" if "answer_list" in known else "classification" if "labels" in known else "retrieval"
+    if (task := translation.task) != own:
         raise ArgumentsError(f"The configuration file {path} is for {task}: start run_{task}.py.")
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"# {path} is of {translation.source}. Translated for run_{task}.py:\n{write_text(translation.fields)}")

@@ -13,8 +13,9 @@ from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer, loa
 
 from ..evaluation.base import progress
 from ..rows import texts_of
-from .settings import ModelArguments
-from .start import StartError
+from .errors import StartError
+from .settings import DataArguments, ModelArguments
+from .vocabulary import check_vocabulary
 
 logger = logging.get_logger(__name__)
 
@@ -58,6 +59,16 @@ def load_processor(
     if texts is None:
         raise StartError("A model from scratch needs a --tokenizer, or training data, not streamed, to make it of.")
     return AlbefProcessor(AlbefImageProcessor(), build_tokenizer(texts), **settings)
+
+
+def load_text_processor(
+    model_args: ModelArguments, data_args: DataArguments, splits: dict[str, Any], column: str, checkpoint: str | None
+) -> AlbefProcessor:
+    """Return the processor of a run on texts, as `load_processor` does, with its vocabulary checked on a column."""
+    texts = training_texts(splits, column)
+    processor = load_processor(model_args, texts, checkpoint, max_words=data_args.max_words)
+    check_vocabulary(processor, splits, column)
+    return processor
 
 
 def _warn_of_new_words(tokenizer: Any, texts: Iterable[str], checkpoint: str) -> None:

@@ -270,6 +270,16 @@ class VQADataArguments(DataArguments):
     )
 
 
+@dataclass
+class ClassificationDataArguments(DataArguments):
+    """Which images with texts, and which labels."""
+
+    labels: list[str] | None = field(
+        default=None,
+        metadata={"help": "Names of the labels in the order of their indices; default: the model's, else the data's."},
+    )
+
+
 def _mapping(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict | None):
         raise ValueError(f"{name} is {value!r}, but must be a mapping of fields to values.")

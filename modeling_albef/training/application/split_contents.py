@@ -41,7 +41,7 @@ class SplitContents:
         image_of_key: What an image goes by -> its file or, where it is in the data itself, the first row that has it.
         copies: Images with the key of an earlier image that has another `image_id`, with what that key stands for.
         text_counts: Hash of each text without case and extra spaces, of a question with its image -> its count.
-        has_questions: Whether the texts are questions.
+        kind: What the texts are: captions, questions or texts; the latter two belong to their image.
         sources: Rows of each source of a mixture; empty where it is none.
     """
 
@@ -52,19 +52,18 @@ class SplitContents:
     image_of_key: dict[str, str | int] = field(default_factory=dict)
     copies: dict[str | int, str | int] = field(default_factory=dict)
     text_counts: Counter[int] = field(default_factory=Counter)
-    has_questions: bool = False
+    kind: str = "captions"
     sources: dict[str, int] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         """Return counts and fingerprint, as `run.yaml` has them."""
-        text = "questions" if self.has_questions else "captions"
-        rows = "questions" if self.has_questions else "images"
+        rows = "images" if self.kind == "captions" else self.kind
         sources = {f"{rows} of {source}": count for source, count in self.sources.items()}
-        return {"images": self.images, text: self.texts, **sources, "fingerprint": self.fingerprint}
+        return {"images": self.images, self.kind: self.texts, **sources, "fingerprint": self.fingerprint}
 
 
 def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | None:
-    """Read a split of a run: columns `image`, `image_id`, and `caption` or `question` and `answers`.
+    """Read a split of a run: columns `image`, `image_id`, and `caption`, `text`, or `question` and `answers`.
 
     None stands for a stream, which is not read twice, and for rows of other columns.
 
@@ -73,12 +72,12 @@ def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | Non
         open_images: Whether images go by their content; False takes their paths.
     """
     columns = dataset.column_names if isinstance(dataset, Dataset) else []
-    if not {"image", "image_id"} <= set(columns) or not {"caption", "question"} & set(columns):
+    if not {"image", "image_id"} <= set(columns) or not {"caption", "question", "text"} & set(columns):
         return None
-    has_questions = "question" in columns
+    kind = next(name for name in ("caption", "question", "text") if name in columns) + "s"
     sources = dict(Counter(dataset[SOURCE])) if SOURCE in columns else {}
-    contents = SplitContents(len(dataset), has_questions=has_questions, sources=sources)
-    text_columns = [name for name in ("caption", "question", "answers") if name in columns]
+    contents = SplitContents(len(dataset), kind=kind, sources=sources)
+    text_columns = [name for name in ("caption", "question", "text", "answers", "label") if name in columns]
     digest, image_ids, known, id_of_key = hashlib.sha256(), set[Any](), dict[str, str](), dict[str, Any]()
     rows = dataset.select_columns(["image", "image_id", *text_columns]).with_format("arrow")
     starts = progress(range(0, len(rows), ROWS_AT_ONCE), "Comparing splits")
@@ -99,7 +98,7 @@ def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | Non
                 digest.update(json.dumps([_without_folder(key), *texts]).encode())
                 for text in texts_of(texts[0]):
                     words = comparable_text(text)
-                    contents.text_counts[hash(f"{key} {words}" if has_questions else words)] += 1
+                    contents.text_counts[hash(f"{key} {words}" if kind != "captions" else words)] += 1
     contents.images, contents.texts = len(image_ids), contents.text_counts.total()
     contents.fingerprint = digest.hexdigest()[:16]
     return contents
@@ -179,7 +178,7 @@ def overlaps(contents: Mapping[str, SplitContents], splits: Mapping[str, Any]) -
             sentences.append(f"{_share(len(shared), held.images)} {SPLIT_WORDS[second]} images {words}: {names}{more}.")
         texts = sum(count for text, count in held.text_counts.items() if text in other.text_counts)
         if texts:
-            kind = "questions, of the same images," if held.has_questions else "captions"
+            kind = held.kind if held.kind == "captions" else f"{held.kind}, of the same images,"
             sentences.append(f"{_share(texts, held.texts)} {SPLIT_WORDS[second]} {kind} {words}, word for word.")
     return sentences
 

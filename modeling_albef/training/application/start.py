@@ -13,13 +13,12 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
-from ...configuration_albef import AlbefError
 from ...hub_albef import check_model_name
 from ..checkpoints.lock import lock_output
 from ..checkpoints.manifest import DAMAGED_PREFIX, REPLACED_PREFIX, UNFINISHED_FOLDER
 from ..checkpoints.processes import check_engine
 from ..checkpoints.resume import find_checkpoint
-from .errors import fail_on_all_ranks
+from .errors import StartError, fail_on_all_ranks
 from .mappings import abbreviated
 from .run_file import EVALUATION_FILE, is_free
 from .settings import DataArguments, ModelArguments
@@ -33,10 +32,6 @@ RUN_FILES = (
     *("*_results.json", "predictions.json", "vqa_result.json", "question_types.json"),
     *("trainer_state.json", "report.html", EVALUATION_FILE),
 )
-
-
-class StartError(AlbefError):
-    """A run that cannot be started as it was asked for."""
 
 
 def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> str | None:

@@ -12,7 +12,7 @@ from processing import AlbefProcessor, clean_caption, clean_question
 from processing.processing_albef import MAX_UNKNOWN, count_unknown
 
 from ..rows import texts_of
-from .start import StartError
+from .errors import StartError
 
 logger = logging.get_logger(__name__)
 

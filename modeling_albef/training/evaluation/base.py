@@ -1,4 +1,4 @@
-"""What the evaluations of both tasks share: precision, progress, and the division of work over processes."""
+"""What the evaluations of all tasks share: precision, progress, and the division of work over processes."""
 
 from __future__ import annotations
 
@@ -59,6 +59,15 @@ class Evaluator:
             raise AlbefError("The evaluation needs an AlbefProcessor: give it to the trainer as processing_class.")
         options: dict[str, Any] = {"num_workers": self.num_workers, **self.loading}
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, **options)
+
+    def own_batches(
+        self, dataset: Any, batches: Sequence[list[int]], collate: Any, description: str
+    ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+        """Yield the rows of each batch that is this process's, and the model's inputs for them, on its device."""
+        own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
+        loader = self.load(dataset, own, collate)
+        for batch, inputs in zip(own, progress(loader, description), strict=True):
+            yield batch, {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
 
     def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum over the processes; each entry is zero on all but one."""

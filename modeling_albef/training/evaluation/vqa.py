@@ -18,7 +18,7 @@ from ...answer_tree_albef import AnswerTree
 from ...configuration_albef import AlbefError
 from ...index_albef import check_finite
 from ..rows import Rows, as_rows, column, image_keys
-from .base import Evaluator, progress
+from .base import Evaluator
 from .bootstrap import bootstrap_means, interval
 from .candidates import check_answers, choose_folding
 from .results import VQAResult
@@ -207,10 +207,8 @@ class VQAEvaluator(Evaluator):
             for rows in rows_of.values()
             for batch in group_questions([keys[row] for row in rows], self.batch_size)
         ]
-        own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
-        loader = self.load(dataset, own, partial(_collate, self.processor, self.max_words))
-        for batch, inputs in zip(own, progress(loader, "Answering questions"), strict=True):
-            yield batch, {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+        collate = partial(_collate, self.processor, self.max_words)
+        yield from self.own_batches(dataset, batches, collate, "Answering questions")
 
 
 def _collate(processor: Any, max_words: int, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -31,6 +31,7 @@ class Example:
     candidates: tuple[Candidate, ...]  # the best ones, and what would have been right
     note: str  # what makes it hard
     truths: tuple[str, ...] = ()  # what is right, where it is text
+    truths_title: str = ""  # what the truths are called; default: answers of a question, captions of an image
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from transformers.integrations import TensorBoardCallback
 
 from .examples import Candidate, Example, hardest_galleries
 from .pages import LONGEST, RESULT_SIDE, Thumbnail, verdict
-from .queries import queries_of
+from .queries import queries_of, shown_rows
 
 if TYPE_CHECKING:
     from ..trainer import AlbefTrainer
@@ -41,12 +41,10 @@ class ImageLogCallback(TrainerCallback):
         if not services or not state.is_world_process_zero:
             return
         for evaluation in self.trainer.last_evaluations:
+            rows = shown_rows(evaluation.result, evaluation.dataset)
             for gallery in hardest_galleries(queries_of(evaluation.result, evaluation.dataset), self.count):
                 tag = f"{evaluation.split}/{gallery.name}"
-                panels = [
-                    (panel(example, evaluation.dataset, self.thumbnail), caption(example))
-                    for example in gallery.examples
-                ]
+                panels = [(panel(example, rows, self.thumbnail), caption(example)) for example in gallery.examples]
                 for service in services:
                     _send(service, tag, panels, state.global_step)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..classification.result import ClassificationResult
 from ..evaluation.ranking import RankedCandidates
 from ..evaluation.results import RetrievalResult, VQAResult
 from ..evaluation.retrieval_metrics import rank_of_first_match
@@ -24,6 +25,10 @@ RANKING_INTROS = (
     "The first right result is furthest down, or a wrong one is furthest ahead of it.",
     "The first right result is on top and furthest ahead of the best wrong one, or closest to it.",
 )
+LABEL_INTROS = (
+    "Wrong labels, the surest before the others, then right ones that were not sure.",
+    "Right labels, the surest before the others, then wrong ones that were not sure.",
+)
 ANSWER_INTROS = (
     "Wrong answers, the surest before the others, then right ones that were not sure.",
     "Right answers, the surest before the others, then wrong ones that were not sure.",
@@ -31,11 +36,20 @@ ANSWER_INTROS = (
 RANKS_NOTE = "Below an image: its rank and its matching score."
 
 
-def queries_of(result: RetrievalResult | VQAResult, dataset: Any) -> list[Queries]:
-    """Return the queries of each kind: captions and images of a retrieval, or questions."""
+def queries_of(result: Any, dataset: Any) -> list[Queries]:
+    """Return the queries of each kind: captions and images of a retrieval, questions, or a result's own `queries`."""
+    if hasattr(result, "queries"):
+        return result.queries(dataset)
+    if isinstance(result, ClassificationResult):
+        return [labelled_texts(result, dataset)]
     if isinstance(result, VQAResult):
         return [questions(result, dataset)]
     return [captions(result), images(result)]
+
+
+def shown_rows(result: Any, dataset: Any) -> Any:
+    """Return the rows whose images are shown: a result's own `pictures` of the data set, or the data set."""
+    return result.pictures(dataset) if hasattr(result, "pictures") else dataset
 
 
 def hardest_first(matches: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -126,11 +140,6 @@ def questions(result: VQAResult, dataset: Any) -> Queries:
     sure = [0.0] * len(result.answers) if result.probabilities is None else result.probabilities.tolist()
     truths = given_answers(dataset)
     credits = question_credits(result, truths)
-
-    def badness(row: int) -> tuple[float, float]:
-        credit = credits[row]
-        return (2.0, sure[row]) if credit is None else (credit, sure[row] if credit == 1 else -sure[row])
-
     texts = dataset["question"]
     types = dataset["question_type"] if "question_type" in dataset.column_names else None
 
@@ -140,9 +149,49 @@ def questions(result: VQAResult, dataset: Any) -> Queries:
         note = "" if types is None else f"question type: {types[row]}"
         return Example(texts[row], row, (answer,), note, counted(truths[row]))
 
-    order = sorted(range(len(truths)), key=badness)
-    keys = image_keys(dataset, warn=False)
+    order, keys = _worst_first(credits, sure), image_keys(dataset, warn=False)
     return Queries("questions", "Questions and answers", *ANSWER_INTROS, "", order, keys, make)
+
+
+def _worst_first(credits: Sequence[float | None], sure: Sequence[float]) -> list[int]:
+    """Return the order of rows by credit; of equals the surest wrong ones first, and the least sure right ones."""
+
+    def badness(row: int) -> tuple[float, float]:
+        credit = credits[row]
+        return (2.0, sure[row]) if credit is None else (credit, sure[row] if credit == 1 else -sure[row])
+
+    return sorted(range(len(credits)), key=badness)
+
+
+def labelled_texts(result: ClassificationResult, dataset: Any) -> Queries:
+    """Return the texts with images, each with the label that the model gave and the right one, as for questions.
+
+    Of a regression the order is that of the error. The data set has `text`, and perhaps `image_id`.
+    """
+    rows = range(len(result.predictions))
+    credits, sure = [result.credit(row) for row in rows], [result.sureness(row) for row in rows]
+    if result.truths is not None and credits[0] is None:
+        errors = (result.scores.double() - torch.tensor(result.truths).view_as(result.scores)).abs().sum(dim=1)
+        order = errors.argsort(descending=True, stable=True).tolist()
+    else:
+        order = _worst_first(credits, sure)
+    texts, truths = dataset["text"], result.truths
+
+    def make(row: int) -> Example:
+        probability = sure[row] if isinstance(result.predictions[row], str | list) else None
+        answer = Candidate(text=_label_text(result.predictions[row]), credit=credits[row], probability=probability)
+        known = () if truths is None else (_label_text(truths[row]),)
+        return Example(texts[row], row, (answer,), "", known)
+
+    keys = image_keys(dataset, warn=False)
+    return Queries("labels", "Texts and labels", *LABEL_INTROS, "", order, keys, make)
+
+
+def _label_text(label: Any) -> str:
+    """Return what a card says of a label, of several, or of numbers."""
+    if isinstance(label, float):
+        return f"{label:.4g}"
+    return label if isinstance(label, str) else ", ".join(map(_label_text, label)) or "none"
 
 
 def given_answers(dataset: Any) -> list[tuple[str, ...]]:

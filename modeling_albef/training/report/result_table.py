@@ -13,10 +13,12 @@ SPLIT_TITLES = {"train": "training", "eval": "validation", "test": "test"}
 DIRECTIONS = {"txt": "Text", "img": "Image"}
 BASELINES = {
     "question_only_accuracy": "Guess from the question alone",
+    "text_only_accuracy": "Guess from the text alone",
     "majority_accuracy": "Always the most frequent answer",
 }
 _GUESSES = {
     "question_only_accuracy": "guesses from the question alone",
+    "text_only_accuracy": "guesses from the text alone",
     "majority_accuracy": "the most frequent answer alone",
 }
 LEARNED_FROM, MAJORITY = "baselines_learned_from", "majority_answer"  # names of words on the baselines
@@ -37,6 +39,18 @@ _RECALLS = {
     "img_r_mean": "Image recall, mean of R@1, 5, 10",
     "r_mean": "Recall, mean of both directions",
     "1k_r_mean": "Recall, mean of both directions, of five folds of 1,000 images",
+}
+_LABELS = {
+    "accuracy": "Accuracy",
+    "f1_macro": "F1, mean of the labels",
+    "f1_micro": "F1, all labels counted together",
+    "auroc": "AUROC",
+    "pearson": "Correlation of Pearson",
+}
+_GROUNDING = {
+    "pointing_accuracy": "Pointing game: the map is largest in the box",
+    "box_accuracy": "Accuracy of boxes, overlap of at least 0.5",
+    "box_iou": "Overlap of boxes, intersection by union",
 }
 _DETAILS: dict[str, str] = {  # after the direction
     **{f"first_stage_r{depth}": f"{{0}} R@{depth} of the first stage, by similarity alone" for depth in (1, 5, 10)},
@@ -113,11 +127,13 @@ def split_title(split: str) -> str:
 
 def title_of(name: str) -> str:
     """Return what a metric is called in words; its own name where it is not known."""
-    if name in (fixed := {**_RECALLS, **BASELINES, **TIMES}):
+    if name in (fixed := {**_RECALLS, **_LABELS, **BASELINES, **TIMES}):
         return fixed[name]
     direction, _, rest = name.partition("_")
     if direction in DIRECTIONS and rest in _DETAILS:
         return _DETAILS[rest].format(DIRECTIONS[direction])
+    if found := re.fullmatch(rf"({'|'.join(_GROUNDING)})(?:_(\w+))?", name):
+        return f"{_GROUNDING[found[1]]}, {found[2]}" if found[2] else _GROUNDING[found[1]]
     if found := re.fullmatch(r"(txt|img)_r(\d+)", name):
         return f"{DIRECTIONS[found[1]]} R@{found[2]}"
     if found := re.fullmatch(r"vqa_accuracy(?:_(\w+))?", name):
@@ -222,11 +238,15 @@ def verdicts(metrics: Mapping[str, Any], details: Mapping[str, Any]) -> list[tup
         chance, interval = details.get(chance_name(name)), details.get(f"{name}_interval")
         if chance is not None and interval and name in metrics:
             compared.append((f"{word} retrieval is", "chance", interval[0], metrics[name], chance))
+    chance, interval = details.get("chance_pointing_accuracy"), details.get("pointing_accuracy_interval")
+    if chance is not None and interval and "pointing_accuracy" in metrics:
+        compared.append(("The maps' peaks are", "chance", interval[0], metrics["pointing_accuracy"], chance))
     guesses = {name: metrics[name] for name in BASELINES if name in metrics}
-    if guesses and "vqa_accuracy" in metrics:
-        accuracy, name = metrics["vqa_accuracy"], max(guesses, key=guesses.__getitem__)
-        low = (details.get("vqa_accuracy_interval") or [accuracy])[0]
-        compared.append(("The answers are", _GUESSES[name], low, accuracy, guesses[name]))
+    for measured, subject in (("vqa_accuracy", "The answers are"), ("accuracy", "The labels are")):
+        if guesses and measured in metrics:
+            accuracy, name = metrics[measured], max(guesses, key=guesses.__getitem__)
+            low = (details.get(f"{measured}_interval") or [accuracy])[0]
+            compared.append((subject, _GUESSES[name], low, accuracy, guesses[name]))
     return [
         (
             low > other,

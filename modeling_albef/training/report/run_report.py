@@ -18,13 +18,14 @@ from tqdm.auto import tqdm
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
+from ..classification.result import ClassificationResult
 from ..evaluation.results import EvaluationRecord, RetrievalResult, VQAResult
 from . import result_table
 from .charts import Chart
 from .confusion import confusion
 from .examples import example_galleries
 from .pages import TEMPLATES, Thumbnail, ThumbnailCache
-from .queries import queries_of
+from .queries import queries_of, shown_rows
 from .ranks import directions
 
 if TYPE_CHECKING:
@@ -32,7 +33,17 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 REPORT_FILE = "report.html"
-FIRST_CURVES = ("loss", "itc_loss", "itm_loss", "answer_loss", "learning_rate", "alpha", "temperature")
+FIRST_CURVES = (
+    "loss",
+    "itc_loss",
+    "itm_loss",
+    "box_loss",
+    "answer_loss",
+    "classification_loss",
+    "learning_rate",
+    "alpha",
+    "temperature",
+)
 NO_CURVES = {"epoch", "step", "total_flos"}
 Table = tuple[Sequence[str], list[tuple[Any, ...]]]  # titles of the columns, and rows; the first cell is a title
 
@@ -128,19 +139,26 @@ class RunReport:
 
     def _shown(self, evaluation: EvaluationRecord | None) -> dict[str, Any]:
         """Return what the page shows of the last evaluation."""
-        shown: dict[str, Any] = dict.fromkeys(("directions", "captions", "types", "galleries"), ())
+        shown: dict[str, Any] = dict.fromkeys(("directions", "captions", "types", "labels", "galleries"), ())
         shown |= {"confusion": None, "images": None}
         result: Any = None if evaluation is None else evaluation.result
-        if evaluation is None or not isinstance(result, RetrievalResult | VQAResult):
+        known_results = RetrievalResult | VQAResult | ClassificationResult
+        if evaluation is None or not (isinstance(result, known_results) or hasattr(result, "queries")):
             return shown
         if isinstance(result, RetrievalResult):
             shown |= {"directions": directions(result), "captions": result.captions}
-        else:
+        elif isinstance(result, ClassificationResult):
+            known = ((name, facts["f1"]) for name, facts in result.by_label.items() if facts["f1"] is not None)
+            shown |= {"labels": sorted(known, key=itemgetter(1)), "confusion": confusion(result, evaluation.dataset)}
+        elif isinstance(result, VQAResult):
             types = sorted(result.by_question_type.items(), key=itemgetter(1))  # the worst first
             shown |= {"types": types, "confusion": confusion(result, evaluation.dataset)}
         if (count := self.trainer.args.report_items) and self.thumbnail is not None:
             galleries = example_galleries(queries_of(result, evaluation.dataset), count)
-            shown |= {"galleries": galleries, "images": ThumbnailCache(evaluation.dataset, self.thumbnail)}
+            shown |= {
+                "galleries": galleries,
+                "images": ThumbnailCache(shown_rows(result, evaluation.dataset), self.thumbnail),
+            }
         return shown
 
     def _measured(self) -> list[str]:

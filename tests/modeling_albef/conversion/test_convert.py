@@ -21,9 +21,15 @@ from safetensors.torch import load_file, save_file
 
 import run_retrieval
 import run_vqa
-from modeling_albef import AlbefForImageTextRetrieval, AlbefForPreTraining, AlbefForQuestionAnswering
+from modeling_albef import (
+    AlbefForImageTextClassification,
+    AlbefForImageTextRetrieval,
+    AlbefForPreTraining,
+    AlbefForQuestionAnswering,
+)
 from modeling_albef.conversion.checkpoint_names import convert_name
 from modeling_albef.conversion.convert_albef_to_hf import main
+from modeling_albef.explain.gradcam import gradcam, similarity_gradcam
 from modeling_albef.training import FeatureQueue, MomentumTeacher, update_momentum
 from modeling_albef.training.application import ModelArguments, load_model, load_saved_queue
 from processing import AlbefProcessor
@@ -87,6 +93,25 @@ def step(folder: Path, inputs: dict[str, torch.Tensor]) -> tuple[Any, MomentumTe
     queue = FeatureQueue(INDEX["model"]["queue_size"], INDEX["model"]["embed_dim"])
     queue.load(folder)
     return training_step(student, teacher, queue, inputs, ALPHA), teacher, queue
+
+
+def test_a_flat_file_of_grounding_has_the_recorded_maps(tmp_path: Path, vocabulary: Path) -> None:
+    """As `refcoco.pth` is: names of retrieval, no wrapper, no momentum model, no queue."""
+    weights = {
+        name: tensor
+        for name, tensor in weights_of("grounding").items()
+        if "_m." not in name and not name.endswith(("_queue", "queue_ptr"))
+    }
+    torch.save(weights, tmp_path / "refcoco.pth")
+    folder = convert(tmp_path / "refcoco.pth", tmp_path / "model", vocabulary)
+    assert not (folder / "teacher").exists()
+    model, case = AlbefForImageTextRetrieval.from_pretrained(folder), load_file(GOLDEN / "grounding.io.safetensors")
+    inputs = {name: case[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+    for ours, expected in (
+        (gradcam(model, **inputs), case["itm_gradcam_per_token"]),
+        (similarity_gradcam(model, **inputs), case["itc_block1_gradcam"]),
+    ):
+        torch.testing.assert_close(ours, expected, atol=1e-4 * expected.abs().max().item(), rtol=0)
 
 
 @pytest.mark.parametrize("name", ["retrieval_distill", "pretrain"])
@@ -537,7 +562,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "blip": (blip_like(), r"Of 4 text layers those with attention to the image are \[0, 1, 2, 3\].* another model"),
     "entailment": (
         changed(**{"cls_head.0.bias": torch.ones(16)}),
-        r"is a classifier \(cls_head\), for visual reasoning",
+        r"has no place for classifier\.0\.bias: --allow_leftover",
     ),
     "list": ([torch.ones(2)], r"holds no tensors by name"),
     "mixed": (
@@ -555,7 +580,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         changed(**{"visual_encoder.pos_embed": torch.ones(1, 7, 24)}),
         r"7 positions, which are not a class token",
     ),
-    "task": (changed(**{"itm_head.weight": None}), r"neither an answer decoder nor a matching head"),
+    "task": (changed(**{"itm_head.weight": None}), r"no answer decoder, classifier or matching head"),
     "layers": (
         {re.sub(r"blocks\.1", "blocks.99999999", name): tensor for name, tensor in changed().items()},
         r"file\.pth: Of 2 layers albef\.vision_model\.blocks\.\* one has the number 99999999",
@@ -777,3 +802,34 @@ def test_a_file_of_the_released_size(tmp_path: Path) -> None:
     teacher = AlbefForPreTraining.from_pretrained(tmp_path / "albef/teacher")
     assert torch.equal(teacher.mlm_head.decoder.bias, weights["text_encoder_m.cls.predictions.bias"])
     assert "Pre-trained on 14 million images" in (tmp_path / "albef/README.md").read_text()
+
+
+@pytest.mark.parametrize("source", ["salesforce", "lavis"])
+def test_visual_entailment_reproduces_the_recorded_step_and_goes_back(
+    source: str, tmp_path: Path, vocabulary: Path
+) -> None:
+    case, weights = load_file(GOLDEN / "entailment.io.safetensors"), weights_of("entailment")
+    if source == "lavis":  # which has no types, and adds theirs to the words
+        for tower in ("text_encoder", "text_encoder_m"):
+            types = weights.pop(f"{tower}.embeddings.token_type_embeddings.weight")
+            weights[f"{tower}.embeddings.word_embeddings.weight"] += types[0]
+    file = tmp_path / f"albef_snli_ve_{source}.pt"
+    torch.save({"model": weights}, file)
+    folder = convert(file, tmp_path / "model", vocabulary)
+    student = AlbefForImageTextClassification.from_pretrained(folder)
+    twin = AlbefForImageTextClassification.from_pretrained(folder / "teacher")
+    assert list(student.config.id2label.values()) == ["contradiction", "neutral", "entailment"]
+    teacher = MomentumTeacher(student, MOMENTUM, twin)
+    teacher.model.eval()
+    teacher.update(student)
+    batch = {name: case[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+    with torch.no_grad():
+        opinion = teacher.model(**batch).logits
+    outputs = student(**batch, labels=case["labels"], teacher_logits=opinion, alpha=ALPHA)
+    torch.testing.assert_close(outputs.logits, case["logits"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(outputs.loss, case["loss"], atol=1e-5, rtol=0)
+    card = (folder / "README.md").read_text()
+    assert "ALBEF for image-text classification" in card and ("81.04" in card) == (source == "lavis")
+    assert AlbefProcessor.from_pretrained(folder).end_texts == (source == "lavis")
+    if source == "salesforce":
+        assert_same(back(folder, tmp_path / "back"), weights)

@@ -384,9 +384,6 @@ def test_a_full_disk_keeps_what_has_arrived(server: FileServer, tmp_path: Path) 
         ("http://host:port/a.pth", "cannot be downloaded"),
         ("mscoco.pth", "give its path, or the name mscoco to download it"),
         ("mscocoo", "no released file has that name: give a path, an address or one of albef, albef_4m, mscoco,"),
-        ("albef_snli_ve_lavis", "is a classifier for visual entailment"),
-        ("albef_nlvr_lavis", "there is no model class for that here"),
-        ("pretrain_model_nlvr", "pre-trained with text assignment"),
     ],
 )
 def test_what_cannot_be_downloaded(given: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .reading.problems import DataError
+from ..reading.problems import DataError
 
 COLORS = {
     "red": (215, 25, 30),
@@ -30,7 +30,7 @@ CENTERS = {1: (0.50,), 2: (0.28, 0.72), 3: (0.18, 0.50, 0.82)}  # along the row 
 ALONG_JITTER = {1: 0.25, 2: 0.06, 3: 0.01}
 ACROSS_JITTER = 0.25
 SUPERSAMPLING = 4
-SCENE, IMAGE, CAPTIONS, QUESTIONS = range(4)  # independent random streams of an image
+SCENE, IMAGE, CAPTIONS, QUESTIONS, CLAIMS = range(5)  # independent random streams of an image
 SPLITS = ("train", "validation", "test")
 MAX_ATTEMPTS = 5_000
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -154,6 +154,11 @@ def draw_image(scene: Scene, image_size: int, rng: np.random.Generator) -> Image
 def scenes_with_boxes(seed: int, split: str, num_images: int) -> Iterator[tuple[Scene, list[Box]]]:
     """Draw scenes, each with the boxes of its objects, in shares of the side of the image that the builder draws."""
     for index, scene in enumerate(draw_scenes(seed, split, num_images)):
-        _, placed = place_items(scene, random_stream(seed, split, index, IMAGE))
-        columns = [tuple(zip(*corners, strict=True)) for corners, _ in placed]
-        yield scene, [(min(xs), min(ys), max(xs), max(ys)) for xs, ys in columns]
+        yield scene, item_boxes(scene, random_stream(seed, split, index, IMAGE))
+
+
+def item_boxes(scene: Scene, rng: np.random.Generator) -> list[Box]:
+    """Return the box of each object, in shares of the image's side; `rng` as in `place_items`."""
+    _, placed = place_items(scene, rng)
+    columns = [tuple(zip(*corners, strict=True)) for corners, _ in placed]
+    return [(min(xs), min(ys), max(xs), max(ys)) for xs, ys in columns]

@@ -1,4 +1,4 @@
-"""Captions of scenes, and questions about them with their answers."""
+"""Captions of scenes, questions about them with their answers, and claims that are true, false, or neither."""
 
 from __future__ import annotations
 
@@ -119,3 +119,31 @@ def draw_questions(scene: Scene, count: int, rng: np.random.Generator) -> list[Q
         text, answer = ASK[kind](scene, rng)
         questions.setdefault(text, Question(text, answer, kind))
     return list(questions.values())
+
+
+CLAIM_LABELS = ("true", "false", "cannot be told")
+
+
+def draw_claims(scene: Scene, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Return `count` claims about a scene with their labels; each label is as likely as the others.
+
+    A claim gives an object's color by its shape, or its shape by its color. It is true or false of an object that is
+    there once, and cannot be told where there is none. So words alone say nothing of the label: every claim is true of
+    some scenes, false of others, and cannot be told of the rest.
+    """
+    return [_claim(scene, _pick(rng, list(CLAIM_LABELS)), rng) for _ in range(count)]
+
+
+def _claim(scene: Scene, label: str, rng: np.random.Generator) -> tuple[str, str]:
+    """Return a claim with this label, and the label."""
+    shapes, colors = [item.shape for item in scene.items], [item.color for item in scene.items]
+    by_shape = [(item.shape, item.color) for item in scene.items if item.shape in _only(shapes)]
+    by_color = [(item.color, item.shape) for item in scene.items if item.color in _only(colors)]
+    if label == "cannot be told":
+        by_shape = [(shape, _pick(rng, colors)) for shape in SHAPES if shape not in shapes]
+        by_color = [(color, _pick(rng, shapes)) for color in COLORS if color not in colors]
+    is_by_shape = bool(by_shape) and (not by_color or bool(rng.integers(2)))
+    named, said = _pick(rng, by_shape if is_by_shape else by_color)
+    if label == "false":
+        said = _pick(rng, [other for other in (COLORS if is_by_shape else SHAPES) if other != said])
+    return (f"the {named} is {said}" if is_by_shape else f"the {named} shape is a {said}"), label

@@ -1,0 +1,1 @@
+"""Scenes of colored shapes: their objects, texts and images."""

@@ -1,0 +1,1 @@
+"""Texts with labels: of one image, and of two."""

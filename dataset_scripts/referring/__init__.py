@@ -1,0 +1,1 @@
+"""Texts that refer to a box of an image, one row a text."""

@@ -1,0 +1,135 @@
+"""Pairs of images of colored shapes with statements that are true or false of them: drawn, not downloaded.
+
+The scenes are those of `shapes.py`. A statement compares the two images ("only the left image has a red shape", "there
+are more shapes in the right image"). Each kind of statement is true as often as false, so that its words alone say
+nothing: whoever sees no image is right in half of the cases.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+
+from .drawn.scenes import CAPTIONS, IMAGE, SPLITS, Scene, draw_image, draw_scenes, random_stream
+from .labelled.image_pairs import PAIR_FEATURES
+from .reading.problems import DataError
+
+SIDES = ("left", "right")
+LEAST = {"num_train": 1, "num_validation": 1, "num_test": 1, "image_size": 16, "seed": 0}
+MOST = {"statements_per_pair": 8, "min_objects": 3}  # of at least 1
+
+
+@dataclass
+class ShapePairsConfig(datasets.BuilderConfig):
+    """What to draw.
+
+    Attributes:
+        num_train: Pairs of images of the training split, >= 1.
+        num_validation: Pairs of the validation split, >= 1.
+        num_test: Pairs of the test split, >= 1.
+        image_size: Side in pixels, >= 16.
+        seed: >= 0; another seed draws other images.
+        statements_per_pair: Rows of a pair, 1..8, with different statements; fewer where there are not that many.
+        min_objects: Least number of objects of a scene, 1..3.
+    """
+
+    num_train: int = 2000
+    num_validation: int = 200
+    num_test: int = 200
+    image_size: int = 64
+    seed: int = 0
+    statements_per_pair: int = 4
+    min_objects: int = 1
+
+    def check(self) -> None:
+        """Raise a DataError that names a value which is no integer or out of its range."""
+        for name in (*LEAST, *MOST):
+            value, least, most = getattr(self, name), LEAST.get(name, 1), MOST.get(name)
+            if type(value) is not int or value < least or (most is not None and value > most):
+                wanted = f">= {least}" if most is None else f"{least}..{most}"
+                raise DataError(f"{name} is {value!r}, but must be an integer {wanted}.")
+
+
+class ShapePairs(datasets.GeneratorBasedBuilder):
+    """Draws the data set; load it with `dataset_scripts.load_dataset_script("shape_pairs")`.
+
+    Rows are `image`, `image_2` (the left and the right one), `text` and `label` ("True" or "False").
+    """
+
+    VERSION = datasets.Version("1.0.0")
+    BUILDER_CONFIG_CLASS = ShapePairsConfig
+    BUILDER_CONFIGS = [ShapePairsConfig("classification", datasets.Version("1.0.0"))]
+
+    def _info(self) -> datasets.DatasetInfo:
+        """Return the features of a row; raises DataError if the configuration is out of range."""
+        self.config.check()
+        return datasets.DatasetInfo(description=str(__doc__).split("\n")[0], features=PAIR_FEATURES)
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        """Return one generator a split; nothing is downloaded."""
+        return [datasets.SplitGenerator(split, gen_kwargs={"split": split}) for split in SPLITS]
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield rows of a split with their numbers."""
+        config = self.config
+        scenes = draw_scenes(config.seed, split, 2 * getattr(config, f"num_{split}"), config.min_objects)
+        number = 0
+        for index, (left, right) in enumerate(zip(scenes, scenes, strict=True)):  # two by two
+            images = {}
+            for name, scene, place in (("image", left, 0), ("image_2", right, 1)):
+                buffer = io.BytesIO()
+                rng = random_stream(config.seed, split, 2 * index + place, IMAGE)
+                draw_image(scene, config.image_size, rng).save(buffer, format="PNG")
+                images[name] = {"bytes": buffer.getvalue(), "path": None}
+            rng = random_stream(config.seed, split, index, CAPTIONS)
+            for text, is_true in draw_statements(left, right, config.statements_per_pair, rng):
+                yield number, images | {"text": text, "label": str(is_true)}
+                number += 1
+
+
+def statements(left: Scene, right: Scene) -> list[tuple[list[str], list[str]]]:
+    """Return, for each kind of statement, the true ones and the false ones of two scenes."""
+    kinds: list[tuple[list[str], list[str]]] = []
+    for words in (_colors, _shapes):
+        seen = words(left), words(right)
+        both, one = seen[0] & seen[1], seen[0] ^ seen[1]
+        kinds.append(_fill("both images have {}", both, one))
+        for side, own, other in zip(SIDES, seen, seen[::-1], strict=True):
+            kinds.append(_fill(f"the {side} image has {{}}", own, other - own))
+            kinds.append(_fill(f"only the {side} image has {{}}", own - other, other))
+    counts = len(left.items), len(right.items)
+    for word, is_left in (("more", counts[0] > counts[1]), ("fewer", counts[0] < counts[1])):
+        if counts[0] != counts[1]:
+            texts = [f"there are {word} shapes in the {side} image" for side in (SIDES if is_left else SIDES[::-1])]
+            kinds.append((texts[:1], texts[1:]))
+    return kinds
+
+
+def _colors(scene: Scene) -> set[str]:
+    return {f"a {item.color} shape" for item in scene.items}
+
+
+def _shapes(scene: Scene) -> set[str]:
+    return {f"a {item.shape}" for item in scene.items}
+
+
+def _fill(pattern: str, true: set[str], false: set[str]) -> tuple[list[str], list[str]]:
+    return [pattern.format(one) for one in sorted(true)], [pattern.format(one) for one in sorted(false)]
+
+
+def draw_statements(left: Scene, right: Scene, count: int, rng: np.random.Generator) -> list[tuple[str, bool]]:
+    """Return up to `count` different statements with their truth, of kinds that could be true or false of the pair."""
+    kinds = [kind for kind in statements(left, right) if all(kind)]
+    drawn: dict[str, bool] = {}
+    for _ in range(4 * count):
+        if len(drawn) == count or not kinds:
+            break
+        kind, is_true = kinds[int(rng.integers(len(kinds)))], bool(rng.integers(2))
+        options = kind[0] if is_true else kind[1]
+        drawn.setdefault(options[int(rng.integers(len(options)))], is_true)
+    return list(drawn.items())

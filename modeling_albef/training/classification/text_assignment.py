@@ -1,0 +1,109 @@
+"""Pre-training for visual reasoning by text assignment: arguments, trainer, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from ..arguments import AlbefTrainingArguments
+from ..evaluation.base import Evaluator
+from ..rows import as_rows, retrieval_collator
+from ..sampling import one_caption_a_row
+from ..trainer import AlbefTrainer
+
+
+@dataclass
+class TextAssignmentTrainingArguments(AlbefTrainingArguments):
+    """Arguments of `TextAssignmentTrainer`; the defaults are the published recipe, for 256 pixels.
+
+    The source is salesforce/ALBEF `configs/NLVR_pretrain.yaml`: 8 GPUs, 64 captions each, and no teacher.
+    """
+
+    METRICS: ClassVar[tuple[str, ...]] = ("assignment_accuracy",)
+
+    learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
+    min_learning_rate: float = field(default=1e-5, metadata={"help": "Last rate of the published cosine."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the training data."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Captions per process and step."})
+    distill: bool = field(default=False, metadata={"help": "Has no effect: text assignment has no teacher."})
+    metric_for_best_model: str | None = field(
+        default="assignment_accuracy", metadata={"help": "Decides which is best."}
+    )
+
+
+@dataclass
+class TextAssignmentResult:
+    """Outcome of an evaluation.
+
+    Attributes:
+        metrics: `assignment_accuracy`, per cent; a third is chance.
+    """
+
+    metrics: dict[str, float]
+
+    def write(self, dataset: Any, folder: Path) -> Mapping[str, Path]:
+        """Write nothing: the images of a batch, which are assigned, are of no interest alone."""
+        return {}
+
+
+@dataclass(eq=False)
+class TextAssignmentEvaluator(Evaluator):
+    """Assigns captions to images of their batch, of which the most similar ones are the wrong ones."""
+
+    def __call__(self, dataset: Any) -> TextAssignmentResult:
+        """Evaluate rows with `image` and `caption`, perhaps `image_id`, in their order, `batch_size` at a time."""
+        rows = as_rows(one_caption_a_row(dataset))
+        numbers = list(range(len(rows)))
+        batches = [numbers[start : start + self.batch_size] for start in numbers[:: self.batch_size]]
+        counts = torch.zeros(2)  # right ones, all
+        with self.inference():
+            for _, inputs in self.own_batches(rows, batches, self._collate, "Assigning"):
+                outputs = self.model(**inputs)
+                labels = outputs.assigned_labels
+                right = (outputs.logits.argmax(dim=1) == labels).sum()
+                counts += torch.stack([right, (labels != -100).sum()]).float().cpu()
+        right, count = self.sum_over_processes(counts).tolist()
+        return TextAssignmentResult({"assignment_accuracy": 100 * right / max(count, 1)})
+
+    def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = retrieval_collator(self.processor)(rows)
+        return {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+
+
+class TextAssignmentTrainer(AlbefTrainer):
+    """Pre-trains an `AlbefForTextAssignment`.
+
+    Training rows become `pixel_values input_ids attention_mask image_ids` in the collator, by default a
+    `RetrievalCollator`; those with a list of `caption`s count as a row for each of them. Evaluation rows are the same.
+    """
+
+    ARGUMENTS = TextAssignmentTrainingArguments
+    args: TextAssignmentTrainingArguments
+
+    def prepare_training_data(self, dataset: Any) -> Any:
+        """Return the training data with one caption a row."""
+        return one_caption_a_row(dataset)
+
+    def make_collator(self) -> Any:
+        """Return a `RetrievalCollator` for `processing_class`."""
+        return None if self.processing_class is None else retrieval_collator(self.processing_class)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """Return the loss of a step, for which the model draws the images of each caption."""
+        outputs = model(**inputs)
+        self.record_loss_parts(assignment_loss=outputs.loss)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def evaluate_dataset(self, dataset: Any) -> TextAssignmentResult:
+        """Assign the captions of a data set; see `TextAssignmentEvaluator`."""
+        return TextAssignmentEvaluator(self.model, self.processing_class, **self.evaluator_options())(dataset)
