@@ -278,6 +278,8 @@ class AlbefConfig(AlbefPartConfig):
         temperature_init: Start of the learned temperature that divides the similarities; > 0.
         search_calibration: `temperature` and `threshold` of the matching score, `cosine_temperature` and
             `cosine_threshold` of the similarity, below which a search says that nothing fits; None before calibration.
+        rerank_weight: Of the matching logit beside similarity / temperature, by which a search orders its candidates:
+            0 for the similarity alone; None, as published, for the matching logit alone.
         tie_word_embeddings: Whether the output map of the masked-language head is the word embeddings, as in the
             original; models without that head have no use for it.
 
@@ -306,6 +308,7 @@ class AlbefConfig(AlbefPartConfig):
     projection_dim: int = 256
     temperature_init: float = 0.07
     search_calibration: dict[str, float] | None = None
+    rerank_weight: float | int | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
 
@@ -317,6 +320,8 @@ class AlbefConfig(AlbefPartConfig):
             self.decoder_config = _as_config(self.decoder_config, AlbefTextDecoderConfig)
             self.decoder_config.encoder_hidden_size = self.text_config.hidden_size
         _check_ranges(self, projection_dim=_SIZE, temperature_init=(1e-6, 1e6), initializer_range=_SMALL)
+        if self.rerank_weight is not None:
+            _check_ranges(self, rerank_weight=(0, 1e6))
         if self.search_calibration is not None:
             _check_calibration(self.search_calibration)
         self.architectures = self.architectures or []  # an Auto class that has several heads looks into it

@@ -242,3 +242,19 @@ def check_finite(values: torch.Tensor, what: str, source: Callable[[int], str]) 
             f"The {what} of {source(int(rows[0]))} are not finite: load the model in float32, or another checkpoint."
             f"{count}"
         )
+
+
+def rerank_scores(
+    similarity: torch.Tensor, logits: torch.Tensor, temperature: float, weight: float | None
+) -> torch.Tensor:
+    """Return the scores (n,) by which pairs are ordered.
+
+    Args:
+        similarity: (n,) cosine similarity.
+        logits: (n,) matching logits, index 1 of `itm_logits`.
+        temperature: Of the contrastive loss, > 0.
+        weight: `AlbefConfig.rerank_weight`.
+    """
+    if weight is None:
+        return logits
+    return similarity / temperature + weight * logits if weight else similarity

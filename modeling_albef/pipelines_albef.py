@@ -28,6 +28,7 @@ from .index_albef import (
     name_source,
     pair_streams,
     read_answers,
+    rerank_scores,
 )
 from .losses_albef import find_problem_type
 
@@ -354,15 +355,16 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
             text: Query or queries, where images are indexed.
             image: Path, URL, Pillow image or array, or many of them, where texts are indexed.
             kwargs: `top_k` results a query (5); `k` candidates that the matching head ranks (16), 0 for none;
+                a model that says so (`AlbefConfig.rerank_weight`) orders by similarity, too, or by it alone;
                 `threshold`, the least `probability` of a result, or `similarity` where `k` is 0; or "calibrated": the
                 threshold of a model that was evaluated with `--calibrate`.
 
         Returns:
-            For a query a list, best first, of `image` or `text`, `similarity` (cosine), and where `k` > 0 `score` (the
-            published one, a logit) and `probability` of a match; a list of such lists for several queries, or a
-            generator of them for a generator or a `torch` data set. Below a threshold there is no result, so an empty
-            list says that nothing fits. With "calibrated" each also has a `confidence`, 0.5 at the threshold: the
-            probability that a query with this best score has its answer here.
+            For a query a list, best first, of `image` or `text`, `similarity` (cosine), and where `k` > 0 `score`, by
+            which they are ordered (the published one, a logit), and `probability` of a match; a list of such lists for
+            several queries, or a generator of them for a generator or a `torch` data set. Below a threshold there is no
+            result, so an empty list says that nothing fits. With "calibrated" each also has a `confidence`, 0.5 at the
+            threshold: the probability that a query with this best score has its answer here.
 
         Raises:
             AlbefError: Nothing is indexed, or what is indexed is of the query's own kind; the query has no word that
@@ -436,12 +438,12 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
 
     def _forward(self, input_tensors: dict[str, Any], top_k: int = 5, k: int = 16) -> dict[str, torch.Tensor]:
         index, source = self._need_index(), input_tensors["source"]
-        kind = "image" if "pixel_values" in input_tensors else "text"
+        kind, weight = "image" if "pixel_values" in input_tensors else "text", self.model.config.rerank_weight
         query = self._encode(kind, {name: one for name, one in input_tensors.items() if name != "source"})
         check_finite(query.pooler_output, "features", lambda _: source)
         similarity, indices = index.search(query.pooler_output, max(k, top_k))  # (1, k)
         found = {"similarity": similarity[0], "indices": indices[0]}
-        if k > 0:
+        if k > 0 and weight != 0:
             inputs = self._encode_inputs(index.kind, [index.names[row] for row in indices[0].tolist()])
             candidates = self._encode(index.kind, inputs).last_hidden_state
             rows = len(candidates)
@@ -452,9 +454,10 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
                 text, images, mask = candidates, query.last_hidden_state, inputs["attention_mask"].to(self.device)
             logits = self.model.match(text, mask, images).float().cpu()  # (k, 2)
             check_finite(logits, f"scores with {source}", lambda row: index.describe(int(indices[0, row])))
-            order = logits[:, 1].argsort(descending=True, stable=True)
+            scores = rerank_scores(found["similarity"], logits[:, 1], float(self.model.albef.temperature), weight)
+            order = scores.argsort(descending=True, stable=True)
             found = {name: tensor[order] for name, tensor in found.items()}
-            found |= {"score": logits[order, 1], "probability": logits[order].softmax(dim=-1)[:, 1]}
+            found |= {"score": scores[order], "probability": logits[order].softmax(dim=-1)[:, 1]}
         return {name: tensor[:top_k] for name, tensor in found.items()}
 
     def postprocess(

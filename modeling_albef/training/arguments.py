@@ -25,12 +25,13 @@ from .parameter_groups import parse_rates
 
 logger = logging.get_logger(__name__)
 
+RERANK = (None, "always", "never", "auto")
 MAX_QUEUE_SIZE = 2**24  # published: 2**16
 RECIPE = (  # what a model card and a report say of the arguments; none of them names a path on this machine
     *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
     *("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "seed", "bf16", "fp16", "momentum", "alpha", "alpha_warmup", "distill", "queue_size", "k_test"),
-    *("schedule_rules", "layer_decay", "freeze", "learning_rates", "inference", "vqa_rules"),
+    *("schedule_rules", "layer_decay", "freeze", "learning_rates", "inference", "vqa_rules", "rerank"),
 )
 RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task has them: lowest, highest, in words
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1, "lie between 0 and 2**32 - 1")),
@@ -278,6 +279,13 @@ class RetrievalTrainingArguments(ContrastiveTrainingArguments):
     METRICS: ClassVar[tuple[str, ...]] = RETRIEVAL_METRICS
 
     k_test: int = field(default=256, metadata={"help": "Candidates that the matching head re-ranks."})
+    rerank: str | None = field(
+        default=None,
+        metadata={
+            "help": "Order candidates by the matching head: always, as published; never; or auto, by the weight beside "
+            "the similarity that is best on the validation data. Default: always; after encoders auto."
+        },
+    )
     image_memory: int = field(default=2000, metadata={"help": "MB of image states a process keeps; others are redone."})
     calibrate: bool = field(
         default=False, metadata={"help": "Fit the score below which a search finds nothing, on the validation data."}
@@ -286,6 +294,7 @@ class RetrievalTrainingArguments(ContrastiveTrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _refuse(self.rerank not in RERANK, "rerank", repr(self.rerank), "be always, never or auto")
         if self.calibrate and not self.do_eval:
             raise SettingError("calibrate is true, but do_eval is false: it needs the validation data, set both.")
 

@@ -137,6 +137,18 @@ class RetrievalTrainer(ContrastiveTrainer):
         result.details |= abstention_metrics(result.best_scores, self.model.config.search_calibration)
 
     def evaluate_dataset(self, dataset: Any) -> RetrievalResult:
-        """Rank a data set's images and captions; see `RetrievalEvaluator`."""
-        options = self.evaluator_options("k_test", "image_memory")
-        return RetrievalEvaluator(self.model, self.processing_class, **options)(dataset)
+        """Rank a data set's images and captions; see `RetrievalEvaluator`.
+
+        With `rerank` auto the weight of the matching head is chosen where the split is "eval", and kept in the model's
+        configuration; other splits take that one, and the similarity alone where nothing was chosen.
+        """
+        config, options = self.model.config, self.evaluator_options("k_test", "image_memory")
+        starts_from_encoders = bool(self.model.new_parameters) or config.rerank_weight is not None
+        rerank = self.args.rerank or ("auto" if starts_from_encoders else "always")
+        chooses = rerank == "auto" and self.evaluated_split.startswith("eval")
+        weight = {"always": None, "never": 0.0}.get(rerank, config.rerank_weight or 0.0)
+        options["rerank_weight"] = "auto" if chooses else weight
+        result = RetrievalEvaluator(self.model, self.processing_class, **options)(dataset)
+        if chooses or rerank != "auto":
+            config.rerank_weight = result.details["rerank_weight"] if chooses else weight
+        return result

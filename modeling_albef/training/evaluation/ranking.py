@@ -41,6 +41,15 @@ def pairs_to_score(texts_of_image: torch.Tensor, images_of_text: torch.Tensor) -
     return torch.stack([keys // num_texts, keys % num_texts], dim=1)
 
 
+def pair_similarity(
+    pairs: torch.Tensor, image_embeds: torch.Tensor, text_embeds: torch.Tensor, block_size: int = 1 << 18
+) -> torch.Tensor:
+    """Return (n,) the cosine similarity of pairs (n, 2) of image and text, of embeddings (I, E) and (T, E)."""
+    return torch.cat(
+        [(image_embeds[some[:, 0]] * text_embeds[some[:, 1]]).sum(dim=1) for some in pairs.split(block_size)]
+    )
+
+
 def rank_candidates(
     pairs: torch.Tensor, scores: torch.Tensor, texts_of_image: torch.Tensor, images_of_text: torch.Tensor
 ) -> tuple[RankedCandidates, RankedCandidates]:

@@ -18,18 +18,19 @@ import torch
 from torch.utils.data import Subset
 
 from ...configuration_albef import AlbefError
-from ...index_albef import check_finite
+from ...index_albef import check_finite, rerank_scores
 from ...packed_fusion_albef import Packing, start_fusion
 from ..rows import as_rows, column, image_names, rows_by_image, texts_of
 from .base import Evaluator, balance_load, progress
 from .eccv import NUM_IMAGES as COCO_IMAGES
 from .eccv import coco_image_ids
-from .ranking import RankedCandidates, pairs_to_score, rank_candidates, select_candidates
+from .ranking import RankedCandidates, pair_similarity, pairs_to_score, rank_candidates, select_candidates
 from .results import RetrievalResult
 from .retrieval_details import add_details
 from .retrieval_metrics import rank_of_first_match, retrieval_metrics
 
 MEGABYTE = 1_000_000
+RERANK_WEIGHTS: tuple[float | None, ...] = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, None)  # what "auto" tries
 TEXTS_AT_ONCE = 1_000  # that become tokens between two updates of the progress bar
 
 
@@ -64,6 +65,8 @@ class RetrievalEvaluator(Evaluator):
         k_test: Candidates that are re-ranked; a smaller gallery is re-ranked whole.
         batch_size: Images that are encoded together; pairs are scored in parts of 64 times as many tokens.
         max_length: Tokens of a text, `[CLS]` included; published: 30.
+        rerank_weight: `AlbefConfig.rerank_weight`; or "auto" for the one with the highest `r_mean` here, which the
+            result's `details` have as `rerank_weight`, and all that were tried as `rerank_weights`.
         image_memory: Megabytes of image states that a process keeps in main memory from encoding to re-ranking; an
             image of 384 pixels has 1.8 in float32.
     """
@@ -72,6 +75,7 @@ class RetrievalEvaluator(Evaluator):
     k_test: int = 256
     max_length: int = 30
     image_memory: float = 2000
+    rerank_weight: float | str | None = None
 
     def __post_init__(self) -> None:
         self.max_length = min(self.max_length, self.model.config.text_config.max_position_embeddings)
@@ -102,12 +106,15 @@ class RetrievalEvaluator(Evaluator):
         images = rows if len(image_rows) == len(rows) else Subset(rows, image_rows)
         with self.inference():
             encoded_images, texts = self.encode_images(images), self.encode_texts(captions)
-            by_image, by_text = self.rank(images, encoded_images, texts)
+            rankings = self.rankings(images, encoded_images, texts)
         is_query = torch.tensor([bool(own) for own in captions_of])
-        text_ranks = rank_of_first_match(caption_image[by_image.ids] == torch.arange(len(rows_of))[:, None])[is_query]
-        image_ranks = rank_of_first_match(by_text.ids == caption_image[:, None])
-        metrics = retrieval_metrics(text_ranks, image_ranks)
+        measured = {weight: _measure(*ranked, caption_image, is_query) for weight, ranked in rankings.items()}
+        chosen = max(measured, key=lambda weight: measured[weight]["r_mean"])  # of equal ones the first
+        metrics, (by_image, by_text) = measured[chosen], rankings[chosen]
         result = RetrievalResult(metrics, by_image, by_text, captions, caption_image, image_rows)
+        if self.rerank_weight is not None:
+            tried = {_weight_name(weight): metrics["r_mean"] for weight, metrics in measured.items()}
+            result.details |= {"rerank_weight": chosen, "rerank_weights": tried}
         coco_ids = coco_image_ids(image_names(rows, image_rows)) if len(image_rows) == COCO_IMAGES else None
         add_details(result, encoded_images.embeds, texts.embeds, coco_ids, self.model.config.search_calibration)
         return result
@@ -115,15 +122,31 @@ class RetrievalEvaluator(Evaluator):
     def rank(
         self, dataset: Any, images: EncodedImages, texts: EncodedTexts
     ) -> tuple[RankedCandidates, RankedCandidates]:
-        """Select candidates by similarity and re-rank them by matching; the kept image states are consumed."""
+        """Return the first of `rankings`."""
+        return next(iter(self.rankings(dataset, images, texts).values()))
+
+    def rankings(
+        self, dataset: Any, images: EncodedImages, texts: EncodedTexts
+    ) -> dict[float | None, tuple[RankedCandidates, RankedCandidates]]:
+        """Select candidates by similarity and re-rank them; the kept image states are consumed.
+
+        Returns the texts of the images and the images of the texts, by the weight of the matching logit.
+        """
         check_finite(images.embeds, "features", "image {}".format)
         check_finite(texts.embeds, "features", "caption {}".format)
         texts_of_image = select_candidates(images.embeds, texts.embeds, self.k_test)  # (I, k)
         images_of_text = select_candidates(texts.embeds, images.embeds, self.k_test)  # (T, k)
         pairs = pairs_to_score(texts_of_image, images_of_text)
-        scores = self.score_pairs(dataset, pairs, images, texts)
-        check_finite(scores, "scores", lambda row: "image {} with caption {}".format(*pairs[row].tolist()))
-        return rank_candidates(pairs, scores, texts_of_image, images_of_text)
+        similarity = logits = pair_similarity(pairs, images.embeds, texts.embeds)
+        if self.rerank_weight != 0:
+            logits = self.score_pairs(dataset, pairs, images, texts)
+            check_finite(logits, "scores", lambda row: "image {} with caption {}".format(*pairs[row].tolist()))
+        weights: Any = RERANK_WEIGHTS if self.rerank_weight == "auto" else (self.rerank_weight,)
+        rankings = {}
+        for weight in weights:
+            scores = rerank_scores(similarity, logits, float(self.model.albef.temperature), weight)
+            rankings[weight] = rank_candidates(pairs, scores, texts_of_image, images_of_text)
+        return rankings
 
     def encode_texts(self, captions: list[str]) -> EncodedTexts:
         """Run the text layers over all captions, batched by length, and of the fusion layers what needs no image."""
@@ -201,6 +224,20 @@ class RetrievalEvaluator(Evaluator):
 
     def _load_images(self, dataset: Any, batches: list[list[int]], chosen: list[int]) -> Any:
         return self.load(dataset, [batches[index] for index in chosen], partial(_collate_images, self.processor))
+
+
+def _measure(
+    by_image: RankedCandidates, by_text: RankedCandidates, caption_image: torch.Tensor, is_query: torch.Tensor
+) -> dict[str, float]:
+    """Return the metrics of both directions; `is_query` says which images have captions."""
+    right = caption_image[by_image.ids] == torch.arange(len(by_image.ids))[:, None]
+    return retrieval_metrics(
+        rank_of_first_match(right)[is_query], rank_of_first_match(by_text.ids == caption_image[:, None])
+    )
+
+
+def _weight_name(weight: float | None) -> str:
+    return "matching" if weight is None else "similarity" if weight == 0 else f"{weight:g}"
 
 
 def _collate_images(processor: Any, rows: list[dict[str, Any]]) -> torch.Tensor:

@@ -24,6 +24,7 @@ class EvaluationMixin(Trainer):
 
     Attributes:
         last_evaluations: For callbacks, while `on_evaluate` or `on_predict` is called.
+        evaluated_split: For `evaluate_dataset`, what stands before the metrics.
         results: Metrics by split, measured on the model as it is.
     """
 
@@ -34,6 +35,7 @@ class EvaluationMixin(Trainer):
     results: dict[str, dict[str, float]]
     _save_checkpoint: Any
     last_evaluations: tuple[EvaluationRecord, ...] = ()
+    evaluated_split: str = "eval"
 
     @abstractmethod
     def evaluate_dataset(self, dataset: Any) -> Any:
@@ -120,6 +122,7 @@ class EvaluationMixin(Trainer):
         """Evaluate one data set; return what came of it and its metrics, which are logged, too."""
         start = time.time()
         rows = as_rows(dataset)
+        self.evaluated_split = prefix
         outcome = self.evaluate_dataset(rows)
         self.results[prefix] = {name: outcome.metrics[name] for name in self.args.METRICS if name in outcome.metrics}
         further = (self.compute_metrics and self.compute_metrics(outcome)) or {}

@@ -237,15 +237,7 @@ def test_bad_files_are_named_before_training(tmp_path: Path) -> None:
             [],
             "Model_config.vision_config has the field 'image_sise'",
         ),
-<<<<<<< ours
         ({"model_config": None}, [], "give either model_name_or_path, or vision_encoder and text_encoder, or"),
-=======
-        (
-            {"model_config": None},
-            [],
-            "give either model_name_or_path, or vision_encoder and text_encoder, or model_config",
-        ),
->>>>>>> theirs
         ({"dataset": None}, [], "There is no train data: give train_files"),
         ({"momentum": 2.0}, [], "momentum is 2.0, but must lie between 0 and 1"),
         ({}, ["--resume_from_checkpoint", "nowhere"], "nowhere is not a checkpoint"),
