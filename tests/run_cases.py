@@ -76,7 +76,8 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Runs a script in a process of its own."""
     command = [sys.executable, *launcher, script, *words]
-    environment = {**os.environ, **ONE_THREAD}
+    # a script in tests/ would else find the folder tests/modeling_albef, a namespace, before the installed package
+    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done

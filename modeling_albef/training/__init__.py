@@ -5,7 +5,6 @@ from .callbacks import EpochCallback, MomentumTeacherCallback, RankSeedCallback,
 from .checkpoints.manifest import find_damage, last_checkpoint
 from .classification.evaluator import ClassificationEvaluator
 from .classification.result import ClassificationResult
-from .classification.text_assignment import TextAssignmentTrainer, TextAssignmentTrainingArguments
 from .classification.trainer import ClassificationTrainer, ClassificationTrainingArguments
 from .errors import CheckpointError, LossNotFiniteError, PushError, SettingError, TrainingInterruptedError
 from .evaluation.ranking import RankedCandidates
@@ -21,6 +20,7 @@ from .grounding.result import GroundingResult
 from .grounding.trainer import GroundingTrainer
 from .metrics.label_metrics import accuracy, auroc_by_label, classification_metrics, f1_by_label, f1_macro, f1_micro
 from .momentum import FeatureQueue, MomentumTeacher, update_momentum
+from .reasoning.text_assignment import TextAssignmentTrainer, TextAssignmentTrainingArguments
 from .report.image_log import ImageLogCallback
 from .report.run_report import RunReport
 from .retrieval_trainer import RetrievalTrainer

@@ -1,0 +1,1 @@
+"""Pre-training for the reasoning about two images."""
