@@ -17,6 +17,7 @@ from ..configuration_albef import AlbefError
 
 logger = logging.get_logger(__name__)
 SOURCE = "mixture_source"  # column of a mixture, with the name of each row's source
+IMAGES = ("image", "image_2")  # columns of images; the second where a text has two
 
 
 class Images(Sequence[Any]):
@@ -52,7 +53,7 @@ class Rows(Dataset):
         """Return a row by its number, a column by its name."""
         if not isinstance(key, str):
             return self.dataset[key]
-        if _is_image(key):
+        if key in IMAGES:
             return Images(self.dataset, key)
         if key not in self.column_names and len(self):
             raise AlbefError(f"Not all rows of the data set have {key!r}: add it, or leave those rows out.")
@@ -70,12 +71,8 @@ class Rows(Dataset):
             for number, row in enumerate(self):
                 if not isinstance(row, Mapping):
                     raise AlbefError(f"Row {number} is a {type(row).__name__}: give mappings of names to values.")
-                self._table.append({name: value for name, value in row.items() if not _is_image(name)})
+                self._table.append({name: value for name, value in row.items() if name not in IMAGES})
         return self._table
-
-
-def _is_image(name: str) -> bool:
-    return name in ("image", "image_2")
 
 
 def as_rows(dataset: Any) -> Any:
