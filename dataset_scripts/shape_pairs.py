@@ -10,12 +10,12 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 
-from .drawn.scenes import CAPTIONS, IMAGE, SPLITS, Scene, draw_image, draw_scenes, random_stream
+from .drawn.scenes import CAPTIONS, COLORS, IMAGE, SHAPES, SPLITS, Scene, draw_image, draw_scenes, random_stream
 from .labelled.image_pairs import PAIR_FEATURES
 from .reading.problems import DataError
 
@@ -92,21 +92,37 @@ class ShapePairs(datasets.GeneratorBasedBuilder):
                 number += 1
 
 
-def statements(left: Scene, right: Scene) -> list[tuple[list[str], list[str]]]:
+class Kind(NamedTuple):
+    """Statements of one kind: those that are true of a pair of scenes and those that are false.
+
+    Attributes:
+        true: What is true.
+        near: What is false, although one of the images has what is said.
+        far: What is false, and no image has it.
+    """
+
+    true: list[str]
+    near: list[str]
+    far: list[str]
+
+
+def statements(left: Scene, right: Scene) -> list[Kind]:
     """Return, for each kind of statement, the true ones and the false ones of two scenes."""
-    kinds: list[tuple[list[str], list[str]]] = []
-    for words in (_colors, _shapes):
-        seen = words(left), words(right)
-        both, one = seen[0] & seen[1], seen[0] ^ seen[1]
-        kinds.append(_fill("both images have {}", both, one))
+    kinds: list[Kind] = []
+    for every, seen in (
+        ({f"a {color} shape" for color in COLORS}, tuple(map(_colors, (left, right)))),
+        ({f"a {shape}" for shape in SHAPES}, tuple(map(_shapes, (left, right)))),
+    ):
+        absent = every - seen[0] - seen[1]
+        kinds.append(_fill("both images have {}", seen[0] & seen[1], seen[0] ^ seen[1], absent))
         for side, own, other in zip(SIDES, seen, seen[::-1], strict=True):
-            kinds.append(_fill(f"the {side} image has {{}}", own, other - own))
-            kinds.append(_fill(f"only the {side} image has {{}}", own - other, other))
+            kinds.append(_fill(f"the {side} image has {{}}", own, other - own, absent))
+            kinds.append(_fill(f"only the {side} image has {{}}", own - other, other, absent))
     counts = len(left.items), len(right.items)
     for word, is_left in (("more", counts[0] > counts[1]), ("fewer", counts[0] < counts[1])):
         if counts[0] != counts[1]:
             texts = [f"there are {word} shapes in the {side} image" for side in (SIDES if is_left else SIDES[::-1])]
-            kinds.append((texts[:1], texts[1:]))
+            kinds.append(Kind(texts[:1], texts[1:], []))
     return kinds
 
 
@@ -118,18 +134,23 @@ def _shapes(scene: Scene) -> set[str]:
     return {f"a {item.shape}" for item in scene.items}
 
 
-def _fill(pattern: str, true: set[str], false: set[str]) -> tuple[list[str], list[str]]:
-    return [pattern.format(one) for one in sorted(true)], [pattern.format(one) for one in sorted(false)]
+def _fill(pattern: str, *groups: set[str]) -> Kind:
+    return Kind(*([pattern.format(one) for one in sorted(group)] for group in groups))
 
 
 def draw_statements(left: Scene, right: Scene, count: int, rng: np.random.Generator) -> list[tuple[str, bool]]:
-    """Return up to `count` different statements with their truth, of kinds that could be true or false of the pair."""
-    kinds = [kind for kind in statements(left, right) if all(kind)]
+    """Return up to `count` different statements with their truth, of kinds that could be true or false of the pair.
+
+    Half of the false ones name what the other image has, so that the images have to be told apart; half name what
+    neither has.
+    """
+    kinds = [kind for kind in statements(left, right) if kind.true and (kind.near or kind.far)]
     drawn: dict[str, bool] = {}
     for _ in range(4 * count):
         if len(drawn) == count or not kinds:
             break
-        kind, is_true = kinds[int(rng.integers(len(kinds)))], bool(rng.integers(2))
-        options = kind[0] if is_true else kind[1]
+        kind, is_true, is_near = kinds[int(rng.integers(len(kinds)))], bool(rng.integers(2)), bool(rng.integers(2))
+        false = (kind.near or kind.far) if is_near else (kind.far or kind.near)
+        options = kind.true if is_true else false
         drawn.setdefault(options[int(rng.integers(len(options)))], is_true)
     return list(drawn.items())
