@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 LAUNCH = $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	--num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo demo-vqa demo-classification demo-grounding easy-vqa test test-floor slow mutants lint docs clean
+.PHONY: demo demo-vqa demo-classification demo-reasoning demo-grounding easy-vqa test test-floor slow mutants lint docs clean
 
 demo: $(VENV)/ready
 	$(LAUNCH) run_retrieval.py configs/demo_retrieval.yaml --use_cpu --overwrite_output_dir
@@ -17,6 +17,10 @@ demo-vqa: $(VENV)/ready
 # starts from the model of demo-vqa, which is trained where it is not there
 demo-classification: $(VENV)/ready output/demo_vqa/config.json
 	$(LAUNCH) run_classification.py configs/demo_classification.yaml --use_cpu --overwrite_output_dir
+
+# likewise
+demo-reasoning: $(VENV)/ready output/demo_vqa/config.json
+	$(LAUNCH) run_classification.py configs/demo_reasoning.yaml --use_cpu --overwrite_output_dir
 
 output/demo_vqa/config.json:
 	$(MAKE) demo-vqa

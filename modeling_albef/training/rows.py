@@ -193,6 +193,13 @@ def vqa_collator(processor: Any, share_images: bool) -> Any:
     return VQACollator(processor, share_images=share_images, with_names=True)
 
 
+def features_of(splits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the features of the first split, of a mixture those of its first source; none where there is no split."""
+    first = next(iter(splits.values()), None)
+    first = next(iter(first.values())) if isinstance(first, dict) else first
+    return {} if first is None else first.features
+
+
 def image_columns(config: Any) -> tuple[str, ...]:
     """Return the columns of the images of a row, by how many images a model reads with a text: image, image_2 .."""
     return ("image", *(f"image_{number}" for number in range(2, config.text_config.images_per_text + 1)))
@@ -203,6 +210,7 @@ def classification_collator(processor: Any, config: Any, **options: Any) -> Any:
     from processing import ClassificationCollator
 
     labels = {"label2id": config.label2id, "problem_type": config.problem_type}
+    labels["max_length"] = config.text_config.max_position_embeddings
     return ClassificationCollator(processor, image_columns=image_columns(config), **labels, **options)
 
 

@@ -27,6 +27,7 @@ from processing.augmented_rows import IMAGE_COLUMNS
 from processing.image_states import StoredImageRows, StoreOptions, states_folder, store_image_states
 
 from ..arguments import AlbefTrainingArguments
+from ..rows import features_of
 from .errors import StartError, fail_on_all_ranks
 from .settings import SPLITS, DataArguments
 
@@ -111,7 +112,7 @@ def _load_split(split: str, data_args: DataArguments, args: AlbefTrainingArgumen
 
 def image_columns(splits: dict[str, Any]) -> tuple[str, ...]:
     """Return the columns of the images of a row: `image`, and `image_2` where there is one."""
-    features = next(iter(splits.values())).features if splits else {}
+    features = features_of(splits)
     return tuple(name for name in IMAGE_COLUMNS if name == "image" or name in features)
 
 

@@ -274,10 +274,34 @@ class VQADataArguments(DataArguments):
 class ClassificationDataArguments(DataArguments):
     """Which images with texts, and which labels."""
 
+    task: Literal["classification", "text_assignment"] = field(
+        default="classification",
+        metadata={"help": "text_assignment pre-trains a model of two images on images with captions, without labels."},
+    )
     labels: list[str] | None = field(
         default=None,
         metadata={"help": "Names of the labels in the order of their indices; default: the model's, else the data's."},
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.is_assignment and self.labels:
+            raise ValueError("labels is given, but text_assignment has none: leave labels out.")
+
+    @property
+    def is_assignment(self) -> bool:
+        """Whether captions are assigned to images, and no labels to texts."""
+        return self.task == "text_assignment"
+
+    @property
+    def builder_task(self) -> str:
+        """Return the configuration of the builders; see `load_splits`."""
+        return "retrieval" if self.is_assignment else "classification"
+
+    @property
+    def text_column(self) -> str:
+        """Return the column of the texts."""
+        return "caption" if self.is_assignment else "text"
 
 
 def _mapping(value: Any, name: str) -> dict[str, Any]:
