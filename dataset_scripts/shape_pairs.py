@@ -1,9 +1,9 @@
 """Pairs of images of colored shapes with statements that are true or false of them: drawn, not downloaded.
 
 The scenes are those of `shapes.py`. A statement says what is on the left image, on the right one, or on both. Each kind
-of statement is true as often as false, so that its words alone say nothing: whoever sees no image is right in half of
-the cases. Most words are those of the questions of `shapes.py`, so that a model that has learned to answer these
-knows them.
+of statement is drawn true as often as false, so that its words alone say nothing: whoever sees no image is right in
+half of the cases, and in a little more where a pair has many statements, since the true ones are used up first. Most words
+are those of the questions of `shapes.py`, so that a model that has learned to answer these knows them.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ def draw_statements(
 ) -> list[tuple[str, bool]]:
     """Return up to `count` different statements with their truth, of kinds that could be true or false of the pair.
 
-    Half of the false ones name what the other image has, so that the images have to be told apart; half name what
-    neither has.
+    False ones name as often what the other image has, so that the images have to be told apart, as what neither has,
+    where there are both.
     """
     kinds = [kind for kind in statements(left, right, names) if kind.true and (kind.near or kind.far)]
     drawn: dict[str, bool] = {}

@@ -84,14 +84,14 @@ def test_some_kinds_alone(tmp_path: Path) -> None:
 
 
 def test_false_statements_are_near_and_far() -> None:
-    """A thing that is said to be on one image and is not: as often on the other as on none."""
+    """A thing that is said to be on one image and is not: on the other nearly as often as on none."""
     counts: Counter[bool] = Counter()
     for left, right, said in drawn("train", 500):
         for text, is_true in said:
             if (found := re.fullmatch(r"there is a (\w+)(?: shape)? on the (left|right)", text)) and not is_true:
                 other = right if found[2] == "left" else left
                 counts[found[1] in {word for item in other.items for word in (item.color, item.shape)}] += 1
-    assert 0.4 < counts[True] / counts.total() < 0.6 and counts.total() > 100
+    assert 0.35 < counts[True] / counts.total() < 0.5 and counts.total() > 100
 
 
 @pytest.mark.parametrize("field", [{"num_train": 0}, {"min_objects": 4}, {"statements_per_pair": 9}, {"seed": -1}])

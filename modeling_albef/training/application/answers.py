@@ -164,7 +164,7 @@ def label_baselines(splits: dict[str, Any], split: str) -> dict[str, Any]:
     rows, train = splits[split], splits.get("train")
     if isinstance(rows, dict):  # sources of a mixture
         return {name: label_baselines({**splits, split: own}, split) for name, own in rows.items()}
-    labels = list(rows["label"]) if "label" in rows.column_names else [None]
+    labels: list[Any] = list(rows["label"]) if "label" in rows.column_names else [None]
     if not all(isinstance(label, str) for label in labels):
         return {}
     if isinstance(train, Dataset):

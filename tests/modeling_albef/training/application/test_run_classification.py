@@ -41,6 +41,7 @@ def test_a_run_trains_evaluates_predicts_and_is_applied_again(
     model = AlbefForImageTextClassification.from_pretrained(out)
     assert list(model.config.id2label.values()) == LABELS
     report = (out / "report.html").read_text()
+    assert "Right label: " in report and "Given answers" not in report
     for words in ("Texts and labels", "F1 by label", "Confusion of the most frequent labels", "28 texts"):
         assert words in report or words == "28 texts"
     assert (out / "run.yaml").read_text().count("texts:") == 3

@@ -65,7 +65,7 @@ def test_text_assignment_starts_visual_reasoning(tmp_path: Path, capsys: pytest.
     main([write_config(first, **options)])
     found = results(first)
     assert 0 <= found["eval_assignment_accuracy"] <= 100 and "eval_text_only_accuracy" not in found
-    assert "test_assignment_accuracy" in found and "ssignment" in capsys.readouterr().out
+    assert "test_assignment_accuracy" in found and "Captions assigned to the right image" in capsys.readouterr().out
     assert (first / "out/report.html").is_file() and not (first / "out/predictions.jsonl").exists()
     model = AlbefForTextAssignment.from_pretrained(first / "out")
     assert model.config.text_config.images_per_text == 2
