@@ -99,6 +99,29 @@ def tidy_id(value: Any) -> Any:
     return value
 
 
+def tidy_number(value: Any) -> Any:
+    """Return the number that a cell of a table holds as a text, whole where it is; anything else stays."""
+    if not isinstance(value, str):
+        return value
+    if (whole := _WHOLE_NUMBER.fullmatch(value.strip())) and len(whole[1]) <= _MAX_DIGITS:
+        return int(whole[1])
+    with contextlib.suppress(ValueError):
+        return float(value)
+    return value.strip() or None
+
+
+def tidy_box(value: Any) -> Any:
+    """Return a box as a list of numbers, also from a text such as "[12, 30, 40, 50]" or "12 30 40 50"."""
+    if not isinstance(value, str):
+        return value
+    return [tidy_number(word) for word in re.split(r"[\s,;]+", value.strip(" \t[]()")) if word] or None
+
+
+def tidy_boxes(value: Any) -> Any:
+    """Return boxes as a list, also from a text; a text that is none stays."""
+    return (_list_in(value) if value.strip() else None) if isinstance(value, str) else value
+
+
 def question_number(value: Any) -> Any:
     """Return the number that stands for a question's id: itself, or, of an id that is no number, a hash of 62 bits.
 
