@@ -44,10 +44,10 @@ class Annotations:
             if kind == "refs":
                 items = read_plain_pickle(file) if file.endswith(".p") else read_list(file)
                 for item in items:
-                    ref_id, *ids = (_whole(item[name]) for name in ("ref_id", "image_id", "ann_id"))
+                    ref_id, image_id, annotation_id = (_whole(item[name]) for name in ("ref_id", "image_id", "ann_id"))
                     if not isinstance(subset := item["split"], str):
                         raise TypeError(f"'split' is {short(subset)}")
-                    self.references[ref_id] = Reference(*ids, subset)
+                    self.references[ref_id] = Reference(image_id, annotation_id, subset)
                 return
             with JsonFile(file, "object") as opened:
                 if kind == "dets":

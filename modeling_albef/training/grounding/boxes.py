@@ -127,10 +127,11 @@ def grounding_details(
     }
     shares = [box[2] * box[3] / (height * width) for box, (height, width) in zip(references, sizes, strict=True)]
     details["chance_pointing_accuracy"] = 100 * sum(shares) / len(shares)
-    if all(candidates):
+    choices = [boxes for boxes in candidates if boxes]
+    if len(choices) == len(candidates):
         right = [
             sum(box_iou(box, reference) >= HIT_IOU for box in boxes) / len(boxes)
-            for boxes, reference in zip(candidates, references, strict=True)
+            for boxes, reference in zip(choices, references, strict=True)
         ]
         details["chance_box_accuracy"] = 100 * sum(right) / len(right)
     return details
