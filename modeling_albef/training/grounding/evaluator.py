@@ -109,12 +109,13 @@ class GroundingEvaluator(Evaluator):
         result = GroundingResult({}, list(column(rows, "text")), maps, references=references)
         for heat, size, boxes in zip(maps, sizes, candidates, strict=True):
             resized = resize_map(heat, *size)
-            best = best_box(box_scores(resized, boxes)) if boxes else None
             result.points.append(peak(resized))
-            result.boxes.append(
-                list(boxes[best]) if best is not None else None if boxes else box_round_peak(heat, *size)
-            )
-        if None not in references:
+            if boxes:
+                best = best_box(box_scores(resized, boxes))
+                result.boxes.append(None if best is None else list(boxes[best]))
+            else:
+                result.boxes.append(box_round_peak(heat, *size))
+        if all(reference is not None for reference in references):
             result.scores = grounding_scores(result.points, result.boxes, references)
             result.metrics = grounding_metrics(result.scores, subsets)
             result.details = grounding_details(result.scores, image_numbers(rows), sizes, references, candidates)
