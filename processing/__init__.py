@@ -6,7 +6,8 @@ from transformers.utils import is_torchvision_available
 
 from .augmentation import RandomAugment, TrainingAugmentation, WholeImageAugmentation, random_resized_crop
 from .augmented_rows import AugmentedDataset, AugmentedStream
-from .collators import GroundingCollator, RetrievalCollator, VQACollator
+from .collators import RetrievalCollator, VQACollator
+from .grounding_collator import GroundingCollator
 from .image_processing_albef import AlbefImageProcessor, ProcessingError, UnreadableImageError, open_image
 from .image_processing_albef_torchvision import AlbefImageProcessorTorchvision
 from .label_collator import ClassificationCollator

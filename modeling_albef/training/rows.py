@@ -99,6 +99,11 @@ def column(rows: Any, name: str) -> Any:
     return rows[name]
 
 
+def optional_column(rows: Any, name: str) -> list[Any]:
+    """Return a column of a data set, None for each row where it has none of this name."""
+    return list(rows[name]) if name in rows.column_names else [None] * len(rows)
+
+
 def undecoded_images(rows: Any, name: str = "image") -> Any:
     """Return a column of images, of a data set of the `datasets` library without decoding it."""
     feature: Any = (getattr(rows, "features", None) or {}).get(name)
@@ -153,6 +158,12 @@ def image_keys(rows: Any, warn: bool = True) -> list[Hashable]:
             "which rows show the same image."
         )
     return keys
+
+
+def image_numbers(rows: Any) -> list[int]:
+    """Return for each row the number of its image, in the order of their first rows; see `image_keys`."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in image_keys(rows, warn=False)]
 
 
 def rows_by_image(rows: Any) -> list[list[int]]:
