@@ -10,6 +10,7 @@ from .collators import GroundingCollator, RetrievalCollator, VQACollator
 from .image_processing_albef import AlbefImageProcessor, ProcessingError, UnreadableImageError, open_image
 from .image_processing_albef_torchvision import AlbefImageProcessorTorchvision
 from .label_collator import ClassificationCollator
+from .masked_words import PreTrainingCollator
 from .processing_albef import AlbefProcessor, clean_caption, clean_question
 from .tokenizer import build_tokenizer, load_tokenizer
 
@@ -39,6 +40,7 @@ __all__ = [
     "AugmentedStream",
     "ClassificationCollator",
     "GroundingCollator",
+    "PreTrainingCollator",
     "ProcessingError",
     "RandomAugment",
     "RetrievalCollator",

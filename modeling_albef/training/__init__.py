@@ -20,6 +20,9 @@ from .grounding.result import GroundingResult
 from .grounding.trainer import GroundingTrainer
 from .metrics.label_metrics import accuracy, auroc_by_label, classification_metrics, f1_by_label, f1_macro, f1_micro
 from .momentum import FeatureQueue, MomentumTeacher, update_momentum
+from .pretraining.arguments import PreTrainingTrainingArguments
+from .pretraining.evaluator import PreTrainingEvaluator
+from .pretraining.trainer import PreTrainingTrainer
 from .reasoning.text_assignment import TextAssignmentTrainer, TextAssignmentTrainingArguments
 from .report.image_log import ImageLogCallback
 from .report.run_report import RunReport
@@ -47,6 +50,9 @@ __all__ = [
     "LossNotFiniteError",
     "MomentumTeacher",
     "MomentumTeacherCallback",
+    "PreTrainingEvaluator",
+    "PreTrainingTrainer",
+    "PreTrainingTrainingArguments",
     "PublishedSchedule",
     "PushError",
     "QuestionRecord",
