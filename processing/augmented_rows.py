@@ -16,6 +16,7 @@ from .image_processing_albef import ProcessingError, UnreadableImageError, open_
 
 BAD_IMAGES = ("stop", "replace")
 MAX_REPLACEMENTS = 20
+FEWEST_ROWS = 100  # of a stream, that a share of bad rows is judged by
 IMAGE_COLUMNS = ("image", "image_2")  # of a row; the second where a text has two images
 
 Augmentation = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -120,16 +121,19 @@ class AugmentedStream(IterableDataset):
         seed: int = 0,
         process_index: int = 0,
         bad_images: str = "stop",
+        max_bad_share: float = 1.0,
     ) -> None:
         """Wrap a stream.
 
         Args:
             stream: A `datasets.IterableDataset` with this process's share of the rows, each with an `image` that
-                `open_image` reads; it shares its rows among workers by itself.
+                `open_image` reads; it shares its rows among workers by itself. A row whose `bad_sample` is a text,
+                which says what is wrong with it, counts as one whose image cannot be read.
             augmentation: As in `AugmentedDataset`.
             seed: Of the draws, at least 0.
             process_index: Rank of this process.
             bad_images: As in `AugmentedDataset`; at most a few rows in sequence are replaced.
+            max_bad_share: With "replace", the share 0..1 of the rows that a worker has read beyond which it raises.
 
         Raises:
             ProcessingError: `bad_images` is neither "stop" nor "replace".
@@ -138,15 +142,17 @@ class AugmentedStream(IterableDataset):
         super().__init__()
         self.stream, self.augmentation = stream, augmentation
         self.seed, self.process_index, self.bad_images = seed, process_index, bad_images
+        self.max_bad_share = max_bad_share
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield rows as `AugmentedDataset` returns them; none where a worker has no share.
 
         Raises:
             UnreadableImageError: The image cannot be read. The message names the row's position and the file.
+            ProcessingError: Too many of the rows cannot be used.
         """
         worker = get_worker_info()
-        worker_index, position, passes = 0 if worker is None else worker.id, 0, 0
+        worker_index, position, passes, bad = 0 if worker is None else worker.id, 0, 0, 0
         replaced: list[str] = []
         while True:
             self.stream.set_epoch(passes)
@@ -155,17 +161,27 @@ class AugmentedStream(IterableDataset):
                 rng = np.random.default_rng((self.seed, passes, self.process_index, worker_index, position))
                 try:
                     augmented = _augmented_row(row, position, f"Row {position} of the stream", self.augmentation, rng)
-                except UnreadableImageError:
+                except UnreadableImageError as error:
                     replaced.append(_image_name(row, position))
+                    bad += 1
                     if self.bad_images == "stop" or len(replaced) > MAX_REPLACEMENTS:
                         raise
+                    self._check_share(bad, position + 1, error)
                 else:
-                    yield augmented | ({"replaced_image": replaced[0]} if replaced else {})
+                    more = {"further_replaced": replaced[1:]} if replaced[1:] else {}
+                    yield augmented | ({"replaced_image": replaced[0], **more} if replaced else {})
                     replaced.clear()
                 position += 1
             if position == start:
                 return
             passes += 1
+
+    def _check_share(self, bad: int, read: int, last: Exception) -> None:
+        if read >= FEWEST_ROWS and bad > self.max_bad_share * read:
+            raise ProcessingError(
+                f"{bad} of the first {read} rows of the stream cannot be used, more than {self.max_bad_share:.0%}; the "
+                f"last: {last} Look at the data, or raise max_bad_share."
+            ) from last
 
 
 def _check_bad_images(bad_images: str) -> None:
@@ -177,6 +193,8 @@ def _augmented_row(
     row: Mapping[str, Any], index: int, description: str, augmentation: Augmentation | None, rng: np.random.Generator
 ) -> dict[str, Any]:
     opened: dict[str, Any] = {**row, "image_name": _image_name(row, index)}
+    if (problem := opened.pop("bad_sample", None)) is not None:
+        raise UnreadableImageError(f"{description}: {opened['image_name']} {problem}.")
     names = IMAGE_COLUMNS[: 2 if IMAGE_COLUMNS[1] in row else 1]
     for name in names:
         try:

@@ -92,7 +92,7 @@ class ContrastiveTrainer(AlbefTrainer):
         return outputs.loss, {}
 
     def teacher_targets(self, inputs: dict[str, Any], image_hidden_states: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return what a task asks the teacher beside its features; `image_hidden_states` (B, P, H) are the teacher's."""
+        """Return what a task asks the teacher beside its features; the states of images (B, P, H) are the teacher's."""
         return {}
 
     def queue_entries(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

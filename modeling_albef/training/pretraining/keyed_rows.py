@@ -12,7 +12,7 @@ DRAW_KEY = "draw_key"  # see `PreTrainingCollator`
 
 
 class KeyedRows(Dataset):
-    """Rows of a data set with their epoch and index as `draw_key`: the same with any number of processes and workers."""
+    """Rows of a data set with epoch and index as `draw_key`: the same with any number of processes and workers."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset

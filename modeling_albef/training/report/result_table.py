@@ -46,6 +46,7 @@ _LABELS = {
     "f1_micro": "F1, all labels counted together",
     "auroc": "AUROC",
     "pearson": "Correlation of Pearson",
+    "mlm_accuracy": "Masked words that are filled in rightly",
 }
 _GROUNDING = {
     "pointing_accuracy": "Pointing game: the map is largest in the box",
