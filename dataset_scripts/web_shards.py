@@ -144,7 +144,7 @@ def _parquet_samples(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _checked(where: str, fields: dict[str, Any], names: ColumnNames) -> Iterator[dict[str, Any]]:
     """Yield a row for each caption of a sample, or one that says what is wrong."""
     fields, problem = _named(fields)
-    row = BadRow(problem) if problem else names.rename(fields)
+    row: Any = BadRow(problem) if problem else names.rename(fields)
     image = None if isinstance(row, BadRow) else row["image"]
     if isinstance(row, BadRow):
         problem = row.problem or "has no image, or no caption, as samples before it"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -107,11 +108,36 @@ class AugmentedDataset(Dataset):
         return _augmented_row(self.dataset[index], index, f"Row {index}", self.augmentation, rng)
 
 
+class StreamState(NamedTuple):
+    """How far a worker has come in an `AugmentedStream`.
+
+    Attributes:
+        worker: Its number.
+        yielded: Rows that it gave.
+        passes: Whole passes before this one.
+        begin: Rows that it had read before this pass.
+        position: Rows that it has read.
+        bad: Those of them that could not be used.
+    """
+
+    worker: int = 0
+    yielded: int = 0
+    passes: int = 0
+    begin: int = 0
+    position: int = 0
+    bad: int = 0
+
+
 class AugmentedStream(IterableDataset):
     """Rows of a stream with their image opened and augmented, pass after pass without an end.
 
     Each pass has its own order. The draws of a row depend on seed, pass, process, worker and the row's position in what
     the worker reads, so a run can be repeated with the same number of processes and workers.
+
+    Attributes:
+        starts: Where workers go on, by their number: the `stream_state` of the last row that was used. A worker gives
+            an empty row, with nothing but `is_skipped`, for each that it gave before; those of this pass are read
+            again, but not decoded.
     """
 
     def __init__(
@@ -143,21 +169,23 @@ class AugmentedStream(IterableDataset):
         self.stream, self.augmentation = stream, augmentation
         self.seed, self.process_index, self.bad_images = seed, process_index, bad_images
         self.max_bad_share = max_bad_share
+        self.starts: dict[int, tuple[int, ...]] = {}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield rows as `AugmentedDataset` returns them; none where a worker has no share.
+        """Yield rows as `AugmentedDataset` returns them, with a `stream_state`; none where a worker has no share.
 
         Raises:
             UnreadableImageError: The image cannot be read. The message names the row's position and the file.
             ProcessingError: Too many of the rows cannot be used.
         """
         worker = get_worker_info()
-        worker_index, position, passes, bad = 0 if worker is None else worker.id, 0, 0, 0
+        worker_index = 0 if worker is None else worker.id
+        _, yielded, passes, begin, position, bad = self.starts.get(worker_index, StreamState(worker_index))
+        yield from ({"is_skipped": True} for _ in range(yielded))
         replaced: list[str] = []
         while True:
             self.stream.set_epoch(passes)
-            start = position
-            for row in self.stream:
+            for row in islice(self.stream, position - begin, None):
                 rng = np.random.default_rng((self.seed, passes, self.process_index, worker_index, position))
                 try:
                     augmented = _augmented_row(row, position, f"Row {position} of the stream", self.augmentation, rng)
@@ -168,13 +196,16 @@ class AugmentedStream(IterableDataset):
                         raise
                     self._check_share(bad, position + 1, error)
                 else:
+                    yielded += 1
+                    state = StreamState(worker_index, yielded, passes, begin, position + 1, bad)
                     more = {"further_replaced": replaced[1:]} if replaced[1:] else {}
-                    yield augmented | ({"replaced_image": replaced[0], **more} if replaced else {})
+                    named = {"replaced_image": replaced[0], **more} if replaced else {}
+                    yield {**augmented, **named, "stream_state": state}
                     replaced.clear()
                 position += 1
-            if position == start:
+            if position == begin:
                 return
-            passes += 1
+            passes, begin = passes + 1, position
 
     def _check_share(self, bad: int, read: int, last: Exception) -> None:
         if read >= FEWEST_ROWS and bad > self.max_bad_share * read:

@@ -7,12 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
+import numpy as np
 import pytest
+from PIL import Image
 from shard_cases import image_bytes, served, write_parquet, write_shards, write_tar
 from small_models import WORDS
 from torch.utils.data import DataLoader
 
-from dataset_scripts import DataError, process_share, stream_shards
+from dataset_scripts import DataError, load_dataset_script, process_share, stream_shards
+from dataset_scripts.commands.export import export_to_folder
 from processing import (
     AlbefImageProcessor,
     AlbefProcessor,
@@ -49,6 +53,16 @@ def test_the_same_over_http(tmp_path: Path) -> None:
         assert captions(stream_shards([f"{address}/{{00..01}}.tar", f"{address}/more.parquet"])) == expected(17)
         with pytest.raises(DataError, match=r"The shard http://.*/9\.tar cannot be read after its sample 0 \(.*9\.tar"):
             list(stream_shards([f"{address}/9.tar"]))
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+def test_what_is_exported_here_can_be_streamed(tmp_path: Path, kind: str) -> None:
+    config = {"num_train": 5, "image_size": 32}
+    rows = load_dataset_script("shapes", config_name="retrieval", split="train", cache_dir=tmp_path, **config)
+    export_to_folder(datasets.DatasetDict(train=rows), "shapes", kind, tmp_path / "exported")
+    streamed = list(stream_shards([f"{tmp_path}/exported/data/*.{'tar' if kind == 'webdataset' else kind}"]))
+    assert [row["caption"] for row in streamed] == [text for row in rows for text in row["caption"]]
+    assert not any(row["bad_sample"] for row in streamed)
 
 
 def test_what_samples_may_look_like(tmp_path: Path) -> None:
@@ -123,6 +137,29 @@ def test_too_many_bad_samples_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(ProcessingError, match=words):
         for _ in stream:
             pass
+
+
+def test_a_stream_goes_on_without_decoding_what_was_used(tmp_path: Path) -> None:
+    """From the state of its 31st row, in the second pass; a bad sample before it is not opened again, either."""
+    args, opened = SimpleNamespace(seed=1, process_index=0, world_size=1), list[int]()
+
+    def note(image: Image.Image, rng: np.random.Generator) -> float:
+        opened.append(image.getpixel((0, 0))[0])
+        return rng.random()
+
+    def make() -> AugmentedStream:
+        shards = [*write_shards(tmp_path), *with_bad_ones(tmp_path, 3, 3)]
+        return AugmentedStream(process_share(stream_shards(shards), args, 7), note, 5, bad_images="replace")
+
+    rows = iter(make())
+    whole = [next(rows) for _ in range(60)]
+    again = make()
+    again.starts = {0: tuple(json.loads(json.dumps(whole[30]["stream_state"])))}
+    assert again.starts[0][2] == 1  # passes
+    opened.clear()
+    rows = iter(again)
+    resumed = [next(rows) for _ in range(60)]
+    assert resumed[:31] == [{"is_skipped": True}] * 31 and resumed[31:] == whole[31:] and len(opened) == 29
 
 
 @pytest.mark.parametrize("workers", [0, 2])

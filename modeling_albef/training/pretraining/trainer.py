@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checkpoints.stream_resume import StreamResumeMixin
 from ..evaluation.results import RetrievalResult
 from ..retrieval_trainer import RetrievalTrainer
 from ..rows import pretraining_collator
@@ -15,7 +16,7 @@ from .evaluator import PARTS, PreTrainingEvaluator
 from .keyed_rows import with_draw_keys
 
 
-class PreTrainingTrainer(RetrievalTrainer):
+class PreTrainingTrainer(StreamResumeMixin, RetrievalTrainer):
     """Pre-trains an `AlbefForPreTraining`, and measures its losses and its recall without fine-tuning.
 
     Training rows are those of `RetrievalTrainer`. They become its inputs, `masked_input_ids` and `mlm_labels` in the

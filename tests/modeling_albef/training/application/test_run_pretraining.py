@@ -91,6 +91,8 @@ def test_shards_over_http_are_resumed_to_the_sample(tmp_path: Path) -> None:
         words = ["--resume_from_checkpoint", checkpoint, "--output_dir", again]
         main([write_config(tmp_path, **fields, queue_size=24), *words])
     one, other = (weights(tmp_path / name / "checkpoint-6") for name in ("out", "again"))
+    states = json.loads((tmp_path / "out/checkpoint-2/stream_0.json").read_text())
+    assert [state[:2] for state in states["states"]] == [[0, 4], [1, 4]]  # rows that each of the workers gave
     assert one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
     assert "eval_mlm_loss" in json.loads((tmp_path / "again/all_results.json").read_text())
 
