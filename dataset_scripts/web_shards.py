@@ -9,15 +9,18 @@ from __future__ import annotations
 import glob
 import json
 import os
+import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import datasets
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from aiohttp import ClientError
+from aiohttp import ClientError, ClientTimeout
 
 from .reading.captions import as_list
 from .reading.columns import ColumnNames
@@ -112,11 +115,17 @@ def _samples(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 ) from error
 
 
+def _opened(file: str) -> Any:
+    """Return a file, here or behind a URL, to be read from its beginning, however long that takes."""
+    timeout = ClientTimeout(total=None, sock_connect=60, sock_read=300)  # seconds
+    options = {"block_size": 0, "client_kwargs": {"timeout": timeout, "trust_env": True}}  # in one request
+    return fsspec.open(file, "rb", **(options if file.startswith("http") else {}))
+
+
 def _tar_samples(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the samples of a tar file: files in a row whose names differ only after their first dot."""
-    options = {"block_size": 0} if file.startswith("http") else {}  # one request, read from its beginning
     name, fields = "", dict[str, Any]()
-    with fsspec.open(file, "rb", **options) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
+    with _opened(file) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
         for member in archive:
             folder, base = os.path.split(member.name)
             stem, _, ending = base.partition(".")
@@ -132,9 +141,11 @@ def _tar_samples(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _parquet_samples(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the rows of a Parquet file; one behind a URL is kept in a temporary file meanwhile."""
-    with fsspec.open(f"simplecache::{file}" if "://" in file else file, "rb") as stream:
-        table, number = pq.ParquetFile(stream), 0
+    """Yield the rows of a Parquet file, which is read in another order than it has."""
+    with _opened(file) as stream, tempfile.TemporaryFile() if "://" in file else nullcontext(stream) as copy:
+        if copy is not stream:
+            shutil.copyfileobj(stream, copy)
+        table, number = pq.ParquetFile(copy), 0
         for batch in table.iter_batches(batch_size=ROWS_AT_ONCE):
             for row in batch.to_pylist():
                 yield str(number), row
