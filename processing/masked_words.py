@@ -44,8 +44,8 @@ class PreTrainingCollator(RetrievalCollator):
         """Make a batch of rows.
 
         Args:
-            rows: As those of `RetrievalCollator`, each with a `draw_key`, as the trainer gives them; rows without one
-                are masked by their position in the batch.
+            rows: As those of `RetrievalCollator`, each with a `draw_key`, as the trainer gives them; for rows without
+                one PyTorch's random numbers count.
 
         Returns:
             What `RetrievalCollator` does, `masked_input_ids` (B, L), and `mlm_labels` (B, L): the token at each chosen
@@ -59,7 +59,8 @@ class PreTrainingCollator(RetrievalCollator):
         batch = super().__call__(rows)
         masked, labels = batch["input_ids"].clone(), torch.full_like(batch["input_ids"], -100)
         for number, (row, tokens) in enumerate(zip(rows, batch["attention_mask"].bool(), strict=True)):
-            rng = np.random.default_rng((self.seed, *row.get(DRAW_KEY, (number,))))
+            key = row[DRAW_KEY] if DRAW_KEY in row else torch.randint(2**32, (2,)).tolist()
+            rng = np.random.default_rng((self.seed, *key))
             ids = batch["input_ids"][number, tokens]
             changed, chosen = self._mask(ids.numpy(), rng)
             masked[number, tokens] = torch.from_numpy(changed)

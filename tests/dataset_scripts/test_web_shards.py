@@ -65,6 +65,23 @@ def test_what_is_exported_here_can_be_streamed(tmp_path: Path, kind: str) -> Non
     assert not any(row["bad_sample"] for row in streamed)
 
 
+def test_a_connection_that_breaks_off_is_made_again(tmp_path: Path) -> None:
+    """Twice, amid the samples; every sample comes once. Three times without a new sample is enough."""
+    members: dict[str, bytes] = {}
+    for number in range(6):
+        members |= {f"{number}.png": image_bytes(number), f"{number}.bin": bytes(500_000)}
+        members[f"{number}.txt"] = f"a blue circle {number}".encode()
+    write_tar(tmp_path / "0.tar", members)
+    with served(tmp_path, breaks=2, after=1_600_000) as address:
+        assert captions(stream_shards([f"{address}/0.tar"])) == expected(6)
+    with served(tmp_path, breaks=9, after=1_600_000) as address:
+        with pytest.raises(DataError, match=r"0\.tar cannot be read after its sample [1-3] \(.+\): make it anew"):
+            list(stream_shards([f"{address}/0.tar"]))
+    write_parquet(tmp_path / "more.parquet", 0, 5)
+    with served(tmp_path, breaks=1, after=300) as address:
+        assert captions(stream_shards([f"{address}/more.parquet"])) == expected(5)
+
+
 def test_what_samples_may_look_like(tmp_path: Path) -> None:
     """Several captions, folders, endings with dots, upper case, columns that are named."""
     members = {

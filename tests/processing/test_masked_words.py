@@ -107,6 +107,16 @@ def test_the_seed_and_the_row_decide() -> None:
     assert torch.equal(masked(one, texts[:3], 5)["mlm_labels"], first[5:])
 
 
+def test_rows_without_a_key_follow_the_global_generator() -> None:
+    collator = PreTrainingCollator(make_processor(), mlm_probability=0.5)
+    rows = [{"image": IMAGE, "caption": "a green star above it", "image_id": n} for n in range(4)]
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(collator(rows)["mlm_labels"])
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
 def test_a_tokenizer_without_a_mask_token() -> None:
     processor = make_processor()
     processor.tokenizer.mask_token = None
