@@ -42,14 +42,10 @@ class MomentumTeacherCallback(TrainerCallback):
 
 
 class TemperatureCallback(TrainerCallback):
-    """Keeps the learned temperature in a range at the start and after every step (pre-training clamps it likewise)."""
+    """Keeps the learned temperature in a range after every optimizer step (pre-training clamps it likewise)."""
 
     def __init__(self, temperature: torch.nn.Parameter, lowest: float, highest: float) -> None:
         self.temperature, self.lowest, self.highest = temperature, lowest, highest
-
-    def on_train_begin(self, *_: Any, **kwargs: Any) -> None:
-        """Clamp the temperature that training starts with."""
-        self.on_optimizer_step()
 
     def on_optimizer_step(self, *_: Any, **kwargs: Any) -> None:
         """Clamp the temperature."""

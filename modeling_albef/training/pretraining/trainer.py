@@ -36,6 +36,12 @@ class PreTrainingTrainer(StreamResumeMixin, RetrievalTrainer):
         options = {"mlm_probability": args.mlm_probability, "whole_word_masking": args.whole_word_masking}
         return self.processing_class and pretraining_collator(self.processing_class, seed=args.seed, **options)
 
+    def start_new_parts(self) -> None:
+        """Do what fine-tuning does, and clamp the temperature, as published, before the first step, too."""
+        super().start_new_parts()
+        with torch.no_grad():
+            self.model.albef.temperature.clamp_(self.args.min_temperature, self.args.max_temperature)
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
