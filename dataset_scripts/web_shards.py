@@ -156,13 +156,14 @@ def _checked(where: str, fields: dict[str, Any], names: ColumnNames) -> Iterator
     """Yield a row for each caption of a sample, or one that says what is wrong."""
     fields, problem = _named(fields)
     row: Any = BadRow(problem) if problem else names.rename(fields)
-    image = None if isinstance(row, BadRow) else row["image"]
+    image: Any = None if isinstance(row, BadRow) else row["image"]
     if isinstance(row, BadRow):
         problem = row.problem or "has no image, or no caption, as samples before it"
     elif not isinstance(image, dict) or not image.get("bytes"):
         problem = "has no bytes of an image"
-    captions = [] if problem else [text for text in as_list(row["caption"]) if isinstance(text, str)]
-    if not problem and not (captions := [text for text in captions if READABLE.search(text)]):
+    given = [] if problem or not isinstance(row["caption"], str | list) else as_list(row["caption"])
+    captions = [text for text in given if isinstance(text, str) and READABLE.search(text)]
+    if not problem and not captions:
         problem = "has no caption with a letter or digit"
     if problem:
         yield {"image": {"bytes": None, "path": where}, "caption": None, "image_id": where, "bad_sample": problem}

@@ -104,6 +104,8 @@ BAD = {
     "has nothing in": {"0.png": image_bytes(0), "0.json": b'{"caption": null}'},
     "has no caption in": {"0.png": image_bytes(0), "0.cls": b"1"},
     "no letter": {"0.png": image_bytes(0), "0.txt": b" .. "},
+    "no letter in a number": {"0.png": image_bytes(0), "0.json": b'{"caption": 5}'},
+    "no letter in a mapping": {"0.png": image_bytes(0), "0.json": b'{"caption": {"en": "a circle"}}'},
     "has no image in": {"0.txt": b"a circle"},
     "has no bytes": {"0.txt": b"a circle", "0.png": b""},
     "a .json that cannot be read": {"0.png": image_bytes(0), "0.json": b"{"},
@@ -115,7 +117,7 @@ BAD = {
 def test_bad_samples_say_what_is_wrong(tmp_path: Path, problem: str) -> None:
     good = {"1.png": image_bytes(1), "1.txt": b"a circle"}
     first, last = stream_shards([write_tar(tmp_path / "0.tar", BAD[problem] | good)])
-    words = "letter or digit" if problem == "no letter" else problem
+    words = "letter or digit" if problem.startswith("no letter") else problem
     assert words in first["bad_sample"] and first["caption"] is None and first["image_id"].endswith("0.tar, sample 0")
     assert last["caption"] == "a circle" and last["bad_sample"] is None
 
