@@ -71,7 +71,8 @@ class TextCollator:
         if not self.with_names:
             return {}
         names = {"image_names": list(dict.fromkeys(map(_name, rows)))}
-        replaced = [row["replaced_image"] for row in rows if "replaced_image" in row]
+        named = [row for row in rows if "replaced_image" in row]
+        replaced = [name for row in named for name in (row["replaced_image"], *row.get("further_replaced", ()))]
         return {**names, "replaced_images": replaced} if replaced else names
 
 

@@ -32,6 +32,7 @@ RECIPE = (  # what a model card and a report say of the arguments; none of them 
     *("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "seed", "bf16", "fp16", "momentum", "alpha", "alpha_warmup", "distill", "queue_size", "k_test"),
     *("schedule_rules", "layer_decay", "freeze", "learning_rates", "inference", "vqa_rules", "rerank"),
+    *("mlm_probability", "whole_word_masking", "alpha_warmup_epochs", "group_captions"),
 )
 RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task has them: lowest, highest, in words
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1, "lie between 0 and 2**32 - 1")),

@@ -190,6 +190,13 @@ def retrieval_collator(processor: Any) -> Any:
     return RetrievalCollator(processor, with_names=True)
 
 
+def pretraining_collator(processor: Any, **options: Any) -> Any:
+    """Return the collator of pre-training."""
+    from processing import PreTrainingCollator
+
+    return PreTrainingCollator(processor, with_names=True, **options)
+
+
 def grounding_collator(processor: Any, with_boxes: bool = False) -> Any:
     """Return the collator of training on texts that refer to parts of images."""
     from processing import GroundingCollator
