@@ -26,6 +26,7 @@ from .checkpoints.push import HubPushMixin
 from .checkpoints.whole_checkpoints import WholeCheckpointMixin
 from .errors import SettingError
 from .evaluation.trainer_evaluation import EvaluationMixin
+from .hardware import autocast
 from .library_arguments import check_callables
 from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter
 from .momentum import TEACHER_FOLDER, MomentumTeacher, raise_to_float32
@@ -151,7 +152,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         """Return the loss of a step: the teacher's logits, then the student's forward, which takes them as targets."""
         alpha, teacher_logits = self.alpha, None
         if alpha > 0:
-            with torch.no_grad(), self.accelerator.autocast():
+            with torch.no_grad(), autocast(self.accelerator):
                 teacher_logits = self.teacher.model(**inputs).logits
         outputs = model(**inputs, teacher_logits=teacher_logits, alpha=alpha)
         self.record_loss_parts(**{self.LOSS_NAME: outputs.loss}, alpha=alpha)
