@@ -322,11 +322,7 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
         wrong_texts = sample_hard_negatives(negatives_per_image, image_ids, pool.image_ids, hardest=not self.training)
         text_index = torch.cat([pool.own, pool.own, wrong_texts])
         mask = None if pool.attention_mask is None else pool.attention_mask[text_index]
-        image_states, image_index = pool.image_hidden_states, torch.cat([pool.own, wrong_images, pool.own])
-        if image_states.shape[0] > batch:  # of the images of all processes those that are matched, before they are
-            image_states = image_states.index_select(0, image_index[: 2 * batch])  # projected to keys and values
-            rows = torch.arange(batch, device=image_index.device)
-            image_index = torch.cat([rows, batch + rows, rows])
+        image_states, image_index = matched_images(pool, wrong_images)
         fused = self.albef.text_model(
             attention_mask=mask,
             text_hidden_states=pool.text_hidden_states.index_select(0, text_index),
@@ -338,6 +334,19 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
         loss = itm_loss(itm_logits, pool.image_ids)
         states = fused.last_hidden_state  # (3B, L, H)
         return {"itm_loss": loss, "itm_logits": itm_logits, "multimodal_hidden_states": states}, fused
+
+
+def matched_images(pool: PairPool, wrong_images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return states of images, and which of them (3B,) belong to the matching pairs, wrong images, and wrong texts.
+
+    Of a pool of more images than pairs, that of all processes, those are returned that are matched, so that no others
+    are projected to keys and values. `wrong_images` (B,) count in the pool.
+    """
+    batch, index = len(pool.own), torch.cat([pool.own, wrong_images, pool.own])
+    if pool.image_hidden_states.shape[0] <= batch:
+        return pool.image_hidden_states, index
+    rows = torch.arange(batch, device=index.device)
+    return pool.image_hidden_states.index_select(0, index[: 2 * batch]), torch.cat([rows, batch + rows, rows])
 
 
 def _join_layers(text: Any, fused: Any, options: dict[str, Any]) -> dict[str, Any]:
