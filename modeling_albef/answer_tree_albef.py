@@ -23,8 +23,9 @@ import torch
 from transformers.cache_utils import DynamicCache
 from transformers.utils import ModelOutput
 
+from .attention_albef import KeyValue, PaddedRows
 from .configuration_albef import AlbefError, check_shapes
-from .modeling_albef_text import AlbefTextSelfAttention, KeyValue, PaddedRows
+from .modeling_albef_text import AlbefTextSelfAttention
 
 if TYPE_CHECKING:
     from .modeling_albef_decoder import AlbefTextDecoder

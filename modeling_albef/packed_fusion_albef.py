@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from .modeling_albef_text import AlbefTextModel, AlbefTextSelfAttention, KeyValue, PaddedRows
+from .attention_albef import KeyValue, PaddedRows
+from .modeling_albef_text import AlbefTextModel, AlbefTextSelfAttention
 
 
 @dataclass(frozen=True)
