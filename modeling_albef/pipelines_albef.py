@@ -206,7 +206,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
             merged = merge_equal_answers(answers, ids)
             if (sentence := describe_merged_answers(merged)) is not None:
                 logger.warning(sentence)
-            encoded = self.processor.encode_answers(list(merged)).to(self.device)
+            encoded = self.processor.encode_answers(list(merged))
             tree = AnswerTree.from_tokens(encoded["input_ids"], encoded["attention_mask"])
             self._kept = (answers, list(merged), tree)
         return self._kept[1:]

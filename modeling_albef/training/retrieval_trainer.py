@@ -16,6 +16,7 @@ from .encoders.projections import start_projections
 from .evaluation.abstention import abstention_metrics, calibrate
 from .evaluation.results import RetrievalResult
 from .evaluation.retrieval import RetrievalEvaluator
+from .hardware import autocast
 from .momentum import FeatureQueue
 from .rows import retrieval_collator
 from .sampling import one_caption_a_row
@@ -101,7 +102,7 @@ class ContrastiveTrainer(AlbefTrainer):
 
     def _ask_teacher(self, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Return the teacher's features of a batch, and its `teacher_targets`."""
-        with torch.no_grad(), self.accelerator.autocast():
+        with torch.no_grad(), autocast(self.accelerator):
             network: Any = self.teacher.model
             images = {name: inputs[name] for name in ("pixel_values", "image_hidden_states") if name in inputs}
             image = network.get_image_features(**images)

@@ -245,3 +245,19 @@ def limit_lengths(collator: Any, **limits: int) -> Any:
         for name, limit in lowered.items():
             setattr(collator, name, limit)
     return collator
+
+
+def with_bytes(collator: Any) -> tuple[Any, tuple[list[float], list[float]] | None]:
+    """Return a task's collator that leaves pixels as bytes, a quarter of the size, and their mean and deviation.
+
+    Those are in 0..255, of each channel. Any other collator, and one whose images are not normalized as usual, stays as
+    it is, with None.
+    """
+    images = getattr(getattr(collator, "processor", None), "image_processor", None)
+    if not getattr(collator, "normalize", False) or not getattr(images, "do_rescale", False):
+        return collator, None
+    if not images.do_normalize or abs(images.rescale_factor * 255 - 1) > 1e-9:
+        return collator, None
+    collator = copy.copy(collator)
+    collator.normalize = False
+    return collator, ([255 * one for one in images.image_mean], [255 * one for one in images.image_std])
