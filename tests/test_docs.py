@@ -286,17 +286,12 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors_of(path), target
 
 
-def test_every_page_is_linked_from_the_readme() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert all(f"](docs/{page.name})" in text for page in DOCS.glob("*.md"))
+def test_the_navigation_has_every_page_once() -> None:
+    listed = re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 
 
 # ---- what is made
-
-
-def test_reference_is_up_to_date() -> None:
-    made = runpy.run_path(str(DOCS / "make_api.py"))["make_api"]()
-    assert (DOCS / "api.md").read_text() == made, "run `python docs/make_api.py`"
 
 
 def test_drawing_is_up_to_date() -> None:
@@ -304,19 +299,39 @@ def test_drawing_is_up_to_date() -> None:
     assert (DOCS / "data_flow.svg").read_text() == made, "run `python docs/draw_data_flow.py`"
 
 
-def test_every_public_name_is_documented() -> None:
-    made = runpy.run_path(str(DOCS / "make_api.py"))
-    for package in made["PACKAGES"]:
-        for name in made["public_names"](package):
-            thing = getattr(importlib.import_module(package), name)
-            if isinstance(thing, dict):
-                continue
-            text = thing.__doc__ or ""
-            assert text and not text.startswith(f"{name}("), f"{package}.{name}"  # a dataclass makes one up
-            methods = vars(thing).items() if inspect.isclass(thing) else ()
-            for method, value in methods:
-                if inspect.isfunction(value) and not method.startswith("_") and value.__module__.startswith(package):
-                    assert inspect.getdoc(value) or method == "forward", f"{name}.{method}"
+def test_the_site_links_files_of_the_repository_where_it_has_an_address() -> None:
+    change = runpy.run_path(str(DOCS / "site/hooks.py"))["on_page_markdown"]
+    text = "[`losses`](../modeling_albef/losses_albef.py) and [README](../README.md#data), [data](own_data.md)"
+    assert change(text, config={"repo_url": None}) == "`losses` and README, [data](own_data.md)"
+    linked = change(text, config={"repo_url": "https://example.org/albef/"})
+    assert "(https://example.org/albef/blob/main/modeling_albef/losses_albef.py)" in linked
+    assert "(https://example.org/albef/blob/main/README.md#data)" in linked
+    named = change("<!-- file: a/b.yaml -->\n```yaml\nx: 1\n```\n", config={"repo_url": ""})
+    assert '```yaml title="a/b.yaml"\nx: 1' in named
+
+
+def packages_of_the_reference() -> list[str]:
+    """The packages whose `__all__` the reference shows."""
+    pages = (DOCS / "reference").glob("*.md")
+    return sorted(name for page in pages for name in re.findall(r"^::: ([a-z_.]+)$", page.read_text(), re.MULTILINE))
+
+
+def test_the_reference_has_the_four_packages() -> None:
+    assert packages_of_the_reference() == ["dataset_scripts", "modeling_albef", "modeling_albef.training", "processing"]
+
+
+@pytest.mark.parametrize("package", packages_of_the_reference())
+def test_every_public_name_is_documented(package: str) -> None:
+    for name in importlib.import_module(package).__all__:
+        thing = getattr(importlib.import_module(package), name)
+        if name.startswith("__") or isinstance(thing, dict):
+            continue
+        text = thing.__doc__ or ""
+        assert text and not text.startswith(f"{name}("), f"{package}.{name}"  # a dataclass makes one up
+        methods = vars(thing).items() if inspect.isclass(thing) else ()
+        for method, value in methods:
+            if inspect.isfunction(value) and not method.startswith("_") and value.__module__.startswith(package):
+                assert inspect.getdoc(value) or method == "forward", f"{name}.{method}"
 
 
 def test_every_difference_is_told() -> None:
