@@ -15,10 +15,12 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import json
 import re
 import runpy
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -230,6 +232,31 @@ def check_recipe(path: Path) -> None:
     fields = set(yaml.safe_load(path.read_text())) - {"run"}  # which a recorded run has
     parsers = [HfArgumentParser(list(classes)) for classes in SCRIPTS.values()]
     assert any(fields <= {action.dest for action in parser._actions} for parser in parsers), path.name
+
+
+def cells_of_the_tour(kind: str) -> list[str]:
+    cells = json.loads((DOCS / "tour.ipynb").read_text())["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == kind]
+
+
+def test_the_tour_is_saved_without_outputs_and_its_links_lead_somewhere() -> None:
+    cells = json.loads((DOCS / "tour.ipynb").read_text())["cells"]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+    links = re.findall(r"\]\(([^)\s]+)\)", "\n".join(cells_of_the_tour("markdown")))
+    assert links and all((DOCS / link).is_file() for link in links)
+
+
+@pytest.mark.slow
+def test_the_tour_runs_and_its_models_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    names: dict[str, Any] = {"__name__": "tour"}
+    for number, cell in enumerate(cells_of_the_tour("code")):
+        exec(compile(cell, f"tour.ipynb:{number}", "exec"), names)
+    assert names["metrics"]["eval_img_r10"] > 3 * 1000 / len(names["test"])  # three times chance
+    assert names["accuracy"] > 35  # one answer for all questions has about 20
+    assert len(names["found"]) == 5 and names["heat"].words
 
 
 def test_other_tests_find_their_blocks() -> None:
