@@ -313,6 +313,17 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors_of(path), target
 
 
+def test_tests_that_are_named_exist() -> None:
+    files = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    known = set(re.findall(r"^ *def (test_\w+)\(", "\n".join(files.values()), re.MULTILINE))
+    text = "\n".join(
+        (DOCS / f"{page}.md").read_text() for page in ("reliability", "distributed", "security", "mutants")
+    )
+    named = set(re.findall(r"[`:/](test_\w+(?:\.py)?)[`:]", text))
+    assert len(named) > 80
+    assert not {name for name in named if name not in known and name not in files}
+
+
 def test_the_navigation_has_every_page_once() -> None:
     listed = re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
