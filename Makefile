@@ -55,10 +55,10 @@ lint: $(VENV)/ready-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# what is written by scripts: the reference and the drawing
-docs: $(VENV)/ready
-	$(VENV)/bin/python docs/make_api.py
+# the drawing, and the site in build/site, which opens without a server or a network; a warning is an error
+docs: $(VENV)/ready-docs
 	$(VENV)/bin/python docs/draw_data_flow.py
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 # torch first and pinned: what comes after is content with it
 $(VENV)/ready: setup.cfg pyproject.toml
@@ -76,6 +76,10 @@ $(FLOOR_VENV)/ready-floor: setup.cfg pyproject.toml tests/floor_constraints.txt
 
 $(VENV)/ready-mutants: $(VENV)/ready
 	$(VENV)/bin/python -m pip install --quiet --editable '.[mutants]'
+	touch $@
+
+$(VENV)/ready-docs: $(VENV)/ready
+	$(VENV)/bin/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready

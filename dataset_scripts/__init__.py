@@ -89,6 +89,7 @@ BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "visual_genome": VisualGenome,
     "vqa_v2": VQAv2,
 }
+"""The builder of each data set, by the name that `load_dataset_script` and the field `dataset` take."""
 logger = logging.getLogger(__name__)
 
 
