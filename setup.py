@@ -39,7 +39,9 @@ class BuildPy(build_py):
         super().run()
         package = built / "albef"
         package.mkdir()
-        (package / "__init__.py").write_text('"""What stands beside modeling_albef/: processor, data sets, scripts."""\n')
+        (package / "__init__.py").write_text(
+            '"""What stands beside modeling_albef/: processor, data sets, scripts."""\n'
+        )
         for name in ("processing", "dataset_scripts", *(f"{script}.py" for script in SCRIPTS)):
             (built / name).rename(package / name)
         shutil.copytree(ROOT / "configs", package / "configs")

@@ -19,7 +19,11 @@ from typing import Any
 
 import pytest
 import setuptools
+import yaml
 from run_cases import ONE_THREAD, ROOT, write_config
+
+import modeling_albef
+from modeling_albef.training.application.parsing import find_recipe
 
 TOP_LEVEL = {"modeling_albef", "albef"}  # all that the wheel puts into site-packages, beside its metadata
 
@@ -68,6 +72,38 @@ def test_every_script_has_a_command(words: tuple[str], monkeypatch: pytest.Monke
         assert target.startswith("albef.") == (words == ("bdist_wheel",))
         module, _, name = target.removeprefix("albef.").partition(":")
         assert callable(getattr(importlib.import_module(module), name))
+
+
+@pytest.mark.parametrize("name", ["demo_retrieval", "demo_retrieval.yaml", "configs/demo_retrieval.yaml"])
+def test_recipes_are_found_by_name_anywhere(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Path(find_recipe(name)).samefile(ROOT / "configs/demo_retrieval.yaml")
+    for other in ("nothing.yaml", "../demo_retrieval.yaml", "--use_cpu", "accelerate/../demo_retrieval"):
+        assert find_recipe(other) == other
+    own = tmp_path / name
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("seed: 1")
+    assert find_recipe(name) == name  # a file of one's own goes first
+
+
+def test_one_version_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    headings = re.findall(r"^## \[(.+?)\](.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == ("Unreleased", "")
+    assert citation["version"] == headings[1][0] == modeling_albef.__version__
+    assert re.fullmatch(r" - \d{4}-\d\d-\d\d", headings[1][1])
+
+
+def test_headings_of_the_changelog() -> None:
+    known = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)) <= known
+
+
+def test_forms_of_the_site_are_yaml() -> None:
+    for path in (ROOT / ".github").rglob("*.yml"):
+        form = yaml.safe_load(path.read_text())
+        for part in form.get("body", ()):
+            assert part["type"] == "textarea" and part["attributes"]["label"], path.name
 
 
 # ---- the wheel

@@ -7,12 +7,16 @@ Shapes: I images, N texts, P image tokens, L text tokens, H width, E projection 
 """
 
 import argparse
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
 from ..configuration_albef import AlbefError, exit_with_message
 from ..hub_albef import load_model
@@ -89,10 +93,24 @@ def export_onnx(model: AlbefForImageTextRetrieval, folder: str | Path) -> list[P
     written = []
     for name, part in export_parts(model).items():
         written.append(Path(folder) / f"{name}.onnx")
-        torch.onnx.export(
-            part.program, f=str(written[-1]), input_names=part.inputs, output_names=part.outputs, dynamo=True
-        )
+        names = {"input_names": part.inputs, "output_names": part.outputs}
+        with _quiet_exporter():
+            torch.onnx.export(part.program, f=str(written[-1]), dynamo=True, verbose=False, **names)
     return written
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep two notes of the exporter back: operators of torchvision, which no ALBEF has, and its own deprecated call."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+            yield
+    finally:
+        registration.setLevel(level)
 
 
 @exit_with_message(AlbefError)
@@ -102,5 +120,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", help="Folder or Hub name of a retrieval model.")
     parser.add_argument("folder", help="Where the graphs go.")
     arguments = parser.parse_args(argv)
+    transformers_logging.disable_progress_bar()
     for path in export_onnx(load_model(AlbefForImageTextRetrieval, arguments.model), arguments.folder):
         print(path)
