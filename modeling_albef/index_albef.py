@@ -261,26 +261,6 @@ def name_source(kind: str, source: Any) -> str:
     return f"the {kind} {str(source)[:200]!r}"
 
 
-def check_finite(values: torch.Tensor, what: str, source: Callable[[int], str]) -> None:
-    """Raise an error that names the source of the first row of values (N, ..) that is not finite.
-
-    Args:
-        values: Features or scores.
-        what: Which of the two.
-        source: Returns what a row belongs to, in words.
-
-    Raises:
-        AlbefError: A value is NaN or infinite.
-    """
-    rows = (~values.isfinite())[..., None].flatten(1).any(dim=1).nonzero()
-    if len(rows):
-        count = f" Of {len(values)} rows, {len(rows)} are not finite." if len(rows) > 1 else ""
-        raise AlbefError(
-            f"The {what} of {source(int(rows[0]))} are not finite: load the model in float32, or another checkpoint."
-            f"{count}"
-        )
-
-
 def rerank_scores(
     similarity: torch.Tensor, logits: torch.Tensor, temperature: float, weight: float | None
 ) -> torch.Tensor:
