@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset, IterableDataset
 from transformers.utils import logging
 
-from .configuration_albef import AlbefError, one_line
+from .configuration_albef import AlbefError, check_finite, one_line
 from .kept_images_albef import KeptImages, Skipped
 
 # Formats that `processing.open_image` opens, by Pillow's names; the registry says which endings are theirs.
