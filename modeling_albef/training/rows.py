@@ -99,6 +99,11 @@ def column(rows: Any, name: str) -> Any:
     return rows[name]
 
 
+def optional_column(rows: Any, name: str) -> list[Any]:
+    """Return a column of a data set, None for each row where it has none of this name."""
+    return list(rows[name]) if name in rows.column_names else [None] * len(rows)
+
+
 def undecoded_images(rows: Any, name: str = "image") -> Any:
     """Return a column of images, of a data set of the `datasets` library without decoding it."""
     feature: Any = (getattr(rows, "features", None) or {}).get(name)
@@ -155,6 +160,12 @@ def image_keys(rows: Any, warn: bool = True) -> list[Hashable]:
     return keys
 
 
+def image_numbers(rows: Any) -> list[int]:
+    """Return for each row the number of its image, in the order of their first rows; see `image_keys`."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in image_keys(rows, warn=False)]
+
+
 def rows_by_image(rows: Any) -> list[list[int]]:
     """Return the rows of each image, the images in the order of their first rows; see `image_keys`."""
     found: dict[Hashable, list[int]] = {}
@@ -177,6 +188,13 @@ def retrieval_collator(processor: Any) -> Any:
     from processing import RetrievalCollator
 
     return RetrievalCollator(processor, with_names=True)
+
+
+def pretraining_collator(processor: Any, **options: Any) -> Any:
+    """Return the collator of pre-training."""
+    from processing import PreTrainingCollator
+
+    return PreTrainingCollator(processor, with_names=True, **options)
 
 
 def grounding_collator(processor: Any, with_boxes: bool = False) -> Any:
@@ -227,3 +245,19 @@ def limit_lengths(collator: Any, **limits: int) -> Any:
         for name, limit in lowered.items():
             setattr(collator, name, limit)
     return collator
+
+
+def with_bytes(collator: Any) -> tuple[Any, tuple[list[float], list[float]] | None]:
+    """Return a task's collator that leaves pixels as bytes, a quarter of the size, and their mean and deviation.
+
+    Those are in 0..255, of each channel. Any other collator, and one whose images are not normalized as usual, stays as
+    it is, with None.
+    """
+    images = getattr(getattr(collator, "processor", None), "image_processor", None)
+    if not getattr(collator, "normalize", False) or not getattr(images, "do_rescale", False):
+        return collator, None
+    if not images.do_normalize or abs(images.rescale_factor * 255 - 1) > 1e-9:
+        return collator, None
+    collator = copy.copy(collator)
+    collator.normalize = False
+    return collator, ([255 * one for one in images.image_mean], [255 * one for one in images.image_std])

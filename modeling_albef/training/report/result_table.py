@@ -47,6 +47,7 @@ _LABELS = {
     "auroc": "AUROC",
     "pearson": "Correlation of Pearson",
     "assignment_accuracy": "Captions assigned to the right image, a third by chance",
+    "mlm_accuracy": "Masked words that are filled in rightly",
 }
 _GROUNDING = {
     "pointing_accuracy": "Pointing game: the map is largest in the box",

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset, Features, List, Value
 from PIL import Image
 from run_cases import ROOT, TINY, refused, write_config
 
 from modeling_albef import AlbefForImageTextClassification
+from modeling_albef.training.application import ClassificationDataArguments, load_labels
+from modeling_albef.training.application.errors import StartError
 from run_classification import main
 
 SCRIPT = "run_classification.py"
@@ -82,7 +85,27 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     message = refused(main, [write(other, labels=["true", "true"])])
     assert "has a name twice" in message
     message = refused(main, [write(other, labels=["true", "false", "maybe"], eval_strategy="no")])
-    assert "'cannot be told', but the model's labels are 'true', 'false', 'maybe'" in message
+    assert "of the train data has the label 'cannot be told', but the labels are 'true', 'false', 'maybe'" in message
+
+
+def test_labels_are_checked_before_training_and_sorted_by_number() -> None:
+    data_args = ClassificationDataArguments()
+
+    def found(kind: Any, **splits: list[Any]) -> dict[str, Any]:
+        features = Features({"label": kind})
+        return load_labels(
+            data_args, {name: Dataset.from_dict({"label": rows}, features) for name, rows in splits.items()}
+        )
+
+    one, several = Value("string"), List(Value("string"))
+    assert list(found(one, train=["10", "2", "b", "a", "2"], test=[None, "a"])["label2id"]) == ["2", "10", "a", "b"]
+    assert found(Value("float32"), train=[0.5], validation=[7.0])["problem_type"] == "regression"
+    remedy = "correct it, or name all of them by --labels"
+    with pytest.raises(StartError, match=f"Row 1 of the validation data has the label 'c', but .*'a', 'b': {remedy}"):
+        found(one, train=["a", "b"], validation=["a", "c"])
+    assert found(several, train=[["a"], ["a", "b"], []], validation=[[]])["problem_type"].startswith("multi_label")
+    with pytest.raises(StartError, match=f"Row 0 of the test data has the label 'c', but .*'a', 'b': {remedy}"):
+        found(several, train=[["a"], ["b"]], test=[["a", "c"]])
 
 
 def test_recipe_is_the_published_one() -> None:
