@@ -11,6 +11,7 @@ from .grounding_collator import GroundingCollator
 from .image_processing_albef import AlbefImageProcessor, ProcessingError, UnreadableImageError, open_image
 from .image_processing_albef_torchvision import AlbefImageProcessorTorchvision
 from .label_collator import ClassificationCollator
+from .masked_words import PreTrainingCollator
 from .processing_albef import AlbefProcessor, clean_caption, clean_question
 from .tokenizer import build_tokenizer, load_tokenizer
 
@@ -40,6 +41,7 @@ __all__ = [
     "AugmentedStream",
     "ClassificationCollator",
     "GroundingCollator",
+    "PreTrainingCollator",
     "ProcessingError",
     "RandomAugment",
     "RetrievalCollator",

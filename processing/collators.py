@@ -26,6 +26,7 @@ class TextCollator:
     max_words: int = 30
     max_length: int | None = None
     with_names: bool = False
+    normalize: bool = True
     _knows_a_word: bool = field(default=False, init=False, repr=False)
     _texts_read: int = field(default=0, init=False, repr=False)
 
@@ -64,6 +65,7 @@ class TextCollator:
             truncation=is_limited,
             max_length=max_length if is_limited else None,
             return_tensors="pt",
+            **({} if self.normalize or images is None else {"do_rescale": False, "do_normalize": False}),
         )
 
     def _names(self, rows: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -71,7 +73,8 @@ class TextCollator:
         if not self.with_names:
             return {}
         names = {"image_names": list(dict.fromkeys(map(_name, rows)))}
-        replaced = [row["replaced_image"] for row in rows if "replaced_image" in row]
+        named = [row for row in rows if "replaced_image" in row]
+        replaced = [name for row in named for name in (row["replaced_image"], *row.get("further_replaced", ()))]
         return {**names, "replaced_images": replaced} if replaced else names
 
 
@@ -86,6 +89,8 @@ class RetrievalCollator(TextCollator):
             tokenizer's `model_max_length`, and in a trainer the positions of the model, are limits, too.
         with_names: Whether the batch has `image_names`, a list, and perhaps `replaced_images`, both from the rows. The
             trainers take them out for their messages; models do not know them.
+        normalize: Whether `pixel_values` are what the model takes; else they are uint8, a quarter of the bytes, which
+            are to be rescaled and normalized where they are used. The trainers do so, on the device.
     """
 
     _has_warned: bool = field(default=False, init=False, repr=False)

@@ -18,6 +18,9 @@ from .grounding.evaluator import GroundingEvaluator, GroundingResult
 from .grounding.trainer import GroundingTrainer, GroundingTrainingArguments
 from .metrics.label_metrics import accuracy, auroc_by_label, classification_metrics, f1_by_label, f1_macro, f1_micro
 from .momentum import FeatureQueue, MomentumTeacher, update_momentum
+from .pretraining.arguments import PreTrainingTrainingArguments
+from .pretraining.evaluator import PreTrainingEvaluator
+from .pretraining.trainer import PreTrainingTrainer
 from .reasoning.text_assignment import TextAssignmentTrainer, TextAssignmentTrainingArguments
 from .report.image_log import ImageLogCallback
 from .report.run_report import RunReport
@@ -45,6 +48,9 @@ __all__ = [
     "LossNotFiniteError",
     "MomentumTeacher",
     "MomentumTeacherCallback",
+    "PreTrainingEvaluator",
+    "PreTrainingTrainer",
+    "PreTrainingTrainingArguments",
     "PublishedSchedule",
     "PushError",
     "QuestionRecord",

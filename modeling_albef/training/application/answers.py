@@ -18,6 +18,7 @@ from ..evaluation.candidates import choose_folding
 from ..evaluation.vqa_baselines import guesses_from_each_other, learn_guesses
 from ..evaluation.vqa_metrics import vqa_accuracy
 from ..evaluation.vqa_records import QuestionRecord
+from ..rows import features_of
 from .errors import StartError
 from .settings import ClassificationDataArguments, VQADataArguments
 
@@ -117,14 +118,16 @@ def load_labels(
     """Return `problem_type`, `id2label` and `label2id` for the model's configuration.
 
     The labels are those of `labels`, else of the model that a run applies or goes on with, else of the training data,
-    sorted. A regression has one number.
+    sorted. A regression has one number. Text assignment has no labels; the result is empty.
 
     Raises:
         StartError: There are no labels, they do not fit the model, or a row of a split has another one.
     """
+    if data_args.is_assignment:
+        return {}
     known = [] if model_name is None else _labels_of_model(model_name)
     rows = splits.get("train")
-    feature: Any = next((split.features["label"] for split in splits.values()), None)
+    feature: Any = features_of(splits).get("label")
     is_list = isinstance(feature, List | LargeList)
     kind = "multi_label_classification" if is_list else "single_label_classification"
     if feature is not None and str(feature.dtype if not is_list else "").startswith("float"):
@@ -182,7 +185,9 @@ def label_baselines(splits: dict[str, Any], split: str) -> dict[str, Any]:
     Empty where not all rows have one label.
     """
     rows, train = splits[split], splits.get("train")
-    labels = list(rows["label"])
+    if isinstance(rows, dict):  # sources of a mixture
+        return {name: label_baselines({**splits, split: own}, split) for name, own in rows.items()}
+    labels: list[Any] = list(rows["label"]) if "label" in rows.column_names else [None]
     if not all(isinstance(label, str) for label in labels):
         return {}
     if isinstance(train, Dataset):

@@ -75,11 +75,9 @@ class ClassificationEvaluator(Evaluator):
     def score(self, dataset: Any) -> torch.Tensor:
         """Return the logits (N, C) of all rows, float32."""
         rows = as_rows(dataset)
-        is_single = len(image_columns(self.model.config)) == 1
-        keys = image_keys(rows, warn=False) if is_single else list(range(len(rows)))
         logits = torch.zeros(len(rows), self.model.config.num_labels)
         with self.inference():
-            batches = group_questions(keys, self.batch_size)
+            batches = group_questions(image_keys(rows, warn=False), self.batch_size)
             for batch, inputs in self.own_batches(rows, batches, self._collator(), "Classifying"):
                 logits[batch] = self.model(**inputs).logits.float().cpu()
         logits = self.sum_over_processes(logits)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from ..arguments import ContrastiveTrainingArguments
 from ..errors import SettingError
+from ..hardware import autocast
 from ..retrieval_trainer import ContrastiveTrainer
 from ..rows import grounding_collator
 from .box_loss import box_attention_loss, box_masks
@@ -91,7 +92,7 @@ class GroundingTrainer(ContrastiveTrainer):
         if bool(has_box.any()):
             states = outputs.image_hidden_states[has_box], outputs.text_hidden_states[has_box]
             model = self.accelerator.unwrap_model(self.model)
-            with self.accelerator.autocast():
+            with autocast(self.accelerator):
                 maps = match_maps(model, *states, None if mask is None else mask[has_box], self.args.gradcam_layer)
             loss = box_attention_loss(maps, box_masks(boxes[has_box], *maps.shape[1:]))
         return outputs.loss + weight * loss, {"box_loss": loss}

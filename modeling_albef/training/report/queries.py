@@ -183,7 +183,8 @@ def labelled_texts(result: ClassificationResult, dataset: Any) -> Queries:
         probability = sure[row] if isinstance(result.predictions[row], str | list) else None
         answer = Candidate(text=_label_text(result.predictions[row]), credit=credits[row], probability=probability)
         known = () if truths is None else (_label_text(truths[row]),)
-        return Example(texts[row], row, (answer,), "", known)
+        kind = "Right number" if isinstance(result.predictions[row], float) else "Right label"
+        return Example(texts[row], row, (answer,), "", known, kind)
 
     keys = image_keys(dataset, warn=False)
     return Queries("labels", "Texts and labels", *LABEL_INTROS, "", order, keys, make)

@@ -38,6 +38,7 @@ FIRST_CURVES = (
     "loss",
     "itc_loss",
     "itm_loss",
+    "mlm_loss",
     "box_loss",
     "answer_loss",
     "classification_loss",
