@@ -199,6 +199,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
             num_return_sequences=top_k,
             max_new_tokens=max_new_tokens,
             length_penalty=0.0,
+            **self.processor.answer_constraints(),
             return_dict_in_generate=True,
             output_scores=True,
         )
