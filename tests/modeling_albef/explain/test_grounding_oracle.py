@@ -21,7 +21,7 @@ from processing import AlbefImageProcessor, AlbefProcessor, build_tokenizer
 # image size, patch size, vision layers and heads, text layers, fusion layers, text heads, widths of image and text
 SIZES = {
     "six fusion layers, the published layer is the third": (24, 8, 3, 2, 2, 6, 2, 8, 8),
-    "three fusion layers, the second": (20, 4, 2, 3, 1, 3, 4, 12, 8),
+    "three fusion layers, the second": (16, 4, 2, 3, 1, 3, 2, 12, 8),
     "one fusion layer, which is the last": (12, 4, 1, 1, 3, 1, 1, 4, 8),
     "a patch of the whole image": (16, 16, 2, 2, 1, 2, 2, 8, 12),
 }
