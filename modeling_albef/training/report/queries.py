@@ -19,6 +19,7 @@ from ..evaluation.vqa_metrics import answer_accuracy
 from ..grounding.evaluator import GroundingResult
 from ..rows import image_keys
 from .examples import Candidate, Example, Queries
+from .grounded_texts import Pictures, grounded_texts
 
 TIMES = "\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}"
 SHOWN = 5  # candidates of a query
@@ -40,8 +41,6 @@ RANKS_NOTE = "Below an image: its rank and its matching score."
 def queries_of(result: Any, dataset: Any) -> list[Queries]:
     """Return the queries of each kind: captions and images of a retrieval, questions, or texts."""
     if isinstance(result, GroundingResult):
-        from .grounded_texts import grounded_texts
-
         return [grounded_texts(result, dataset)]
     if isinstance(result, ClassificationResult):
         return [labelled_texts(result, dataset)]
@@ -53,8 +52,6 @@ def queries_of(result: Any, dataset: Any) -> list[Queries]:
 def shown_rows(result: Any, dataset: Any) -> Any:
     """Return the rows whose images are shown: those of the data set, of a grounding under their maps."""
     if isinstance(result, GroundingResult):
-        from .grounded_texts import Pictures
-
         return Pictures(result, dataset)
     return dataset
 
