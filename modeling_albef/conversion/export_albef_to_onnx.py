@@ -101,7 +101,7 @@ def export_onnx(model: AlbefForImageTextRetrieval, folder: str | Path) -> list[P
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keep two notes of the exporter back: operators of torchvision, which no ALBEF has, and its own deprecated call."""
+    """Hold two notes of the exporter back: operators of torchvision, which ALBEF has not, and a deprecated call of its."""
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
     registration.setLevel(logging.ERROR)
