@@ -9,7 +9,7 @@ PIP = -m pip install --quiet --disable-pip-version-check
 CORES = $(shell getconf _NPROCESSORS_ONLN)
 LAUNCH = $(VENV)/bin/accelerate launch --config_file configs/accelerate/cpu.yaml --num_cpu_threads_per_process $(CORES)
 
-.PHONY: demo demo-vqa demo-classification demo-grounding easy-vqa test test-floor slow mutants lint docs clean
+.PHONY: demo demo-vqa demo-classification demo-reasoning demo-grounding demo-pretraining easy-vqa test test-floor slow mutants lint docs clean
 
 demo: $(VENV)/ready
 	$(LAUNCH) run_retrieval.py configs/demo_retrieval.yaml --use_cpu --overwrite_output_dir
@@ -21,11 +21,18 @@ demo-vqa: $(VENV)/ready
 demo-classification: $(VENV)/ready output/demo_vqa/config.json
 	$(LAUNCH) run_classification.py configs/demo_classification.yaml --use_cpu --overwrite_output_dir
 
+# likewise
+demo-reasoning: $(VENV)/ready output/demo_vqa/config.json
+	$(LAUNCH) run_classification.py configs/demo_reasoning.yaml --use_cpu --overwrite_output_dir
+
 output/demo_vqa/config.json:
 	$(MAKE) demo-vqa
 
 demo-grounding: $(VENV)/ready
 	$(LAUNCH) run_grounding.py configs/demo_grounding.yaml --use_cpu --overwrite_output_dir
+
+demo-pretraining: $(VENV)/ready
+	$(LAUNCH) run_pretraining.py configs/demo_pretraining.yaml --use_cpu --overwrite_output_dir
 
 easy-vqa: $(VENV)/ready
 	$(LAUNCH) run_vqa.py configs/easy_vqa.yaml --use_cpu --overwrite_output_dir
@@ -51,10 +58,10 @@ lint: $(VENV)/ready-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# what is written by scripts: the reference and the drawing
-docs: $(VENV)/ready-test
-	$(VENV)/bin/python docs/make_api.py
+# the drawing, and the site in build/site, which opens without a server or a network; a warning is an error
+docs: $(VENV)/ready-docs
 	$(VENV)/bin/python docs/draw_data_flow.py
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 # torch first and pinned: what comes after is content with it
 $(VENV)/ready: setup.cfg setup.py pyproject.toml
@@ -81,6 +88,11 @@ $(FLOOR_VENV)/ready-floor: setup.cfg setup.py pyproject.toml tests/floor_constra
 $(VENV)/ready-mutants: $(VENV)/ready-test
 	@echo "Installing mutmut"
 	@$(VENV)/bin/python $(PIP) --editable '.[mutants]'
+	@touch $@
+
+$(VENV)/ready-docs: $(VENV)/ready-test
+	@echo "Installing what the site needs (MkDocs Material, mkdocstrings)"
+	@$(VENV)/bin/python $(PIP) --editable '.[docs]'
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready-test
