@@ -2,8 +2,8 @@
 
 The scenes are those of `shapes.py`. A statement says what is on the left image, on the right one, or on both. Each kind
 of statement is drawn true as often as false, so that its words alone say nothing: whoever sees no image is right in
-half of the cases, and in a little more where a pair has many statements, since the true ones are used up first. Most words
-are those of the questions of `shapes.py`, so that a model that has learned to answer these knows them.
+half of the cases, and in a little more where a pair has many statements, since the true ones are used up first. Most
+words are those of the questions of `shapes.py`, so that a model that has learned to answer these knows them.
 """
 
 from __future__ import annotations
