@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 from ...answer_tree_albef import AnswerTree
-from ...configuration_albef import AlbefError
-from ...index_albef import check_finite
+from ...configuration_albef import AlbefError, check_finite
 from ..rows import Rows, as_rows, column, image_keys
 from .base import Evaluator, to_device
 from .bootstrap import bootstrap_means, interval
