@@ -73,7 +73,7 @@ $(VENV)/ready: setup.cfg setup.py pyproject.toml
 	@touch $@
 
 $(VENV)/ready-test: $(VENV)/ready
-	@echo "Installing what the tests need (pytest, Gradio, Playwright, onnxruntime, FAISS ..): about 300 MB to download"
+	@echo "Installing what the tests need (pytest, Gradio, Playwright, onnxruntime, FAISS, LanceDB ..): about 300 MB to download"
 	@$(VENV)/bin/python $(PIP) --editable '.[test]'
 	@touch $@
 

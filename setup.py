@@ -1,10 +1,10 @@
 """Build steps that setup.cfg cannot say: the wheel moves what would collide in site-packages into the package `albef`.
 
-In a checkout, and in an editable installation of it, `processing`, `dataset_scripts`, `configs` and the run scripts stand at
-the top level. Such names belong to nobody in site-packages, so the wheel has `albef.processing`, `albef.dataset_scripts`,
-`albef.configs` and `albef.run_retrieval` .. beside `modeling_albef`. A `package_dir` alone cannot do that: the packages import
-each other, and no relative import leads from one top-level package to another. So the copies in the wheel are rewritten, by
-one expression, which a test compares with every import in the wheel.
+In a checkout, and in an editable installation of it, `processing`, `dataset_scripts`, `configs` and the run scripts
+stand at the top level. Such names belong to nobody in site-packages, so the wheel has `albef.processing`,
+`albef.dataset_scripts`, `albef.configs` and `albef.run_retrieval` .. beside `modeling_albef`. A `package_dir` alone
+cannot do that: the packages import each other, and no relative import leads from one top-level package to another. So
+the copies in the wheel are rewritten, by one expression, which a test compares with every import in the wheel.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class BuildPy(build_py):
     """Copies the packages, then moves those that would collide."""
 
     def run(self) -> None:
+        """See `build_py`."""
         if self.editable_mode:
             super().run()
             return

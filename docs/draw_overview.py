@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from transformers import pipeline
@@ -21,6 +22,7 @@ from processing import AlbefProcessor
 QUERY = "a cyan circle left of a red circle"
 QUESTIONS = {"a blue cross left of a green square": "cross", "a yellow circle left of a red square": "circle"}
 PICTURE = Path(__file__).parent / "overview.png"
+make_pipeline: Any = pipeline  # whose overloads know the library's own tasks alone
 SIDE, GAP, LINE = 176, 16, 30  # pixels: an image, what is between two, a line of text
 INK, FAINT, MATCH = "#1f2328", "#59636e", "#1a7f37"
 
@@ -55,12 +57,12 @@ def draw(retrieval: str, vqa: str) -> Image.Image:
     """
     rows = load_dataset_script("shapes", split="test")
     sheet = Sheet(5, 2 * (SIDE + 3 * LINE) - GAP)
-    search = pipeline("image-text-retrieval", model=retrieval)
+    search: Any = make_pipeline("image-text-retrieval", model=retrieval)
     search.index_images(list(rows["image"]))
     sheet.write(0, 10, f"Search 200 images: \u201c{QUERY}\u201d")
-    for column, found in enumerate(search(QUERY, k=32, top_k=5)):
-        color = FAINT if column else MATCH
-        sheet.put(column, 10 + LINE, found["image"], f"{column + 1}.  match {found['probability']:.2f}", color)
+    for rank, found in enumerate(search(QUERY, k=32, top_k=5)):
+        color = FAINT if rank else MATCH
+        sheet.put(rank, 10 + LINE, found["image"], f"{rank + 1}.  match {found['probability']:.2f}", color)
 
     top = SIDE + 3 * LINE
     model, processor = AlbefForQuestionAnswering.from_pretrained(vqa), AlbefProcessor.from_pretrained(vqa)

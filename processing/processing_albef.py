@@ -284,8 +284,8 @@ class AlbefProcessor(ProcessorMixin):
     def answer_constraints(self) -> dict[str, list[int]]:
         """Return options of `generate` with which a written answer has at least one word and begins with a whole one.
 
-        A model that has learned little may end an answer before its first word, or begin with the end of a word, such as
-        `##le`, or with a special token, which decoding leaves out.
+        A model that has learned little may end an answer before its first word, or begin with the end of a word,
+        such as `##le`, or with a special token, which decoding leaves out.
         """
         special = self.tokenizer.all_special_ids
         pieces = [index for word, index in self.tokenizer.get_vocab().items() if word.startswith("##")]

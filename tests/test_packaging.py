@@ -1,4 +1,4 @@
-"""What is built: every folder of code is in it, nothing collides in site-packages, and it trains away from the checkout."""
+"""What is built: every folder of code is in it, nothing collides in site-packages, and it trains elsewhere."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_the_wheel_trains_and_evaluates_elsewhere(wheel: Path, tmp_path: Path) -
     run("albef-retrieval", write_config(tmp_path, max_steps=2, output_dir="out"))
     results = json.loads((folder / "out/all_results.json").read_text())
     assert {"eval_r_mean", "test_r_mean", "train_loss"} <= results.keys()
-    run("albef-retrieval", "demo_retrieval", "--model_name_or_path", "out", "--dataset_config.num_test", "8",
-        "--do_train", "false", "--do_eval", "false", "--do_predict", "true", "--output_dir", "again", "--use_cpu")  # fmt: skip
+    changes = "--model_name_or_path out --dataset_config.num_test 8 --do_train false --do_eval false --do_predict true"
+    run("albef-retrieval", "demo_retrieval", *changes.split(), "--output_dir", "again", "--use_cpu")
     assert (folder / "again/all_results.json").is_file()
     assert "albef.dataset_scripts" in run("albef-data", "--help")

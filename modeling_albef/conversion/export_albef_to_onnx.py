@@ -109,7 +109,7 @@ def export_onnx(model: Exportable, folder: str | Path) -> list[Path]:
     written = []
     for name, part in export_parts(model).items():
         written.append(Path(folder) / f"{name}.onnx")
-        names = {"input_names": part.inputs, "output_names": part.outputs}
+        names: dict[str, Any] = {"input_names": part.inputs, "output_names": part.outputs}
         with _quiet_exporter():
             torch.onnx.export(part.program, f=str(written[-1]), dynamo=True, verbose=False, **names)
     return written
@@ -117,7 +117,7 @@ def export_onnx(model: Exportable, folder: str | Path) -> list[Path]:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keep two notes of the exporter back: operators of torchvision, which no ALBEF has, and its own deprecated call."""
+    """Hold two notes of the exporter back: on operators of torchvision, and on a deprecated call of its own."""
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
     registration.setLevel(logging.ERROR)

@@ -117,7 +117,7 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
 
 
 def find_recipe(name: str) -> str:
-    """Return the path of a recipe that comes with the project, where no file has this name, which is returned otherwise.
+    """Return the path of a recipe that comes with the project; the name itself where there is none, or a file.
 
     Args:
         name: Such as `demo_retrieval`, `demo_retrieval.yaml` or `configs/demo_retrieval.yaml`.

@@ -509,7 +509,7 @@ def test_killed_at_random_moments_ends_with_the_same_weights(tmp_path: Path) -> 
 
 
 def test_python_of_the_readme_runs(finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two images and two texts are scored, a trainer is made, which here trains and evaluates, and a metric computed."""
+    """Two images and texts are scored, a trainer is made, which here trains and evaluates, and a metric computed."""
     scoring, training = readme_block("itm_logits.softmax(-1)[..."), readme_block("AugmentedDataset(pairs")
     metric = readme_block("evaluate.load")
     for name in ("photo.jpg", "photos/img_2.jpg"):
