@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -157,8 +159,8 @@ def training_rows(rows: Any, data_args: DataArguments, args: AlbefTrainingArgume
         stream = process_share(rows if is_spread else stream_captions(rows), args, data_args.shuffle_buffer)
         return AugmentedStream(stream, augmentation, args.seed, args.process_index, data_args.bad_images)
     spread: Any = CaptionRows(rows) if has_captions else rows
-    if data_args.store_image_states:
-        spread = _stored_rows(spread, augmentation, data_args, args, model, processor)
+    if (store := image_store(data_args, args, model, processor, augmentation)) is not None:
+        spread = store(spread)
     if data_args.sources:
         counts = source_lengths(rows)
         lengths = [counts.get(source.name, 0) for source in data_args.sources]
@@ -169,28 +171,53 @@ def training_rows(rows: Any, data_args: DataArguments, args: AlbefTrainingArgume
     return AugmentedDataset(spread, augmentation, args.seed, data_args.bad_images)
 
 
-def _stored_rows(
-    rows: Any, augmentation: Any, data_args: DataArguments, args: AlbefTrainingArguments, model: Any, processor: Any
-) -> StoredImageRows:
-    """Return the training rows with the states of their images, which the processes encode together."""
-    if "vision_model" not in (args.freeze or ()):
+def image_store(
+    data_args: DataArguments, args: AlbefTrainingArguments, model: Any, processor: Any, augmentation: Any = None
+) -> Callable[[Any], StoredImageRows] | None:
+    """Return what gives rows the states of their images, which the processes encode together once.
+
+    Args:
+        data_args: Where and how states are stored; None is returned where they are not.
+        args: Seed and processes; what is frozen.
+        model: Its vision tower encodes the images.
+        processor: The model's.
+        augmentation: Of training images; None leaves images as they are.
+    """
+    if not data_args.store_image_states:
+        return None
+    if args.do_train and "vision_model" not in (args.freeze or ()):
         raise StartError("store_image_states is true, but the vision tower is trained: add `--freeze vision_model`.")
-    if IMAGE_COLUMNS[1] in rows.features:
-        raise StartError("store_image_states is true, but a row has two images: leave it out.")
-    tower, images = model.base_model.vision_model.to(args.device).eval(), processor.image_processor
+    images = processor.image_processor
     settings = {"images": images.to_dict(), "dtype": data_args.image_state_dtype}
     if augmentation is not None:
         settings |= {"seed": args.seed, "scale": data_args.augmentation_scale}
         settings |= {"ops": data_args.augmentation_num_ops, "magnitude": data_args.augmentation_magnitude}
     options = StoreOptions(
         augmentation=augmentation,
-        variants=data_args.image_state_variants,
+        variants=1 if augmentation is None else data_args.image_state_variants,
         seed=args.seed,
         dtype=data_args.image_state_dtype,
         max_gb=data_args.image_state_gb,
         num_workers=args.dataloader_num_workers,
         share=(args.process_index, args.world_size),
     )
+    return partial(
+        _stored_rows,
+        tower=model.base_model.vision_model,
+        images=images,
+        data_args=data_args,
+        args=args,
+        settings=settings,
+        options=options,
+    )
+
+
+def _stored_rows(rows: Any, *, tower: Any, images: Any, data_args: Any, args: Any, settings: Any, options: Any) -> Any:
+    """Return rows with the states of their images."""
+    if IMAGE_COLUMNS[1] in (getattr(rows, "column_names", None) or ()):
+        raise StartError("store_image_states is true, but a row has two images: leave it out.")
+    was_training = tower.training
+    tower.to(args.device).eval()
 
     def encode(pixel_values: torch.Tensor) -> torch.Tensor:
         return tower(pixel_values.to(args.device)).last_hidden_state
@@ -199,4 +226,5 @@ def _stored_rows(
         folder = states_folder(data_args.image_state_dir, tower, **settings)
         stored = store_image_states(rows, encode, images, folder, options)
     stored.states.find_files()  # those of the other processes, too
+    tower.train(was_training)
     return stored

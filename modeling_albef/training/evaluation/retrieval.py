@@ -104,6 +104,7 @@ class RetrievalEvaluator(Evaluator):
             raise AlbefError("The data set has no caption: there is nothing to evaluate.")
         image_rows = [image[0] for image in rows_of]
         images = rows if len(image_rows) == len(rows) else Subset(rows, image_rows)
+        images = images if self.image_store is None else self.image_store(images)
         with self.inference():
             encoded_images, texts = self.encode_images(images), self.encode_texts(captions)
             rankings = self.rankings(images, encoded_images, texts)
@@ -177,8 +178,8 @@ class RetrievalEvaluator(Evaluator):
         images = EncodedImages(torch.zeros(len(dataset), self.model.config.projection_dim), batches, owners)
         own = [index for index, owner in enumerate(owners) if owner == self.accelerator.process_index]
         loader, room = self._load_images(dataset, batches, own), self.image_memory * MEGABYTE
-        for index, pixel_values in zip(own, progress(loader, "Encoding images"), strict=True):
-            features = self.model.get_image_features(pixel_values.to(self.model.device))
+        for index, given in zip(own, progress(loader, "Encoding images"), strict=True):
+            features = self._image_features(given)
             images.embeds[batches[index]] = features.pooler_output.float().cpu()
             room -= features.last_hidden_state.nbytes
             if room >= 0:
@@ -203,7 +204,7 @@ class RetrievalEvaluator(Evaluator):
             bar.reset(total=sum(loads[index] for index in own))
             for index in own:
                 if (states := images.states.pop(index, None)) is None:
-                    states = self.model.get_image_features(next(again).to(self.model.device)).last_hidden_state
+                    states = self._image_features(next(again)).last_hidden_state
                 for image, state in zip(images.batches[index], states, strict=True):
                     chosen = slice(starts[image], stops[image])
                     scores[chosen] = self._score_texts(state.to(self.model.device), pairs[chosen, 1], texts)
@@ -221,6 +222,9 @@ class RetrievalEvaluator(Evaluator):
             states = texts.states[packing.tokens(texts.starts[chosen[part]]).to(texts.states.device)]
             scores[part[packing.order]] = self.model.match_packed(states, packing, key_values)[:, 1].float().cpu()
         return scores
+
+    def _image_features(self, given: dict[str, torch.Tensor]) -> Any:
+        return self.model.get_image_features(**{name: value.to(self.model.device) for name, value in given.items()})
 
     def _load_images(self, dataset: Any, batches: list[list[int]], chosen: list[int]) -> Any:
         return self.load(dataset, [batches[index] for index in chosen], partial(_collate_images, self.processor))
@@ -240,5 +244,7 @@ def _weight_name(weight: float | None) -> str:
     return "matching" if weight is None else "similarity" if weight == 0 else f"{weight:g}"
 
 
-def _collate_images(processor: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
-    return processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]
+def _collate_images(processor: Any, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    if "image_hidden_states" in rows[0]:
+        return {"image_hidden_states": torch.stack([row["image_hidden_states"] for row in rows])}
+    return {"pixel_values": processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]}
