@@ -1,11 +1,11 @@
-"""Cross-validation of `configs/photos_small.yaml` over the training images: settings side by side, chosen without a test.
+"""Cross-validation of `configs/photos_small.yaml` over the training images: settings side by side.
 
     python -m benchmarks.photos_recipe --train_files captions.json --image_root . --vision_encoder dinov2 \
         --text_encoder minilm --settings "num_train_epochs=3" "num_train_epochs=6 learning_rate=1e-4"
 
-Each setting is trained on four fifths of the images and evaluated on the others, five times, for each seed; `closed form`
-is the start, without a step. Recalls of a fold are higher than those of all images, whose gallery is five times as large:
-only their order counts. All options of run_retrieval.py are taken, too.
+Each setting is trained on four fifths of the images and evaluated on the others, five times, for each seed; the line
+`closed form` is the start, without a step. Recalls of a fold are higher than those of all images, whose gallery is five
+times as large: only their order counts. All options of run_retrieval.py are taken, too.
 """
 
 from __future__ import annotations

@@ -29,10 +29,12 @@ from processing.augmented_rows import IMAGE_COLUMNS
 from processing.image_states import StoredImageRows, StoreOptions, states_folder, store_image_states
 
 from ..arguments import AlbefTrainingArguments
+from ..rows import as_rows, image_keys
 from .errors import StartError, fail_on_all_ranks
 from .settings import SPLITS, DataArguments
 
 logger = logging.get_logger(__name__)
+MAX_HELD_OUT = 1000  # images of `validation_share`
 OPTIONAL_COLUMNS = ("question_type", "answer_type")
 
 
@@ -58,7 +60,34 @@ def load_splits(data_args: DataArguments, args: AlbefTrainingArguments, task: st
     }
     with fail_on_all_ranks(args), args.main_process_first(desc="preparing the data"):
         load = _load_mixture if data_args.sources else _load_split
-        return {split: load(split, data_args, args, task) for split in SPLITS if wanted[split]}
+        splits = dict[str, Any]()
+        for split in filter(wanted.get, SPLITS):
+            try:
+                splits[split] = load(split, data_args, args, task)
+            except MissingSplitError:
+                if split != "validation" or data_args.validation_share is None:
+                    raise
+                rows = splits.get("train") or load("train", data_args, args, task)
+                kept, splits["validation"] = hold_out(rows, data_args.validation_share)
+                splits |= {"train": kept} if "train" in splits else {}
+    return splits
+
+
+def hold_out(rows: Any, share: float) -> tuple[Any, Any]:
+    """Return the rows to train on, and those of a share of the images, at least one and at most 1,000.
+
+    The same rows are held out in every run, whatever its seed.
+    """
+    keys = list(map(str, image_keys(as_rows(rows), warn=False)))
+    images = sorted(set(keys))
+    if len(images) < 2:
+        raise StartError(f"validation_share is {share:g}, but there is {len(images)} training image: give more.")
+    count = min(max(1, round(share * len(images))), MAX_HELD_OUT, len(images) - 1)
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count].tolist()
+    held_out = {images[index] for index in chosen}
+    logger.warning(f"There is no validation data: {count} of {len(images)} training images are held out.")
+    inside = [row for row, key in enumerate(keys) if key in held_out]
+    return rows.select([row for row, key in enumerate(keys) if key not in held_out]), rows.select(inside)
 
 
 def _load_mixture(split: str, data_args: DataArguments, args: AlbefTrainingArguments, task: str) -> Any:
@@ -105,7 +134,8 @@ def _load_split(split: str, data_args: DataArguments, args: AlbefTrainingArgumen
     if data_args.max_rows is not None:
         dataset = dataset.select(range(min(data_args.max_rows, len(dataset))))
     if data_args.check_image_files and (args.process_index == 0 or data_args.drop_bad_rows):
-        decode = split != "train"  # an evaluation image that cannot be decoded would stop the run after an epoch
+        # an evaluation image that cannot be decoded would stop the run after an epoch, a stored one before that
+        decode = split != "train" or data_args.store_image_states or data_args.validation_share is not None
         kept = good_images(dataset, decode, max_pixels=data_args.max_image_pixels, drop=data_args.drop_bad_rows)
         dataset = kept if data_args.drop_bad_rows else dataset
     return without_unknown_types(undecoded(dataset))
