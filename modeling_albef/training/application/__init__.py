@@ -1,7 +1,7 @@
 """What the run scripts share: arguments, data, processor, model, the record of a run, and how it ends."""
 
 from .answers import baseline_metrics, check_answer_lengths, label_baselines, load_candidates, load_labels
-from .data import image_columns, load_splits, training_rows
+from .data import image_columns, image_store, load_splits, training_rows
 from .errors import exit_without_traceback
 from .model import load_model, load_saved_queue
 from .parsing import parse_arguments
@@ -29,6 +29,7 @@ __all__ = [
     "check_vocabulary",
     "exit_without_traceback",
     "image_columns",
+    "image_store",
     "label_baselines",
     "load_candidates",
     "load_labels",

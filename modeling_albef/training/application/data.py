@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,11 +30,12 @@ from processing.augmented_rows import IMAGE_COLUMNS
 from processing.image_states import StoredImageRows, StoreOptions, states_folder, store_image_states
 
 from ..arguments import AlbefTrainingArguments
-from ..rows import features_of
+from ..rows import as_rows, features_of, image_keys
 from .errors import StartError, fail_on_all_ranks
 from .settings import SPLITS, DataArguments
 
 logger = logging.get_logger(__name__)
+MAX_HELD_OUT = 1000  # images of `validation_share`
 OPTIONAL_COLUMNS = ("question_type", "answer_type")
 
 
@@ -58,7 +61,34 @@ def load_splits(data_args: DataArguments, args: AlbefTrainingArguments, task: st
     }
     with fail_on_all_ranks(args), args.main_process_first(desc="preparing the data"):
         load = _load_mixture if data_args.sources else _load_split
-        return {split: load(split, data_args, args, task) for split in SPLITS if wanted[split]}
+        splits = dict[str, Any]()
+        for split in filter(wanted.get, SPLITS):
+            try:
+                splits[split] = load(split, data_args, args, task)
+            except MissingSplitError:
+                if split != "validation" or data_args.validation_share is None:
+                    raise
+                rows = splits.get("train") or load("train", data_args, args, task)
+                kept, splits["validation"] = hold_out(rows, data_args.validation_share)
+                splits |= {"train": kept} if "train" in splits else {}
+    return splits
+
+
+def hold_out(rows: Any, share: float) -> tuple[Any, Any]:
+    """Return the rows to train on, and those of a share of the images, at least one and at most 1,000.
+
+    The same rows are held out in every run, whatever its seed.
+    """
+    keys = list(map(str, image_keys(as_rows(rows), warn=False)))
+    images = sorted(set(keys))
+    if len(images) < 2:
+        raise StartError(f"validation_share is {share:g}, but there is {len(images)} training image: give more.")
+    count = min(max(1, round(share * len(images))), MAX_HELD_OUT, len(images) - 1)
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count].tolist()
+    held_out = {images[index] for index in chosen}
+    logger.warning(f"There is no validation data: {count} of {len(images)} training images are held out.")
+    inside = [row for row, key in enumerate(keys) if key in held_out]
+    return rows.select([row for row, key in enumerate(keys) if key not in held_out]), rows.select(inside)
 
 
 def _load_mixture(split: str, data_args: DataArguments, args: AlbefTrainingArguments, task: str) -> Any:
@@ -108,7 +138,8 @@ def _load_split(split: str, data_args: DataArguments, args: AlbefTrainingArgumen
     if data_args.max_rows is not None:
         dataset = dataset.select(range(min(data_args.max_rows, len(dataset))))
     if data_args.check_image_files and (args.process_index == 0 or data_args.drop_bad_rows):
-        decode = split != "train"  # an evaluation image that cannot be decoded would stop the run after an epoch
+        # an evaluation image that cannot be decoded would stop the run after an epoch, a stored one before that
+        decode = split != "train" or data_args.store_image_states or data_args.validation_share is not None
         kept = good_images(dataset, decode, max_pixels=data_args.max_image_pixels, drop=data_args.drop_bad_rows)
         dataset = kept if data_args.drop_bad_rows else dataset
     return without_unknown_types(undecoded(dataset))
@@ -171,8 +202,8 @@ def training_rows(rows: Any, data_args: DataArguments, args: AlbefTrainingArgume
         share = getattr(data_args, "max_bad_share", 1.0) if shards else 1.0
         return AugmentedStream(stream, augmentation, args.seed, args.process_index, bad_images, share)
     spread: Any = CaptionRows(rows) if has_captions else rows
-    if data_args.store_image_states:
-        spread = _stored_rows(spread, augmentation, data_args, args, model, processor)
+    if (store := image_store(data_args, args, model, processor, augmentation)) is not None:
+        spread = store(spread)
     if data_args.sources:
         counts = source_lengths(rows)
         lengths = [counts.get(source.name, 0) for source in data_args.sources]
@@ -183,28 +214,53 @@ def training_rows(rows: Any, data_args: DataArguments, args: AlbefTrainingArgume
     return AugmentedDataset(spread, augmentation, args.seed, data_args.bad_images)
 
 
-def _stored_rows(
-    rows: Any, augmentation: Any, data_args: DataArguments, args: AlbefTrainingArguments, model: Any, processor: Any
-) -> StoredImageRows:
-    """Return the training rows with the states of their images, which the processes encode together."""
-    if "vision_model" not in (args.freeze or ()):
+def image_store(
+    data_args: DataArguments, args: AlbefTrainingArguments, model: Any, processor: Any, augmentation: Any = None
+) -> Callable[[Any], StoredImageRows] | None:
+    """Return what gives rows the states of their images, which the processes encode together once.
+
+    Args:
+        data_args: Where and how states are stored; None is returned where they are not.
+        args: Seed and processes; what is frozen.
+        model: Its vision tower encodes the images.
+        processor: The model's.
+        augmentation: Of training images; None leaves images as they are.
+    """
+    if not data_args.store_image_states:
+        return None
+    if args.do_train and "vision_model" not in (args.freeze or ()):
         raise StartError("store_image_states is true, but the vision tower is trained: add `--freeze vision_model`.")
-    if IMAGE_COLUMNS[1] in rows.features:
-        raise StartError("store_image_states is true, but a row has two images: leave it out.")
-    tower, images = model.base_model.vision_model.to(args.device).eval(), processor.image_processor
+    images = processor.image_processor
     settings = {"images": images.to_dict(), "dtype": data_args.image_state_dtype}
     if augmentation is not None:
         settings |= {"seed": args.seed, "scale": data_args.augmentation_scale}
         settings |= {"ops": data_args.augmentation_num_ops, "magnitude": data_args.augmentation_magnitude}
     options = StoreOptions(
         augmentation=augmentation,
-        variants=data_args.image_state_variants,
+        variants=1 if augmentation is None else data_args.image_state_variants,
         seed=args.seed,
         dtype=data_args.image_state_dtype,
         max_gb=data_args.image_state_gb,
         num_workers=args.dataloader_num_workers,
         share=(args.process_index, args.world_size),
     )
+    return partial(
+        _stored_rows,
+        tower=model.base_model.vision_model,
+        images=images,
+        data_args=data_args,
+        args=args,
+        settings=settings,
+        options=options,
+    )
+
+
+def _stored_rows(rows: Any, *, tower: Any, images: Any, data_args: Any, args: Any, settings: Any, options: Any) -> Any:
+    """Return rows with the states of their images."""
+    if IMAGE_COLUMNS[1] in (getattr(rows, "column_names", None) or ()):
+        raise StartError("store_image_states is true, but a row has two images: leave it out.")
+    was_training = tower.training
+    tower.to(args.device).eval()
 
     def encode(pixel_values: torch.Tensor) -> torch.Tensor:
         return tower(pixel_values.to(args.device)).last_hidden_state
@@ -213,4 +269,5 @@ def _stored_rows(
         folder = states_folder(data_args.image_state_dir, tower, **settings)
         stored = store_image_states(rows, encode, images, folder, options)
     stored.states.find_files()  # those of the other processes, too
+    tower.train(was_training)
     return stored

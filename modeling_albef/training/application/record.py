@@ -157,12 +157,17 @@ class RunRecord:
     def _evaluate(self, split: str, source: str, dataset: Any, further: Mapping[str, Any]) -> dict[str, Any]:
         """Evaluate one data set, and return its metrics and their details."""
         prefix = f"{split}_{source}" if source else split
+        config = self.trainer.model.config
+        order = getattr(config, "rerank_weight", None)
         with _without_printing(self.trainer):
             outcome = self.trainer.predict(dataset, metric_key_prefix=prefix)
         evaluation = EvaluationRecord(prefix, as_rows(dataset), outcome.predictions)
         is_first = not any(one.startswith(split) for one in self.report.evaluations)
         if split == "eval" and is_first and getattr(self.args, "calibrate", False):
             self._calibrate(evaluation.result)
+        elif self.args.do_train and getattr(config, "rerank_weight", None) != order:
+            self.trainer.save_model()  # with the order of candidates that was chosen
+        evaluation.result.details |= _at_start(self.trainer, prefix)
         metrics: dict[str, Any] = dict(outcome.metrics or {})
         metrics |= {f"{prefix}_{name}": value for name, value in further.items()}
         details = {f"{prefix}_{name}": value for name, value in evaluation.result.details.items()}
@@ -200,6 +205,9 @@ class RunRecord:
         if self.trainer.is_world_process_zero():
             if table := as_text(self.report.result()):
                 print(f"\n{table}\n")
+            for prefix, evaluation in self.report.evaluations.items():
+                if words := _stage(evaluation.result.details):
+                    print(f"order of {prefix}: {words}")
             for name, path in self.written.items():
                 print(f"{name}: {path}")
 
@@ -213,6 +221,24 @@ def _dataset_names(data_args: DataArguments) -> tuple[str, ...]:
     if on_hub:
         return (Path(on_hub).absolute().name if Path(on_hub).exists() else on_hub,)
     return tuple(dict.fromkeys(files if data_args.dataset is None else [str(data_args.dataset)]))
+
+
+def _at_start(trainer: AlbefTrainer, prefix: str) -> dict[str, float]:
+    """Return the recalls before the first step, where `eval_on_start` measured them: `.._at_start`."""
+    lines = [line for line in trainer.state.log_history if line.get("step") == 0 and f"{prefix}_r_mean" in line]
+    names = trainer.args.METRICS if lines else ()
+    return {f"{name}_at_start": lines[0][f"{prefix}_{name}"] for name in names if f"{prefix}_{name}" in lines[0]}
+
+
+def _stage(details: Mapping[str, Any]) -> str:
+    """Return by what the candidates were ordered, and how each order that was tried did."""
+    tried = details.get("rerank_weights", {})
+    if not tried:
+        return ""
+    weight = details["rerank_weight"]
+    words = "similarity plus the matching head"
+    words = "similarity alone" if weight == 0 else "the matching head alone" if weight is None else words
+    return f"{words} (mean recall: {', '.join(f'{name} {value:.1f}' for name, value in tried.items())})"
 
 
 @contextmanager

@@ -145,6 +145,10 @@ class DataArguments:
     train_files: list[str] | None = field(default=None, metadata={"help": "Annotation files for training."})
     validation_files: list[str] | None = field(default=None, metadata={"help": "Annotation files for validation."})
     test_files: list[str] | None = field(default=None, metadata={"help": "Annotation files for the test."})
+    validation_share: float | None = field(
+        default=None,
+        metadata={"help": "Share of the training images that are held out where there is no validation data, 0..1."},
+    )
     augmentation: bool = field(default=True, metadata={"help": "Augment training images as published."})
     augmentation_num_ops: int = field(default=2, metadata={"help": "Random operations on a training image."})
     augmentation_magnitude: float = field(default=7.0, metadata={"help": "Strength of these operations, 0..10."})
@@ -192,13 +196,22 @@ class DataArguments:
         self._check_augmentation()
         if self.bad_images not in ("stop", "replace"):
             raise ValueError(f"bad_images is {self.bad_images!r}, but must be stop or replace.")
-        if self.store_image_states and self.streaming:
-            raise ValueError("store_image_states needs rows that can be counted: leave streaming out.")
+        self._check_rows_are_counted()
         if self.image_state_variants > 1 and not self.augmentation:
             raise ValueError("image_state_variants is more than 1, but augmentation is false: set one of them.")
         for name in ("max_words", "max_rows", "num_proc", "shuffle_buffer", "max_image_pixels", "image_state_variants"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1.")
+
+    def _check_rows_are_counted(self) -> None:
+        """Refuse what needs the number of rows where there is none."""
+        if self.store_image_states and self.streaming:
+            raise ValueError("store_image_states needs rows that can be counted: leave streaming out.")
+        share = self.validation_share
+        if share is not None and not 0 < share < 1:
+            raise ValueError(f"validation_share is {share}, but must lie between 0 and 1.")
+        if share is not None and (self.streaming or self.sources):
+            raise ValueError("validation_share needs one data set that is not streamed: give validation_files.")
 
     def _read_sources(self) -> list[Source]:
         """Return the data sets of a mixture; none where there is no mixture."""

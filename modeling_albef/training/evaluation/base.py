@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ class Evaluator:
     num_workers: int = 0  # processes that read images
     loading: dict[str, Any] = field(default_factory=dict)  # further options of their `DataLoader`
     accelerator: Accelerator = field(default_factory=Accelerator)  # of the run; a new one finds other processes
+    image_store: Callable[[Any], Any] | None = None  # gives rows `image_hidden_states` in place of their `image`
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:

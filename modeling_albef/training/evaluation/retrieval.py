@@ -115,6 +115,7 @@ class RetrievalEvaluator(Evaluator):
             raise AlbefError("The data set has no caption: there is nothing to evaluate.")
         image_rows = [image[0] for image in rows_of]
         images = rows if len(image_rows) == len(rows) else Subset(rows, image_rows)
+        images = images if self.image_store is None else self.image_store(images)
         with self.inference():
             encoded_images, texts = self.encode_images(images), self.encode_texts(captions)
             rankings = self.rankings(images, encoded_images, texts)
@@ -208,8 +209,8 @@ class RetrievalEvaluator(Evaluator):
         images = EncodedImages(embeds, batches, owners)
         own = [index for index, owner in enumerate(owners) if owner == self.accelerator.process_index]
         loader, room = self._load_images(dataset, batches, own), ImageRoom(self.image_memory * MEGABYTE)
-        for index, pixel_values in zip(own, progress(loader, "Encoding images"), strict=True):
-            features = self.model.get_image_features(pixel_values.to(self.model.device, non_blocking=True))
+        for index, given in zip(own, progress(loader, "Encoding images"), strict=True):
+            features = self._image_features(given)
             embeds[batches[index][0] : batches[index][-1] + 1] = features.pooler_output.float()
             if (kept := room.keep(features.last_hidden_state)) is not None:
                 images.states[index] = kept
@@ -235,7 +236,7 @@ class RetrievalEvaluator(Evaluator):
             for index in own:
                 parts = self._plan([range(starts[n], stops[n]) for n in images.batches[index]], pairs, texts)
                 if (states := images.states.pop(index, None)) is None:
-                    states = self.model.get_image_features(next(again).to(device, non_blocking=True)).last_hidden_state
+                    states = self._image_features(next(again)).last_hidden_state
                 for state, own_parts in zip(states.to(device, non_blocking=True), parts, strict=True):
                     key_values = self.model.albef.text_model.project_images(state[None])
                     for part in own_parts:
@@ -267,6 +268,11 @@ class RetrievalEvaluator(Evaluator):
             part.packing = part.packing.moved(next(moved), next(moved))
         return planned
 
+    def _image_features(self, given: dict[str, torch.Tensor]) -> Any:
+        device = self.model.device
+        on_device = {name: value.to(device, non_blocking=True) for name, value in given.items()}
+        return self.model.get_image_features(**on_device)
+
     def _load_images(self, dataset: Any, batches: list[list[int]], chosen: list[int]) -> Any:
         return self.load(dataset, [batches[index] for index in chosen], partial(_collate_images, self.processor))
 
@@ -285,5 +291,7 @@ def _weight_name(weight: float | None) -> str:
     return "matching" if weight is None else "similarity" if weight == 0 else f"{weight:g}"
 
 
-def _collate_images(processor: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
-    return processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]
+def _collate_images(processor: Any, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    if "image_hidden_states" in rows[0]:
+        return {"image_hidden_states": torch.stack([row["image_hidden_states"] for row in rows])}
+    return {"pixel_values": processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]}

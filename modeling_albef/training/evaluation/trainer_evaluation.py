@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import Trainer
@@ -26,6 +26,8 @@ class EvaluationMixin(Trainer):
         last_evaluations: For callbacks, while `on_evaluate` or `on_predict` is called.
         evaluated_split: For `evaluate_dataset`, what stands before the metrics.
         results: Metrics by split, measured on the model as it is.
+        image_store: Of a frozen vision tower: gives rows the stored states of their images, so that an evaluation
+            encodes each image once and for all; see `image_store` of the run scripts. None: every time.
     """
 
     args: AlbefTrainingArguments
@@ -36,6 +38,7 @@ class EvaluationMixin(Trainer):
     _save_checkpoint: Any
     last_evaluations: tuple[EvaluationRecord, ...] = ()
     evaluated_split: str = "eval"
+    image_store: Callable[[Any], Any] | None = None
 
     @abstractmethod
     def evaluate_dataset(self, dataset: Any) -> Any:
@@ -56,6 +59,7 @@ class EvaluationMixin(Trainer):
             "num_workers": args.dataloader_num_workers,
             "loading": loading,
             "accelerator": self.accelerator,
+            "image_store": self.image_store,
             **{name: getattr(args, name) for name in names},
         }
 

@@ -213,6 +213,8 @@ def _note(name: str, details: Mapping[str, Any], metrics: Mapping[str, Any]) -> 
         return f"{words}from {metrics[LEARNED_FROM]}" if LEARNED_FROM in metrics else ""
     chance = details.get(chance_name(name))
     parts = [] if chance is None else [f"chance {percent(chance)}"]
+    start = details.get(f"{name}_at_start")
+    parts += [] if start is None else [f"before training {percent(start)}"]
     if name == "vqa_accuracy" and "vqa_rules" in details:
         parts.append(f"rules: {details['vqa_rules']}{', answers folded' if details.get('fold_answers') else ''}")
     return ", ".join(filter(None, [*parts, _interval(name, details)]))

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from encoder_cases import save_encoders
 from run_cases import refused, run, two_processes, write_pictures, write_run
 from safetensors.torch import load_file
-from transformers import BertConfig, BertModel, ViTConfig, ViTModel
+from transformers import ViTModel
 
 import run_retrieval
 import run_vqa
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
-from processing import AlbefProcessor, build_tokenizer
+from processing import AlbefProcessor
 
-SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 CAPTIONS = [f"colour {number}, a b again" for number in range(12)]
-
-
-def save_encoders(folder: Path, texts: list[str]) -> dict[str, Any]:
-    """Settings of a run: a ViT and a BERT with random weights in folders of the library's form."""
-    torch.manual_seed(0)
-    ViTModel(ViTConfig(**SIZES, image_size=32, patch_size=8)).save_pretrained(folder / "vit")
-    images = {"image_mean": [0.2, 0.3, 0.4], "image_std": [0.5, 0.6, 0.7]}
-    (folder / "vit" / "preprocessor_config.json").write_text(json.dumps(images))
-    tokenizer = build_tokenizer(texts)
-    bert = BertModel(BertConfig(**SIZES, vocab_size=len(tokenizer), max_position_embeddings=64))
-    bert.save_pretrained(folder / "bert")
-    tokenizer.save_pretrained(folder / "bert")
-    encoders = {"vision_encoder": str(folder / "vit"), "text_encoder": str(folder / "bert")}
-    return {**encoders, "model_config": {"projection_dim": 16}, "image_state_dir": str(folder / "states")}
 
 
 def photos(folder: Path) -> dict[str, Any]:
