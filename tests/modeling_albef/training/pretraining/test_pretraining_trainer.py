@@ -135,10 +135,10 @@ def test_training_equals_the_loop_written_out(tmp_path: Path) -> None:
     student, teacher, queue = make_model(0.0).train(), trainer.teacher.__class__(make_model(0.0), 0.995), trainer.queue
     queue = type(queue)(queue.size, queue.image_embeds.shape[1], seed=42)
     optimizer, expected = torch.optim.SGD(student.parameters(), 0.05), []
-    keyed = trainer.train_dataset
+    keyed, collator = trainer.train_dataset, PreTrainingCollator(make_processor(), seed=42)
     for step in range(4):
         keyed.set_epoch(step // 2)
-        batch = trainer.data_collator([keyed[n] for n in range(4)][2 * (step % 2) :][:2])
+        batch = collator([keyed[n] for n in range(4)][2 * (step % 2) :][:2])
         inputs = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
         inputs["image_ids"] = torch.arange(2)
         outputs = training_step(student, teacher, queue, inputs, 0.4 * step / 4)
@@ -165,7 +165,7 @@ def test_captions_of_an_image_match_it_all_where_they_are_grouped(tmp_path: Path
         trainer = make_trainer(tmp_path / f"{grouped}", rows, make_model(0.0), InOrder, **{**SGD, **options})
         trainer.train()
         losses[grouped] = trainer.state.log_history[0]["itc_loss"]
-        batch = trainer.data_collator([trainer.train_dataset[n] for n in range(4)])
+        batch = PreTrainingCollator(make_processor(), seed=42)([trainer.train_dataset[n] for n in range(4)])
     assert batch["image_ids"].tolist() == [0, 0, 1, 1]
     with torch.no_grad():
         outputs = make_model(0.0).eval()(batch["pixel_values"], batch["input_ids"], batch["attention_mask"])
