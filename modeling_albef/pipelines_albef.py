@@ -38,7 +38,8 @@ from .packed_fusion_albef import match_images
 
 logger = logging.get_logger(__name__)
 QUERIES = 16  # of a list, that run together
-PAIRS = 64  # of texts and images that are matched at once
+CACHE = 1 << 24  # bytes of image states that are matched at once: they stay in the cache of a processor
+PAIRS = 256  # of texts and images that are matched at once, at most
 
 
 class _AlbefPipeline(Pipeline):
@@ -562,8 +563,7 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         try:
             return self.processor.image_processor.fetch_images(source)
         except (OSError, ValueError) as error:  # the second of the processor, whose classes the Hub's copy cannot name
-            text = one_line(error).replace(f"Image {str(source)!r} ", "")
-            raise UnreadableError(text) from error
+            raise UnreadableError(one_line(error).replace(f"Image {str(source)!r} ", "").rstrip(".")) from error
 
     def _fingerprint(self, keep_states: bool) -> str:
         albef, settings = self.model.albef, self.processor.image_processor.to_dict()
@@ -601,10 +601,13 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
     def _match_images(self, texts: torch.Tensor, mask: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Return `itm_logits` (Q, k, 2) of texts (Q, L, H) with the images of rows (Q, k); each is read once."""
         order = indices.flatten().argsort(stable=True)
-        logits = torch.empty(len(order), 2)
-        for part in order.split(PAIRS):
+        logits, vision = torch.empty(len(order), 2), self.model.config.vision_config
+        bytes_an_image = 4 * vision.hidden_size * (vision.image_size // vision.patch_size) ** 2
+        count = PAIRS if self.device.type != "cpu" else max(8, min(PAIRS, CACHE // bytes_an_image))
+        for part in order.split(count):
             rows, inverse = indices.flatten()[part].unique(return_inverse=True)
-            states = self._states(rows.tolist())[inverse.to(self.device)]
+            states = self._states(rows.tolist())
+            states = states if len(rows) == len(part) else states[inverse.to(self.device)]
             query = (part // indices.shape[1]).to(self.device)
             logits[part] = match_images(self.model, texts[query], mask.to(self.device)[query], states).float().cpu()
         return logits.view(*indices.shape, 2)
@@ -678,8 +681,8 @@ def _check_any(found: list[Any], skipped: list[Skipped]) -> None:
         raise AlbefError(f"None of {len(skipped)} images can be read ({skipped[0].name!r} {skipped[0].reason}).")
     if skipped:
         logger.warning(
-            f"{len(skipped)} images were left out, the first of them {skipped[0].name!r}, which {skipped[0].reason}. "
-            "`index.skipped` lists all."
+            f"{len(skipped)} of {len(found) + len(skipped)} images were left out. The first is {skipped[0].name!r}: it "
+            f"{skipped[0].reason}. `index.skipped` lists all."
         )
 
 

@@ -109,7 +109,7 @@ class LanceIndex:
                 images.append(search.processor.image_processor.fetch_images(name))
                 rows.append({"name": name, "digest": digest})
             except (OSError, ValueError) as error:  # of the processor, which says what is wrong with a file
-                self.skipped.append(Skipped(name, one_line(error).replace(f"Image {name!r} ", "")))
+                self.skipped.append(Skipped(name, one_line(error).replace(f"Image {name!r} ", "").rstrip(".")))
         if not rows:
             return
         pixels = search.processor(images=images, return_tensors="pt")["pixel_values"]

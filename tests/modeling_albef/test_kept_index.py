@@ -172,7 +172,7 @@ def test_what_cannot_be_read_is_listed(search: Any, place: Path) -> None:
         search.index_images(photos, **options)
         assert len(search.index.names) == 5
         assert {Path(name).name: reason for name, reason in search.index.skipped} == {
-            "broken.png": "is no image that Pillow knows: convert it, fetch it again or leave it out.",
+            "broken.png": "is no image that Pillow knows: convert it, fetch it again or leave it out",
             "drawing.svg": "is of a format that is not read here",
         }
         with pytest.raises((AlbefError, ValueError), match=r"broken\.png' is no image that Pillow knows"):
