@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -84,11 +85,10 @@ def measure(model: str, folder: Path, captions: list[str], options: argparse.Nam
     search = timed(figures, "restart", restart)
     timed(figures, "first_query_k100", lambda: search(queries[0], k=100))
     for k in KS:
-        several(
-            figures, f"query_k{k}", lambda k=k: [search(query, k=k) for query in queries], options.runs, len(queries)
-        )
+        one_by_one, together = partial(ask_one_by_one, search, queries, k), partial(search, queries, k=k)
+        several(figures, f"query_k{k}", one_by_one, options.runs, len(queries))
         if len(queries) > 1:
-            several(figures, f"query_k{k}_batched", lambda k=k: search(queries, k=k), options.runs, len(queries))
+            several(figures, f"query_k{k}_batched", together, options.runs, len(queries))
     figures["search_peak_mb"] = peak_megabytes()
     if options.base:
         figures["max_score_difference"] = rounding_error(search)
@@ -101,6 +101,12 @@ def measure(model: str, folder: Path, captions: list[str], options: argparse.Nam
     figures["max_score_difference"] = max(abs(found[name] - plain[name]) for name in plain)
     figures["spread_of_scores"] = float(np.std(list(plain.values())))
     return figures
+
+
+def ask_one_by_one(search: Any, queries: list[str], k: int) -> None:
+    """Run queries, each by itself."""
+    for query in queries:
+        search(query, k=k)
 
 
 def timed(figures: dict[str, Any], name: str, function: Callable[[], Any]) -> Any:

@@ -391,13 +391,13 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         self.index = EmbeddingIndex("image", names, torch.cat([index.embeds[rows], added.embeds]), index.faiss)
         self.index.skipped = added.skipped
 
-    def remove_images(self, names: Iterable[str | Path]) -> None:
-        """Remove indexed images by their paths.
+    def remove_images(self, names: str | Path | Iterable[str | Path]) -> None:
+        """Remove indexed images by their paths, one or many.
 
         Raises:
             AlbefError: A path is not indexed, or no image would be left.
         """
-        index, gone = self._need_index(), {str(name) for name in names}
+        index, gone = self._need_index(), {str(name) for name in (names if is_many(names) else [names])}
         if unknown := sorted(gone - {name for name in index.names if isinstance(name, str)}):
             raise AlbefError(f"The image {unknown[0]!r} is not indexed: give paths as `index.names` has them.")
         rows = [row for row, name in enumerate(index.names) if name not in gone]
@@ -514,7 +514,9 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         names = as_sequence(given if is_many(given) else [given], f"{kind}s to index")
         if isinstance(names, list | tuple):
             names = [str(name) if isinstance(name, Path) else name for name in names]
-        embeds, skipped, rows = [], [], []
+        embeds: list[torch.Tensor] = []
+        skipped: list[Skipped] = []
+        rows: list[int] = []
         starts = range(0, len(names), batch_size)
         for start in logging.tqdm(starts, desc="Indexing", unit="batch", disable=len(starts) < 8):
             batch = {row: names[row] for row in range(len(names))[start : start + batch_size]}
@@ -589,9 +591,9 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
             else:
                 logits = self._match_texts(query.last_hidden_state, indices)
             logits, depth = logits.float().cpu(), indices.shape[1]  # (Q, k, 2)
-            for row, source in enumerate(sources):
-                chosen = indices[row].tolist()
-                check_finite(logits[row], f"scores with {source}", lambda at, chosen=chosen: index.describe(chosen[at]))
+            for one, source, chosen in zip(logits, sources, indices.tolist(), strict=True):
+                names = list(map(index.describe, chosen))
+                check_finite(one, f"scores with {source}", names.__getitem__)
             scores = rerank_scores(similarity, logits[..., 1], float(self.model.albef.temperature), weight)
             found |= {"score": scores, "probability": logits.softmax(dim=-1)[..., 1]}
             order = scores.argsort(dim=1, descending=True, stable=True)[:, :depth]

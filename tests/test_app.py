@@ -294,10 +294,11 @@ def test_a_first_search_and_the_keyboard(browser_page: Any, server: Server, sche
     page.wait_for_function(f"old => {shown} != old", arg=",".join(before))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "search_start"
-    for _ in range(2):
+    for _ in range(6):
         page.keyboard.press("Shift+Tab")
+        if page.evaluate("document.activeElement.innerText").strip() == "Ask":
+            break
     assert page.evaluate("document.activeElement.getAttribute('role')") == "tab"
-    page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     page.locator("#ask_start").wait_for()
     light = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)")
