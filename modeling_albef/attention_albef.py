@@ -1,20 +1,37 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""What all models of ALBEF declare to the library, and the plain attention that it calls "eager"."""
+"""What all models of ALBEF declare to the library, the plain attention that it calls "eager", and who attends to whom.
+
+Shapes: N text rows, L text tokens, S tokens without padding, H width, I images, P image tokens, d width of a head.
+"""
 
 import copy
 import os
 import re
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from .configuration_albef import AlbefError, named_model_errors
 
+logger = logging.get_logger(__name__)
+
+KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, heads, tokens, d)
+CAPTURED = ("output_hidden_states", "output_attentions")
 TOWERS = {"vision_model": "vision tower", "text_model": "text tower", "text_decoder": "answer decoder"}
+# parts of which a checkpoint of another task has nothing: how the names of their weights begin
+PARTS = {
+    r"(albef\.)?(vision_proj\.|text_proj\.|temperature$)": "projections",
+    r"itm_head\.": "matching head",
+    r"mlm_head\.": "masked-language head",
+    r"assignment_head\.": "assignment head",
+    r"classifier\.": "classifier",
+    r"text_decoder\.": "answer decoder",
+}
 
 
 class AlbefAttentionModel(PreTrainedModel):
@@ -78,6 +95,27 @@ class AlbefAttentionModel(PreTrainedModel):
         if cls._head is not None:
             model._lacks_head = any(key.startswith(cls._head[0]) for key in info["missing_keys"])
         return (model, info) if with_info else model
+
+    def tie_weights(self, missing_keys: set[str] | None = None, recompute_mapping: bool = True) -> None:
+        """As the library does; weights that a checkpoint of another task has none of are tied without a complaint."""
+        pairs = getattr(self, "all_tied_weights_keys", {}).items()
+        new = {source for pair in pairs if missing_keys and missing_keys.issuperset(pair) for source in pair[1:]}
+        super().tie_weights(missing_keys - new if missing_keys and new else missing_keys, recompute_mapping)
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
+        """As the library does; where whole parts are new and nothing else is amiss, a sentence replaces its table."""
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        info, tied = loading_info, set(getattr(self, "all_tied_weights_keys", ()))
+        info.unexpected_keys = {key for key in info.unexpected_keys if not any(re.match(one, key) for one in PARTS)}
+        own = {name: {key for key in self.state_dict() if re.match(one, key)} for one, name in PARTS.items()}
+        new = [name for name, keys in own.items() if keys and keys - tied <= info.missing_keys]
+        left = info.missing_keys.difference(tied, *(own[name] for name in new))
+        if new and not (left or info.unexpected_keys or info.mismatched_keys or info.conversion_errors):
+            logger.warning(
+                f"{type(self).__name__}: {self.config._name_or_path or 'the checkpoint'} is of another task. "
+                f"New, to be trained: {', '.join(new)}."
+            )
+            info.create_loading_report = lambda *_: None
 
     def _check_towers(self, missing: set[str]) -> None:
         """Refuse a model of which the checkpoint has no layer of a tower, unless it can start from another tower."""
@@ -167,3 +205,109 @@ class NestedOutput(ModelOutput):
     def to_tuple(self) -> tuple[Any, ...]:
         """Return what is there, without names."""
         return tuple(part.to_tuple() if isinstance(part, ModelOutput) else part for part in self.values())
+
+
+class PaddedRows:
+    """Attention pattern of states (N, L, H): a row attends to itself, and to the other states that belong to the row.
+
+    A pattern says which states attend to which; `AlbefTextSelfAttention.attend` computes it. Further ones are
+    `PackedRows`, `PackedTexts` and `TreeNodes`.
+    """
+
+    def pack(self, states: torch.Tensor) -> torch.Tensor:
+        """Return what the layers compute of states (N, L, H)."""
+        return states
+
+    def pad(self, states: torch.Tensor) -> torch.Tensor:
+        """Return (N, L, H) of what `pack` returned."""
+        return states
+
+    def residual(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the states of which self-attention is computed."""
+        return states
+
+    def self_attention(
+        self,
+        module: Any,
+        states: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the context of `residual(states)`, in its shape, and the probabilities where there are any.
+
+        `module` is an `AlbefTextSelfAttention`, `cache` a `Cache` of the library, in generation, or None.
+        """
+        key = module.split_heads(self.pad(module.key(states)))
+        value = module.split_heads(self.pad(module.value(states)))
+        if cache is not None:
+            key, value = cache.update(key, value, module.layer_index)
+        query = module.split_heads(self.pad(module.query(states)))
+        context, probabilities = module.attend(query, key, value, mask, **kwargs)
+        return self.pack(context), probabilities
+
+    def cross_attention(
+        self,
+        module: Any,
+        states: torch.Tensor,
+        key_value: KeyValue,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the context of the states, in their shape.
+
+        With fewer keys than rows, the rows are equal runs, one for each key. A run is folded into the query length, so
+        nothing is repeated: (I, heads, T * L, d) against (I, heads, P, d).
+        """
+        states = self.pad(module.query(states))
+        rows, runs = states.shape[0], key_value[0].shape[0]  # len() would be a constant in an exported graph
+        if rows % runs:
+            raise ValueError(f"{rows} text rows cannot be dealt out to {runs} images: give `image_index`.")
+        query = module.split_heads(states)  # (N, heads, L, d)
+        if rows != runs:
+            query = query.unflatten(0, (runs, -1)).transpose(1, 2).flatten(2, 3)  # (I, heads, T * L, d)
+        context, probabilities = module.attend(query, *key_value, attention_mask, **kwargs)
+        if rows != runs and probabilities is not None:
+            probabilities = probabilities.unflatten(2, (rows // runs, -1)).transpose(1, 2).flatten(0, 1)
+        return self.pack(context.reshape(states.shape)), probabilities
+
+
+PADDED_ROWS = PaddedRows()
+
+
+@dataclass(frozen=True)
+class PackedRows(PaddedRows):
+    """The same pattern of rows whose padding is left out, (1, S, H): it is there in the attention alone.
+
+    So every linear map, nearly all of the work, is one product over the tokens.
+    """
+
+    slots: torch.Tensor  # (S,) index of each token among the N * L
+    shape: tuple[int, int]  # N, L
+
+    @staticmethod
+    def from_mask(attention_mask: torch.Tensor | None) -> PaddedRows:
+        """Return the pattern of rows with a mask (N, L), 1 = token.
+
+        The rows stay padded where there is no padding, where a row has no token, and on a GPU, which would be waited
+        for; so they do where a graph is recorded, whose shapes may not depend on the tokens.
+        """
+        if attention_mask is None or attention_mask.dim() != 2 or attention_mask.device.type != "cpu":
+            return PADDED_ROWS
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return PADDED_ROWS
+        counts = attention_mask.bool().sum(dim=1)
+        if counts.numel() == 0 or int(counts.min()) in (0, attention_mask.shape[1]):
+            return PADDED_ROWS
+        slots = attention_mask.flatten().nonzero()[:, 0]
+        return PackedRows(slots, (attention_mask.shape[0], attention_mask.shape[1]))
+
+    def pack(self, states: torch.Tensor) -> torch.Tensor:
+        """Return (1, S, H) of states (N, L, H)."""
+        return states.flatten(0, 1).index_select(0, self.slots)[None]
+
+    def pad(self, states: torch.Tensor) -> torch.Tensor:
+        """Return (N, L, H), 0 where there is no token, of states (1, S, H)."""
+        count = self.shape[0] * self.shape[1]
+        padded = states.new_zeros(count, states.shape[2]).index_copy(0, self.slots, states[0])
+        return padded.unflatten(0, self.shape)

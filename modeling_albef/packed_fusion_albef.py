@@ -2,7 +2,8 @@
 """Matching one image with many texts and no work done twice: the arithmetic of re-ranking.
 
 The texts stand one after the other without padding, sorted by length, so every linear map is one product over all
-their tokens. They attend to themselves length by length, and to the image all at once. Two things are left out that
+their tokens. They attend to themselves length by length, on a GPU padded and all at once, where many small calls would
+cost more than padding; and to the image all at once. Two things are left out that
 cannot change a score: the first fusion layer reads the text before it looks at the image, so that part is computed
 once a text; and of the last layer only the `[CLS]` rows are computed, which alone are scored.
 
@@ -18,7 +19,8 @@ import torch
 from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
 
-from .modeling_albef_text import AlbefTextModel, AlbefTextSelfAttention, KeyValue, PaddedRows
+from .attention_albef import KeyValue, PaddedRows
+from .modeling_albef_text import AlbefTextModel, AlbefTextSelfAttention
 
 PLAIN = ("sdpa", "eager")  # implementations of attention whose masks are tensors (N, 1, L, L)
 
@@ -30,21 +32,35 @@ class Packing:
     order: torch.Tensor  # (N,) the texts as they are put
     lengths: torch.Tensor  # (N,) tokens of each, in that order
     runs: tuple[tuple[int, int], ...]  # for each length, (texts, tokens of each)
+    first: torch.Tensor  # (N,) row of each text's first token, where the states are
+    slots: torch.Tensor  # (S,) index of each token among those of padded texts, N times the longest; likewise
 
     @classmethod
     def from_lengths(cls, lengths: torch.Tensor) -> Packing:
         """Pack texts of `lengths` (N,) tokens, >= 1, on the CPU."""
         found, counts = lengths.unique(return_counts=True)
         order = lengths.argsort(stable=True)
-        return cls(order, lengths[order], tuple(zip(counts.tolist(), found.tolist(), strict=True)))
+        rising = lengths[order]
+        first, runs = rising.cumsum(0) - rising, tuple(zip(counts.tolist(), found.tolist(), strict=True))
+        before = torch.arange(len(rising)) * runs[-1][1] - first  # unused slots, by the text
+        slots = torch.arange(int(rising.sum())) + before.repeat_interleave(rising)
+        return cls(order, rising, runs, first, slots)
+
+    def to(self, device: torch.device) -> Packing:
+        """Return the packing for states on a device."""
+        return self.moved(self.first.to(device), self.slots.to(device))
+
+    def moved(self, first: torch.Tensor, slots: torch.Tensor) -> Packing:
+        """Return the packing with `first` and `slots` as they are on another device."""
+        return Packing(self.order, self.lengths, self.runs, first, slots)
 
     def first_tokens(self) -> torch.Tensor:
         """Return the row (N,) of each text's first token, `[CLS]`, in packed order."""
-        return self.lengths.cumsum(0) - self.lengths
+        return self.first
 
     def tokens(self, starts: torch.Tensor) -> torch.Tensor:
         """Return the rows (S,) of the packed tokens in a store; `starts` (N,) are the rows of first tokens there."""
-        first = (starts[self.order] - self.first_tokens()).repeat_interleave(self.lengths)
+        first = (starts[self.order] - self.first.cpu()).repeat_interleave(self.lengths)
         return first + torch.arange(len(first))
 
 
@@ -54,17 +70,51 @@ class PackedTexts(PaddedRows):
     def __init__(self, packing: Packing, first_only: bool = False) -> None:
         """Make a pattern; with `first_only` it computes the rows of the first tokens alone, (1, N, H)."""
         self.packing = packing
-        self.first_tokens = packing.first_tokens() if first_only else None
+        self.first_tokens = packing.first if first_only else None
 
     def residual(self, states: torch.Tensor) -> torch.Tensor:
         """Return the states of which self-attention is computed."""
-        return states if self.first_tokens is None else states[:, self.first_tokens.to(states.device)]
+        return states if self.first_tokens is None else states.index_select(1, self.first_tokens.to(states.device))
 
     def self_attention(
         self, module: AlbefTextSelfAttention, states: torch.Tensor, *_: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, None]:
-        """Return the context of `residual(states)`, length by length, so that no padding is needed."""
+        """Return the context of `residual(states)`; see `attend_padded` and `attend_by_length`."""
         query, key, value = module.query(self.residual(states))[0], module.key(states)[0], module.value(states)[0]
+        attend = self.attend_padded if states.is_cuda else self.attend_by_length
+        return attend(module, query, key, value, **kwargs)[None], None
+
+    def attend_padded(
+        self,
+        module: AlbefTextSelfAttention,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Return the context of queries (S or, of first tokens, N, H) by one product over padded texts."""
+        texts, longest = len(self.packing.lengths), self.packing.runs[-1][1]
+        slots = self.packing.slots.to(query.device)
+        visible = torch.zeros(texts * longest, dtype=torch.bool, device=query.device).index_fill(0, slots, True)
+
+        def pad(tokens: torch.Tensor) -> torch.Tensor:
+            padded = tokens.new_zeros(texts * longest, tokens.shape[1]).index_copy(0, slots, tokens)
+            return module.split_heads(padded.unflatten(0, (texts, longest)))  # (N, heads, L, d)
+
+        queries = pad(query) if self.first_tokens is None else module.split_heads(query[:, None])
+        mask = visible.view(texts, 1, 1, longest)
+        context = module.attend(queries, pad(key), pad(value), mask, **kwargs)[0].flatten(0, 1)
+        return context.index_select(0, slots) if self.first_tokens is None else context
+
+    def attend_by_length(
+        self,
+        module: AlbefTextSelfAttention,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Return the same by a product for each length, so that no padding is needed."""
         sizes = [texts * length for texts, length in self.packing.runs]
         rows = [texts for texts, _ in self.packing.runs] if self.first_tokens is not None else sizes
         contexts: list[torch.Tensor] = []
@@ -72,7 +122,7 @@ class PackedTexts(PaddedRows):
         for run, part in zip(self.packing.runs, parts, strict=True):
             heads = [module.split_heads(tokens.unflatten(0, (run[0], -1))) for tokens in part]  # (texts, heads, L, d)
             contexts.append(module.attend(heads[0], heads[1], heads[2], **kwargs)[0].flatten(0, 1))
-        return torch.cat(contexts)[None], None
+        return torch.cat(contexts)
 
 
 def start_fusion(text_model: AlbefTextModel, states: torch.Tensor, packing: Packing) -> torch.Tensor:

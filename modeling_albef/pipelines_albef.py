@@ -200,6 +200,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
             num_return_sequences=top_k,
             max_new_tokens=max_new_tokens,
             length_penalty=0.0,
+            **self.processor.answer_constraints(),
             return_dict_in_generate=True,
             output_scores=True,
         )
@@ -213,7 +214,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
             merged = merge_equal_answers(answers, ids)
             if (sentence := describe_merged_answers(merged)) is not None:
                 logger.warning(sentence)
-            encoded = self.processor.encode_answers(list(merged)).to(self.device)
+            encoded = self.processor.encode_answers(list(merged))
             tree = AnswerTree.from_tokens(encoded["input_ids"], encoded["attention_mask"])
             self._kept = (answers, list(merged), tree)
         return self._kept[1:]
@@ -248,7 +249,8 @@ class ImageTextClassificationPipeline(_AlbefPipeline):
 
         Args:
             image: Path, URL, Pillow image or array; a list of them; or, without `text`, a row with `image` and `text`,
-                or several rows.
+                or several rows. For a model of two images a list of two stands for each image; a row may have
+                `image_2`.
             text: A text or a list of them; a single image goes with all texts, a single text with all images.
             kwargs: `top_k` labels that are returned (5); `batch_size` and `num_workers`.
 
@@ -267,9 +269,13 @@ class ImageTextClassificationPipeline(_AlbefPipeline):
         if text is None:
             is_one = isinstance(image, Mapping) or not is_many(image)
             return super().__call__(image, **kwargs) if is_one else list(super().__call__(list(image), **kwargs))
-        if not is_many(image) and not is_many(text):
+        is_one = not is_many(image)
+        if self.model.config.text_config.images_per_text > 1 and not is_one:
+            image = list(image)
+            is_one = not any(map(is_many, image))
+        if is_one and not is_many(text):
             return super().__call__({"image": image, "text": text}, **kwargs)
-        images = list(image) if is_many(image) else [image] * len(text)
+        images = [image] * len(text) if is_one else list(image)
         texts = list(text) if is_many(text) else [text] * len(images)
         if len(images) != len(texts):
             raise AlbefError(f"{len(images)} images do not go with {len(texts)} texts: give one of them.")
@@ -284,8 +290,19 @@ class ImageTextClassificationPipeline(_AlbefPipeline):
     def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Make an image and a text the model's inputs."""
         _check_row(input_, "text")
-        limit = {"truncation": True, "max_length": self.model.config.text_config.max_position_embeddings}
-        inputs = self.processor(images=[input_["image"]], text=[input_["text"]], return_tensors="pt", **limit)
+        config, images = self.model.config.text_config, input_["image"]
+        images = (
+            [images, *([input_["image_2"]] if "image_2" in input_ else [])] if not is_many(images) else list(images)
+        )
+        if len(images) != config.images_per_text:
+            wanted = "[LEFT, RIGHT]" if config.images_per_text == 2 else "one"
+            raise AlbefError(
+                f"A text comes with {len(images)} images, but the model reads {config.images_per_text}: give {wanted}."
+            )
+        limit = {"truncation": True, "max_length": config.max_position_embeddings}
+        inputs = self.processor(images=images, text=[input_["text"]], return_tensors="pt", **limit)
+        if len(images) > 1:
+            inputs["pixel_values"] = inputs["pixel_values"][None]  # (1, K, 3, S, S)
         _check_words(self.processor, inputs, "text", input_["text"])
         return inputs.to(self.dtype)
 
