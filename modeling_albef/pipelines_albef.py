@@ -18,6 +18,7 @@ from .hub_albef import check_head, check_model_type
 from .index_albef import (
     EmbeddingIndex,
     Rows,
+    Skipped,
     as_sequence,
     check_finite,
     has_rows,
@@ -32,7 +33,7 @@ from .index_albef import (
     rerank_scores,
     stored_files,
 )
-from .kept_images_albef import KeptImages, Skipped, UnreadableError, fingerprint_of
+from .kept_images_albef import KeptImages, UnreadableError, fingerprint_of
 from .losses_albef import find_problem_type
 from .packed_fusion_albef import match_images
 
@@ -408,8 +409,11 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         self.index = EmbeddingIndex("image", names, torch.cat([index.embeds[rows], added.embeds]), index.faiss)
         self.index.skipped = added.skipped
 
-    def remove_images(self, names: str | Path | Iterable[str | Path]) -> None:
-        """Remove indexed images by their paths, one or many.
+    def remove_images(self, names: Any) -> None:
+        """Remove indexed images.
+
+        Args:
+            names: Paths, one or many, as `index.names` has them.
 
         Raises:
             AlbefError: A path is not indexed, or no image would be left.

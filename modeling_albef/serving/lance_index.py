@@ -14,8 +14,7 @@ import torch
 from transformers.utils import logging
 
 from ..configuration_albef import AlbefError, one_line
-from ..index_albef import MissingFolderError, check_finite, images_below, name_source
-from ..kept_images_albef import Skipped
+from ..index_albef import MissingFolderError, Skipped, check_finite, images_below, name_source
 
 TABLE = "images"
 NAMES = 100_000  # of rows that were found last, which stay in memory

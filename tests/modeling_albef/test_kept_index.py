@@ -227,8 +227,8 @@ def test_queries_of_a_list_run_together(search: Any, place: Path) -> None:
     search.index_images(place / "photos", keep_in=place / "index")
     one_by_one = [search(query, top_k=4) for query in QUERIES]
     calls: list[int] = []
-    layer = search.model.albef.text_model.encoder.text_layers[0]
-    layer.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    tower = search.model.albef.text_model
+    tower.register_forward_hook(lambda module, inputs, output: calls.append(len(output.last_hidden_state)))
     together = search(QUERIES, top_k=4)
     assert calls == [len(QUERIES)]
     for one, other in zip(together, one_by_one, strict=True):
