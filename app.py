@@ -1,11 +1,12 @@
 """A page in the browser: find images and captions, ask about images, see where the model looks.
 
     python app.py                                            # the demo models, drawn shapes
-    python app.py --retrieval_model MODEL --vqa_model MODEL --images photos --port 7860
+    python app.py --retrieval_model MODEL --vqa_model MODEL --images photos --index photos_index --port 7860
     ALBEF_PASSWORD=... python app.py --host 0.0.0.0          # for others on the network
 
 A model is a folder or a name on the Hub. As a Space the options come from the variables ALBEF_RETRIEVAL_MODEL,
-ALBEF_VQA_MODEL and ALBEF_IMAGES; ALBEF_PASSWORD is not seen by other users of the machine, as a command line is. What
+ALBEF_VQA_MODEL, ALBEF_IMAGES and ALBEF_INDEX. With --index a second start encodes new and changed images alone;
+ALBEF_PASSWORD is not seen by other users of the machine, as a command line is. What
 the page promises on a network is in docs/reliability.md. Needs `pip install -e '.[app]'`.
 """
 
@@ -14,11 +15,13 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from transformers import pipeline
 from transformers.utils import logging
 
@@ -29,7 +32,7 @@ from modeling_albef.configuration_albef import AlbefError, exit_with_message
 from modeling_albef.explain.heat_maps import draw_heat_maps, explain_answer, explain_match
 from modeling_albef.explain.visualize import load_processor
 from modeling_albef.hub_albef import load_model
-from modeling_albef.index_albef import IMAGE_SUFFIXES, describe_skipped
+from modeling_albef.index_albef import IMAGE_SUFFIXES, left_out
 from modeling_albef.serving.deadline import Deadline
 from modeling_albef.serving.files import ServedFiles
 from processing import ProcessingError, UnreadableImageError, open_image
@@ -45,6 +48,8 @@ make_pipeline: Any = pipeline  # whose overloads know the library's own tasks al
 DRAWN = 48  # images of shapes where no folder is given
 SIDE = 256  # of these, pixels
 FOUND = 8  # images or captions that are shown
+RANKED = 16  # images that the matching head ranks, those closest by their embeddings
+KEPT = 2000  # images whose states are kept without --index, on the disk of temporary files
 MAX_UPLOAD = 20 * 2**20  # bytes
 MAX_TEXT, MAX_ANSWER = 1000, 100  # characters
 MAX_CAPTIONS = 100
@@ -78,6 +83,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name, part in (("retrieval_model", RETRIEVAL), ("vqa_model", VQA)):
         parser.add_argument(f"--{name}", default=known(f"ALBEF_{name.upper()}"), help=f"default: {part.default}")
     parser.add_argument("--images", default=known("ALBEF_IMAGES"), help="folder to search; default: drawn shapes")
+    parser.add_argument("--index", default=known("ALBEF_INDEX"), help="folder that keeps what was indexed")
+    parser.add_argument("--query", help="text that is searched at the start; default: one that fits the images")
     parser.add_argument("--host", help="address to serve at; default: GRADIO_SERVER_NAME, else this machine alone")
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, else the first free one from 7860")
     parser.add_argument("--password", default=known("ALBEF_PASSWORD"), help="is asked for, with any user name")
@@ -110,7 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     pass_paths_to_functions()
     with ExitStack() as stack:
         stack.enter_context(limited_pixels(options.max_pixels))
-        drawn, uploads = (stack.enter_context(tempfile.TemporaryDirectory(prefix="albef_page_")) for _ in range(2))
+        drawn, uploads, temporary = (
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="albef_page_")) for _ in range(3)
+        )
         stack.enter_context(gradio_settings(GRADIO_TEMP_DIR=uploads, GRADIO_RUN_HISTORY="False"))
         search = load_pipeline(RETRIEVAL, options.retrieval_model)
         answer = load_pipeline(VQA, options.vqa_model)
@@ -120,9 +129,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not folder.is_dir():
             raise AlbefError(f"There is no folder {str(folder)!r}: give one with images as --images.")
         files = ServedFiles(Path(uploads), folder, MAX_UPLOAD)
-        images = readable_images(folder, files) if options.images else draw_shapes(folder)
-        captions = [] if options.images else [path.stem for path in images[:FOUND]]
-        page = build_page(Page(files, Deadline(options.max_seconds)), search, answer, images, captions)
+        if not options.images:
+            draw_shapes(folder)
+        logging.enable_progress_bar()
+        shown = index_images(folder, files, search, options.index, temporary)
+        page = build_page(Page(files, Deadline(options.max_seconds)), search, answer, shown, options)
         files.keep_present()
         try:
             serve(page, options.host, options.port, options.password, options.max_queue)
@@ -147,23 +158,65 @@ def draw_shapes(folder: Path) -> list[Path]:
     return paths
 
 
-def readable_images(folder: Path, files: ServedFiles) -> list[Path]:
-    """Return the images below a folder; those that cannot be read or are not served are left out, which is said."""
-    good = []
-    paths = sorted(folder.rglob("*"))
-    if skipped := describe_skipped(paths):
-        print(skipped)
-    for path in (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES):
-        if files.find(str(files.images / path.relative_to(folder))) is None:
-            why = f"hidden, a link out of the folder, no file, or has more than {MAX_UPLOAD:,} bytes"
-            print(f"Left out: image {str(path)!r} is {why}.")
-        elif (problem := problem_of(path)) is not None:
-            print(f"Left out: {problem}")
-        else:
-            good.append(path)
+class Shown(NamedTuple):
+    """The images that are searched, and how many were left out."""
+
+    images: list[Path]
+    summary: str  # "58 of 60 images: 1 HEIC (install pillow-heif), 1 damaged"
+
+
+def index_images(folder: Path, files: ServedFiles, search: Any, kept: str | None, temporary: str) -> Shown:
+    """Index the images below a folder; those that cannot be read or are not served are left out and counted.
+
+    Args:
+        folder: Of the images.
+        files: What is served.
+        search: Pipeline, or None where there is no model to search with.
+        kept: Folder of an index that stays.
+        temporary: Folder of one that does not.
+    """
+    out = Counter(format_of(path) for path in left_out(folder))
+    served = []
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
+        if files.find(str(files.images / path.relative_to(folder))) is not None:
+            served.append(path)
+            continue
+        print(
+            f"Left out: image {str(path)!r} is hidden, a link out of the folder, no file, or has more than "
+            f"{MAX_UPLOAD:,} bytes."
+        )
+        out["hidden, linked or too large"] += 1
+    total = len(served) + out.total()
+    good = index_served(served, search, kept, temporary) if served else []
     if not good:
         raise AlbefError(f"The folder {str(folder)!r} has no images that can be read: give another as --images.")
-    return good
+    if len(good) < len(served):
+        out["damaged"] = len(served) - len(good)
+    listed = ", ".join(f"{count} {what}" for what, count in out.items())
+    summary = f"{len(good):,} of {total:,} images: {listed} left out" if out else f"{total:,} images"
+    print(summary)
+    return Shown(good, summary)
+
+
+def index_served(paths: list[Path], search: Any, kept: str | None, temporary: str) -> list[Path]:
+    """Return the images that can be read; index them where there is a pipeline to search with."""
+    if search is None:
+        problems = {path: problem for path in paths if (problem := problem_of(path)) is not None}
+    else:
+        keep_states = kept is not None or len(paths) <= KEPT
+        search.index_images(paths, keep_in=kept or temporary, keep_states=keep_states, skip_unreadable=True)
+        problems = {Path(one.name): f"Image {one.name!r} {one.reason}." for one in search.index.skipped}
+    for problem in problems.values():
+        print(f"Left out: {problem}")
+    return [path for path in paths if path not in problems]
+
+
+def format_of(path: Path) -> str:
+    """Return what is said of an image whose format is not read here."""
+    suffix = path.suffix.lower()
+    if suffix in (".heic", ".heif", ".hif"):
+        return "HEIC (install pillow-heif)"
+    return f"{suffix[1:].upper()} (convert to JPEG or PNG)"
 
 
 def problem_of(path: Path) -> str | None:
@@ -189,34 +242,75 @@ def text_of(text: str | None, what: str, longest: int = MAX_TEXT) -> str:
     return text.strip()
 
 
-def build_page(page: Page, search: Any, answer: Any, images: list[Path], captions: list[str]) -> Page:
-    """Fill the page; a pipeline that is None has a note in its place. `captions` are offered as those of an image."""
+def build_page(page: Page, search: Any, answer: Any, shown: Shown, options: argparse.Namespace) -> Page:
+    """Fill the page; a pipeline that is None has a note in its place."""
     for found in (search, answer):
         if found is not None:
             page.deadline.watch(found.model)
     with page:
         gr.Markdown("# ALBEF\nFinds images and captions, answers questions, and shows where it looks.")
         with gr.Tab("Search"):
-            add_search(page, search, images, captions)
+            add_search(page, search, shown, options)
         with gr.Tab("Ask"):
-            add_questions(page, answer, images)
+            add_questions(page, answer, shown.images)
         with gr.Tab("Where it looks"):
-            add_heat_maps(page, search, answer, images)
+            add_heat_maps(page, search, answer, shown.images)
     return page
 
 
-def add_search(page: Page, search: Any, images: list[Path], examples: list[str]) -> None:
+class Order(NamedTuple):
+    """By which number results are ordered, and how it is shown."""
+
+    key: str
+    note: str
+    form: str
+
+    @classmethod
+    def of(cls, search: Any) -> Order:
+        """Return the order of a pipeline's results."""
+        weight = search.model.config.rerank_weight
+        if weight is None:
+            note = "the probability that text and image belong together, by the matching head"
+            return cls("probability", note, "{:.0%}")
+        if weight == 0:
+            return cls("similarity", "the cosine similarity of text and image, -1 to 1", "{:.2f}")
+        return cls("score", f"similarity / temperature + {weight:g} * score of the matching head", "{:.1f}")
+
+    def sort(self, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return results, best first."""
+        return sorted(found, key=lambda one: -one[self.key])
+
+    def shares(self, found: list[dict[str, Any]], name: str) -> dict[str, float]:
+        """Return a number 0..1 for each result: the probability, or its share among all results."""
+        if self.key == "probability":
+            return {one[name]: one[self.key] for one in found}
+        shares = np.exp([one[self.key] - found[0][self.key] for one in found])
+        return {one[name]: float(share) for one, share in zip(found, shares / shares.sum(), strict=True)}
+
+
+def first_query(images: list[Path], options: argparse.Namespace) -> str:
+    """Return a text that is searched before anybody types one."""
+    if options.query is not None:
+        return str(options.query)
+    return "a person outdoors" if options.images else images[0].stem
+
+
+def add_search(page: Page, search: Any, shown: Shown, options: argparse.Namespace) -> None:
     """Add the search of images by a text, and of captions by an image."""
     if search is None:
         gr.Markdown(f"There is no model for this: {RETRIEVAL.remedy}.")
         return
-    search.index_images(images)
+    images = shown.images
     by_image = make_pipeline("image-text-retrieval", model=search.model, processor=search.processor)
+    order = Order.of(search)
+
+    def find(text: str) -> list[tuple[str, str]]:
+        found = order.sort(search(text, k=RANKED, top_k=RANKED))[:FOUND]
+        return [(one["image"], f"{order.form.format(one[order.key])} {Path(one['image']).stem}") for one in found]
 
     @page.shown
     def find_images(text: str) -> list[tuple[str, str]]:
-        found = search(text_of(text, "text"), top_k=FOUND)
-        return [(one["image"], f"{one['probability']:.0%} {Path(one['image']).stem}") for one in found]
+        return find(text_of(text, "text"))
 
     @page.shown
     def find_captions(path: str | None, lines: str) -> dict[str, float]:
@@ -225,13 +319,28 @@ def add_search(page: Page, search: Any, images: list[Path], examples: list[str])
         if len(captions) > MAX_CAPTIONS:
             raise AlbefError(f"There are {len(captions)} captions, but {MAX_CAPTIONS} are allowed: leave some out.")
         by_image.index_texts(captions)
-        return {one["text"]: one["probability"] for one in by_image(image=image, top_k=FOUND)}
+        return order.shares(order.sort(by_image(image=image, top_k=len(captions)))[:FOUND], "text")
 
-    order_note = "best first by the score of the match; beneath, its probability"
-    gr.Markdown(f"### Images by a text\nSearches {len(images)} images, {order_note}.")
-    text = gr.Textbox(label="Text", placeholder="a red circle left of a blue square", elem_id="search_text")
+    query = first_query(images, options)
+    try:
+        first, at_start = find(query), query
+    except AlbefError:  # a model that knows no word of it
+        first, at_start = [], ""
+    place = f" in {Path(options.images).resolve().name}" if options.images else ""
+    gr.Markdown(
+        f"### Images by a text\nSearches {shown.summary}. Best first; the number is {order.note}, of the {RANKED} "
+        "images whose embeddings are closest to the text."
+    )
+    text = gr.Textbox(
+        label="Text",
+        value=at_start,
+        placeholder=f"What you look for{place}, for example: {query}",
+        autofocus=True,
+        elem_id="search_text",
+    )
     start = gr.Button("Find images", variant="primary", elem_id="search_start")
     gallery = gr.Gallery(
+        first,
         label="Best matches",
         columns=4,
         height="max-content",
@@ -241,14 +350,22 @@ def add_search(page: Page, search: Any, images: list[Path], examples: list[str])
     )
     for event in (start.click, text.submit):
         event(find_images, text, gallery, **ONE_AT_A_TIME)
-    gr.Markdown("### Captions by an image\nOrders captions by the probability of a match.")
+    share = "" if order.key == "probability" else ", as a share among the captions"
+    gr.Markdown(f"### Captions by an image\nBest first; the number is {order.note}{share}.")
+    examples = [] if options.images else [path.stem for path in images[:FOUND]]
     with gr.Row():
         image = image_field("caption_image")
         with gr.Column():
-            captions = gr.Textbox(label="Captions, one a line", lines=8, value="\n".join(examples), elem_id="captions")
-            order = gr.Button("Order captions", variant="primary", elem_id="caption_start")
+            captions = gr.Textbox(
+                label="Captions, one a line (Shift+Enter orders them)",
+                lines=8,
+                value="\n".join(examples),
+                elem_id="captions",
+            )
+            rank = gr.Button("Order captions", variant="primary", elem_id="caption_start")
         labels = gr.Label(label="Best captions", num_top_classes=FOUND, elem_id="caption_found")
-    order.click(find_captions, [image, captions], labels, **ONE_AT_A_TIME)
+    for event in (rank.click, captions.submit):  # Shift and Enter in a field of several lines
+        event(find_captions, [image, captions], labels, **ONE_AT_A_TIME)
     gr.Examples([str(path) for path in images[:6]], image, label="Images", elem_id="caption_examples")
 
 
@@ -298,7 +415,7 @@ def add_heat_maps(page: Page, search: Any, answer: Any, images: list[Path]) -> N
     wanted.visible = kinds[0] == "question"
     kind.change(lambda value: gr.update(visible=value == "question"), kind, wanted, queue=False)
     sheet = gr.Image(
-        label="Red: what speaks most for it",
+        label="Heat maps",
         format="png",
         buttons=["download", "fullscreen"],
         elem_id="look_sheet",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import repeat, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL.Image import OPEN, Image, registered_extensions
@@ -21,7 +21,6 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers.utils import logging
 
 from .configuration_albef import AlbefError, check_finite, one_line
-from .kept_images_albef import KeptImages, Skipped
 
 # Formats that `processing.open_image` opens, by Pillow's names; the registry says which endings are theirs.
 FORMATS = frozenset(
@@ -44,6 +43,13 @@ class MissingFolderError(AlbefError, FileNotFoundError):
     """A folder that does not exist, or does not hold what is looked for."""
 
 
+class Skipped(NamedTuple):
+    """An image that was left out of an index."""
+
+    name: str
+    reason: str
+
+
 class EmbeddingIndex:
     """Names of images or texts (`kind`) and their embeddings (N, E) of unit length, searched exactly or by FAISS.
 
@@ -53,7 +59,7 @@ class EmbeddingIndex:
         fingerprint: Which model made an index that was loaded; None where it was not written down.
     """
 
-    kept: KeptImages | None = None
+    kept: Any = None  # `KeptImages`, which stands above
     fingerprint: str | None = None
 
     def __init__(self, kind: str, names: Sequence[Any], embeds: torch.Tensor, faiss: str | None = None) -> None:

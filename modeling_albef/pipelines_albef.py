@@ -18,6 +18,7 @@ from .hub_albef import check_head, check_model_type
 from .index_albef import (
     EmbeddingIndex,
     Rows,
+    Skipped,
     as_sequence,
     has_rows,
     images_below,
@@ -31,13 +32,14 @@ from .index_albef import (
     rerank_scores,
     stored_files,
 )
-from .kept_images_albef import KeptImages, Skipped, UnreadableError, fingerprint_of
+from .kept_images_albef import KeptImages, UnreadableError, fingerprint_of
 from .losses_albef import find_problem_type
 from .packed_fusion_albef import match_images
 
 logger = logging.get_logger(__name__)
 QUERIES = 16  # of a list, that run together
-PAIRS = 64  # of texts and images that are matched at once
+CACHE = 1 << 24  # bytes of image states that are matched at once: they stay in the cache of a processor
+PAIRS = 256  # of texts and images that are matched at once, at most
 
 
 class _AlbefPipeline(Pipeline):
@@ -406,13 +408,16 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         self.index = EmbeddingIndex("image", names, torch.cat([index.embeds[rows], added.embeds]), index.faiss)
         self.index.skipped = added.skipped
 
-    def remove_images(self, names: Iterable[str | Path]) -> None:
-        """Remove indexed images by their paths.
+    def remove_images(self, names: Any) -> None:
+        """Remove indexed images.
+
+        Args:
+            names: Paths, one or many, as `index.names` has them.
 
         Raises:
             AlbefError: A path is not indexed, or no image would be left.
         """
-        index, gone = self._need_index(), {str(name) for name in names}
+        index, gone = self._need_index(), {str(name) for name in (names if is_many(names) else [names])}
         if unknown := sorted(gone - {name for name in index.names if isinstance(name, str)}):
             raise AlbefError(f"The image {unknown[0]!r} is not indexed: give paths as `index.names` has them.")
         rows = [row for row, name in enumerate(index.names) if name not in gone]
@@ -529,7 +534,9 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         names = as_sequence(given if is_many(given) else [given], f"{kind}s to index")
         if isinstance(names, list | tuple):
             names = [str(name) if isinstance(name, Path) else name for name in names]
-        embeds, skipped, rows = [], [], []
+        embeds: list[torch.Tensor] = []
+        skipped: list[Skipped] = []
+        rows: list[int] = []
         starts = range(0, len(names), batch_size)
         for start in logging.tqdm(starts, desc="Indexing", unit="batch", disable=len(starts) < 8):
             batch = {row: names[row] for row in range(len(names))[start : start + batch_size]}
@@ -578,8 +585,7 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         try:
             return self.processor.image_processor.fetch_images(source)
         except (OSError, ValueError) as error:  # the second of the processor, whose classes the Hub's copy cannot name
-            text = one_line(error).replace(f"Image {str(source)!r} ", "")
-            raise UnreadableError(text) from error
+            raise UnreadableError(one_line(error).replace(f"Image {str(source)!r} ", "").rstrip(".")) from error
 
     def _fingerprint(self, keep_states: bool) -> str:
         albef, settings = self.model.albef, self.processor.image_processor.to_dict()
@@ -605,9 +611,9 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
             else:
                 logits = self._match_texts(query.last_hidden_state, indices)
             logits, depth = logits.float().cpu(), indices.shape[1]  # (Q, k, 2)
-            for row, source in enumerate(sources):
-                chosen = indices[row].tolist()
-                check_finite(logits[row], f"scores with {source}", lambda at, chosen=chosen: index.describe(chosen[at]))
+            for one, source, chosen in zip(logits, sources, indices.tolist(), strict=True):
+                names = list(map(index.describe, chosen))
+                check_finite(one, f"scores with {source}", names.__getitem__)
             scores = rerank_scores(similarity, logits[..., 1], float(self.model.albef.temperature), weight)
             found |= {"score": scores, "probability": logits.softmax(dim=-1)[..., 1]}
             order = scores.argsort(dim=1, descending=True, stable=True)[:, :depth]
@@ -617,10 +623,13 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
     def _match_images(self, texts: torch.Tensor, mask: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Return `itm_logits` (Q, k, 2) of texts (Q, L, H) with the images of rows (Q, k); each is read once."""
         order = indices.flatten().argsort(stable=True)
-        logits = torch.empty(len(order), 2)
-        for part in order.split(PAIRS):
+        logits, vision = torch.empty(len(order), 2), self.model.config.vision_config
+        bytes_an_image = 4 * vision.hidden_size * (vision.image_size // vision.patch_size) ** 2
+        count = PAIRS if self.device.type != "cpu" else max(8, min(PAIRS, CACHE // bytes_an_image))
+        for part in order.split(count):
             rows, inverse = indices.flatten()[part].unique(return_inverse=True)
-            states = self._states(rows.tolist())[inverse.to(self.device)]
+            states = self._states(rows.tolist())
+            states = states if len(rows) == len(part) else states[inverse.to(self.device)]
             query = (part // indices.shape[1]).to(self.device)
             logits[part] = match_images(self.model, texts[query], mask.to(self.device)[query], states).float().cpu()
         return logits.view(*indices.shape, 2)
@@ -694,8 +703,8 @@ def _check_any(found: list[Any], skipped: list[Skipped]) -> None:
         raise AlbefError(f"None of {len(skipped)} images can be read ({skipped[0].name!r} {skipped[0].reason}).")
     if skipped:
         logger.warning(
-            f"{len(skipped)} images were left out, the first of them {skipped[0].name!r}, which {skipped[0].reason}. "
-            "`index.skipped` lists all."
+            f"{len(skipped)} of {len(found) + len(skipped)} images were left out. The first is {skipped[0].name!r}: it "
+            f"{skipped[0].reason}. `index.skipped` lists all."
         )
 
 

@@ -35,6 +35,7 @@ def running(place: Path, *words: str, **variables: str) -> Iterator[Server]:
     """Starts `app.py` in a folder of `place`'s kind; ends it with SIGTERM."""
     port = free_port()
     options = ["--retrieval_model", "retrieval", "--vqa_model", "vqa", "--images", "photos", "--port", str(port)]
+    options += ["--query", "a blue circle"]
     environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **variables}
     log = place / f"log_{port}.txt"
     with log.open("w") as output:

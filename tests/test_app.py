@@ -11,17 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from app_cases import Server, place, server
+from app_cases import Server, place, running, server
 from PIL import Image
 from run_cases import refused
 from transformers import pipeline
 
+from benchmarks.clients import search_at_once
 from dataset_scripts import load_dataset_script
 from dataset_scripts.drawn.scene_texts import all_captions
 from dataset_scripts.drawn.scenes import draw_scenes
 
 pytest.importorskip("gradio", reason="the page needs gradio")
-from app import draw_shapes, main
+from app import MAX_UPLOAD, Order, draw_shapes, index_images, main
+from modeling_albef import index_albef
+from modeling_albef.serving.files import ServedFiles
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the test drives a browser with playwright")
 CHROMIUM = next(
@@ -102,7 +105,8 @@ def test_images_by_a_text(browser_page: Any, place: Path) -> None:
     gallery.first.wait_for()
     search = pipeline("image-text-retrieval", model=str(place / "retrieval"))
     search.index_images(sorted((place / "photos").glob("[0-9].png")))
-    expected = [f"{one['probability']:.0%} {Path(one['image']).stem}" for one in search("a blue circle", top_k=8)]
+    found = sorted(search("a blue circle", top_k=9), key=lambda one: -one["probability"])[:8]
+    expected = [f"{one['probability']:.0%} {Path(one['image']).stem}" for one in found]
     assert gallery.all_inner_texts() == expected
     widths = browser_page.locator("#search_found img").evaluate_all("all => all.map(one => one.naturalWidth)")
     assert widths == [100] * 8
@@ -226,3 +230,88 @@ def test_drawn_images_show_what_their_names_say(tmp_path: Path) -> None:
     assert paths[0].stem in all_captions(next(draw_scenes(0, "test", 1)))
     small = np.asarray(Image.open(paths[0]).reduce(4)).astype(int)
     assert np.abs(small - np.asarray(first["image"]).astype(int)).mean() < 2
+
+
+def test_skipped_files_are_counted(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_albef, "IMAGE_SUFFIXES", index_albef.IMAGE_SUFFIXES - {".heic"})  # as without pillow-heif
+    monkeypatch.setattr(index_albef, "OTHER_SUFFIXES", index_albef.OTHER_SUFFIXES | {".heic"})
+    monkeypatch.setattr("app.IMAGE_SUFFIXES", index_albef.IMAGE_SUFFIXES)
+    photos = tmp_path / "photos"
+    shutil.copytree(place / "photos", photos, ignore=lambda folder, names: [name for name in names if len(name) != 5])
+    (photos / "a.png").write_bytes((place / "cut.png").read_bytes())
+    (photos / "b.heic").write_bytes(b"x")
+    (photos / "c.svg").write_bytes(b"x")
+    (photos / ".hidden.png").write_bytes((place / "good.png").read_bytes())
+    (tmp_path / "uploads").mkdir()
+    files = ServedFiles(tmp_path / "uploads", photos, MAX_UPLOAD)
+    search = pipeline("image-text-retrieval", model=str(place / "retrieval"))
+    for pipe in (search, None):
+        shown = index_images(photos, files, pipe, str(tmp_path / "index"), "")
+        assert [path.name for path in shown.images] == [f"{number}.png" for number in range(9)]
+        assert shown.summary == (
+            "9 of 13 images: 1 HEIC (install pillow-heif), 1 SVG (convert to JPEG or PNG), "
+            "1 hidden, linked or too large, 1 damaged left out"
+        )
+    for name in ("a.png", "b.heic", "c.svg", ".hidden.png"):
+        (photos / name).unlink()
+    assert index_images(photos, files, search, None, str(tmp_path / "other")).summary == "9 images"
+
+
+def test_results_have_one_order(place: Path) -> None:
+    search = pipeline("image-text-retrieval", model=str(place / "retrieval"))
+    search.index_images(sorted((place / "photos").glob("[0-9].png")))
+    for weight, key in ((None, "probability"), (0.0, "similarity"), (0.5, "score")):
+        search.model.config.rerank_weight = weight
+        order = Order.of(search)
+        found = order.sort(search("a blue circle", top_k=9))
+        assert order.key == key
+        assert [one[key] for one in found] == sorted((one[key] for one in found), reverse=True)
+        shares = list(order.shares(found, "image").values())
+        assert shares == sorted(shares, reverse=True) and 0 <= min(shares) and max(shares) <= 1
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_first_search_and_the_keyboard(browser_page: Any, server: Server, scheme: str) -> None:
+    """The page opens with results; text, tabs and buttons need no mouse; dark where the system is."""
+    page = browser_page.context.browser.new_page(color_scheme=scheme, viewport={"width": 1200, "height": 900})
+    page.set_default_timeout(WAIT)
+    page.goto(server.address)
+    labels = page.locator("#search_found .caption-label")
+    labels.first.wait_for()  # nothing was pressed
+    text = page.locator("#search_text textarea, #search_text input")
+    assert text.input_value() == "a blue circle"
+    assert text.get_attribute("placeholder") == "What you look for in photos, for example: a blue circle"
+    assert "Searches 9 of 10 images: 1 damaged left out." in page.locator("body").inner_text()
+    numbers = [int(label.split("%")[0]) for label in labels.all_inner_texts()]
+    assert numbers == sorted(numbers, reverse=True) and len(numbers) == 8
+    before = labels.all_inner_texts()
+    page.keyboard.press("Control+A")  # the field has the focus
+    page.keyboard.type("a green star above it")
+    page.keyboard.press("Enter")
+    shown = "[...document.querySelectorAll('#search_found .caption-label')].map(one => one.innerText).join()"
+    page.wait_for_function(f"old => {shown} != old", arg=",".join(before))
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "search_start"
+    for _ in range(6):
+        page.keyboard.press("Shift+Tab")
+        if page.evaluate("document.activeElement.innerText").strip() == "Ask":
+            break
+    assert page.evaluate("document.activeElement.getAttribute('role')") == "tab"
+    page.keyboard.press("Enter")
+    page.locator("#ask_start").wait_for()
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)")
+    assert (sum(light) > 600) == (scheme == "light")
+    shot(page, f"keyboard_{scheme}")
+    page.close()
+
+
+@pytest.mark.slow
+def test_fifty_clients_at_once(place: Path) -> None:
+    with running(place, "--max_queue", "64") as one:
+        answers = search_at_once(one.address, "a blue circle", 50)
+    assert not answers.errors and len(answers.results) == 50
+    texts = [[entry["caption"] for entry in result] for result in answers.results]
+    assert texts == [texts[0]] * 50 and len(texts[0]) == 8
+    assert answers.report().startswith("50 of 50 clients were answered, p50 ")

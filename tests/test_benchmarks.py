@@ -21,7 +21,11 @@ SMALL = ["--count", "6", "--rounds", "1", "--batch_size", "3"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["retrieval_evaluation", "training_step", "vqa_evaluation", "data_preparation", "data_statistics", "slopes"]
+    "name",
+    [
+        *("retrieval_evaluation", "training_step", "vqa_evaluation", "data_preparation", "data_statistics", "slopes"),
+        "search",
+    ],
 )
 def test_small_sizes(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--output", str(tmp_path / "out.json")]

@@ -32,6 +32,7 @@ class HeatMaps:
     maps: torch.Tensor  # (W, rows, columns), >= 0: the mean over the pieces of a word
     probability: float  # of the match, or of the answer, 0..1
     answer: str | None = None  # what the question was answered by; None for a caption
+    text: str = ""  # caption or question
 
     def title(self) -> str:
         """Return the line above the images."""
@@ -47,7 +48,7 @@ def explain_match(
     with torch.no_grad():
         logits = model(**inputs).itm_logits[0, 0]
     words, maps = _word_maps(model, processor, inputs, layer=layer)
-    return HeatMaps(words, maps, float(logits.float().softmax(dim=-1)[1]))
+    return HeatMaps(words, maps, float(logits.float().softmax(dim=-1)[1]), text=caption)
 
 
 def explain_answer(
@@ -73,11 +74,11 @@ def explain_answer(
     with torch.no_grad():
         loss = model(**inputs, **answers).loss
     words, maps = _word_maps(model, processor, inputs, **answers, layer=layer)
-    return HeatMaps(words, maps, math.exp(-float(loss)), answer)
+    return HeatMaps(words, maps, math.exp(-float(loss)), answer, question)
 
 
 def draw_heat_maps(image: Image.Image, heat: HeatMaps) -> Image.Image:
-    """Return an RGB sheet: the image, then once a word the image with the word's heat map over it.
+    """Return an RGB sheet: the text, the image, then once a word the image with the word's heat map, and a scale.
 
     Each map is stretched to its own range, so colors tell where, not how strongly.
     """
@@ -89,11 +90,15 @@ def draw_heat_maps(image: Image.Image, heat: HeatMaps) -> Image.Image:
     font = ImageFont.load_default(16)
     line = 28  # height of a line of text
     width, height = PANEL + GAP, small.height + line + GAP
-    sheet = Image.new("RGB", (columns * width + GAP, math.ceil(len(panels) / columns) * height + line + GAP), "white")
+    head = line * (2 if heat.text else 1)
+    rows = math.ceil(len(panels) / columns)
+    sheet = Image.new("RGB", (columns * width + GAP, rows * height + head + line + 2 * GAP), "white")
     pen = ImageDraw.Draw(sheet)
-    _write(pen, (sheet.width // 2, GAP // 2), heat.title(), sheet.width - 2 * GAP, font)
+    for number, text in enumerate(filter(None, (heat.text, heat.title()))):
+        _write(pen, (sheet.width // 2, GAP // 2 + number * line), text, sheet.width - 2 * GAP, font)
+    _draw_scale(sheet, pen, head + GAP + rows * height, font)
     for index, (panel, word) in enumerate(panels):
-        left, top = GAP + index % columns * width, line + GAP + index // columns * height
+        left, top = GAP + index % columns * width, head + GAP + index // columns * height
         sheet.paste(panel, (left + (PANEL - panel.width) // 2, top))
         _write(pen, (left + PANEL // 2, top + panel.height + 3), word, PANEL, font)
     return sheet
@@ -144,10 +149,26 @@ def overlay(image: Image.Image, values: np.ndarray) -> Image.Image:
     smooth = blocks.resize(image.size, Image.Resampling.BICUBIC)
     smooth = smooth.filter(ImageFilter.GaussianBlur(BLUR * max(image.size)))
     heat = _stretch(np.asarray(smooth, dtype=np.float32))[..., None]  # (height, width, 1)
-    colors = np.clip(1.5 - np.abs(4 * heat - np.array([3.0, 2.0, 1.0])), 0, 1) * 255  # MATLAB's "jet"
     opacity = heat**OPACITY_EXPONENT
-    mixed = (1 - opacity) * np.asarray(image, dtype=np.float32) + opacity * colors
+    mixed = (1 - opacity) * np.asarray(image, dtype=np.float32) + opacity * _colors(heat)
     return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def _colors(heat: np.ndarray) -> np.ndarray:
+    """Return RGB colors 0..255 (.., 3) of heat 0..1 (.., 1): MATLAB's "jet"."""
+    return np.clip(1.5 - np.abs(4 * heat - np.array([3.0, 2.0, 1.0])), 0, 1) * 255
+
+
+def _draw_scale(sheet: Image.Image, pen: ImageDraw.ImageDraw, top: int, font: Any) -> None:
+    """Draw what the colors mean: no color where a word's map is lowest, red where it is highest."""
+    heat = np.linspace(0, 1, PANEL // 2)[None, :, None]
+    opacity = heat**OPACITY_EXPONENT
+    bar = ((1 - opacity) * 255 + opacity * _colors(heat)).round().astype(np.uint8).repeat(14, axis=0)
+    left = (sheet.width - bar.shape[1]) // 2
+    sheet.paste(Image.fromarray(bar), (left, top + 3))
+    pen.rectangle((left - 1, top + 2, left + bar.shape[1], top + 17), outline="gray")
+    pen.text((left - 8, top), "least", fill="black", font=font, anchor="ra")
+    pen.text((left + bar.shape[1] + 8, top), "most of a word", fill="black", font=font, anchor="la")
 
 
 def _stretch(values: np.ndarray) -> np.ndarray:

@@ -14,8 +14,7 @@ import torch
 from transformers.utils import logging
 
 from ..configuration_albef import AlbefError, check_finite, one_line
-from ..index_albef import MissingFolderError, images_below, name_source
-from ..kept_images_albef import Skipped
+from ..index_albef import MissingFolderError, Skipped, images_below, name_source
 
 TABLE = "images"
 NAMES = 100_000  # of rows that were found last, which stay in memory
@@ -109,7 +108,7 @@ class LanceIndex:
                 images.append(search.processor.image_processor.fetch_images(name))
                 rows.append({"name": name, "digest": digest})
             except (OSError, ValueError) as error:  # of the processor, which says what is wrong with a file
-                self.skipped.append(Skipped(name, one_line(error).replace(f"Image {name!r} ", "")))
+                self.skipped.append(Skipped(name, one_line(error).replace(f"Image {name!r} ", "").rstrip(".")))
         if not rows:
             return
         pixels = search.processor(images=images, return_tensors="pt")["pixel_values"]

