@@ -6,7 +6,7 @@
 
 A model is a folder or a name on the Hub. As a Space the options come from the variables ALBEF_RETRIEVAL_MODEL,
 ALBEF_VQA_MODEL and ALBEF_IMAGES; ALBEF_PASSWORD is not seen by other users of the machine, as a command line is. What
-the page promises on a network is in docs/reliability.md. Needs `pip install -e '.[app]'`.
+the page promises on a network is in docs/security.md. Needs `pip install -e '.[app]'`.
 """
 
 from __future__ import annotations
