@@ -95,7 +95,8 @@ def our_stages(
 
     def pixels() -> None:
         for start in range(0, len(rows), batch_size):
-            processor.image_processor(held["augmented"][start : start + batch_size], return_tensors="pt")
+            images = held["augmented"][start : start + batch_size]
+            processor.image_processor(images, return_tensors="pt", do_rescale=False, do_normalize=False)
 
     def text() -> None:
         for start in range(0, len(rows), batch_size):
@@ -108,7 +109,9 @@ def our_stages(
 def whole_pipeline(rows: list[dict[str, Any]], side: int, batch_size: int, **options: Any) -> Callable[[], Any]:
     """A pass over all batches, as training makes it."""
     dataset = AugmentedDataset(rows, TrainingAugmentation(side, **options))
-    collator = RetrievalCollator(processor_of_size(side))
+    collator = RetrievalCollator(
+        processor_of_size(side), normalize=False
+    )  # as the trainers: they normalize on the device
     loader = DataLoader(dataset, batch_size, collate_fn=collator)
     return lambda: [None for _ in loader]
 

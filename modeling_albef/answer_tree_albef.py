@@ -6,6 +6,9 @@ decoded once a question, and its keys and values are kept. All nodes of all ques
 together: every linear map is one product, and a node sees its question's start token, its ancestors, and itself. The
 vocabulary is scored at the nodes alone.
 
+Which nodes are needed is found on the CPU, for all questions of a call; a GPU gets the indices of a part in one copy,
+and is never asked for a size.
+
 Shapes: B questions, M question tokens, C candidates, L tokens of a candidate, k candidates of a question, V nodes of
 the tree, D its depth, N nodes that a question needs, S those of all questions, H width, d width of a head.
 """
@@ -20,8 +23,9 @@ import torch
 from transformers.cache_utils import DynamicCache
 from transformers.utils import ModelOutput
 
+from .attention_albef import KeyValue, PaddedRows
 from .configuration_albef import AlbefError, check_shapes
-from .modeling_albef_text import AlbefTextSelfAttention, KeyValue, PaddedRows
+from .modeling_albef_text import AlbefTextSelfAttention
 
 if TYPE_CHECKING:
     from .modeling_albef_decoder import AlbefTextDecoder
@@ -107,6 +111,11 @@ class AnswerTree:
 
     of = from_tokens  # a shorter name of the same
 
+    def cpu(self) -> AnswerTree:
+        """Return the tree with all its tensors in main memory."""
+        tensors = (self.tokens, self.ancestors, self.paths, self.first_tokens, self.last_tokens)
+        return AnswerTree(*(tensor.cpu() for tensor in tensors), self.start_token, self.mean_depth)
+
 
 def merge_equal_answers(
     answers: Sequence[str], tokens: Sequence[Sequence[int]], count: Callable[[], Mapping[str, int]] = dict
@@ -152,7 +161,7 @@ class TreeNodes(PaddedRows):
 
     @classmethod
     def from_candidates(cls, tree: AnswerTree, chosen: torch.Tensor, implementation: str) -> TreeNodes:
-        """Find the nodes that candidates `chosen` (B, k) need."""
+        """Find the nodes that candidates `chosen` (B, k) need; best on the CPU, since a GPU would be waited for."""
         used = torch.zeros(len(chosen), len(tree.tokens) + 1, dtype=torch.bool, device=chosen.device)
         used.scatter_(1, tree.paths[chosen].flatten(1), True)
         used[:, -1] = False
@@ -163,17 +172,21 @@ class TreeNodes(PaddedRows):
         width = int(slot.max()) + 1 if len(slot) else 0
         return cls(question, slot, node, rows, width, "eager" if implementation == "eager" else "sdpa")
 
-    def visible(self, tree: AnswerTree) -> torch.Tensor:
+    def moved(self, question: torch.Tensor, slot: torch.Tensor) -> TreeNodes:
+        """Return the pattern with `question` and `slot` as they are on another device."""
+        return TreeNodes(question, slot, self.node, self.rows, self.width, self.implementation)
+
+    def seen(self, tree: AnswerTree) -> torch.Tensor:
+        """Return the columns (S, D) that a node sees in the mask of `visible`; 1 + N stands for none."""
+        slots = torch.cat([self.slot + 1, self.slot.new_tensor([1 + self.width])])
+        return slots[self.rows[self.question[:, None], tree.ancestors[self.node]]]
+
+    def visible(self, seen: torch.Tensor) -> torch.Tensor:
         """Return whether a node sees the start token (column 0) and its question's nodes: (B, 1, N, 1 + N)."""
-        seen = torch.zeros(len(self.rows), self.width, 2 + self.width, dtype=torch.bool, device=self.slot.device)
-        seen[..., 0] = True  # unused slots too: a row of nothing would give NaN
-        slots = torch.cat([self.slot + 1, self.slot.new_tensor([1 + self.width])])  # the last column is cut off
-        seen[
-            self.question[:, None],
-            self.slot[:, None],
-            slots[self.rows[self.question[:, None], tree.ancestors[self.node]]],
-        ] = True
-        return seen[:, None, :, :-1]
+        mask = torch.zeros(len(self.rows), self.width, 2 + self.width, dtype=torch.bool, device=seen.device)
+        mask[..., 0] = True  # unused slots too: a row of nothing would give NaN
+        mask[self.question[:, None], self.slot[:, None], seen] = True
+        return mask[:, None, :, :-1]
 
     def spread(self, states: torch.Tensor, module: AlbefTextSelfAttention) -> torch.Tensor:
         """Turn (1, S, H) into (B, heads, N, d), zero in unused slots."""
@@ -234,7 +247,7 @@ class AnswerScorer:
         limit = decoder.config.max_position_embeddings
         if tree.paths.shape[1] >= limit:
             raise AlbefError(f"A candidate has {tree.paths.shape[1] + 1} tokens, but the decoder reads {limit}.")
-        self.decoder, self.tree = decoder, tree
+        self.decoder, self.tree = decoder, tree.cpu()
         self.questions = decoder.project_questions(question_hidden_states)
         self.question_mask = attention_mask
         self.start = DynamicCache(config=decoder.config)
@@ -245,7 +258,7 @@ class AnswerScorer:
             encoder_attention_mask=attention_mask,
             cache=self.start,
         ).logits[:, 0]
-        self.first_scores = logits.float().log_softmax(dim=-1)[:, tree.first_tokens]
+        self.first_scores = logits.float().log_softmax(dim=-1).index_select(1, tree.first_tokens.to(device))
 
     def rank(self, k: int, count_first_token_twice: bool = True, best_only: bool = False) -> RankedAnswers:
         """Score the k candidates whose first token is the likeliest; for the options see `rank_answers` of the model.
@@ -282,37 +295,59 @@ class AnswerScorer:
         """Return log-probabilities (b, k), float32, of candidates (b, k) of the questions (b,), by default of all."""
         if questions is None:
             questions = torch.arange(len(chosen), device=chosen.device)
-        size = max(1, NODES_A_BATCH // max(1, round(chosen.shape[1] * self.tree.mean_depth)))
-        parts = zip(chosen.split(size), questions.split(size), strict=True)
-        return torch.cat([self._score(part, rows) for part, rows in parts])
+        first_scores = self.first_scores[questions[:, None], chosen]
+        size = max(1, self._nodes_a_batch() // max(1, round(chosen.shape[1] * self.tree.mean_depth)))
+        here = chosen.cpu()  # the only time that a GPU is waited for
+        parts = zip(here.split(size), questions.split(size), first_scores.split(size), strict=True)
+        return torch.cat([self._score(*part) for part in parts])
 
-    def _score(self, chosen: torch.Tensor, questions: torch.Tensor) -> torch.Tensor:
+    def _nodes_a_batch(self) -> int:
+        """Return how many nodes are decoded together: on a GPU as many as have their logits in an eighth of it."""
+        device = self.first_scores.device
+        if device.type != "cuda":
+            return NODES_A_BATCH
+        memory = torch.cuda.get_device_properties(device).total_memory  # not the free part: runs are to be equal
+        return max(NODES_A_BATCH, memory // 8 // (12 * self.decoder.config.vocab_size))  # float32, three times
+
+    def _score(self, chosen: torch.Tensor, questions: torch.Tensor, first_scores: torch.Tensor) -> torch.Tensor:
+        """Return log-probabilities (b, k) of candidates (b, k), which are in main memory, as are all indices here."""
         tree = self.tree
         nodes = TreeNodes.from_candidates(tree, chosen, self.decoder.config._attn_implementation)
-        count, row = len(nodes.node), torch.arange(len(chosen), device=chosen.device)[:, None]
-        ends = nodes.rows[row, last_node(tree.paths[chosen], len(tree.tokens))]  # (b, k); S: right after the start
-        total = self.first_scores[questions[:, None], chosen]
+        count, row = len(nodes.node), torch.arange(len(chosen), device="cpu")[:, None]
         if not count:
-            return total
+            return first_scores
+        ends = nodes.rows[row, last_node(tree.paths[chosen], len(tree.tokens))]  # (b, k); S: right after the start
         path_from_root = tree.ancestors[nodes.node]  # (S, D)
         depth = (path_from_root != len(tree.tokens)).sum(dim=1)
-        states = self._decode(nodes, depth, questions)
-        logits = self.decoder.head(states).float()
-        normaliser = logits.logsumexp(dim=-1)
         # A node after the first adds its probability after its parent. Row S gathers what is not there.
         parent_node = path_from_root.gather(1, (depth - 2).clamp(min=0)[:, None])[:, 0]
         parent = nodes.rows[nodes.question, parent_node]
-        steps = torch.where(depth > 1, logits[parent, tree.tokens[nodes.node]] - normaliser[parent], 0.0)
+        path = nodes.rows[row[:, :, None], tree.paths[chosen]]  # (b, k, D)
+        index = (nodes.question, nodes.slot, tree.tokens[nodes.node], depth, nodes.seen(tree))
+        question, slot, tokens, depth, seen, parent, path, ends, last = _to_device(
+            (*index, parent, path, ends, tree.last_tokens[chosen]), first_scores.device
+        )
+        states = self._decode(nodes.moved(question, slot), tokens, depth, seen, questions)
+        logits = self.decoder.head(states).float()
+        normaliser = logits.logsumexp(dim=-1)
+        steps = torch.where(depth > 1, logits[parent, tokens] - normaliser[parent], 0.0)
         steps = torch.cat([steps, steps.new_zeros(1)])
-        total = total + steps[nodes.rows[row[:, :, None], tree.paths[chosen]]].sum(dim=-1)
+        total = first_scores + steps[path].sum(dim=-1)
         safe = ends.clamp(max=count - 1)
-        end_scores = logits[safe, tree.last_tokens[chosen]] - normaliser[safe]
+        end_scores = logits[safe, last] - normaliser[safe]
         return total + torch.where(ends < count, end_scores, 0.0)
 
-    def _decode(self, nodes: TreeNodes, depth: torch.Tensor, questions: torch.Tensor) -> torch.Tensor:
-        """Return states (S, H) of nodes after the last layer."""
-        states = self.decoder.embeddings(self.tree.tokens[nodes.node][None], depth[None])  # (1, S, H)
-        mask, cross_mask = _additive(nodes.visible(self.tree), states.dtype), None
+    def _decode(
+        self,
+        nodes: TreeNodes,
+        tokens: torch.Tensor,
+        depth: torch.Tensor,
+        seen: torch.Tensor,
+        questions: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return states (S, H) of nodes after the last layer; `seen` is what `TreeNodes.seen` gives."""
+        states = self.decoder.embeddings(tokens[None], depth[None])  # (1, S, H)
+        mask, cross_mask = _additive(nodes.visible(seen), states.dtype), None
         if self.question_mask is not None:
             cross_mask = _additive(self.question_mask[questions].bool()[:, None, None], states.dtype)
         start: Any = _StartTokens(self.start, questions)
@@ -320,6 +355,16 @@ class AnswerScorer:
             key, value = (tensor[questions] for tensor in question)
             states = layer(states, mask, key, value, cross_mask, cache=start, pattern=nodes)
         return states[0]
+
+
+def _to_device(tensors: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    """Return integer tensors on a device, in one copy that the host does not wait for."""
+    if device.type == "cpu":
+        return list(tensors)
+    joined = torch.cat([tensor.flatten() for tensor in tensors])
+    joined = joined.pin_memory() if device.type == "cuda" else joined
+    parts = joined.to(device, non_blocking=True).split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

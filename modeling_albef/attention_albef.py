@@ -1,10 +1,14 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""What all models of ALBEF declare to the library, and the plain attention that it calls "eager"."""
+"""What all models of ALBEF declare to the library, the plain attention that it calls "eager", and who attends to whom.
+
+Shapes: N text rows, L text tokens, S tokens without padding, H width, I images, P image tokens, d width of a head.
+"""
 
 import copy
 import os
 import re
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +18,8 @@ from transformers.utils import ModelOutput
 
 from .configuration_albef import AlbefError, named_model_errors
 
+KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, heads, tokens, d)
+CAPTURED = ("output_hidden_states", "output_attentions")
 TOWERS = {"vision_model": "vision tower", "text_model": "text tower", "text_decoder": "answer decoder"}
 
 
@@ -167,3 +173,109 @@ class NestedOutput(ModelOutput):
     def to_tuple(self) -> tuple[Any, ...]:
         """Return what is there, without names."""
         return tuple(part.to_tuple() if isinstance(part, ModelOutput) else part for part in self.values())
+
+
+class PaddedRows:
+    """Attention pattern of states (N, L, H): a row attends to itself, and to the other states that belong to the row.
+
+    A pattern says which states attend to which; `AlbefTextSelfAttention.attend` computes it. Further ones are
+    `PackedRows`, `PackedTexts` and `TreeNodes`.
+    """
+
+    def pack(self, states: torch.Tensor) -> torch.Tensor:
+        """Return what the layers compute of states (N, L, H)."""
+        return states
+
+    def pad(self, states: torch.Tensor) -> torch.Tensor:
+        """Return (N, L, H) of what `pack` returned."""
+        return states
+
+    def residual(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the states of which self-attention is computed."""
+        return states
+
+    def self_attention(
+        self,
+        module: Any,
+        states: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the context of `residual(states)`, in its shape, and the probabilities where there are any.
+
+        `module` is an `AlbefTextSelfAttention`, `cache` a `Cache` of the library, in generation, or None.
+        """
+        key = module.split_heads(self.pad(module.key(states)))
+        value = module.split_heads(self.pad(module.value(states)))
+        if cache is not None:
+            key, value = cache.update(key, value, module.layer_index)
+        query = module.split_heads(self.pad(module.query(states)))
+        context, probabilities = module.attend(query, key, value, mask, **kwargs)
+        return self.pack(context), probabilities
+
+    def cross_attention(
+        self,
+        module: Any,
+        states: torch.Tensor,
+        key_value: KeyValue,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the context of the states, in their shape.
+
+        With fewer keys than rows, the rows are equal runs, one for each key. A run is folded into the query length, so
+        nothing is repeated: (I, heads, T * L, d) against (I, heads, P, d).
+        """
+        states = self.pad(module.query(states))
+        rows, runs = states.shape[0], key_value[0].shape[0]  # len() would be a constant in an exported graph
+        if rows % runs:
+            raise ValueError(f"{rows} text rows cannot be dealt out to {runs} images: give `image_index`.")
+        query = module.split_heads(states)  # (N, heads, L, d)
+        if rows != runs:
+            query = query.unflatten(0, (runs, -1)).transpose(1, 2).flatten(2, 3)  # (I, heads, T * L, d)
+        context, probabilities = module.attend(query, *key_value, attention_mask, **kwargs)
+        if rows != runs and probabilities is not None:
+            probabilities = probabilities.unflatten(2, (rows // runs, -1)).transpose(1, 2).flatten(0, 1)
+        return self.pack(context.reshape(states.shape)), probabilities
+
+
+PADDED_ROWS = PaddedRows()
+
+
+@dataclass(frozen=True)
+class PackedRows(PaddedRows):
+    """The same pattern of rows whose padding is left out, (1, S, H): it is there in the attention alone.
+
+    So every linear map, nearly all of the work, is one product over the tokens.
+    """
+
+    slots: torch.Tensor  # (S,) index of each token among the N * L
+    shape: tuple[int, int]  # N, L
+
+    @staticmethod
+    def from_mask(attention_mask: torch.Tensor | None) -> PaddedRows:
+        """Return the pattern of rows with a mask (N, L), 1 = token.
+
+        The rows stay padded where there is no padding, where a row has no token, and on a GPU, which would be waited
+        for; so they do where a graph is recorded, whose shapes may not depend on the tokens.
+        """
+        if attention_mask is None or attention_mask.dim() != 2 or attention_mask.device.type != "cpu":
+            return PADDED_ROWS
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return PADDED_ROWS
+        counts = attention_mask.bool().sum(dim=1)
+        if counts.numel() == 0 or int(counts.min()) in (0, attention_mask.shape[1]):
+            return PADDED_ROWS
+        slots = attention_mask.flatten().nonzero()[:, 0]
+        return PackedRows(slots, (attention_mask.shape[0], attention_mask.shape[1]))
+
+    def pack(self, states: torch.Tensor) -> torch.Tensor:
+        """Return (1, S, H) of states (N, L, H)."""
+        return states.flatten(0, 1).index_select(0, self.slots)[None]
+
+    def pad(self, states: torch.Tensor) -> torch.Tensor:
+        """Return (N, L, H), 0 where there is no token, of states (1, S, H)."""
+        count = self.shape[0] * self.shape[1]
+        padded = states.new_zeros(count, states.shape[2]).index_copy(0, self.slots, states[0])
+        return padded.unflatten(0, self.shape)

@@ -16,6 +16,17 @@ from .configuration_albef import AlbefError, check_shapes
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")  # the library's names
 
 
+def contrast(first: torch.Tensor, second: torch.Tensor, temperature: torch.Tensor | float) -> torch.Tensor:
+    """Return the logits (B, C) of embeddings (B, E) and (C, E): their products over the temperature.
+
+    Under autocast they are computed in float32: at a temperature of 0.07 the rounding of bfloat16 would be a tenth.
+    """
+    if not torch.is_autocast_enabled(first.device.type):
+        return first @ second.T / temperature
+    with torch.autocast(first.device.type, enabled=False):
+        return first.float() @ second.float().T / temperature
+
+
 def contrastive_positives(image_ids: torch.Tensor, candidate_ids: torch.Tensor) -> torch.Tensor:
     """Return the hard targets (B, C), rows sum to 1: the candidates that show the same image share the mass equally.
 
@@ -65,9 +76,12 @@ def sample_hard_negatives(
     same = image_ids[:, None] == (image_ids if pool_ids is None else pool_ids)[None, :]
     # Differs from ALBEF: masked before the softmax, so no row can underflow to zero and stop `multinomial`.
     weights = logits.float().masked_fill(same, -torch.inf).softmax(dim=1)
-    # of rows that are not finite any will do: their loss is not finite either, and `multinomial` would end the process
+    # of rows that are not finite any will do: their loss is not finite either
     weights = torch.where(same.all(dim=1, keepdim=True) | ~weights.isfinite(), 1.0, weights)
-    return weights.argmax(dim=1) if hardest else torch.multinomial(weights, 1).squeeze(1)
+    if hardest:
+        return weights.argmax(dim=1)
+    # the draws of `torch.multinomial`, which would wait for a GPU to look whether there are weights to draw by
+    return (weights / torch.empty_like(weights).exponential_()).argmax(dim=1)
 
 
 def assignment_weights(image_embeds: torch.Tensor, image_ids: torch.Tensor | None = None) -> torch.Tensor:
@@ -77,7 +91,7 @@ def assignment_weights(image_embeds: torch.Tensor, image_ids: torch.Tensor | Non
     the constant of salesforce/ALBEF `models/model_pretrain_nlvr.py`, not the learned one.
     """
     ids = torch.arange(len(image_embeds), device=image_embeds.device) if image_ids is None else image_ids
-    similarity = image_embeds.float() @ image_embeds.float().T / 0.07
+    similarity = contrast(image_embeds.float(), image_embeds.float(), 0.07)
     # Differs from ALBEF, which leaves out the pair itself alone, and not its image in another pair.
     return similarity.softmax(dim=1).masked_fill(ids[:, None] == ids[None, :], 0.0)
 

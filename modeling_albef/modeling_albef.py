@@ -20,7 +20,7 @@ from transformers.utils.generic import can_return_tuple
 from .attention_albef import AlbefAttentionModel, NestedOutput, every_layer, output_options, select_layers
 from .configuration_albef import AlbefConfig, AlbefError, check_shapes
 from .hub_albef import AlbefHubMixin
-from .losses_albef import contrastive_positives, itc_loss
+from .losses_albef import contrast, contrastive_positives, itc_loss
 from .modeling_albef_text import AlbefTextModel, first_token
 from .modeling_albef_vision import AlbefVisionModel
 
@@ -305,7 +305,7 @@ class AlbefModel(AlbefPreTrainedModel):
         if not fields:
             raise ValueError("Give pixel_values, input_ids or both.")
         if "image_embeds" in fields and "text_embeds" in fields:
-            logits_per_image = fields["image_embeds"] @ fields["text_embeds"].T / self.temperature
+            logits_per_image = contrast(fields["image_embeds"], fields["text_embeds"], self.temperature)
             fields |= {"logits_per_image": logits_per_image, "logits_per_text": logits_per_image.T}
         if return_loss:
             fields["loss"] = _pair_loss(fields.get("logits_per_image"))

@@ -19,6 +19,7 @@ from .attention_albef import every_layer, output_options, select_layers
 from .configuration_albef import AlbefConfig, AlbefError, check_shapes
 from .losses_albef import (
     PairPool,
+    contrast,
     contrastive_positives,
     distill_targets,
     gather_pairs,
@@ -272,13 +273,13 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the contrastive loss, and the logits (B, C) of images and of texts that it is made of."""
         temperature, batch = self.albef.temperature, len(image_ids)
-        logits_per_image = outputs.image_embeds @ candidates.text_embeds.T / temperature
-        logits_per_text = outputs.text_embeds @ candidates.image_embeds.T / temperature
+        logits_per_image = contrast(outputs.image_embeds, candidates.text_embeds, temperature)
+        logits_per_text = contrast(outputs.text_embeds, candidates.image_embeds, temperature)
         image_targets = text_targets = contrastive_positives(image_ids, candidates.ids)
         if isinstance(alpha, torch.Tensor) or alpha:
             with torch.no_grad():  # the teacher's own embeddings of this batch are the first candidates
-                teacher_per_image = candidates.image_embeds[:batch] @ candidates.text_embeds.T / temperature
-                teacher_per_text = candidates.text_embeds[:batch] @ candidates.image_embeds.T / temperature
+                teacher_per_image = contrast(candidates.image_embeds[:batch], candidates.text_embeds, temperature)
+                teacher_per_text = contrast(candidates.text_embeds[:batch], candidates.image_embeds, temperature)
                 image_targets = distill_targets(image_targets, teacher_per_image, alpha)
                 text_targets = distill_targets(text_targets, teacher_per_text, alpha)
         loss = itc_loss(logits_per_image, logits_per_text, image_targets, text_targets)
@@ -312,8 +313,8 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
         if global_negatives:
             image_embeds, text_embeds = pool.image_embeds, pool.text_embeds
             pool, temperature = gather_pairs(pool), self.albef.temperature
-            negatives_per_image = image_embeds @ pool.text_embeds.T / temperature  # (B, N)
-            negatives_per_text = text_embeds @ pool.image_embeds.T / temperature  # (B, N)
+            negatives_per_image = contrast(image_embeds, pool.text_embeds, temperature)  # (B, N)
+            negatives_per_text = contrast(text_embeds, pool.image_embeds, temperature)  # (B, N)
         else:
             negatives_per_image = fields["logits_per_image"][:, :batch]
             negatives_per_text = fields["logits_per_text"][:, :batch]
@@ -321,17 +322,31 @@ class AlbefForImageTextRetrieval(AlbefPreTrainedModel):
         wrong_texts = sample_hard_negatives(negatives_per_image, image_ids, pool.image_ids, hardest=not self.training)
         text_index = torch.cat([pool.own, pool.own, wrong_texts])
         mask = None if pool.attention_mask is None else pool.attention_mask[text_index]
+        image_states, image_index = matched_images(pool, wrong_images)
         fused = self.albef.text_model(
             attention_mask=mask,
             text_hidden_states=pool.text_hidden_states.index_select(0, text_index),
-            image_hidden_states=pool.image_hidden_states,
-            image_index=torch.cat([pool.own, wrong_images, pool.own]),
+            image_hidden_states=image_states,
+            image_index=image_index,
             **every_layer(options),
         )
         itm_logits = self.itm_head(first_token(fused.last_hidden_state, mask))
         loss = itm_loss(itm_logits, pool.image_ids)
         states = fused.last_hidden_state  # (3B, L, H)
         return {"itm_loss": loss, "itm_logits": itm_logits, "multimodal_hidden_states": states}, fused
+
+
+def matched_images(pool: PairPool, wrong_images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return states of images, and which of them (3B,) belong to the matching pairs, wrong images, and wrong texts.
+
+    Of a pool of more images than pairs, that of all processes, those are returned that are matched, so that no others
+    are projected to keys and values. `wrong_images` (B,) count in the pool.
+    """
+    batch, index = len(pool.own), torch.cat([pool.own, wrong_images, pool.own])
+    if pool.image_hidden_states.shape[0] <= batch:
+        return pool.image_hidden_states, index
+    rows = torch.arange(batch, device=index.device)
+    return pool.image_hidden_states.index_select(0, index[: 2 * batch]), torch.cat([rows, batch + rows, rows])
 
 
 def _join_layers(text: Any, fused: Any, options: dict[str, Any]) -> dict[str, Any]:

@@ -21,10 +21,18 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention_albef import AlbefAttentionModel, attention_name, eager_attention_forward
+from .attention_albef import (
+    CAPTURED,
+    PADDED_ROWS,
+    AlbefAttentionModel,
+    KeyValue,
+    PackedRows,
+    PaddedRows,
+    attention_name,
+    eager_attention_forward,
+    output_options,
+)
 from .configuration_albef import AlbefError, AlbefTextConfig, check_shapes
-
-KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, heads, tokens, d)
 
 
 class AlbefTextEmbeddings(nn.Module):
@@ -69,59 +77,6 @@ def first_token(states: torch.Tensor, attention_mask: torch.Tensor | None) -> to
         return states[:, 0]
     index = attention_mask.int().argmax(dim=1)[:, None, None].expand(-1, 1, states.shape[2])
     return states.gather(1, index)[:, 0]
-
-
-class PaddedRows:
-    """Attention pattern of states (N, L, H): a row attends to itself, and to the other states that belong to the row.
-
-    A pattern says which states attend to which; `AlbefTextSelfAttention.attend` computes it. There are two more:
-    `PackedTexts` and `TreeNodes`.
-    """
-
-    def residual(self, states: torch.Tensor) -> torch.Tensor:
-        """Return the states of which self-attention is computed."""
-        return states
-
-    def self_attention(
-        self,
-        module: "AlbefTextSelfAttention",
-        states: torch.Tensor,
-        mask: torch.Tensor | None,
-        cache: Cache | None,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the context of `residual(states)`, in its shape, and the probabilities where there are any."""
-        key, value = module.project(states)
-        if cache is not None:
-            key, value = cache.update(key, value, module.layer_index)
-        return module.attend(module.split_heads(module.query(states)), key, value, mask, **kwargs)
-
-    def cross_attention(
-        self,
-        module: "AlbefTextSelfAttention",
-        states: torch.Tensor,
-        key_value: KeyValue,
-        attention_mask: torch.Tensor | None,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the context of the states, in their shape.
-
-        With fewer keys than rows, the rows are equal runs, one for each key. A run is folded into the query length, so
-        nothing is repeated: (I, heads, T * L, d) against (I, heads, P, d).
-        """
-        rows, runs = states.shape[0], key_value[0].shape[0]  # len() would be a constant in an exported graph
-        if rows % runs:
-            raise ValueError(f"{rows} text rows cannot be dealt out to {runs} images: give `image_index`.")
-        query = module.split_heads(module.query(states))  # (N, heads, L, d)
-        if rows != runs:
-            query = query.unflatten(0, (runs, -1)).transpose(1, 2).flatten(2, 3)  # (I, heads, T * L, d)
-        context, probabilities = module.attend(query, *key_value, attention_mask, **kwargs)
-        if rows != runs and probabilities is not None:
-            probabilities = probabilities.unflatten(2, (rows // runs, -1)).transpose(1, 2).flatten(0, 1)
-        return context.reshape(states.shape), probabilities
-
-
-PADDED_ROWS = PaddedRows()
 
 
 class AlbefTextSelfAttention(nn.Module):
@@ -408,7 +363,7 @@ class AlbefTextModel(AlbefAttentionModel):
                 `return_dict`.
 
         Returns:
-            `last_hidden_state` (N, L, H).
+            `last_hidden_state` (N, L, H); states of padding mean nothing.
 
         Raises:
             ValueError: None or several of `input_ids`, `inputs_embeds` and `text_hidden_states` are given, or a shape
@@ -437,14 +392,17 @@ class AlbefTextModel(AlbefAttentionModel):
             attention_mask=attention_mask,
             allow_is_bidirectional_skip=attention_mask is None or not self.training,  # to look would stall a GPU
         )
+        is_captured = any(output_options(self.config, **{name: kwargs.get(name) for name in CAPTURED}).values())
+        pattern = PADDED_ROWS if is_captured else PackedRows.from_mask(attention_mask)
+        hidden_states = pattern.pack(hidden_states)
         if text_hidden_states is None:
             for layer in self.encoder.text_layers:
-                hidden_states = layer(hidden_states, mask, **kwargs)
+                hidden_states = layer(hidden_states, mask, pattern=pattern, **kwargs)
         if image_hidden_states is not None:
             if image_index is None and image_hidden_states.shape[0] % count:
                 raise AlbefError(f"{image_hidden_states.shape[0]} images are not {count} a text: give `image_index`.")
             image_key_values = self.project_images(image_hidden_states)
         for index, layer in enumerate(self.encoder.fusion_layers if image_key_values else ()):
             key, value = self._pick_images(cast(Any, image_key_values)[index], image_index, index % count)
-            hidden_states = layer(hidden_states, mask, key, value, **kwargs)
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states)
+            hidden_states = layer(hidden_states, mask, key, value, pattern=pattern, **kwargs)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=pattern.pad(hidden_states))

@@ -42,6 +42,7 @@ from dataset_scripts import __main__ as dataset_script_commands
 from modeling_albef.training import (
     ClassificationTrainingArguments,
     GroundingTrainingArguments,
+    PreTrainingTrainingArguments,
     RetrievalTrainingArguments,
     VQATrainingArguments,
 )
@@ -49,6 +50,7 @@ from modeling_albef.training.application import (
     ClassificationDataArguments,
     DataArguments,
     ModelArguments,
+    PreTrainingDataArguments,
     VQADataArguments,
     parse_arguments,
 )
@@ -61,6 +63,7 @@ SCRIPTS: dict[str, tuple[Any, ...]] = {
     "my_run.py": (ModelArguments, DataArguments, RetrievalTrainingArguments),
     "run_classification.py": (ModelArguments, ClassificationDataArguments, ClassificationTrainingArguments),
     "run_grounding.py": (ModelArguments, DataArguments, GroundingTrainingArguments),
+    "run_pretraining.py": (ModelArguments, PreTrainingDataArguments, PreTrainingTrainingArguments),
     "run_vqa.py": (ModelArguments, VQADataArguments, VQATrainingArguments),
 }
 MODULES = (  # that are run with `python -m`, beside `dataset_scripts`

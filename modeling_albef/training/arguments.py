@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import DynamoBackend
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import trainer_log_levels
-from transformers.utils import is_in_notebook, logging
+from transformers.utils import is_in_notebook, is_torch_tf32_available, logging
 
 from .errors import SettingError
 from .evaluation.retrieval_metrics import RETRIEVAL_METRICS
@@ -32,6 +34,7 @@ RECIPE = (  # what a model card and a report say of the arguments; none of them 
     *("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "seed", "bf16", "fp16", "momentum", "alpha", "alpha_warmup", "distill", "queue_size", "k_test"),
     *("schedule_rules", "layer_decay", "freeze", "learning_rates", "inference", "vqa_rules", "rerank"),
+    *("mlm_probability", "whole_word_masking", "alpha_warmup_epochs", "group_captions"),
 )
 RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task has them: lowest, highest, in words
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1, "lie between 0 and 2**32 - 1")),
@@ -96,7 +99,9 @@ class AlbefTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images per process and step."})
     weight_decay: float = field(default=0.02, metadata={"help": "Decay of all but biases and layer norms."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 = none."})
-    optim: str = field(default="adamw_torch", metadata={"help": "The optimizer."})
+    optim: str | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "The optimizer; default: adamw_torch, on a GPU adamw_torch_fused."}
+    )
     seed: int = field(default=42, metadata={"help": "Seed of weights, order, augmentation, dropout."})
 
     # Early stopping
@@ -137,9 +142,10 @@ class AlbefTrainingArguments(TrainingArguments):
             self.load_best_model_at_end = False
         if self.disable_tqdm is None:  # bars are for a terminal; a file gets a line per log entry
             self.disable_tqdm = not (sys.stderr.isatty() or is_in_notebook())
-        do_eval = self.do_eval
+        do_eval, has_own_loading = self.do_eval, self.accelerator_config is not None
         self.learning_rates = parse_rates(self.learning_rates) if self.learning_rates else {}
         self._avoid_emulation()
+        self._choose_for_device()
         self._connect_cpu_processes()
         self._choose_schedule()
         backend, known = self.torch_compile_backend, [one.lower() for one in DynamoBackend.list()]
@@ -147,6 +153,8 @@ class AlbefTrainingArguments(TrainingArguments):
         _refuse(not is_known, "torch_compile_backend", repr(backend), f"be one of {', '.join(known)}")
         super().__post_init__()  # sets do_eval wherever eval_strategy is not "no"
         self.do_eval = do_eval
+        if self.dataloader_pin_memory and self.device.type == "cuda" and not has_own_loading:
+            cast(AcceleratorConfig, self.accelerator_config).non_blocking = True
         if self.published_schedule:  # a copy of the arguments asks for no other
             self.lr_scheduler_type = None
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
@@ -194,6 +202,13 @@ class AlbefTrainingArguments(TrainingArguments):
             logger.warning("This processor has no bfloat16 instructions: the arithmetic is float32, which is faster.")
             self.bf16 = False
             os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+
+    def _choose_for_device(self) -> None:
+        """Choose what is not given: on a GPU the fused optimizer, and products of float32 in TF32."""
+        on_gpu = torch.cuda.is_available() and not self.use_cpu
+        self.optim = self.optim or ("adamw_torch_fused" if on_gpu else "adamw_torch")
+        if self.tf32 is None and on_gpu and is_torch_tf32_available():
+            self.tf32 = True
 
     def _connect_cpu_processes(self) -> None:
         """Give the processes on CPUs `ddp_timeout`, which the library hands on to those on other devices alone."""

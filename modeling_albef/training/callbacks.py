@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -165,8 +166,10 @@ class InterruptionCallback(TrainerCallback):
 class FiniteLossCallback(TrainerCallback):
     """Keeps losses that are not finite away from the weights.
 
-    Before each optimizer step the processes share whether a loss of it was not finite, which waits for the device. If
-    so, training stops or goes on without the step; queue and weights stay as they were in both cases.
+    Before each optimizer step the processes share whether a loss of it was not finite. If so, training stops or goes on
+    without the step; queue and weights stay as they were in both cases. With a fused optimizer nothing waits
+    for that: the optimizer itself leaves the step out, and the outcome is read before the next one, or at the end of
+    the step where that is logged, evaluated or saved. With a gradient scaler likewise.
     """
 
     def __init__(self, skip: bool = False) -> None:
@@ -178,6 +181,7 @@ class FiniteLossCallback(TrainerCallback):
         """Forget what was seen in an earlier training."""
         self.num_skipped = self.num_skipped_in_a_row = 0
         self._watched: list[tuple[torch.Tensor, Any]] = []
+        self._unread: _WatchedStep | None = None
 
     def watch(self, loss: torch.Tensor, names: Any) -> None:
         """Add the loss of a batch to those to check; `names` are its images' files, or a tensor of their ids."""
@@ -185,16 +189,52 @@ class FiniteLossCallback(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         """Check the losses of the step; raise if one is not finite or, with `skip`, in too many steps in a row."""
-        watched, self._watched = self._watched, []
+        earlier, watched, self._watched, self._unread = self._unread, self._watched, [], None
+        optimizer = kwargs["optimizer"]
         if not watched:
             return
         is_bad = (~torch.stack([loss for loss, _ in watched]).isfinite()).any().float()
         if args.world_size > 1:
             torch.distributed.all_reduce(is_bad, torch.distributed.ReduceOp.MAX)
-        if not is_bad.item():
+        step = _WatchedStep(state.global_step + 1, is_bad, watched)
+        inner = getattr(optimizer, "optimizer", optimizer)
+        if getattr(optimizer, "scaler", None) is None:  # a gradient scaler skips the step by itself
+            if not can_leave_out_steps(inner):
+                if self._read(step, args):
+                    for parameter in kwargs["model"].parameters():  # without gradients the optimizer changes nothing
+                        parameter.grad = None
+                return
+            inner.found_inf = is_bad
+        self._unread = step.start_reading()
+        if earlier is not None:
+            self._read(earlier, args)
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: TrainerControl, **kwargs: Any) -> None:
+        """Read the outcome of the step now where something is to be made of it."""
+        if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
+            self._read_last(args)
+
+    def on_epoch_end(self, args: TrainingArguments, *_: Any, **kwargs: Any) -> None:
+        """Read the outcome of the last step of an epoch, which may be evaluated or saved."""
+        self._read_last(args)
+
+    def on_train_end(self, args: TrainingArguments, *_: Any, **kwargs: Any) -> None:
+        """Read the outcome of the last step, and leave the optimizer as it was."""
+        self._read_last(args)
+        inner = getattr(kwargs.get("optimizer"), "optimizer", kwargs.get("optimizer"))
+        vars(inner).pop("found_inf", None)
+
+    def _read_last(self, args: TrainingArguments) -> None:
+        step, self._unread = self._unread, None
+        if step is not None:
+            self._read(step, args)
+
+    def _read(self, step: _WatchedStep, args: TrainingArguments) -> bool:
+        """Return whether a step is left out; raise where the training is to stop."""
+        if not step.read():
             self.num_skipped_in_a_row = 0
-            return
-        message = self._describe(watched, state.global_step + 1)
+            return False
+        message = step.describe()
         self.num_skipped, self.num_skipped_in_a_row = self.num_skipped + 1, self.num_skipped_in_a_row + 1
         if not self.skip:
             raise LossNotFiniteError(
@@ -207,15 +247,46 @@ class FiniteLossCallback(TrainerCallback):
             )
         if args.process_index == 0:
             logger.warning(f"{message} The step is left out.")
-        if getattr(kwargs["optimizer"], "scaler", None) is None:  # a gradient scaler skips the step by itself
-            for parameter in kwargs["model"].parameters():  # without gradients the optimizer changes nothing
-                parameter.grad = None
+        return True
 
-    def _describe(self, watched: list[tuple[torch.Tensor, Any]], step: int) -> str:
+
+@dataclass
+class _WatchedStep:
+    """The losses of an optimizer step, and whether one of any process is not finite."""
+
+    number: int
+    is_bad: torch.Tensor  # scalar, 0 or 1
+    losses: list[tuple[torch.Tensor, Any]]  # of each batch of this process, with the names or ids of its images
+    _done: Any = None  # what says that `is_bad` has arrived in main memory
+
+    def start_reading(self) -> _WatchedStep:
+        """Copy the outcome from a GPU in the background; return the step."""
+        if self.is_bad.is_cuda:
+            self.is_bad = torch.empty_like(self.is_bad, device="cpu", pin_memory=True).copy_(self.is_bad, True)
+            self._done = torch.cuda.Event()
+            self._done.record()
+        return self
+
+    def read(self) -> bool:
+        """Return whether a loss is not finite."""
+        if self._done is not None:
+            self._done.synchronize()  # a step ago: it has long arrived
+        return bool(self.is_bad.item())
+
+    def describe(self) -> str:
         """Return, on all processes, which losses were not finite, and of which images."""
         own = []
-        for loss, names in watched:
+        for loss, names in self.losses:
             if not loss.isfinite():
                 listed = names.tolist() if isinstance(names, torch.Tensor) else names
                 own.append(f"{loss.item()}, of the images {', '.join(map(str, listed or ['without names']))}")
-        return f"The loss of step {step} is " + "; ".join(gather_object(own)) + "."
+        return f"The loss of step {self.number} is " + "; ".join(gather_object(own)) + "."
+
+
+def can_leave_out_steps(optimizer: Any) -> bool:
+    """Return whether an optimizer of torch leaves a step out where its `found_inf` is 1, which no host has to look at.
+
+    Gradient scalers use it. Only fused optimizers have it.
+    """
+    is_adam = isinstance(optimizer, torch.optim.AdamW | torch.optim.Adam)
+    return is_adam and all(group.get("fused") for group in optimizer.param_groups)

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .errors import SettingError
+from .hardware import keep_freed_memory
 from .queue_file import read_queue
 
 TEACHER_FOLDER = "teacher"
@@ -59,6 +60,8 @@ class MomentumTeacher:
     def __init__(self, student: PreTrainedModel, momentum: float, model: PreTrainedModel | None = None) -> None:
         """Make a teacher that starts from `model`, such as a pre-trained teacher; default: a copy of the student."""
         self.momentum = momentum
+        if student.device.type == "cpu":
+            keep_freed_memory()
         self.start_from(student if model is None else model, copies=model is None, device=student.device)
 
     def start_from(self, model: PreTrainedModel, device: torch.device, copies: bool = True) -> None:

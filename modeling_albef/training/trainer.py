@@ -26,11 +26,12 @@ from .checkpoints.push import HubPushMixin
 from .checkpoints.whole_checkpoints import WholeCheckpointMixin
 from .errors import SettingError
 from .evaluation.trainer_evaluation import EvaluationMixin
+from .hardware import autocast
 from .library_arguments import check_callables
 from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter
 from .momentum import TEACHER_FOLDER, MomentumTeacher, raise_to_float32
 from .parameter_groups import freeze, parse_rates, rates_of, split_groups
-from .rows import SOURCE, as_rows, image_keys, limit_lengths
+from .rows import SOURCE, as_rows, image_keys, limit_lengths, with_bytes
 from .sampling import ImageGroupSampler
 from .schedule import PublishedSchedule
 from .trials import TrialMixin
@@ -89,7 +90,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
             raise SettingError(str(error)) from error
         self._check_data(kwargs.get("data_collator"))
         collator = kwargs.get("data_collator") or self.make_collator() or self.data_collator
-        self.data_collator = self.limit_collator(collator)
+        self.data_collator, self._pixel_range = with_bytes(self.limit_collator(collator))
         self._first_teacher = teacher  # of every training that starts with `model_init`
         kept = copy.deepcopy(teacher) if self.model_init is not None else teacher
         # Differs from ALBEF, which copies the teacher of NLVR2 before the weights are loaded.
@@ -151,7 +152,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         """Return the loss of a step: the teacher's logits, then the student's forward, which takes them as targets."""
         alpha, teacher_logits = self.alpha, None
         if alpha > 0:
-            with torch.no_grad(), self.accelerator.autocast():
+            with torch.no_grad(), autocast(self.accelerator):
                 teacher_logits = self.teacher.model(**inputs).logits
         outputs = model(**inputs, teacher_logits=teacher_logits, alpha=alpha)
         self.record_loss_parts(**{self.LOSS_NAME: outputs.loss}, alpha=alpha)
@@ -166,6 +167,19 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
             draws_anew = SOURCE in (getattr(dataset, "column_names", None) or ())  # a mixture, in every epoch
             return ImageGroupSampler(read_ids if draws_anew else read_ids(), seed)
         return super()._get_train_sampler(dataset)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Move a batch to the device, and there normalize pixels that are still bytes."""
+        return self.normalize(super()._prepare_inputs(inputs))
+
+    def normalize(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return a batch of the trainer's collator as the model takes it; its images come as bytes."""
+        pixels = batch.get("pixel_values")
+        if self._pixel_range is None or pixels is None or pixels.dtype != torch.uint8:
+            return batch
+        mean, deviation = (torch.tensor(part)[:, None, None] for part in self._pixel_range)
+        mean, deviation = (part.to(pixels.device, non_blocking=True) for part in (mean, deviation))
+        return {**batch, "pixel_values": (pixels.float() - mean) / deviation}
 
     # ---- checks
 
@@ -196,7 +210,8 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         epoch = self.state.epoch or 0.0
         if self._is_stream and self._steps_per_epoch:
             epoch = self.state.global_step / self._steps_per_epoch
-        ramp = min(1.0, epoch) if self.args.alpha_warmup else 1.0
+        length = getattr(self.args, "alpha_warmup_epochs", 1.0)
+        ramp = min(1.0, epoch / length) if self.args.alpha_warmup else 1.0
         return self.args.alpha * ramp
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:

@@ -8,7 +8,7 @@ from golden_cases import tiny_config
 
 from benchmarks import published
 from modeling_albef import AlbefForImageTextRetrieval
-from modeling_albef.packed_fusion_albef import Packing, finish_fusion, start_fusion
+from modeling_albef.packed_fusion_albef import PackedTexts, Packing, finish_fusion, start_fusion
 
 
 def test_packing_in_closed_form() -> None:
@@ -42,3 +42,22 @@ def test_scores_equal_the_published_ones(fusion_layers: int, attention: str) -> 
     scores = model.itm_head(fused)[:, 1]
     assert scores.std() > 0.01  # the texts do differ
     torch.testing.assert_close(scores, expected[packing.order], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("first_only", [False, True])
+def test_padded_all_at_once_equals_length_by_length(first_only: bool) -> None:
+    """What a GPU computes and what a CPU does: the same contexts, and the same gradients."""
+    torch.manual_seed(0)
+    model = AlbefForImageTextRetrieval(tiny_config(initializer_range=0.3))
+    module = model.albef.text_model.encoder.fusion_layers[0].attention.self
+    packing = Packing.from_lengths(torch.tensor([4, 7, 1, 4, 2]))
+    assert packing.slots.tolist() == [0, 7, 8, *range(14, 18), *range(21, 25), *range(28, 35)]
+    pattern, found = PackedTexts(packing, first_only), []
+    for attend in (pattern.attend_padded, pattern.attend_by_length):
+        states = torch.randn(18, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        context = attend(module, pattern.residual(states[None])[0], states, 2 * states)
+        context.square().sum().backward()
+        found.append((context, states.grad))
+    assert found[0][0].shape == (5 if first_only else 18, 16)
+    for padded, by_length in zip(*found, strict=True):
+        torch.testing.assert_close(padded, by_length, atol=1e-5, rtol=1e-5)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ...configuration_albef import AlbefError
-from ..hardware import has_bfloat16_instructions
+from ..hardware import autocast, has_bfloat16_instructions
 
 
 @dataclass(eq=False)
@@ -46,7 +46,7 @@ class Evaluator:
         if is_raised:
             self.model.float()
         try:
-            with torch.inference_mode(), contextlib.nullcontext() if is_emulated else self.accelerator.autocast():
+            with torch.inference_mode(), contextlib.nullcontext() if is_emulated else autocast(self.accelerator):
                 yield
         finally:
             if is_raised:  # exact: the weights were bfloat16 numbers
@@ -57,7 +57,8 @@ class Evaluator:
         """Return rows of a data set, batch by batch."""
         if self.processor is None:
             raise AlbefError("The evaluation needs an AlbefProcessor: give it to the trainer as processing_class.")
-        options: dict[str, Any] = {"num_workers": self.num_workers, **self.loading}
+        is_pinned = self.model.device.type == "cuda"
+        options: dict[str, Any] = {"num_workers": self.num_workers, "pin_memory": is_pinned, **self.loading}
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, **options)
 
     def own_batches(
@@ -67,11 +68,33 @@ class Evaluator:
         own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
         loader = self.load(dataset, own, collate)
         for batch, inputs in zip(own, progress(loader, description), strict=True):
-            yield batch, {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+            yield batch, {name: tensor.to(self.model.device, non_blocking=True) for name, tensor in inputs.items()}
 
     def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum over the processes; each entry is zero on all but one."""
         return self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").cpu()
+
+    def fill_from_processes(self, tensor: torch.Tensor) -> None:
+        """Fill in, in place, what the other processes computed; each entry has only zero bits on all but one.
+
+        The sum is one of whole numbers of four bytes, so that every number is copied to the bit.
+        """
+        if self.accelerator.num_processes > 1:
+            torch.distributed.all_reduce(tensor.view(torch.int32))
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which process this is, and of how many."""
+        return self.accelerator.process_index, self.accelerator.num_processes
+
+
+def to_device(tensors: Sequence[torch.Tensor], device: torch.device) -> Sequence[torch.Tensor]:
+    """Return one-dimensional tensors of one type on a device, in one copy that the host does not wait for."""
+    if device.type == "cpu":
+        return tensors
+    joined = torch.cat(list(tensors))
+    joined = joined.pin_memory() if device.type == "cuda" else joined
+    return joined.to(device, non_blocking=True).split([len(tensor) for tensor in tensors])
 
 
 def progress(items: Any, description: str) -> Any:

@@ -33,7 +33,7 @@ def order_by_similarity(
     gallery_owners: torch.Tensor,
     block_size: int = 256,
 ) -> FirstStage:
-    """Compare queries (Q, E) with a gallery (G, E), in blocks; both are of unit length.
+    """Compare queries (Q, E) with a gallery (G, E), in blocks; both are of unit length. The outcome is on the CPU.
 
     Args:
         queries: Embeddings of the queries.
@@ -44,7 +44,7 @@ def order_by_similarity(
         block_size: Queries that are compared at once.
     """
     right = _right_candidates(query_owners, gallery_owners)
-    indices, parts = torch.arange(len(gallery)), []
+    indices, parts = torch.arange(len(gallery), device=gallery.device), []
     for block, own in zip(queries.split(block_size), right.split(block_size), strict=True):
         similarity = block @ gallery.T  # (b, G)
         of_right = similarity.gather(1, own.clamp(min=0)).masked_fill(own < 0, -torch.inf)  # (b, R)
@@ -58,7 +58,7 @@ def order_by_similarity(
             ahead[is_tied] += (equal & (indices < own_index)).sum(dim=1)
         wrong = similarity.scatter_(1, _padded_with_own(own), -torch.inf).amax(dim=1)
         parts.append((ahead, torch.maximum(wrong, score[:, 0]), wrong))
-    return FirstStage(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    return FirstStage(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 
 
 def _right_candidates(query_owners: torch.Tensor, gallery_owners: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,7 @@ def _right_candidates(query_owners: torch.Tensor, gallery_owners: torch.Tensor) 
     sorted_owners = gallery_owners[order]
     starts = torch.searchsorted(sorted_owners, query_owners)
     counts = torch.searchsorted(sorted_owners, query_owners, right=True) - starts
-    steps = torch.arange(int(counts.max()))
+    steps = torch.arange(int(counts.max()), device=order.device)
     taken = order[(starts[:, None] + steps).clamp(max=len(order) - 1)]
     return taken.masked_fill(steps >= counts[:, None], -1)
 

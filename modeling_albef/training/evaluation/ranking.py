@@ -28,10 +28,19 @@ class RankedCandidates:
         return list(zip(self.ids[query, :depth].tolist(), self.scores[query, :depth].tolist(), strict=True))
 
 
-def select_candidates(queries: torch.Tensor, gallery: torch.Tensor, k: int, block_size: int = 1024) -> torch.Tensor:
-    """Return (Q, min(k, G)) the gallery rows (G, E) most similar to each query (Q, E), the best first."""
+def select_candidates(
+    queries: torch.Tensor, gallery: torch.Tensor, k: int, block_size: int = 1024, share: tuple[int, int] = (0, 1)
+) -> torch.Tensor:
+    """Return (Q, min(k, G)) the gallery rows (G, E) most similar to each query (Q, E), the best first.
+
+    `share` says which of how many processes this is: the rows of the blocks of the others are 0.
+    """
     k = min(k, len(gallery))
-    return torch.cat([(block @ gallery.T).topk(k).indices for block in queries.split(block_size)])
+    chosen = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
+    for start in range(share[0] * block_size, len(queries), share[1] * block_size):
+        block = queries[start : start + block_size]
+        chosen[start : start + block_size] = (block @ gallery.T).topk(k).indices
+    return chosen
 
 
 def pairs_to_score(texts_of_image: torch.Tensor, images_of_text: torch.Tensor) -> torch.Tensor:

@@ -20,8 +20,9 @@ from torch.utils.data import Subset
 from ...configuration_albef import AlbefError
 from ...index_albef import check_finite, rerank_scores
 from ...packed_fusion_albef import Packing, start_fusion
+from ..hardware import ImageRoom, exact_products
 from ..rows import as_rows, column, image_names, rows_by_image, texts_of
-from .base import Evaluator, balance_load, progress
+from .base import Evaluator, balance_load, progress, to_device
 from .eccv import NUM_IMAGES as COCO_IMAGES
 from .eccv import coco_image_ids
 from .ranking import RankedCandidates, pair_similarity, pairs_to_score, rank_candidates, select_candidates
@@ -40,7 +41,7 @@ class EncodedTexts:
 
     embeds: torch.Tensor  # (T, E)
     lengths: torch.Tensor  # (T,) tokens of each
-    starts: torch.Tensor  # (T,) index of each text's first token among the states
+    starts: torch.Tensor  # (T,) index of each text's first token among the states, which are sorted by length
     states: torch.Tensor  # (S, H) on the model's device; see `start_fusion`
 
 
@@ -54,12 +55,22 @@ class EncodedImages:
     states: dict[int, torch.Tensor] = field(default_factory=dict)  # batch -> (n, P, H), as far as memory allowed
 
 
+@dataclass
+class _Part:
+    """Texts that are matched with one image together."""
+
+    packing: Packing
+    tokens: torch.Tensor  # (S,) their rows among the states of all texts
+    rows: torch.Tensor  # (N,) indices of their scores, in packed order
+
+
 @dataclass(eq=False)
 class RetrievalEvaluator(Evaluator):
     """Evaluates an `AlbefForImageTextRetrieval` on images with captions, on one process or many.
 
-    Every process encodes all texts, which is cheap, and its share of the images; batches of images are then shared
-    by their number of pairs, and the scores of the pairs are summed.
+    Every process encodes its share of the texts, whose states all of them get, and of the images, and selects the
+    candidates of its share of the queries; batches of images are then shared by their number of pairs, and the scores
+    of the pairs are summed.
 
     Attributes:
         k_test: Candidates that are re-ranked; a smaller gallery is re-ranked whole.
@@ -68,7 +79,7 @@ class RetrievalEvaluator(Evaluator):
         rerank_weight: `AlbefConfig.rerank_weight`; or "auto" for the one with the highest `r_mean` here, which the
             result's `details` have as `rerank_weight`, and all that were tried as `rerank_weights`.
         image_memory: Megabytes of image states that a process keeps in main memory from encoding to re-ranking; an
-            image of 384 pixels has 1.8 in float32.
+            image of 384 pixels has 1.8 in float32. A GPU keeps those that fit in half of what it has left.
     """
 
     _: KW_ONLY
@@ -116,7 +127,9 @@ class RetrievalEvaluator(Evaluator):
             tried = {_weight_name(weight): metrics["r_mean"] for weight, metrics in measured.items()}
             result.details |= {"rerank_weight": chosen, "rerank_weights": tried}
         coco_ids = coco_image_ids(image_names(rows, image_rows)) if len(image_rows) == COCO_IMAGES else None
-        add_details(result, encoded_images.embeds, texts.embeds, coco_ids, self.model.config.search_calibration)
+        embeds = encoded_images.embeds.to(self.model.device), texts.embeds.to(self.model.device)
+        with exact_products(self.model.device):
+            add_details(result, *embeds, coco_ids, self.model.config.search_calibration)
         return result
 
     def rank(
@@ -134,8 +147,13 @@ class RetrievalEvaluator(Evaluator):
         """
         check_finite(images.embeds, "features", "image {}".format)
         check_finite(texts.embeds, "features", "caption {}".format)
-        texts_of_image = select_candidates(images.embeds, texts.embeds, self.k_test)  # (I, k)
-        images_of_text = select_candidates(texts.embeds, images.embeds, self.k_test)  # (T, k)
+        embeds = images.embeds.to(self.model.device), texts.embeds.to(self.model.device)
+        with exact_products(self.model.device):
+            by_image, by_text = (
+                select_candidates(queries, gallery, self.k_test, share=self.share)
+                for queries, gallery in (embeds, embeds[::-1])
+            )
+        texts_of_image, images_of_text = self.sum_over_processes(by_image), self.sum_over_processes(by_text)
         pairs = pairs_to_score(texts_of_image, images_of_text)
         similarity = logits = pair_similarity(pairs, images.embeds, texts.embeds)
         if self.rerank_weight != 0:
@@ -154,43 +172,56 @@ class RetrievalEvaluator(Evaluator):
         for start in progress(range(0, len(captions), TEXTS_AT_ONCE), "Reading texts"):
             some = captions[start : start + TEXTS_AT_ONCE]
             ids += self.processor(text=some, truncation=True, max_length=self.max_length)["input_ids"]
-        lengths = torch.tensor([len(row) for row in ids])
-        starts = lengths.cumsum(0) - lengths
-        embeds = torch.zeros(len(ids), self.model.config.projection_dim)
+        device, lengths = self.model.device, torch.tensor([len(row) for row in ids])
+        order = lengths.argsort(stable=True)
+        (tokens,) = to_device([torch.tensor([token for text in order.tolist() for token in ids[text]])], device)
+        embeds = torch.zeros(len(ids), self.model.config.projection_dim, device=device)
         states: Any = None
-        for length in progress(lengths.unique().tolist(), "Encoding texts"):
-            for batch in (lengths == length).nonzero()[:, 0].split(4 * self.batch_size):
-                input_ids = torch.tensor([ids[text] for text in batch.tolist()], device=self.model.device)
-                features = self.model.get_text_features(input_ids)
-                embeds[batch] = features.pooler_output.float().cpu()
-                packing = Packing.from_lengths(lengths[batch])
-                read = start_fusion(self.model.albef.text_model, features.last_hidden_state.flatten(0, 1), packing)
-                if states is None:
-                    states = read.new_empty(int(lengths.sum()), read.shape[1])
-                states[packing.tokens(starts[batch]).to(read.device)] = read
-        return EncodedTexts(embeds, lengths, starts, states)
+        text_model, first_text, first_token = self.model.albef.text_model, 0, 0
+        parts = [(n, length) for length in lengths.unique().tolist() for n in self._parts(lengths == length)]
+        for turn, (count, length) in enumerate(progress(parts, "Encoding texts")):
+            texts, rows = slice(first_text, first_text + count), slice(first_token, first_token + count * length)
+            first_text, first_token = texts.stop, rows.stop
+            if turn % self.share[1] != self.share[0] and states is not None:
+                continue
+            features = self.model.get_text_features(tokens[rows].view(count, length))
+            packing = Packing.from_lengths(torch.full((count,), length))
+            read = start_fusion(text_model, features.last_hidden_state.flatten(0, 1), packing)
+            if states is None:
+                states = read.new_zeros(len(tokens), read.shape[1])
+            if turn % self.share[1] == self.share[0]:  # each process needs one part for the type of the states
+                states[rows], embeds[texts] = read, features.pooler_output.float()
+        self.fill_from_processes(states)
+        self.fill_from_processes(embeds)
+        starts = torch.zeros_like(lengths).scatter(0, order, lengths[order].cumsum(0) - lengths[order])
+        return EncodedTexts(embeds.cpu()[order.argsort()], lengths, starts, states)
+
+    def _parts(self, chosen: torch.Tensor) -> list[int]:
+        """Return how many of the chosen texts are encoded together, part by part."""
+        return [len(part) for part in chosen.nonzero().split(4 * self.batch_size)]
 
     def encode_images(self, dataset: Any) -> EncodedImages:
         """Run the vision tower over this process's share of the images, I rows with an `image`."""
         batches = [batch.tolist() for batch in torch.arange(len(dataset)).split(self.batch_size)]
         owners = [index % self.accelerator.num_processes for index in range(len(batches))]
-        images = EncodedImages(torch.zeros(len(dataset), self.model.config.projection_dim), batches, owners)
+        embeds = torch.zeros(len(dataset), self.model.config.projection_dim, device=self.model.device)
+        images = EncodedImages(embeds, batches, owners)
         own = [index for index, owner in enumerate(owners) if owner == self.accelerator.process_index]
-        loader, room = self._load_images(dataset, batches, own), self.image_memory * MEGABYTE
+        loader, room = self._load_images(dataset, batches, own), ImageRoom(self.image_memory * MEGABYTE)
         for index, pixel_values in zip(own, progress(loader, "Encoding images"), strict=True):
-            features = self.model.get_image_features(pixel_values.to(self.model.device))
-            images.embeds[batches[index]] = features.pooler_output.float().cpu()
-            room -= features.last_hidden_state.nbytes
-            if room >= 0:
-                images.states[index] = features.last_hidden_state.cpu()
-        images.embeds = self.sum_over_processes(images.embeds)
+            features = self.model.get_image_features(pixel_values.to(self.model.device, non_blocking=True))
+            embeds[batches[index][0] : batches[index][-1] + 1] = features.pooler_output.float()
+            if (kept := room.keep(features.last_hidden_state)) is not None:
+                images.states[index] = kept
+        images.embeds = self.sum_over_processes(embeds)
         return images
 
     def score_pairs(
         self, dataset: Any, pairs: torch.Tensor, images: EncodedImages, texts: EncodedTexts
     ) -> torch.Tensor:
         """Return (n,) matching logits of pairs (n, 2), which are sorted by image, from all processes."""
-        scores = torch.zeros(len(pairs))
+        device = self.model.device
+        scores = torch.zeros(len(pairs), device=device)
         stops = torch.searchsorted(pairs[:, 0].contiguous(), torch.arange(len(images.embeds)), right=True).tolist()
         starts = [0, *stops[:-1]]
         loads = [sum(stops[image] - starts[image] for image in batch) for batch in images.batches]
@@ -202,25 +233,39 @@ class RetrievalEvaluator(Evaluator):
         with progress(None, "Re-ranking") as bar:
             bar.reset(total=sum(loads[index] for index in own))
             for index in own:
+                parts = self._plan([range(starts[n], stops[n]) for n in images.batches[index]], pairs, texts)
                 if (states := images.states.pop(index, None)) is None:
-                    states = self.model.get_image_features(next(again).to(self.model.device)).last_hidden_state
-                for image, state in zip(images.batches[index], states, strict=True):
-                    chosen = slice(starts[image], stops[image])
-                    scores[chosen] = self._score_texts(state.to(self.model.device), pairs[chosen, 1], texts)
+                    states = self.model.get_image_features(next(again).to(device, non_blocking=True)).last_hidden_state
+                for state, own_parts in zip(states.to(device, non_blocking=True), parts, strict=True):
+                    key_values = self.model.albef.text_model.project_images(state[None])
+                    for part in own_parts:
+                        read = texts.states.index_select(0, part.tokens)
+                        logits = self.model.match_packed(read, part.packing, key_values)
+                        scores.index_copy_(0, part.rows, logits[:, 1].float())
                 bar.update(loads[index])
         return self.sum_over_processes(scores)
 
-    def _score_texts(self, image: torch.Tensor, chosen: torch.Tensor, texts: EncodedTexts) -> torch.Tensor:
-        """Return matching logits (m,) of one image (P, H) with the texts `chosen` (m,)."""
-        scores, key_values = torch.zeros(len(chosen)), self.model.albef.text_model.project_images(image[None])
-        by_length = texts.lengths[chosen].argsort(stable=True)
-        tokens = texts.lengths[chosen[by_length]].cumsum(0)
-        sizes = ((tokens - 1) // (64 * self.batch_size)).unique_consecutive(return_counts=True)[1]
-        for part in by_length.split(sizes.tolist()):
-            packing = Packing.from_lengths(texts.lengths[chosen[part]])
-            states = texts.states[packing.tokens(texts.starts[chosen[part]]).to(texts.states.device)]
-            scores[part[packing.order]] = self.model.match_packed(states, packing, key_values)[:, 1].float().cpu()
-        return scores
+    def _plan(self, pairs_of_image: list[range], pairs: torch.Tensor, texts: EncodedTexts) -> list[list[_Part]]:
+        """Return the parts of texts that are matched with each image, whose pairs are rows of `pairs` (n, 2)."""
+        planned: list[list[_Part]] = []
+        for rows in pairs_of_image:
+            chosen = pairs[rows.start : rows.stop, 1]
+            by_length = texts.lengths[chosen].argsort(stable=True)
+            tokens = texts.lengths[chosen[by_length]].cumsum(0)
+            sizes = ((tokens - 1) // (64 * self.batch_size)).unique_consecutive(return_counts=True)[1].tolist()
+            parts = []
+            for part in by_length.split(sizes) if sizes else ():
+                packing = Packing.from_lengths(texts.lengths[chosen[part]])
+                index = packing.tokens(texts.starts[chosen[part]])
+                parts.append(_Part(packing, index, rows.start + part[packing.order]))
+            planned.append(parts)
+        every = [part for parts in planned for part in parts]
+        tensors = [(part.tokens, part.rows, part.packing.first, part.packing.slots) for part in every]
+        moved = iter(to_device([one for group in tensors for one in group], self.model.device))
+        for part in every:
+            part.tokens, part.rows = next(moved), next(moved)
+            part.packing = part.packing.moved(next(moved), next(moved))
+        return planned
 
     def _load_images(self, dataset: Any, batches: list[list[int]], chosen: list[int]) -> Any:
         return self.load(dataset, [batches[index] for index in chosen], partial(_collate_images, self.processor))

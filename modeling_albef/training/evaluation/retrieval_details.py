@@ -86,11 +86,12 @@ def add_details(
         calibration: Of the model; None: no metrics of queries without an answer.
     """
     owners, images = result.caption_image, torch.arange(len(image_embeds))
+    device = image_embeds.device
     queries = owners.unique()  # images with captions
     by_image, by_text = result.image_to_text, result.text_to_image
-    first = order_by_similarity(image_embeds[queries], text_embeds, queries, owners)
+    first = order_by_similarity(image_embeds[queries.to(device)], text_embeds, queries.to(device), owners.to(device))
     txt = _Direction("txt", by_image.ids[queries], by_image.scores[queries], queries, owners, first)
-    first = order_by_similarity(text_embeds, image_embeds, owners, images)
+    first = order_by_similarity(text_embeds, image_embeds, owners.to(device), images.to(device))
     img = _Direction("img", by_text.ids, by_text.scores, owners, images, first)
     result.query_images, result.text_ranks, result.image_ranks = queries, txt.ranks, img.ranks
     result.best_scores = {"txt": txt.best_scores(), "img": img.best_scores()}

@@ -18,7 +18,7 @@ from ...answer_tree_albef import AnswerTree
 from ...configuration_albef import AlbefError
 from ...index_albef import check_finite
 from ..rows import Rows, as_rows, column, image_keys
-from .base import Evaluator
+from .base import Evaluator, to_device
 from .bootstrap import bootstrap_means, interval
 from .candidates import check_answers, choose_folding
 from .results import VQAResult
@@ -136,18 +136,21 @@ class VQAEvaluator(Evaluator):
         own = self._own_candidates(dataset)
         options = {"k": self.k_test, "count_first_token_twice": self.count_first_token_twice}
         options["best_only"] = self.best_answer_only
-        best, probabilities = torch.zeros(len(dataset), dtype=torch.int64), torch.zeros(len(dataset))
+        device = self.model.device
+        best = torch.zeros(len(dataset), dtype=torch.int64, device=device)
+        probabilities = torch.zeros(len(dataset), device=device)
         tree, made_of = None, None
         with self.inference():
             for batch, inputs in self._own_batches(dataset, own):
                 if tree is None or own[batch[0]] is not made_of:
                     made_of = own[batch[0]]
-                    candidates = self.processor.encode_answers(made_of or self.answer_list).to(self.model.device)
+                    candidates = self.processor.encode_answers(made_of or self.answer_list)
                     tree = AnswerTree.from_tokens(candidates["input_ids"], candidates["attention_mask"])
                 ranked = self.model.rank_answers(**inputs, candidates=tree, **options)
-                best[batch] = ranked.ids[:, 0].cpu()
+                (rows,) = to_device([torch.tensor(batch)], device)
+                best.index_copy_(0, rows, ranked.ids[:, 0])
                 if ranked.probabilities is not None:
-                    probabilities[batch] = ranked.probabilities[:, 0].cpu()
+                    probabilities.index_copy_(0, rows, ranked.probabilities[:, 0].float())
         best, probabilities = self.sum_over_processes(best), self.sum_over_processes(probabilities)
         check_finite(probabilities, "scores", "question {}".format)
         return best, None if self.best_answer_only else probabilities

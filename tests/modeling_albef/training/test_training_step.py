@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import traceback
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import golden_vqa_cases as vqa
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from golden_cases import build, load_case, pick_inputs, training_step
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_cases import make_trainer, random_rows
 
-STALLS = ("_local_scalar_dense", "nonzero", "masked_select", "unique")  # what makes the host wait for a GPU
+from modeling_albef.losses_albef import PairPool, contrast
+from modeling_albef.modeling_albef_retrieval import matched_images
+from modeling_albef.training.hardware import autocast, exact_products
+
+# what makes the host wait for a GPU; `multinomial` looks whether there are weights
+STALLS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "multinomial", "equal.default")
+# where a whole step does so, and why that is none of a GPU's, or has to be
+REMAINING = {
+    "data_loader.py:__iter__": "the seed of an epoch is drawn on the CPU",
+    "callbacks.py:read": "whether the loss of the step before is finite has arrived in main memory by then",
+    "trainer.py:_finalize_training": "the mean loss of a training that ended",
+}
 
 
 class CountStalls(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.places: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(name in str(func) for name in STALLS):
+        index = args[1] if "aten.index" in str(func) and isinstance(args[1], list | tuple) else ()
+        by_mask = any(isinstance(one, torch.Tensor) and one.dtype == torch.bool for one in index)
+        of_unknown_size = "repeat_interleave.Tensor" in str(func) and (kwargs or {}).get("output_size") is None
+        if by_mask or of_unknown_size or any(name in str(func) for name in STALLS):
             self.found.append(str(func))
+            frames = [frame for frame in traceback.extract_stack()[:-1] if "/torch/" not in frame.filename]
+            self.places.append(f"{Path(frames[-1].filename).name}:{frames[-1].name}")
         return func(*args, **(kwargs or {}))
 
 
@@ -42,8 +63,65 @@ def test_no_step_waits_for_the_device() -> None:
         model(**batch, teacher_logits=logits, alpha=0.4).loss.backward()
     assert counted.found == []
     with CountStalls() as counted:
-        bool(torch.ones(2).any())  # the counter does see one
-    assert counted.found
+        bool(torch.ones(2).any())  # the counter does see each kind
+        torch.ones(2)[torch.tensor([True, False])]
+        torch.multinomial(torch.ones(2), 1)
+        torch.repeat_interleave(torch.tensor([1, 2]))
+    assert len(counted.found) >= 4
+
+
+def test_what_a_whole_training_waits_for_is_listed(tmp_path: Path) -> None:
+    """With the optimizer that is the default on a GPU, and no step logged: one look a step, at the step before."""
+    options = {"logging_steps": 100, "logging_first_step": False, "save_strategy": "no", "optim": "adamw_torch_fused"}
+    trainer = make_trainer(tmp_path, **options)
+    with CountStalls() as counted:
+        trainer.train()
+    places = Counter(counted.places)
+    assert set(places) <= set(REMAINING), places
+    assert places["callbacks.py:read"] == trainer.state.global_step == 8
+    assert places["data_loader.py:__iter__"] == 2 and places["trainer.py:_finalize_training"] == 1
+
+
+def test_of_the_images_of_all_processes_those_that_are_matched_are_projected() -> None:
+    """Of 5 images in the pool of which this process has 2: its own, and the wrong ones, once each kind."""
+    states = torch.randn(5, 3, 4)
+    pool = PairPool(states, states, None, states[:, 0], states[:, 0], torch.arange(5), own=torch.tensor([2, 3]))
+    wrong = torch.tensor([0, 4])
+    chosen, index = matched_images(pool, wrong)
+    assert len(chosen) == 4 and torch.equal(chosen[index], states[torch.tensor([2, 3, 0, 4, 2, 3])])
+    alone = PairPool(states, states, None, states[:, 0], states[:, 0], torch.arange(5), own=torch.arange(5))
+    chosen, index = matched_images(alone, torch.tensor([1, 2, 3, 4, 0]))
+    assert chosen is states and index.tolist() == [0, 1, 2, 3, 4, 1, 2, 3, 4, 0, 0, 1, 2, 3, 4]
+
+
+def test_contrastive_logits_are_exact_under_autocast() -> None:
+    first, second = torch.nn.functional.normalize(torch.randn(2, 6, 64), dim=-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(contrast(first, second, 0.07), (first @ second.T).float() / 0.07)
+        found = contrast(first, second, 0.07)
+        assert contrast(first.bfloat16(), second, 0.07).dtype == torch.float32
+    assert torch.equal(found, first @ second.T / 0.07)
+    assert contrast(first.bfloat16(), second.bfloat16(), 0.07).dtype == torch.bfloat16  # as the model's own weights
+
+
+def test_the_teacher_computes_in_the_precision_of_the_run_under_every_engine() -> None:
+    """Where an engine keeps the precision to itself, as DeepSpeed does, the accelerator enters none."""
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    for native in (True, False):
+        accelerator.native_amp = native
+        with autocast(accelerator):
+            assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.bfloat16
+    with accelerator.autocast():
+        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.float32  # what the teacher got before
+    AcceleratorState._reset_state()
+
+
+def test_exact_products_restore_what_they_found() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        with exact_products(torch.device("cpu")):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 
 
 def gradients(model: torch.nn.Module, inputs: dict[str, Any], call: Any = None) -> dict[str, torch.Tensor]:
