@@ -87,6 +87,26 @@ def check_shapes(known: Mapping[str, int] | None = None, **tensors: tuple[torch.
         sizes = found
 
 
+def check_finite(values: torch.Tensor, what: str, source: Callable[[int], str]) -> None:
+    """Raise an error that names the source of the first row of values (N, ..) that is not finite.
+
+    Args:
+        values: Features or scores.
+        what: Which of the two.
+        source: Returns what a row belongs to, in words.
+
+    Raises:
+        AlbefError: A value is NaN or infinite.
+    """
+    rows = (~values.isfinite())[..., None].flatten(1).any(dim=1).nonzero()
+    if len(rows):
+        count = f" Of {len(values)} rows, {len(rows)} are not finite." if len(rows) > 1 else ""
+        raise AlbefError(
+            f"The {what} of {source(int(rows[0]))} are not finite: load the model in float32, or another checkpoint."
+            f"{count}"
+        )
+
+
 class AlbefPartConfig(PreTrainedConfig):
     """What the configurations of ALBEF share: they are not made of those of other models."""
 

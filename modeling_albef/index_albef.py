@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset, IterableDataset
 from transformers.utils import logging
 
-from .configuration_albef import AlbefError, one_line
+from .configuration_albef import AlbefError, check_finite, one_line
 from .kept_images_albef import KeptImages, Skipped
 
 # Formats that `processing.open_image` opens, by Pillow's names; the registry says which endings are theirs.
@@ -259,26 +259,6 @@ def name_source(kind: str, source: Any) -> str:
     if not isinstance(source, (str, os.PathLike)) or not source:
         return "an image" if kind == "image" else "a text"
     return f"the {kind} {str(source)[:200]!r}"
-
-
-def check_finite(values: torch.Tensor, what: str, source: Callable[[int], str]) -> None:
-    """Raise an error that names the source of the first row of values (N, ..) that is not finite.
-
-    Args:
-        values: Features or scores.
-        what: Which of the two.
-        source: Returns what a row belongs to, in words.
-
-    Raises:
-        AlbefError: A value is NaN or infinite.
-    """
-    rows = (~values.isfinite())[..., None].flatten(1).any(dim=1).nonzero()
-    if len(rows):
-        count = f" Of {len(values)} rows, {len(rows)} are not finite." if len(rows) > 1 else ""
-        raise AlbefError(
-            f"The {what} of {source(int(rows[0]))} are not finite: load the model in float32, or another checkpoint."
-            f"{count}"
-        )
 
 
 def rerank_scores(

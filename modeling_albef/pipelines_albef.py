@@ -13,13 +13,12 @@ from transformers import AutoProcessor, Pipeline
 from transformers.utils import PROCESSOR_NAME, logging
 
 from .answer_tree_albef import AnswerTree, describe_merged_answers, merge_equal_answers
-from .configuration_albef import AlbefError, one_line
+from .configuration_albef import AlbefError, check_finite, one_line
 from .hub_albef import check_head, check_model_type
 from .index_albef import (
     EmbeddingIndex,
     Rows,
     as_sequence,
-    check_finite,
     has_rows,
     images_below,
     is_many,
@@ -199,6 +198,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
             num_return_sequences=top_k,
             max_new_tokens=max_new_tokens,
             length_penalty=0.0,
+            **self.processor.answer_constraints(),
             return_dict_in_generate=True,
             output_scores=True,
         )

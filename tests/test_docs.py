@@ -181,7 +181,8 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch, may_run: bo
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What a reader has: the recipes, models, some pictures, a configuration file of salesforce/ALBEF."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    save_retrieval(tmp_path / "output/demo_retrieval")
+    for name in ("output/demo_retrieval", "albef-coco"):
+        save_retrieval(tmp_path / name)
     save_vqa(tmp_path / "output/demo_vqa")
     for number, name in enumerate(("photo.jpg", "photos/beach/img_1.jpg", "photos/img_2.jpg")):
         path = tmp_path / name
@@ -307,7 +308,7 @@ def anchors_of(page: Path) -> set[str]:
 def test_links_lead_somewhere(page: Path) -> None:
     text = FENCE.sub("", page.read_text())
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith(("https://", "http://")):
+        if target.startswith(("https://", "http://", "../../actions/")):  # of the site, not of a folder
             continue
         name, _, anchor = target.partition("#")
         path = (page.parent / name).resolve() if name else page
@@ -330,6 +331,10 @@ def test_tests_that_are_named_exist() -> None:
 def test_the_navigation_has_every_page_once() -> None:
     listed = re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 700
 
 
 # ---- what is made

@@ -9,12 +9,16 @@ Shapes: I images, N texts, K images a text, P image tokens, L text tokens, H wid
 """
 
 import argparse
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
 from ..configuration_albef import AlbefConfig, AlbefError, exit_with_message
 from ..hub_albef import check_model_name, load_model, named_model_errors
@@ -105,10 +109,24 @@ def export_onnx(model: Exportable, folder: str | Path) -> list[Path]:
     written = []
     for name, part in export_parts(model).items():
         written.append(Path(folder) / f"{name}.onnx")
-        torch.onnx.export(
-            part.program, f=str(written[-1]), input_names=part.inputs, output_names=part.outputs, dynamo=True
-        )
+        names = {"input_names": part.inputs, "output_names": part.outputs}
+        with _quiet_exporter():
+            torch.onnx.export(part.program, f=str(written[-1]), dynamo=True, verbose=False, **names)
     return written
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep two notes of the exporter back: operators of torchvision, which no ALBEF has, and its own deprecated call."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+            yield
+    finally:
+        registration.setLevel(level)
 
 
 @exit_with_message(AlbefError)
@@ -118,6 +136,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", help="Folder or Hub name of a retrieval model or a classifier.")
     parser.add_argument("folder", help="Where the graphs go.")
     arguments = parser.parse_args(argv)
+    transformers_logging.disable_progress_bar()
     check_model_name(arguments.model)
     with named_model_errors(arguments.model, OSError):
         made_by = AlbefConfig.from_pretrained(arguments.model).architectures or ()

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from ..configuration_albef import AlbefError, one_line
-from ..index_albef import MissingFolderError, check_finite, images_below, name_source
+from ..configuration_albef import AlbefError, check_finite, one_line
+from ..index_albef import MissingFolderError, images_below, name_source
 from ..kept_images_albef import Skipped
 
 TABLE = "images"

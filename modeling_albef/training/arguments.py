@@ -152,6 +152,8 @@ class AlbefTrainingArguments(TrainingArguments):
         is_known = backend is None or str(backend).lower() in known
         _refuse(not is_known, "torch_compile_backend", repr(backend), f"be one of {', '.join(known)}")
         super().__post_init__()  # sets do_eval wherever eval_strategy is not "no"
+        if self.device.type == "cpu":  # torch warns of every loader that pins memory for no accelerator
+            self.dataloader_pin_memory = False
         self.do_eval = do_eval
         if self.dataloader_pin_memory and self.device.type == "cuda" and not has_own_loading:
             cast(AcceleratorConfig, self.accelerator_config).non_blocking = True

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 
-from ...index_albef import check_finite
+from ...configuration_albef import check_finite
 from ...losses_albef import find_problem_type
 from ..evaluation.base import Evaluator
 from ..evaluation.bootstrap import bootstrap_means, interval

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch.utils.data import Subset
 
-from ...configuration_albef import AlbefError
-from ...index_albef import check_finite, rerank_scores
+from ...configuration_albef import AlbefError, check_finite
+from ...index_albef import rerank_scores
 from ...packed_fusion_albef import Packing, start_fusion
 from ..hardware import ImageRoom, exact_products
 from ..rows import as_rows, column, image_names, rows_by_image, texts_of

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 from ...answer_tree_albef import AnswerTree
-from ...configuration_albef import AlbefError
-from ...index_albef import check_finite
+from ...configuration_albef import AlbefError, check_finite
 from ..rows import Rows, as_rows, column, image_keys
 from .base import Evaluator, to_device
 from .bootstrap import bootstrap_means, interval
@@ -174,6 +173,7 @@ class VQAEvaluator(Evaluator):
         config, beams = self.model.config.decoder_config, self.generation_num_beams
         length = min(self.generation_max_length, config.max_position_embeddings - 1)
         options: dict[str, Any] = {"num_beams": beams, "max_new_tokens": length, "return_dict_in_generate": True}
+        options |= self.processor.answer_constraints()
         if beams > 1:  # a length penalty of 0 leaves the log-probabilities as they are
             options |= {"length_penalty": 0.0, "output_scores": True}
         written = torch.zeros(len(dataset), length + 1, dtype=torch.int64)

@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from ...configuration_albef import AlbefError
-from ...index_albef import check_finite
+from ...configuration_albef import AlbefError, check_finite
 from ..evaluation.base import Evaluator
 from ..rows import as_rows, column, image_names, image_numbers, opened_images, optional_column
 from .boxes import Box, Point, best_box, box_scores, grounding_details, grounding_metrics, grounding_scores
