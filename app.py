@@ -6,8 +6,8 @@
 
 A model is a folder or a name on the Hub. As a Space the options come from the variables ALBEF_RETRIEVAL_MODEL,
 ALBEF_VQA_MODEL, ALBEF_IMAGES and ALBEF_INDEX. With --index a second start encodes new and changed images alone;
-ALBEF_PASSWORD is not seen by other users of the machine, as a command line is. What
-the page promises on a network is in docs/reliability.md. Needs `pip install -e '.[app]'`.
+ALBEF_PASSWORD is not seen by other users of the machine, as a command line is. What the page promises on a
+network is in docs/security.md. Needs `pip install -e '.[app]'`.
 """
 
 from __future__ import annotations

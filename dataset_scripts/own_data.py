@@ -2,7 +2,7 @@
 
 What is read: a folder of images with `metadata.csv` or `metadata.jsonl`; text tables, JSON lines and Parquet files with
 named columns; annotation files of all layouts of `reading/layouts.py`; a folder saved by `datasets`; a data set on the
-Hub. The content of a file tells what it is. `docs/own_data.md` has a table of all.
+Hub. The content of a file tells what it is. `docs/data_formats.md` has a table of all.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class RetrievalResult:
         image_ranks: (T,) the same of each text's image.
         query_images: (Q,) the images with captions.
         best_scores: Of the queries of text retrieval, "txt", and image retrieval, "img"; see `BestScores`.
-        details: What stands beside the metrics in the file of results; see `docs/retrieval.md`.
+        details: What stands beside the metrics in the file of results; see `docs/retrieval_metrics.md`.
     """
 
     metrics: dict[str, float]
