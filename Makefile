@@ -1,12 +1,15 @@
-# Each target makes its own virtual environment when there is none, and reuses it afterwards.
+# Each target makes its own virtual environment when there is none, and reuses it afterwards. A demo needs `ready` alone;
+# tests and tools are installed when a target first needs them.
 PYTHON ?= python3
 VENV ?= .venv
 FLOOR_VENV ?= .venv-floor
+# where PyPI alone is reached, `make demo TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'` takes the CPU build
 TORCH ?= torch==2.13.0
-LAUNCH = $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-	--num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN)
+PIP = -m pip install --quiet --disable-pip-version-check
+CORES = $(shell getconf _NPROCESSORS_ONLN)
+LAUNCH = $(VENV)/bin/accelerate launch --config_file configs/accelerate/cpu.yaml --num_cpu_threads_per_process $(CORES)
 
-.PHONY: demo demo-vqa demo-classification demo-grounding easy-vqa test test-floor slow mutants lint docs clean
+.PHONY: demo demo-vqa demo-classification demo-reasoning demo-grounding demo-pretraining easy-vqa test test-floor slow mutants lint docs clean
 
 demo: $(VENV)/ready
 	$(LAUNCH) run_retrieval.py configs/demo_retrieval.yaml --use_cpu --overwrite_output_dir
@@ -18,25 +21,32 @@ demo-vqa: $(VENV)/ready
 demo-classification: $(VENV)/ready output/demo_vqa/config.json
 	$(LAUNCH) run_classification.py configs/demo_classification.yaml --use_cpu --overwrite_output_dir
 
+# likewise
+demo-reasoning: $(VENV)/ready output/demo_vqa/config.json
+	$(LAUNCH) run_classification.py configs/demo_reasoning.yaml --use_cpu --overwrite_output_dir
+
 output/demo_vqa/config.json:
 	$(MAKE) demo-vqa
 
 demo-grounding: $(VENV)/ready
 	$(LAUNCH) run_grounding.py configs/demo_grounding.yaml --use_cpu --overwrite_output_dir
 
+demo-pretraining: $(VENV)/ready
+	$(LAUNCH) run_pretraining.py configs/demo_pretraining.yaml --use_cpu --overwrite_output_dir
+
 easy-vqa: $(VENV)/ready
 	$(LAUNCH) run_vqa.py configs/easy_vqa.yaml --use_cpu --overwrite_output_dir
 
 # a process a core, a thread a process: most of the time goes into starting scripts
-test: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(shell getconf _NPROCESSORS_ONLN) --dist loadfile
+test: $(VENV)/ready-test
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(CORES) --dist loadfile
 
 # golden, modelling, trainer, Hub, pipeline and processing tests with the oldest libraries that setup.cfg allows
 test-floor: $(FLOOR_VENV)/ready-floor
-	OMP_NUM_THREADS=1 $(FLOOR_VENV)/bin/python -m pytest -n $(shell getconf _NPROCESSORS_ONLN) --dist loadfile \
+	OMP_NUM_THREADS=1 $(FLOOR_VENV)/bin/python -m pytest -n $(CORES) --dist loadfile \
 		tests/test_floors.py tests/modeling_albef/test_*.py tests/modeling_albef/training tests/processing
 
-slow: $(VENV)/ready
+slow: $(VENV)/ready-test
 	$(VENV)/bin/python -m pytest -m slow
 
 # small changes to the code one by one, 400 drawn at random: prints those that no test notices
@@ -48,32 +58,47 @@ lint: $(VENV)/ready-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# what is written by scripts: the reference and the drawing
-docs: $(VENV)/ready
-	$(VENV)/bin/python docs/make_api.py
+# the drawing, and the site in build/site, which opens without a server or a network; a warning is an error
+docs: $(VENV)/ready-docs
 	$(VENV)/bin/python docs/draw_data_flow.py
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 # torch first and pinned: what comes after is content with it
-$(VENV)/ready: setup.cfg pyproject.toml
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet $(TORCH)
-	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
-	touch $@
+$(VENV)/ready: setup.cfg setup.py pyproject.toml
+	@test -x $(VENV)/bin/python || { echo "Making the environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing $(firstword $(TORCH)): about 200 MB to download as a CPU build, 2 GB or more with CUDA"
+	@$(VENV)/bin/python $(PIP) $(TORCH)
+	@echo "Installing transformers, datasets, accelerate and what they need: about 130 MB to download"
+	@$(VENV)/bin/python $(PIP) --editable .
+	@touch $@
 
-$(FLOOR_VENV)/ready-floor: setup.cfg pyproject.toml tests/floor_constraints.txt
-	test -x $(FLOOR_VENV)/bin/python || $(PYTHON) -m venv $(FLOOR_VENV)
-	$(FLOOR_VENV)/bin/python -m pip install --quiet $(TORCH)
-	$(FLOOR_VENV)/bin/python -m pip install --quiet --constraint tests/floor_constraints.txt --editable '.[lora,search]' \
+$(VENV)/ready-test: $(VENV)/ready
+	@echo "Installing what the tests need (pytest, Gradio, Playwright, onnxruntime, FAISS ..): about 300 MB to download"
+	@$(VENV)/bin/python $(PIP) --editable '.[test]'
+	@touch $@
+
+$(FLOOR_VENV)/ready-floor: setup.cfg setup.py pyproject.toml tests/floor_constraints.txt
+	@test -x $(FLOOR_VENV)/bin/python || { echo "Making the environment $(FLOOR_VENV)"; $(PYTHON) -m venv $(FLOOR_VENV); }
+	@echo "Installing $(firstword $(TORCH)) and the oldest libraries that setup.cfg allows: about 400 MB to download"
+	@$(FLOOR_VENV)/bin/python $(PIP) $(TORCH)
+	@$(FLOOR_VENV)/bin/python $(PIP) --constraint tests/floor_constraints.txt --editable '.[lora,search]' \
 		pytest hypothesis pytest-xdist tensorboard
-	touch $@
+	@touch $@
 
-$(VENV)/ready-mutants: $(VENV)/ready
-	$(VENV)/bin/python -m pip install --quiet --editable '.[mutants]'
-	touch $@
+$(VENV)/ready-mutants: $(VENV)/ready-test
+	@echo "Installing mutmut"
+	@$(VENV)/bin/python $(PIP) --editable '.[mutants]'
+	@touch $@
 
-$(VENV)/ready-dev: $(VENV)/ready
-	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
-	touch $@
+$(VENV)/ready-docs: $(VENV)/ready-test
+	@echo "Installing what the site needs (MkDocs Material, mkdocstrings)"
+	@$(VENV)/bin/python $(PIP) --editable '.[docs]'
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready-test
+	@echo "Installing ruff and mypy"
+	@$(VENV)/bin/python $(PIP) --editable '.[dev]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) $(FLOOR_VENV) mutants output build *.egg-info

@@ -13,39 +13,25 @@ from __future__ import annotations
 
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.training import RetrievalTrainer, RetrievalTrainingArguments
-from modeling_albef.training.application import (
-    DataArguments,
-    ModelArguments,
-    RunRecord,
-    check_vocabulary,
-    exit_without_traceback,
-    load_model,
-    load_processor,
-    load_saved_queue,
-    load_splits,
-    parse_arguments,
-    prepare_run,
-    training_rows,
-    training_texts,
-)
+from modeling_albef.training import application as run
 from processing import RetrievalCollator
 
 
-@exit_without_traceback
+@run.exit_without_traceback
 def main(argv: list[str] | None = None) -> None:
     """Run what the arguments ask for."""
-    classes = (ModelArguments, DataArguments, RetrievalTrainingArguments)
-    model_args, data_args, args = parse_arguments(classes, argv)
-    checkpoint = prepare_run(model_args, data_args, args)
+    classes = (run.ModelArguments, run.DataArguments, RetrievalTrainingArguments)
+    model_args, data_args, args = run.parse_arguments(classes, argv)
+    checkpoint = run.prepare_run(model_args, data_args, args)
 
     # Data: a row an image, with all its captions
-    splits = load_splits(data_args, args, task="retrieval")
+    splits = run.load_splits(data_args, args, task="retrieval")
 
     # Processor and model; a run that does not train needs a checkpoint with a matching head
-    texts = training_texts(splits, "caption")
-    processor = load_processor(model_args, texts, checkpoint, max_words=data_args.max_words)
-    check_vocabulary(processor, splits, "caption")
-    model, teacher = load_model(
+    texts = run.training_texts(splits, "caption")
+    processor = run.load_processor(model_args, texts, checkpoint, max_words=data_args.max_words)
+    run.check_vocabulary(processor, splits, "caption")
+    model, teacher = run.load_model(
         AlbefForImageTextRetrieval, model_args, processor.tokenizer, needs_head=not args.do_train
     )
     image_size, max_length = model.config.vision_config.image_size, model.config.text_config.max_position_embeddings
@@ -56,13 +42,13 @@ def main(argv: list[str] | None = None) -> None:
         model,
         args,
         teacher=teacher,
-        train_dataset=training_rows(splits.get("train"), data_args, args, model, processor),
+        train_dataset=run.training_rows(splits.get("train"), data_args, args, model, processor),
         eval_dataset=splits.get("validation"),
         data_collator=RetrievalCollator(processor, data_args.max_words, max_length=max_length, with_names=True),
         processing_class=processor,
     )
-    record = RunRecord(trainer, model_args, data_args, checkpoint)
-    load_saved_queue(trainer.queue, model_args)
+    record = run.RunRecord(trainer, model_args, data_args, checkpoint)
+    run.load_saved_queue(trainer.queue, model_args)
     record.begin(splits)
 
     # Train, evaluate, predict; each step writes its files into the output folder

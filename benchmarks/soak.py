@@ -3,17 +3,20 @@
     python -m benchmarks.soak --tasks retrieval vqa --processes 1 2 --kills 10 --steps 300
     python -m benchmarks.soak --tasks retrieval --processes 2 --kills 6 --steps 3000 --save_steps 250
     python -m benchmarks.soak --kinds stream lora epochs last --kills 4 --steps 100
+    python -m benchmarks.soak --kinds pretraining pretraining_shards --processes 1 2 --kills 6 --steps 200
 
 For each task, number of processes and kind of run weights, optimizer, teacher, queue and every line of the log must be
 equal to the bit. Kinds: `plain`; `stream`, rows that are streamed and opened by two workers a process; `lora`,
 adapters; `epochs`, an evaluation and a checkpoint after each epoch; `last`, which does not end with the best
-checkpoint; `mixture`, three data sets drawn by weight; `mixture_stream`, the same as `stream`.
+checkpoint; `mixture`, three data sets drawn by weight; `mixture_stream`, the same as `stream`. Whatever the tasks are,
+`pretraining` pre-trains, and `pretraining_shards` does so on tar files that are streamed.
 Memory and open files of the undisturbed run are sampled; the slopes are those of a least-squares line after warm-up.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import json
 import os
@@ -23,6 +26,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -75,7 +79,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora": {"lora_rank": 2},
     "epochs": {"eval_strategy": "epoch", "save_strategy": "epoch"},
     "last": {"load_best_model_at_end": False},
+    "pretraining": {"whole_word_masking": True},
+    "pretraining_shards": STREAM,
 }
+NUM_SHARDS = 8
 WEIGHTS = ("model.safetensors", "teacher/model.safetensors", "teacher/queue.safetensors")
 NOT_COMPARED = ("runtime", "per_second", "train_loss", "total_flos")  # a part of the run has its own
 
@@ -87,18 +94,50 @@ def write_config(folder: Path, task: str, kind: str, args: argparse.Namespace) -
     if "streaming" in config:
         texts, answers = list[str](), set[str]()
         for one in config.get("datasets", [config]):
-            rows = load_dataset_script("shapes", config_name=task, split="train", **one["dataset_config"])
+            name = "vqa" if task == "vqa" else "retrieval"
+            rows = load_dataset_script("shapes", config_name=name, split="train", **one["dataset_config"])
             answers |= {answer for row in rows["answers"] for answer in row} if task == "vqa" else set()
             texts += rows["question"] if task == "vqa" else [text for row in rows["caption"] for text in row]
         build_tokenizer([*texts, *sorted(answers)]).save_pretrained(folder / "tokenizer")
         config["tokenizer"] = str(folder / "tokenizer")
+        if kind == "pretraining_shards":
+            config |= {"dataset": None, "dataset_config": None, "shards": write_shards(folder, rows)}
+            config |= {"validation_files": str(write_validation(folder)), "image_root": str(folder)}
         if task == "vqa":
             (folder / "answers.json").write_text(json.dumps(sorted(answers)), encoding="utf-8")
             config["answer_list"] = str(folder / "answers.json")
-    if task == "retrieval":
+    if task != "vqa":
         config["queue_size"] = 200
     path = folder / f"{task}.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+def write_shards(folder: Path, rows: Any) -> list[str]:
+    """Tar files with the captions of each image in JSON; one sample in so many is none."""
+    paths = [folder / f"{number}.tar" for number in range(NUM_SHARDS)]
+    archives = [tarfile.open(path, "w") for path in paths]
+    for number, row in enumerate(rows):
+        buffer = io.BytesIO()
+        row["image"].save(buffer, "PNG")
+        texts = {} if number % 25 == 24 else {"caption": row["caption"]}
+        for ending, content in (("png", buffer.getvalue()), ("json", json.dumps(texts).encode())):
+            info = tarfile.TarInfo(f"{number:04d}.{ending}")
+            info.size = len(content)
+            archives[number % NUM_SHARDS].addfile(info, io.BytesIO(content))
+    for archive in archives:
+        archive.close()
+    return [str(path) for path in paths]
+
+
+def write_validation(folder: Path) -> Path:
+    """Annotations of the validation images, which are files."""
+    rows = load_dataset_script("shapes", config_name="retrieval", split="validation", **CONFIG["dataset_config"])
+    for number, row in enumerate(rows):
+        row["image"].save(folder / f"{number}.png")
+    path = folder / "validation.json"
+    listed = [{"image": f"{n}.png", "caption": row["caption"]} for n, row in enumerate(rows)]
+    path.write_text(json.dumps(listed), encoding="utf-8")
     return path
 
 
@@ -230,7 +269,7 @@ def differences(one: Path, other: Path, task: str, steps: int) -> list[str]:
     states = [torch.load(folder / last / "optimizer.pt", weights_only=True)["state"] for folder in (one, other)]
     flat = [{f"{n} {key}": one[key] for n, one in state.items() for key in one} for state in states]
     found += [f"optimizer: {key}" for key in flat[0] if not torch.equal(flat[0][key], flat[1][key])]
-    for name in names if task == "retrieval" else names[:-1]:
+    for name in names if task != "vqa" else names[:-1]:
         first, second = load_file(one / name), load_file(other / name)
         found += [f"{name}: {key}" for key in first.keys() | second.keys() if not equal(first, second, key)]
     histories = [json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in (one, other)]
@@ -261,7 +300,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     args = parser.parse_args()
     moments, results, failed = random.Random(args.seed), {}, False
-    for task, processes, kind in itertools.product(args.tasks, args.processes, args.kinds):
+    product = itertools.product(args.tasks, args.processes, args.kinds)
+    cases = (("pretraining" if "pretraining" in kind else task, number, kind) for task, number, kind in product)
+    for task, processes, kind in dict.fromkeys(cases):
         with tempfile.TemporaryDirectory(prefix="albef-soak-") as name:
             folder = Path(name)
             config = write_config(folder, task, kind, args)

@@ -40,6 +40,7 @@ from .shapes import Shapes, ShapesConfig
 from .snli_ve import SnliVe
 from .visual_genome import VisualGenome
 from .vqa_v2 import VQAv2
+from .web_shards import stream_shards
 
 __all__ = [
     "BUILDERS",
@@ -72,6 +73,7 @@ __all__ = [
     "one_caption_a_row",
     "process_share",
     "stream_captions",
+    "stream_shards",
 ]
 
 BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
@@ -87,6 +89,7 @@ BUILDERS: dict[str, type[datasets.GeneratorBasedBuilder]] = {
     "visual_genome": VisualGenome,
     "vqa_v2": VQAv2,
 }
+"""The builder of each data set, by the name that `load_dataset_script` and the field `dataset` take."""
 logger = logging.getLogger(__name__)
 
 

@@ -25,7 +25,6 @@ from .reading.layouts import named_once
 from .reading.problems import AnnotationError, DataError, Problems, UnusableFileError
 from .reading.rows import WHOLE, Part, RowBuilder, SourceRow
 from .reading.tables import TABLES, TableFormat, is_json, table_rows
-from .referring.boxes import BoxColumns
 
 TEXT = ("txt",)  # ending of Excel's "Unicode Text" and of Kaggle's Flickr8k
 NAMES = {"train": ("train",), "validation": ("validation", "val", "dev", "valid"), "test": ("test",)}
@@ -47,7 +46,8 @@ class OwnDataConfig(QuestionFilesConfig):
         image_id_column: The same for rows of the same image; without it, rows that name the same path belong together.
         question_id_column: Different for each question: an integer >= 0, or a text, for which a number stands; without
             it questions are numbered.
-        text_column: Of `classification`: holds a text.
+        text_column: Of `classification` and `grounding`: holds a text.
+        box_column: Of `grounding`: holds a box, x, y, width and height in pixels.
         label_column: Holds its label, a list of labels, or a number, as `problem_type` says.
         problem_type: "single_label_classification", "multi_label_classification" or "regression".
         encoding: Of text tables; None tells UTF-8, UTF-16 and what Excel saves from the bytes.
@@ -64,13 +64,14 @@ class OwnDataConfig(QuestionFilesConfig):
     question_id_column: str | None = None
     text_column: str | None = None
     label_column: str | None = None
+    box_column: str | None = None
     problem_type: str = SINGLE
     encoding: str | None = None
     delimiter: str | None = None
 
     def columns(self) -> NamedColumns:
         """Return what is read -> the column that is set for it."""
-        return {name: getattr(self, f"{name}{'s' * (name == 'answer')}_column") for name in COLUMNS}
+        return {name: getattr(self, f"{name}{'s' * (name == 'answer')}_column", None) for name in COLUMNS}
 
     def files(self) -> dict[str, list[str]]:
         """Return absolute paths of the files of each split; of a Hub data set its name."""
@@ -165,9 +166,7 @@ class OwnData(FileBuilder):
         wanted = self.config.image_column
         return embedded_column(self.config.files()[split][0], [wanted] if wanted else [], self._columns().is_image)
 
-    def _columns(self) -> Any:
-        if self.config.name == "grounding":
-            return BoxColumns(self.config.image_column, self.config.text_column or self.config.caption_column)
+    def _columns(self) -> ColumnNames:
         return ColumnNames(self.config.name, self.config.columns(), self.needed)
 
     def _texts(self, split: str) -> Iterator[Any]:

@@ -1,25 +1,32 @@
 """Pairs of images of colored shapes with statements that are true or false of them: drawn, not downloaded.
 
-The scenes are those of `shapes.py`. A statement compares the two images ("only the left image has a red shape", "there
-are more shapes in the right image"). Each kind of statement is true as often as false, so that its words alone say
-nothing: whoever sees no image is right in half of the cases.
+The scenes are those of `shapes.py`. A statement says what is on the left image, on the right one, or on both. Each kind
+of statement is drawn true as often as false, so that its words alone say nothing: whoever sees no image is right in
+half of the cases, and in a little more where a pair has many statements, since the true ones are used up first. Most words
+are those of the questions of `shapes.py`, so that a model that has learned to answer these knows them.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 
-from .drawn.scenes import CAPTIONS, IMAGE, SPLITS, Scene, draw_image, draw_scenes, random_stream
+from .drawn.scenes import CAPTIONS, COLORS, IMAGE, SHAPES, SPLITS, Scene, draw_image, draw_scenes, random_stream
 from .labelled.image_pairs import PAIR_FEATURES
 from .reading.problems import DataError
 
 SIDES = ("left", "right")
+KINDS = {  # of statements, by their names
+    "side": "there is {} on the {}",
+    "both": "there is {} on the left and on the right",
+    "only": "there is {} on the {} only",
+    "number": "there are {} shapes on the {}",
+}
 LEAST = {"num_train": 1, "num_validation": 1, "num_test": 1, "image_size": 16, "seed": 0}
 MOST = {"statements_per_pair": 8, "min_objects": 3}  # of at least 1
 
@@ -36,6 +43,9 @@ class ShapePairsConfig(datasets.BuilderConfig):
         seed: >= 0; another seed draws other images.
         statements_per_pair: Rows of a pair, 1..8, with different statements; fewer where there are not that many.
         min_objects: Least number of objects of a scene, 1..3.
+        kinds: Kinds of statements: "side" ("there is a star on the left"), "both" (".. on the left and on the right"),
+            "only" (".. on the left only"), "number" ("there are more shapes on the left"); "both" and "only" ask for
+            two images at once, "number" compares them.
     """
 
     num_train: int = 2000
@@ -45,6 +55,7 @@ class ShapePairsConfig(datasets.BuilderConfig):
     seed: int = 0
     statements_per_pair: int = 4
     min_objects: int = 1
+    kinds: Sequence[str] = tuple(KINDS)
 
     def check(self) -> None:
         """Raise a DataError that names a value which is no integer or out of its range."""
@@ -53,6 +64,8 @@ class ShapePairsConfig(datasets.BuilderConfig):
             if type(value) is not int or value < least or (most is not None and value > most):
                 wanted = f">= {least}" if most is None else f"{least}..{most}"
                 raise DataError(f"{name} is {value!r}, but must be an integer {wanted}.")
+        if isinstance(self.kinds, str) or not self.kinds or set(self.kinds) - set(KINDS):
+            raise DataError(f"kinds is {self.kinds!r}, but must be a list of {', '.join(KINDS)}.")
 
 
 class ShapePairs(datasets.GeneratorBasedBuilder):
@@ -87,27 +100,43 @@ class ShapePairs(datasets.GeneratorBasedBuilder):
                 draw_image(scene, config.image_size, rng).save(buffer, format="PNG")
                 images[name] = {"bytes": buffer.getvalue(), "path": None}
             rng = random_stream(config.seed, split, index, CAPTIONS)
-            for text, is_true in draw_statements(left, right, config.statements_per_pair, rng):
+            for text, is_true in draw_statements(left, right, config.statements_per_pair, rng, config.kinds):
                 yield number, images | {"text": text, "label": str(is_true)}
                 number += 1
 
 
-def statements(left: Scene, right: Scene) -> list[tuple[list[str], list[str]]]:
+class Kind(NamedTuple):
+    """Statements of one kind: those that are true of a pair of scenes and those that are false.
+
+    Attributes:
+        true: What is true.
+        near: What is false, although one of the images has what is said.
+        far: What is false, and no image has it.
+    """
+
+    true: list[str]
+    near: list[str]
+    far: list[str]
+
+
+def statements(left: Scene, right: Scene, names: Sequence[str] = tuple(KINDS)) -> list[Kind]:
     """Return, for each kind of statement, the true ones and the false ones of two scenes."""
-    kinds: list[tuple[list[str], list[str]]] = []
-    for words in (_colors, _shapes):
-        seen = words(left), words(right)
-        both, one = seen[0] & seen[1], seen[0] ^ seen[1]
-        kinds.append(_fill("both images have {}", both, one))
+    kinds: list[tuple[str, Kind]] = []
+    for every, seen in (
+        ({f"a {color} shape" for color in COLORS}, tuple(map(_colors, (left, right)))),
+        ({f"a {shape}" for shape in SHAPES}, tuple(map(_shapes, (left, right)))),
+    ):
+        absent = every - seen[0] - seen[1]
+        kinds.append(_fill("both", "", seen[0] & seen[1], seen[0] ^ seen[1], absent))
         for side, own, other in zip(SIDES, seen, seen[::-1], strict=True):
-            kinds.append(_fill(f"the {side} image has {{}}", own, other - own))
-            kinds.append(_fill(f"only the {side} image has {{}}", own - other, other))
+            kinds.append(_fill("side", side, own, other - own, absent))
+            kinds.append(_fill("only", side, own - other, other, absent))
     counts = len(left.items), len(right.items)
     for word, is_left in (("more", counts[0] > counts[1]), ("fewer", counts[0] < counts[1])):
         if counts[0] != counts[1]:
-            texts = [f"there are {word} shapes in the {side} image" for side in (SIDES if is_left else SIDES[::-1])]
-            kinds.append((texts[:1], texts[1:]))
-    return kinds
+            true, false = (KINDS["number"].format(word, side) for side in (SIDES if is_left else SIDES[::-1]))
+            kinds.append(("number", Kind([true], [false], [])))
+    return [kind for name, kind in kinds if name in names]
 
 
 def _colors(scene: Scene) -> set[str]:
@@ -118,18 +147,25 @@ def _shapes(scene: Scene) -> set[str]:
     return {f"a {item.shape}" for item in scene.items}
 
 
-def _fill(pattern: str, true: set[str], false: set[str]) -> tuple[list[str], list[str]]:
-    return [pattern.format(one) for one in sorted(true)], [pattern.format(one) for one in sorted(false)]
+def _fill(name: str, side: str, *groups: set[str]) -> tuple[str, Kind]:
+    return name, Kind(*([KINDS[name].format(one, side) for one in sorted(group)] for group in groups))
 
 
-def draw_statements(left: Scene, right: Scene, count: int, rng: np.random.Generator) -> list[tuple[str, bool]]:
-    """Return up to `count` different statements with their truth, of kinds that could be true or false of the pair."""
-    kinds = [kind for kind in statements(left, right) if all(kind)]
+def draw_statements(
+    left: Scene, right: Scene, count: int, rng: np.random.Generator, names: Sequence[str] = tuple(KINDS)
+) -> list[tuple[str, bool]]:
+    """Return up to `count` different statements with their truth, of kinds that could be true or false of the pair.
+
+    False ones name as often what the other image has, so that the images have to be told apart, as what neither has,
+    where there are both.
+    """
+    kinds = [kind for kind in statements(left, right, names) if kind.true and (kind.near or kind.far)]
     drawn: dict[str, bool] = {}
     for _ in range(4 * count):
         if len(drawn) == count or not kinds:
             break
-        kind, is_true = kinds[int(rng.integers(len(kinds)))], bool(rng.integers(2))
-        options = kind[0] if is_true else kind[1]
+        kind, is_true, is_near = kinds[int(rng.integers(len(kinds)))], bool(rng.integers(2)), bool(rng.integers(2))
+        false = (kind.near or kind.far) if is_near else (kind.far or kind.near)
+        options = kind.true if is_true else false
         drawn.setdefault(options[int(rng.integers(len(options)))], is_true)
     return list(drawn.items())

@@ -29,7 +29,7 @@ from .modeling_albef_visual_reasoning import (
 )
 from .pipelines_albef import PIPELINES, AlbefVqaPipeline, ImageTextClassificationPipeline, ImageTextRetrievalPipeline
 
-__version__ = "0.1.0"  # a literal: packaging reads it without importing
+__version__ = "0.2.0"  # a literal: packaging reads it without importing
 
 _HEADS = {
     AutoModelForZeroShotImageClassification: AlbefForImageTextRetrieval,

@@ -14,13 +14,24 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from .configuration_albef import AlbefError, named_model_errors
+
+logger = logging.get_logger(__name__)
 
 KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, heads, tokens, d)
 CAPTURED = ("output_hidden_states", "output_attentions")
 TOWERS = {"vision_model": "vision tower", "text_model": "text tower", "text_decoder": "answer decoder"}
+# parts of which a checkpoint of another task has nothing: how the names of their weights begin
+PARTS = {
+    r"(albef\.)?(vision_proj\.|text_proj\.|temperature$)": "projections",
+    r"itm_head\.": "matching head",
+    r"mlm_head\.": "masked-language head",
+    r"assignment_head\.": "assignment head",
+    r"classifier\.": "classifier",
+    r"text_decoder\.": "answer decoder",
+}
 
 
 class AlbefAttentionModel(PreTrainedModel):
@@ -84,6 +95,27 @@ class AlbefAttentionModel(PreTrainedModel):
         if cls._head is not None:
             model._lacks_head = any(key.startswith(cls._head[0]) for key in info["missing_keys"])
         return (model, info) if with_info else model
+
+    def tie_weights(self, missing_keys: set[str] | None = None, recompute_mapping: bool = True) -> None:
+        """As the library does; weights that a checkpoint of another task has none of are tied without a complaint."""
+        pairs = getattr(self, "all_tied_weights_keys", {}).items()
+        new = {source for pair in pairs if missing_keys and missing_keys.issuperset(pair) for source in pair[1:]}
+        super().tie_weights(missing_keys - new if missing_keys and new else missing_keys, recompute_mapping)
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
+        """As the library does; where whole parts are new and nothing else is amiss, a sentence replaces its table."""
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        info, tied = loading_info, set(getattr(self, "all_tied_weights_keys", ()))
+        info.unexpected_keys = {key for key in info.unexpected_keys if not any(re.match(one, key) for one in PARTS)}
+        own = {name: {key for key in self.state_dict() if re.match(one, key)} for one, name in PARTS.items()}
+        new = [name for name, keys in own.items() if keys and keys - tied <= info.missing_keys]
+        left = info.missing_keys.difference(tied, *(own[name] for name in new))
+        if new and not (left or info.unexpected_keys or info.mismatched_keys or info.conversion_errors):
+            logger.warning(
+                f"{type(self).__name__}: {self.config._name_or_path or 'the checkpoint'} is of another task. "
+                f"New, to be trained: {', '.join(new)}."
+            )
+            info.create_loading_report = lambda *_: None
 
     def _check_towers(self, missing: set[str]) -> None:
         """Refuse a model of which the checkpoint has no layer of a tower, unless it can start from another tower."""

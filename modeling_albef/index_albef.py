@@ -14,22 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import features
-from PIL.Image import Image
+from PIL.Image import OPEN, Image, registered_extensions
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset, IterableDataset
 from transformers.utils import logging
 
 from .configuration_albef import AlbefError, one_line
+from .kept_images_albef import KeptImages, Skipped
 
-_AVIF = {".avif"} if "avif" in features.modules and features.check("avif") else set()
-_HEIC = {".heic", ".heif", ".hif"} if find_spec("pillow_heif") else set()
-# Of the images that Pillow reads here, and of others, which are counted where they are left out.
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"} | _AVIF | _HEIC
+# Formats that `processing.open_image` opens, by Pillow's names; the registry says which endings are theirs.
+FORMATS = frozenset(
+    ("AVIF BMP DDS DIB GIF HEIF ICO JPEG JPEG2000 MPO PCX PNG PPM PSD SGI TGA TIFF WEBP XBM XPM").split()
+)
+_HEIC = {".heic", ".heif", ".hif"}
+IMAGE_SUFFIXES = {suffix for suffix, name in registered_extensions().items() if name in FORMATS & OPEN.keys()} | (
+    _HEIC if find_spec("pillow_heif") else set()
+)
+# Of other images, which are counted where they are left out.
 OTHER_SUFFIXES = {
-    *(".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".hif", ".ico", ".jxl", ".nef", ".orf", ".pbm"),
-    *(".pgm", ".ppm", ".psd", ".raf", ".raw", ".rw2", ".svg", ".tga"),
+    *(".arw", ".avif", ".cr2", ".cr3", ".dng", ".jxl", ".nef", ".orf", ".raf", ".raw", ".rw2", ".svg"),
+    *_HEIC,
 } - IMAGE_SUFFIXES
 logger = logging.get_logger(__name__)
 _EMBEDDINGS, _NAMES = "index.safetensors", "index.json"
@@ -40,7 +45,16 @@ class MissingFolderError(AlbefError, FileNotFoundError):
 
 
 class EmbeddingIndex:
-    """Names of images or texts (`kind`) and their embeddings (N, E) of unit length, searched exactly or by FAISS."""
+    """Names of images or texts (`kind`) and their embeddings (N, E) of unit length, searched exactly or by FAISS.
+
+    Attributes:
+        kept: States of the images on disk; None where images are encoded again to be ranked.
+        skipped: Images that were left out, each a name and a reason.
+        fingerprint: Which model made an index that was loaded; None where it was not written down.
+    """
+
+    kept: KeptImages | None = None
+    fingerprint: str | None = None
 
     def __init__(self, kind: str, names: Sequence[Any], embeds: torch.Tensor, faiss: str | None = None) -> None:
         """Make an index of N paths, images or texts; `faiss` is a factory string, "IVF256,Flat" for example.
@@ -51,6 +65,7 @@ class EmbeddingIndex:
         """
         check_finite(embeds, "features", lambda row: name_source(kind, names[row]))
         self.kind, self.names, self.embeds, self.faiss = kind, names, embeds.float().cpu(), faiss
+        self.skipped: list[Skipped] = []
         if faiss is not None:
             try:
                 from datasets import Dataset as Table  # here, because loading it takes longer than all the rest
@@ -84,10 +99,15 @@ class EmbeddingIndex:
         names = [self.names[row] for row in range(len(self.names))]
         if not all(isinstance(name, str) for name in names):
             raise TypeError("Images in memory have no path to be found by again: index files to save the index.")
+        stored: dict[str, Any] = {"kind": self.kind, "names": names}
+        if self.kept is not None and self.kept.root.parent == Path(folder):
+            stored |= {"fingerprint": self.kept.fingerprint, "files": self.kept.files, "skipped": self.skipped}
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file({"embeds": self.embeds}, Path(folder) / _EMBEDDINGS)
-        text = json.dumps({"kind": self.kind, "names": names}, ensure_ascii=False, indent=1)
-        (Path(folder) / _NAMES).write_text(text, encoding="utf-8")
+        part = Path(folder) / f"{_NAMES}.part{os.getpid()}"
+        save_file({"embeds": self.embeds.contiguous()}, part)
+        part.replace(Path(folder) / _EMBEDDINGS)
+        part.write_text(json.dumps(stored, ensure_ascii=False, indent=1), encoding="utf-8")
+        part.replace(Path(folder) / _NAMES)
 
     @classmethod
     def load(cls, folder: str | Path, width: int, faiss: str | None = None) -> "EmbeddingIndex":
@@ -104,7 +124,19 @@ class EmbeddingIndex:
                 f"The index in {str(folder)!r} has embeddings of shape {tuple(embeds.shape)} for "
                 f"{len(stored['names'])} names, but the model compares in {width} dimensions: index again with it."
             )
-        return cls(stored["kind"], stored["names"], embeds, faiss)
+        index = cls(stored["kind"], stored["names"], embeds, faiss)
+        index.fingerprint = stored.get("fingerprint")
+        index.skipped = [Skipped(*entry) for entry in stored.get("skipped", ())]
+        return index
+
+
+def stored_files(folder: str | Path, fingerprint: str) -> dict[str, list[Any]]:
+    """Return `KeptImages.files` of the index in a folder; nothing where it is none of this model, or damaged."""
+    try:
+        stored = json.loads((Path(folder) / _NAMES).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):  # not finished yet; damaged: files are read again
+        return {}
+    return dict(stored.get("files", {})) if stored.get("fingerprint") == fingerprint else {}
 
 
 class Rows(Dataset):
@@ -188,6 +220,11 @@ def images_below(folder: Path) -> list[Path]:
     if skipped is not None:
         logger.warning(f"{folder}: {skipped}")
     return found
+
+
+def left_out(folder: Path) -> list[Path]:
+    """Return the images below a folder whose format is not read."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in OTHER_SUFFIXES)
 
 
 def describe_skipped(paths: Iterable[Path]) -> str | None:

@@ -32,6 +32,7 @@ METRICS = {  # of the evaluators: the metric's name on the Hub, and in words
     "f1_macro": ("f1", "F1, mean of the labels"),
     "f1_micro": ("f1", "F1, all labels together"),
     "auroc": ("roc_auc", "AUROC"),
+    "mlm_accuracy": ("accuracy", "Accuracy of masked words"),
     "vqa_accuracy": ("accuracy", "VQA accuracy"),
     "vqa_accuracy_yes_no": ("accuracy", "VQA accuracy (yes/no)"),
     "vqa_accuracy_number": ("accuracy", "VQA accuracy (number)"),

@@ -89,6 +89,7 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
         text_candidates: torch.Tensor | None = None,
         candidate_ids: torch.Tensor | None = None,
         alpha: float | torch.Tensor = 0.0,
+        global_negatives: bool = False,
         masked_input_ids: torch.Tensor | None = None,
         mlm_labels: torch.Tensor | None = None,
         teacher_mlm_logits: torch.Tensor | None = None,
@@ -113,6 +114,7 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
             text_candidates: (C, E).
             candidate_ids: (C,).
             alpha: Weight of the teacher in the targets of the contrastive and the masked-language loss, 0..1.
+            global_negatives: See `AlbefForImageTextRetrieval.forward`.
             masked_input_ids: (B, L) the same texts with masked tokens.
             mlm_labels: (B, L) the token at each masked position, -100 elsewhere. The library's `Trainer` evaluates a
                 loss where they are given; without them it has to be told `label_names=["image_ids"]`.
@@ -146,6 +148,7 @@ class AlbefForPreTraining(AlbefForImageTextRetrieval):
             image_ids if return_loss else None,
             *(image_candidates, text_candidates, candidate_ids),
             alpha,
+            global_negatives,
             use_itm_head=use_itm_head,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,

@@ -16,9 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
+from transformers.masking_utils import create_bidirectional_mask
 
 from .attention_albef import KeyValue, PaddedRows
 from .modeling_albef_text import AlbefTextModel, AlbefTextSelfAttention
+
+PLAIN = ("sdpa", "eager")  # implementations of attention whose masks are tensors (N, 1, L, L)
 
 
 @dataclass(frozen=True)
@@ -140,3 +144,74 @@ def finish_fusion(
     for index, (layer, image) in enumerate(others, start=1):
         states = layer(states, None, *image, pattern=first_only if index == len(others) else whole)
     return states[0]
+
+
+class FoldedImages(PaddedRows):
+    """Attention pattern of short texts (N, L, H) with an image each, whose states (N, P, W) stand for keys and values.
+
+    The maps to keys and values are applied to the query and to the context, of `heads * L` rows, in place of the P
+    rows of the image: the same sums in another order. The bias of the keys adds the same number to all of a row's
+    scores, which softmax does not see.
+    """
+
+    def __init__(self, first: torch.Tensor | None = None) -> None:
+        """Make a pattern; with `first` (N,) it computes these tokens' rows alone, (N, 1, H)."""
+        self.first = first
+
+    def residual(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the states of which self-attention is computed."""
+        return states if self.first is None else states[torch.arange(len(states)), self.first][:, None]
+
+    def self_attention(
+        self, module: AlbefTextSelfAttention, states: torch.Tensor, mask: torch.Tensor | None, *_: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the context of `residual(states)`; the rows of a `mask` (N, 1, L, L) are all the same."""
+        if mask is not None and self.first is not None:
+            mask = mask[:, :, :1]
+        query = module.split_heads(module.query(self.residual(states)))
+        return module.attend(query, *module.project(states), mask, **kwargs)
+
+    def cross_attention(
+        self, module: AlbefTextSelfAttention, states: torch.Tensor, key_value: KeyValue, *_: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, None]:
+        """Return the context of the states, in their shape; `key_value` holds the image's states twice."""
+        images, width = key_value[0], module.head_dim
+        query = module.split_heads(module.query(states)) * width**-0.5  # (N, heads, L, d)
+        folded = query.transpose(0, 1).flatten(1, 2) @ module.key.weight.unflatten(0, (-1, width))  # (heads, N * L, W)
+        folded = folded.unflatten(1, states.shape[:2]).transpose(0, 1)  # (N, heads, L, W)
+        weights = (folded.flatten(1, 2) @ images.transpose(1, 2)).softmax(dim=-1)  # (N, heads * L, P)
+        seen = (weights @ images).view(folded.shape).transpose(0, 1).flatten(1, 2)  # (heads, N * L, W)
+        context = seen @ module.value.weight.unflatten(0, (-1, width)).transpose(1, 2)  # (heads, N * L, d)
+        context = context.transpose(0, 1).reshape(states.shape)
+        return (context if module.value.bias is None else context + module.value.bias), None
+
+
+def match_images(
+    model: Any, states: torch.Tensor, attention_mask: torch.Tensor, image_states: torch.Tensor
+) -> torch.Tensor:
+    """Match each text with an image of its own: `match` of a retrieval model, with less work for short texts.
+
+    Args:
+        model: With `match`, `itm_head` and the towers.
+        states: (N, L, H) of the text layers.
+        attention_mask: (N, L), 1 = token; padding may be on either side.
+        image_states: (N, P, W) of the vision tower.
+
+    Returns:
+        (N, 2) `itm_logits`.
+    """
+    text_model = model.albef.text_model
+    cross = text_model.encoder.fusion_layers[0].crossattention.self
+    is_plain = all(
+        type(linear) is nn.Linear  # no adapter, no int8
+        for layer in text_model.encoder.fusion_layers
+        for linear in (layer.crossattention.self.key, layer.crossattention.self.value)
+    )
+    if not is_plain or states.shape[1] >= cross.head_dim or text_model.config._attn_implementation not in PLAIN:
+        return model.match(states, attention_mask, image_states)
+    mask = create_bidirectional_mask(config=text_model.config, inputs_embeds=states, attention_mask=attention_mask)
+    first = attention_mask.int().argmax(dim=1)
+    *others, last = text_model.encoder.fusion_layers
+    for layer in others:
+        states = layer(states, mask, image_states, image_states, pattern=FoldedImages())
+    return model.itm_head(last(states, mask, image_states, image_states, pattern=FoldedImages(first))[:, 0])

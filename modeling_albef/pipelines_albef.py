@@ -25,14 +25,20 @@ from .index_albef import (
     is_many,
     is_stream,
     iterate,
+    left_out,
     name_source,
     pair_streams,
     read_answers,
     rerank_scores,
+    stored_files,
 )
+from .kept_images_albef import KeptImages, Skipped, UnreadableError, fingerprint_of
 from .losses_albef import find_problem_type
+from .packed_fusion_albef import match_images
 
 logger = logging.get_logger(__name__)
+QUERIES = 16  # of a list, that run together
+PAIRS = 64  # of texts and images that are matched at once
 
 
 class _AlbefPipeline(Pipeline):
@@ -193,6 +199,7 @@ class AlbefVqaPipeline(_AlbefPipeline):
             num_return_sequences=top_k,
             max_new_tokens=max_new_tokens,
             length_penalty=0.0,
+            **self.processor.answer_constraints(),
             return_dict_in_generate=True,
             output_scores=True,
         )
@@ -241,7 +248,8 @@ class ImageTextClassificationPipeline(_AlbefPipeline):
 
         Args:
             image: Path, URL, Pillow image or array; a list of them; or, without `text`, a row with `image` and `text`,
-                or several rows.
+                or several rows. For a model of two images a list of two stands for each image; a row may have
+                `image_2`.
             text: A text or a list of them; a single image goes with all texts, a single text with all images.
             kwargs: `top_k` labels that are returned (5); `batch_size` and `num_workers`.
 
@@ -260,9 +268,13 @@ class ImageTextClassificationPipeline(_AlbefPipeline):
         if text is None:
             is_one = isinstance(image, Mapping) or not is_many(image)
             return super().__call__(image, **kwargs) if is_one else list(super().__call__(list(image), **kwargs))
-        if not is_many(image) and not is_many(text):
+        is_one = not is_many(image)
+        if self.model.config.text_config.images_per_text > 1 and not is_one:
+            image = list(image)
+            is_one = not any(map(is_many, image))
+        if is_one and not is_many(text):
             return super().__call__({"image": image, "text": text}, **kwargs)
-        images = list(image) if is_many(image) else [image] * len(text)
+        images = [image] * len(text) if is_one else list(image)
         texts = list(text) if is_many(text) else [text] * len(images)
         if len(images) != len(texts):
             raise AlbefError(f"{len(images)} images do not go with {len(texts)} texts: give one of them.")
@@ -277,8 +289,19 @@ class ImageTextClassificationPipeline(_AlbefPipeline):
     def preprocess(self, input_: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Make an image and a text the model's inputs."""
         _check_row(input_, "text")
-        limit = {"truncation": True, "max_length": self.model.config.text_config.max_position_embeddings}
-        inputs = self.processor(images=[input_["image"]], text=[input_["text"]], return_tensors="pt", **limit)
+        config, images = self.model.config.text_config, input_["image"]
+        images = (
+            [images, *([input_["image_2"]] if "image_2" in input_ else [])] if not is_many(images) else list(images)
+        )
+        if len(images) != config.images_per_text:
+            wanted = "[LEFT, RIGHT]" if config.images_per_text == 2 else "one"
+            raise AlbefError(
+                f"A text comes with {len(images)} images, but the model reads {config.images_per_text}: give {wanted}."
+            )
+        limit = {"truncation": True, "max_length": config.max_position_embeddings}
+        inputs = self.processor(images=images, text=[input_["text"]], return_tensors="pt", **limit)
+        if len(images) > 1:
+            inputs["pixel_values"] = inputs["pixel_values"][None]  # (1, K, 3, S, S)
         _check_words(self.processor, inputs, "text", input_["text"])
         return inputs.to(self.dtype)
 
@@ -309,23 +332,97 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
 
     index: EmbeddingIndex | None = None
 
-    def index_images(self, images: Any, batch_size: int = 16, faiss: str | None = None) -> None:
-        """Encode images once; an image's file is read again only where it is ranked.
+    def index_images(
+        self,
+        images: Any,
+        batch_size: int = 16,
+        faiss: str | None = None,
+        keep_in: str | Path | None = None,
+        keep_states: bool = True,
+        skip_unreadable: bool | None = None,
+    ) -> None:
+        """Encode images once. What was left out is listed in `index.skipped`, with the reason.
+
+        With `keep_in`, embeddings and states are kept there by the content of the files. The next call encodes what is
+        new or changed alone, also after an interruption, and forgets what is not among `images` any more.
 
         Args:
             images: A folder, with all that is below it; or paths, URLs, Pillow images or arrays, one or many. A column
                 of a data set is read again where its images are ranked.
             batch_size: Images that are encoded together.
             faiss: Factory string of a FAISS index (needs `datasets` and FAISS); None searches exactly.
+            keep_in: Folder of an index of files. It is saved there, and `load_index` reads it.
+            keep_states: Whether the states of the images are kept beside the embeddings, in float16, 2 * P * H bytes an
+                image (0.9 MB for a base model at 384 pixels), so that ranking opens and encodes no image.
+            skip_unreadable: Whether images that cannot be read are left out, in place of an error. Default: where
+                `images` is a folder.
 
         Raises:
             MissingFolderError: The folder does not exist or has no images.
-            AlbefError: There are no images, the features of one are not finite, or `batch_size` is below 1.
+            AlbefError: There are no images, or none that can be read; the features of one are not finite; `batch_size`
+                is below 1; `keep_in` is given for images that are no files.
         """
         is_url = isinstance(images, str) and ("://" in images or images.startswith("data:image/"))
-        if isinstance(images, str | Path) and not is_url and not Path(images).is_file():
+        is_folder = isinstance(images, str | Path) and not is_url and not Path(images).is_file()
+        skipped = []
+        if is_folder:
+            skipped = [Skipped(str(path), "is of a format that is not read here") for path in left_out(Path(images))]
             images = images_below(Path(images))
-        self._make_index("image", images, batch_size, faiss)
+        is_lenient = is_folder if skip_unreadable is None else skip_unreadable
+        if keep_in is None:
+            self._make_index("image", images, batch_size, faiss, is_lenient)
+        else:
+            fingerprint = self._fingerprint(keep_states)
+            kept = KeptImages(keep_in, fingerprint, stored_files(keep_in, fingerprint))
+            self._keep(kept, images, batch_size, faiss, is_lenient)
+        self._need_index().skipped += skipped
+
+    def add_images(self, images: Any, batch_size: int = 16, skip_unreadable: bool = False) -> None:
+        """Add images to those that are indexed; a path that is indexed is encoded again if its file has changed.
+
+        Args:
+            images: Paths, one or many; without `keep_in` also what else `index_images` takes.
+            batch_size: Images that are encoded together.
+            skip_unreadable: Whether images that cannot be read are left out, in place of an error.
+
+        Raises:
+            AlbefError: As `index_images`.
+        """
+        index = self._need_index()
+        new = [str(one) if isinstance(one, Path) else one for one in (images if is_many(images) else [images])]
+        files = {one for one in new if isinstance(one, str)}
+        rows = [
+            row
+            for row in range(len(index.names))
+            if not (isinstance((name := index.names[row]), str) and name in files)
+        ]
+        if index.kept is not None:
+            self._keep(
+                index.kept, [*(index.names[row] for row in rows), *new], batch_size, index.faiss, skip_unreadable
+            )
+            return
+        self._make_index("image", new, batch_size, None, skip_unreadable)
+        added = self._need_index()
+        names = [*(index.names[row] for row in rows), *added.names]
+        self.index = EmbeddingIndex("image", names, torch.cat([index.embeds[rows], added.embeds]), index.faiss)
+        self.index.skipped = added.skipped
+
+    def remove_images(self, names: Iterable[str | Path]) -> None:
+        """Remove indexed images by their paths.
+
+        Raises:
+            AlbefError: A path is not indexed, or no image would be left.
+        """
+        index, gone = self._need_index(), {str(name) for name in names}
+        if unknown := sorted(gone - {name for name in index.names if isinstance(name, str)}):
+            raise AlbefError(f"The image {unknown[0]!r} is not indexed: give paths as `index.names` has them.")
+        rows = [row for row, name in enumerate(index.names) if name not in gone]
+        if not rows:
+            raise AlbefError("No image would be left: keep one at least.")
+        if index.kept is not None:
+            self._keep(index.kept, [index.names[row] for row in rows], 16, index.faiss, True)
+        else:
+            self.index = EmbeddingIndex("image", [index.names[row] for row in rows], index.embeds[rows], index.faiss)
 
     def index_texts(self, texts: str | Iterable[str], batch_size: int = 64, faiss: str | None = None) -> None:
         """Encode texts once.
@@ -341,21 +438,29 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         self._make_index("text", texts, batch_size, faiss)
 
     def save_index(self, folder: str | Path) -> None:
-        """Write the index; the images stay where they are."""
+        """Write the index; the images stay where they are, and so do states that are kept in another folder."""
         self._need_index().save(folder)
 
     def load_index(self, folder: str | Path, faiss: str | None = None) -> None:
-        """Read back what `save_index` wrote; `faiss` as in `index_images`."""
-        self.index = EmbeddingIndex.load(folder, self.model.config.projection_dim, faiss)
+        """Read back what `save_index` or `index_images(keep_in=folder)` wrote; `faiss` as in `index_images`."""
+        index = EmbeddingIndex.load(folder, self.model.config.projection_dim, faiss)
+        if (stored := index.fingerprint) is not None:
+            known = [self._fingerprint(keep_states) for keep_states in (True, False)]
+            if stored not in known:
+                raise AlbefError(f"The index in {str(folder)!r} was made by another model: index again with this one.")
+            index.kept = KeptImages(folder, stored, stored_files(folder, stored))
+        self.index = index
 
     def __call__(self, text: str | Iterable[str] | None = None, *, image: Any = None, **kwargs: Any) -> Any:
         """Search what is indexed.
 
         Args:
             text: Query or queries, where images are indexed.
-            image: Path, URL, Pillow image or array, or many of them, where texts are indexed.
-            kwargs: `top_k` results a query (5); `k` candidates that the matching head ranks (16), 0 for none;
-                a model that says so (`AlbefConfig.rerank_weight`) orders by similarity, too, or by it alone;
+            image: Path, URL, Pillow image or array, or many of them. Where images are indexed, those like it are found
+                by their embeddings alone.
+            kwargs: `batch_size` queries that run together (16 of a list, 1 of a generator); `top_k` results a query
+                (5); `k` candidates that the matching head ranks (16), 0 for none; a model that says so
+                (`AlbefConfig.rerank_weight`) orders by similarity, too, or by it alone;
                 `threshold`, the least `probability` of a result, or `similarity` where `k` is 0; or "calibrated": the
                 threshold of a model that was evaluated with `--calibrate`.
 
@@ -374,14 +479,14 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         if (text is None) == (image is None):
             raise AlbefError("Give either text or image as the query.")
         kind, query = ("text", text) if image is None else ("image", image)
-        if self._need_index().kind == kind:
-            other = "texts" if kind == "image" else "images"
-            raise AlbefError(f"What is indexed is {kind}s, the query's own kind: index {other} with index_{other}.")
+        if self._need_index().kind == kind == "text":
+            raise AlbefError("What is indexed is texts, the query's own kind: index images with index_images.")
         if not is_many(query):
             return super().__call__({kind: query}, **kwargs)
-        search = super().__call__
-        found = (search({kind: one}, **kwargs) for one in iterate(query, "queries"))
-        return found if is_stream(query) else list(found)
+        if is_stream(query):
+            return super().__call__(({kind: one} for one in iterate(query, "queries")), **kwargs)
+        rows = Rows(as_sequence(query, "queries"), lambda one: {kind: one})
+        return list(super().__call__(rows, **{"batch_size": QUERIES, **kwargs}))
 
     def _sanitize_parameters(
         self, top_k: int | None = None, k: int | None = None, threshold: float | str | None = None
@@ -420,16 +525,67 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         return features(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
 
     @torch.no_grad()
-    def _make_index(self, kind: str, given: Any, batch_size: int, faiss: str | None) -> None:
-        if batch_size < 1:
-            raise AlbefError(f"batch_size is {batch_size}, but must be at least 1.")
+    def _make_index(self, kind: str, given: Any, batch_size: int, faiss: str | None, is_lenient: bool = False) -> None:
+        _check_batch_size(batch_size)
         names = as_sequence(given if is_many(given) else [given], f"{kind}s to index")
         if isinstance(names, list | tuple):
             names = [str(name) if isinstance(name, Path) else name for name in names]
+        embeds, skipped, rows = [], [], []
         starts = range(0, len(names), batch_size)
-        batches = ([names[row] for row in range(len(names))[start : start + batch_size]] for start in starts)
-        embeds = [self._encode(kind, self._encode_inputs(kind, batch)).pooler_output.cpu() for batch in batches]
+        for start in logging.tqdm(starts, desc="Indexing", unit="batch", disable=len(starts) < 8):
+            batch = {row: names[row] for row in range(len(names))[start : start + batch_size]}
+            if is_lenient:
+                for row, name in list(batch.items()):
+                    try:
+                        batch[row] = self._read(name)
+                    except UnreadableError as error:
+                        skipped.append(Skipped(str(name), str(error)))
+                        del batch[row]
+            if batch:
+                embeds.append(self._encode(kind, self._encode_inputs(kind, list(batch.values()))).pooler_output.cpu())
+                rows += batch
+        _check_any(rows, skipped)
+        names = names if len(rows) == len(names) else [names[row] for row in rows]
         self.index = EmbeddingIndex(kind, names, torch.cat(embeds), faiss)
+        self.index.skipped = skipped
+
+    @torch.no_grad()
+    def _keep(self, kept: KeptImages, images: Any, batch_size: int, faiss: str | None, is_lenient: bool) -> None:
+        _check_batch_size(batch_size)
+        names = as_sequence(images if is_many(images) else [images], "images to index")
+        names = [str(name) if isinstance(name, Path) else name for name in iterate(names, "images to index")]
+        if odd := [name for name in names if not isinstance(name, str) or "://" in name]:
+            raise AlbefError(f"An index that is kept is one of files, not of {odd[0]!s:.60}: give paths.")
+
+        def encode(images: list[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+            parts = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+            found = [self._encode("image", self._encode_inputs("image", part)) for part in parts]
+            embeds = torch.cat([one.pooler_output.cpu() for one in found])
+            check_finite(embeds, "features", lambda row: name_source("image", images[row]))
+            if kept.fingerprint != self._fingerprint(True):
+                return embeds, None
+            return embeds, torch.cat([one.last_hidden_state.to("cpu", torch.float16) for one in found])
+
+        names, skipped = kept.update(list(dict.fromkeys(names)), self._read, encode)
+        if skipped and not is_lenient:
+            raise AlbefError(f"{skipped[0].name!r} {skipped[0].reason}. Leave it out, or set `skip_unreadable=True`.")
+        _check_any(names, skipped)
+        self.index = EmbeddingIndex("image", names, kept.embeds_of(names), faiss)
+        self.index.kept, self.index.skipped = kept, skipped
+        self.index.save(kept.root.parent)
+
+    def _read(self, source: Any) -> Any:
+        """Return the image of a source; raise `UnreadableError` where there is none."""
+        try:
+            return self.processor.image_processor.fetch_images(source)
+        except (OSError, ValueError) as error:  # the second of the processor, whose classes the Hub's copy cannot name
+            text = one_line(error).replace(f"Image {str(source)!r} ", "")
+            raise UnreadableError(text) from error
+
+    def _fingerprint(self, keep_states: bool) -> str:
+        albef, settings = self.model.albef, self.processor.image_processor.to_dict()
+        kept = {name: settings.get(name) for name in ("size", "resample", "image_mean", "image_std", "rescale_factor")}
+        return fingerprint_of(albef.vision_model, albef.vision_proj, keep_states=keep_states, **kept)
 
     def _need_index(self) -> EmbeddingIndex:
         if self.index is None:
@@ -437,34 +593,62 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         return self.index
 
     def _forward(self, input_tensors: dict[str, Any], top_k: int = 5, k: int = 16) -> dict[str, torch.Tensor]:
-        index, source = self._need_index(), input_tensors["source"]
+        index, sources = self._need_index(), input_tensors["source"]
+        sources = [sources] if isinstance(sources, str) else sources
         kind, weight = "image" if "pixel_values" in input_tensors else "text", self.model.config.rerank_weight
         query = self._encode(kind, {name: one for name, one in input_tensors.items() if name != "source"})
-        check_finite(query.pooler_output, "features", lambda _: source)
-        similarity, indices = index.search(query.pooler_output, max(k, top_k))  # (1, k)
-        found = {"similarity": similarity[0], "indices": indices[0]}
-        if k > 0 and weight != 0:
-            inputs = self._encode_inputs(index.kind, [index.names[row] for row in indices[0].tolist()])
-            candidates = self._encode(index.kind, inputs).last_hidden_state
-            rows = len(candidates)
-            if index.kind == "image":
-                text, images = query.last_hidden_state.expand(rows, -1, -1), candidates
-                mask = input_tensors["attention_mask"].expand(rows, -1)
+        check_finite(query.pooler_output, "features", lambda row: sources[row])
+        similarity, indices = index.search(query.pooler_output, max(k, top_k))  # (Q, k)
+        found = {"similarity": similarity, "indices": indices}
+        if k > 0 and weight != 0 and kind != index.kind:
+            if kind == "text":
+                logits = self._match_images(query.last_hidden_state, input_tensors["attention_mask"], indices)
             else:
-                text, images, mask = candidates, query.last_hidden_state, inputs["attention_mask"].to(self.device)
-            logits = self.model.match(text, mask, images).float().cpu()  # (k, 2)
-            check_finite(logits, f"scores with {source}", lambda row: index.describe(int(indices[0, row])))
-            scores = rerank_scores(found["similarity"], logits[:, 1], float(self.model.albef.temperature), weight)
-            order = scores.argsort(descending=True, stable=True)
-            found = {name: tensor[order] for name, tensor in found.items()}
-            found |= {"score": scores[order], "probability": logits[order].softmax(dim=-1)[:, 1]}
-        return {name: tensor[:top_k] for name, tensor in found.items()}
+                logits = self._match_texts(query.last_hidden_state, indices)
+            logits, depth = logits.float().cpu(), indices.shape[1]  # (Q, k, 2)
+            for row, source in enumerate(sources):
+                chosen = indices[row].tolist()
+                check_finite(logits[row], f"scores with {source}", lambda at, chosen=chosen: index.describe(chosen[at]))
+            scores = rerank_scores(similarity, logits[..., 1], float(self.model.albef.temperature), weight)
+            found |= {"score": scores, "probability": logits.softmax(dim=-1)[..., 1]}
+            order = scores.argsort(dim=1, descending=True, stable=True)[:, :depth]
+            found = {name: tensor.gather(1, order) for name, tensor in found.items()}
+        return {name: tensor[:, :top_k] for name, tensor in found.items()}
+
+    def _match_images(self, texts: torch.Tensor, mask: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """Return `itm_logits` (Q, k, 2) of texts (Q, L, H) with the images of rows (Q, k); each is read once."""
+        order = indices.flatten().argsort(stable=True)
+        logits = torch.empty(len(order), 2)
+        for part in order.split(PAIRS):
+            rows, inverse = indices.flatten()[part].unique(return_inverse=True)
+            states = self._states(rows.tolist())[inverse.to(self.device)]
+            query = (part // indices.shape[1]).to(self.device)
+            logits[part] = match_images(self.model, texts[query], mask.to(self.device)[query], states).float().cpu()
+        return logits.view(*indices.shape, 2)
+
+    def _states(self, rows: list[int]) -> torch.Tensor:
+        """Return the states (n, P, H) of indexed images: those kept, or else the images are encoded."""
+        index = self._need_index()
+        names = [index.names[row] for row in rows]
+        kept = None if index.kept is None else index.kept.states_of(names)
+        if kept is not None:
+            return kept.to(self.device, self.model.dtype)
+        return self._encode("image", self._encode_inputs("image", names)).last_hidden_state
+
+    def _match_texts(self, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """Return `itm_logits` (Q, k, 2) of images (Q, P, H) with the texts of rows (Q, k)."""
+        index, found = self._need_index(), []
+        for image, rows in zip(images, indices.tolist(), strict=True):
+            inputs = self._encode_inputs("text", [index.names[row] for row in rows])
+            texts = self._encode("text", inputs).last_hidden_state
+            found.append(self.model.match(texts, inputs["attention_mask"].to(self.device), image[None]))
+        return torch.stack(found)
 
     def postprocess(
         self, model_outputs: dict[str, torch.Tensor], threshold: float | str | None = None, **_: Any
     ) -> list[dict[str, Any]]:
         """Return the names that the indices stand for, down to a threshold."""
-        index, outputs = self._need_index(), dict(model_outputs)
+        index, outputs = self._need_index(), {name: tensor[0] for name, tensor in model_outputs.items()}
         if threshold is not None:
             outputs = self._above(outputs, threshold)
         lists = {name: tensor.tolist() for name, tensor in outputs.items()}
@@ -498,6 +682,22 @@ def _processor_beside(model: Any) -> Any:
         if Path(name, PROCESSOR_NAME).is_file():
             what = f"The processor beside the model {name!r} cannot be loaded"
         raise AlbefError(f"{what} ({one_line(error).rstrip('.')}): {remedy}.") from error
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise AlbefError(f"batch_size is {batch_size}, but must be at least 1.")
+
+
+def _check_any(found: list[Any], skipped: list[Skipped]) -> None:
+    """Refuse an index of nothing; say how many images were left out."""
+    if not found:
+        raise AlbefError(f"None of {len(skipped)} images can be read ({skipped[0].name!r} {skipped[0].reason}).")
+    if skipped:
+        logger.warning(
+            f"{len(skipped)} images were left out, the first of them {skipped[0].name!r}, which {skipped[0].reason}. "
+            "`index.skipped` lists all."
+        )
 
 
 def _check_row(row: Any, kind: str = "question") -> None:

@@ -6,10 +6,12 @@ from transformers.utils import is_torchvision_available
 
 from .augmentation import RandomAugment, TrainingAugmentation, WholeImageAugmentation, random_resized_crop
 from .augmented_rows import AugmentedDataset, AugmentedStream
-from .collators import GroundingCollator, RetrievalCollator, VQACollator
+from .collators import RetrievalCollator, VQACollator
+from .grounding_collator import GroundingCollator
 from .image_processing_albef import AlbefImageProcessor, ProcessingError, UnreadableImageError, open_image
 from .image_processing_albef_torchvision import AlbefImageProcessorTorchvision
 from .label_collator import ClassificationCollator
+from .masked_words import PreTrainingCollator
 from .processing_albef import AlbefProcessor, clean_caption, clean_question
 from .tokenizer import build_tokenizer, load_tokenizer
 
@@ -39,6 +41,7 @@ __all__ = [
     "AugmentedStream",
     "ClassificationCollator",
     "GroundingCollator",
+    "PreTrainingCollator",
     "ProcessingError",
     "RandomAugment",
     "RetrievalCollator",

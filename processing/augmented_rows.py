@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from .image_processing_albef import ProcessingError, UnreadableImageError, open_
 
 BAD_IMAGES = ("stop", "replace")
 MAX_REPLACEMENTS = 20
+FEWEST_ROWS = 100  # of a stream, that a share of bad rows is judged by
 IMAGE_COLUMNS = ("image", "image_2")  # of a row; the second where a text has two images
 
 Augmentation = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -106,11 +108,36 @@ class AugmentedDataset(Dataset):
         return _augmented_row(self.dataset[index], index, f"Row {index}", self.augmentation, rng)
 
 
+class StreamState(NamedTuple):
+    """How far a worker has come in an `AugmentedStream`.
+
+    Attributes:
+        worker: Its number.
+        yielded: Rows that it gave.
+        passes: Whole passes before this one.
+        begin: Rows that it had read before this pass.
+        position: Rows that it has read.
+        bad: Those of them that could not be used.
+    """
+
+    worker: int = 0
+    yielded: int = 0
+    passes: int = 0
+    begin: int = 0
+    position: int = 0
+    bad: int = 0
+
+
 class AugmentedStream(IterableDataset):
     """Rows of a stream with their image opened and augmented, pass after pass without an end.
 
     Each pass has its own order. The draws of a row depend on seed, pass, process, worker and the row's position in what
     the worker reads, so a run can be repeated with the same number of processes and workers.
+
+    Attributes:
+        starts: Where workers go on, by their number: the `stream_state` of the last row that was used. A worker gives
+            an empty row, with nothing but `is_skipped`, for each that it gave before; those of this pass are read
+            again, but not decoded.
     """
 
     def __init__(
@@ -120,16 +147,19 @@ class AugmentedStream(IterableDataset):
         seed: int = 0,
         process_index: int = 0,
         bad_images: str = "stop",
+        max_bad_share: float = 1.0,
     ) -> None:
         """Wrap a stream.
 
         Args:
             stream: A `datasets.IterableDataset` with this process's share of the rows, each with an `image` that
-                `open_image` reads; it shares its rows among workers by itself.
+                `open_image` reads; it shares its rows among workers by itself. A row whose `bad_sample` is a text,
+                which says what is wrong with it, counts as one whose image cannot be read.
             augmentation: As in `AugmentedDataset`.
             seed: Of the draws, at least 0.
             process_index: Rank of this process.
             bad_images: As in `AugmentedDataset`; at most a few rows in sequence are replaced.
+            max_bad_share: With "replace", the share 0..1 of the rows that a worker has read beyond which it raises.
 
         Raises:
             ProcessingError: `bad_images` is neither "stop" nor "replace".
@@ -138,34 +168,51 @@ class AugmentedStream(IterableDataset):
         super().__init__()
         self.stream, self.augmentation = stream, augmentation
         self.seed, self.process_index, self.bad_images = seed, process_index, bad_images
+        self.max_bad_share = max_bad_share
+        self.starts: dict[int, tuple[int, ...]] = {}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield rows as `AugmentedDataset` returns them; none where a worker has no share.
+        """Yield rows as `AugmentedDataset` returns them, with a `stream_state`; none where a worker has no share.
 
         Raises:
             UnreadableImageError: The image cannot be read. The message names the row's position and the file.
+            ProcessingError: Too many of the rows cannot be used.
         """
         worker = get_worker_info()
-        worker_index, position, passes = 0 if worker is None else worker.id, 0, 0
+        worker_index = 0 if worker is None else worker.id
+        _, yielded, passes, begin, position, bad = self.starts.get(worker_index, StreamState(worker_index))
+        yield from ({"is_skipped": True} for _ in range(yielded))
         replaced: list[str] = []
         while True:
             self.stream.set_epoch(passes)
-            start = position
-            for row in self.stream:
+            for row in islice(self.stream, position - begin, None):
                 rng = np.random.default_rng((self.seed, passes, self.process_index, worker_index, position))
                 try:
                     augmented = _augmented_row(row, position, f"Row {position} of the stream", self.augmentation, rng)
-                except UnreadableImageError:
+                except UnreadableImageError as error:
                     replaced.append(_image_name(row, position))
+                    bad += 1
                     if self.bad_images == "stop" or len(replaced) > MAX_REPLACEMENTS:
                         raise
+                    self._check_share(bad, position + 1, error)
                 else:
-                    yield augmented | ({"replaced_image": replaced[0]} if replaced else {})
+                    yielded += 1
+                    state = StreamState(worker_index, yielded, passes, begin, position + 1, bad)
+                    more = {"further_replaced": replaced[1:]} if replaced[1:] else {}
+                    named = {"replaced_image": replaced[0], **more} if replaced else {}
+                    yield {**augmented, **named, "stream_state": state}
                     replaced.clear()
                 position += 1
-            if position == start:
+            if position == begin:
                 return
-            passes += 1
+            passes, begin = passes + 1, position
+
+    def _check_share(self, bad: int, read: int, last: Exception) -> None:
+        if read >= FEWEST_ROWS and bad > self.max_bad_share * read:
+            raise ProcessingError(
+                f"{bad} of the first {read} rows of the stream cannot be used, more than {self.max_bad_share:.0%}; the "
+                f"last: {last} Look at the data, or raise max_bad_share."
+            ) from last
 
 
 def _check_bad_images(bad_images: str) -> None:
@@ -177,6 +224,8 @@ def _augmented_row(
     row: Mapping[str, Any], index: int, description: str, augmentation: Augmentation | None, rng: np.random.Generator
 ) -> dict[str, Any]:
     opened: dict[str, Any] = {**row, "image_name": _image_name(row, index)}
+    if (problem := opened.pop("bad_sample", None)) is not None:
+        raise UnreadableImageError(f"{description}: {opened['image_name']} {problem}.")
     names = IMAGE_COLUMNS[: 2 if IMAGE_COLUMNS[1] in row else 1]
     for name in names:
         try:

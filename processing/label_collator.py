@@ -26,7 +26,8 @@ class ClassificationCollator(TextCollator):
             where there is one, and else one of several.
         image_columns: Columns of the images of a row; of more than one, `pixel_values` has all first images, then all
             second ones.
-        share_images: Whether the batch has an image once for all its texts, with the same augmentation; of one column.
+        share_images: Whether the batch has an image once for all its texts, with the same augmentation; images of
+            several columns count as the same where their contents are equal.
         with_labels: Whether labels are read; an evaluation reads its own.
         with_names: As in `RetrievalCollator`.
     """
@@ -48,21 +49,22 @@ class ClassificationCollator(TextCollator):
         Returns:
             `pixel_values` (B times image columns, 3, S, S), `input_ids` and `attention_mask` (B, L), `labels` (B,)
             int64, (B, C) float32, or (B,) float32 of a regression. With `share_images`, `pixel_values` has one row for
-            each image, and `image_index` (B,) is the row of each text's image.
+            each image, and `image_index` (B,) is the row of each text's image, (B, K) those of its K image columns.
 
         Raises:
             KeyError: A row lacks a field.
             ProcessingError: A label is unknown, or of another kind than the others.
             UnreadableImageError: An image cannot be read.
         """
-        is_shared = self.share_images and len(self.image_columns) == 1
-        first, index = distinct_images(rows) if is_shared else (range(len(rows)), None)
-        shown = [rows[number] for number in first]
+        shown, index = rows, None
         if list(self.image_columns) != ["image"]:
-            shown = [{"image": get_field(row, name)} for name in self.image_columns for row in shown]
+            shown = [{"image": get_field(row, name)} for name in self.image_columns for row in rows]
+        if self.share_images:
+            first, index = distinct_images(shown)
+            shown = [shown[number] for number in first]
         batch: dict[str, Any] = {**self._encode(shown, [get_field(row, "text") for row in rows], "caption")}
         if index is not None:
-            batch["image_index"] = index
+            batch["image_index"] = index if len(index) == len(rows) else index.view(-1, len(rows)).T
         if self.with_labels:
             batch["labels"] = self.encode_labels([get_field(row, "label") for row in rows])
         return {**batch, **self._names(rows)}

@@ -281,6 +281,19 @@ class AlbefProcessor(ProcessorMixin):
             closed = [f"{answer} {self.tokenizer.sep_token}" for answer in closed]
         return BatchFeature(dict(self.tokenizer(closed, padding=padding, return_tensors=return_tensors)))
 
+    def answer_constraints(self) -> dict[str, list[int]]:
+        """Return options of `generate` with which a written answer has at least one word and begins with a whole one.
+
+        A model that has learned little may end an answer before its first word, or begin with the end of a word, such as
+        `##le`, or with a special token, which decoding leaves out.
+        """
+        special = self.tokenizer.all_special_ids
+        pieces = [index for word, index in self.tokenizer.get_vocab().items() if word.startswith("##")]
+        return {
+            "begin_suppress_tokens": sorted({*special, *pieces}),
+            "suppress_tokens": sorted({*special} - {self.tokenizer.sep_token_id}),
+        }
+
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, save_code: bool | None = None, **kwargs: Any
     ) -> Any:

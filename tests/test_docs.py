@@ -15,10 +15,12 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import json
 import re
 import runpy
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,6 +42,7 @@ from dataset_scripts import __main__ as dataset_script_commands
 from modeling_albef.training import (
     ClassificationTrainingArguments,
     GroundingTrainingArguments,
+    PreTrainingTrainingArguments,
     RetrievalTrainingArguments,
     VQATrainingArguments,
 )
@@ -47,6 +50,7 @@ from modeling_albef.training.application import (
     ClassificationDataArguments,
     DataArguments,
     ModelArguments,
+    PreTrainingDataArguments,
     VQADataArguments,
     parse_arguments,
 )
@@ -59,6 +63,7 @@ SCRIPTS: dict[str, tuple[Any, ...]] = {
     "my_run.py": (ModelArguments, DataArguments, RetrievalTrainingArguments),
     "run_classification.py": (ModelArguments, ClassificationDataArguments, ClassificationTrainingArguments),
     "run_grounding.py": (ModelArguments, DataArguments, GroundingTrainingArguments),
+    "run_pretraining.py": (ModelArguments, PreTrainingDataArguments, PreTrainingTrainingArguments),
     "run_vqa.py": (ModelArguments, VQADataArguments, VQATrainingArguments),
 }
 MODULES = (  # that are run with `python -m`, beside `dataset_scripts`
@@ -176,7 +181,8 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch, may_run: bo
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What a reader has: the recipes, models, some pictures, a configuration file of salesforce/ALBEF."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    save_retrieval(tmp_path / "output/demo_retrieval")
+    for name in ("output/demo_retrieval", "albef-coco"):
+        save_retrieval(tmp_path / name)
     save_vqa(tmp_path / "output/demo_vqa")
     for number, name in enumerate(("photo.jpg", "photos/beach/img_1.jpg", "photos/img_2.jpg")):
         path = tmp_path / name
@@ -232,6 +238,31 @@ def check_recipe(path: Path) -> None:
     assert any(fields <= {action.dest for action in parser._actions} for parser in parsers), path.name
 
 
+def cells_of_the_tour(kind: str) -> list[str]:
+    cells = json.loads((DOCS / "tour.ipynb").read_text())["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == kind]
+
+
+def test_the_tour_is_saved_without_outputs_and_its_links_lead_somewhere() -> None:
+    cells = json.loads((DOCS / "tour.ipynb").read_text())["cells"]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+    links = re.findall(r"\]\(([^)\s]+)\)", "\n".join(cells_of_the_tour("markdown")))
+    assert links and all((DOCS / link).is_file() for link in links)
+
+
+@pytest.mark.slow
+def test_the_tour_runs_and_its_models_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    names: dict[str, Any] = {"__name__": "tour"}
+    for number, cell in enumerate(cells_of_the_tour("code")):
+        exec(compile(cell, f"tour.ipynb:{number}", "exec"), names)
+    assert names["metrics"]["eval_img_r10"] > 3 * 1000 / len(names["test"])  # three times chance
+    assert names["accuracy"] > 35  # one answer for all questions has about 20
+    assert len(names["found"]) == 5 and names["heat"].words
+
+
 def test_other_tests_find_their_blocks() -> None:
     code = [block.text for blocks in BLOCKS.values() for block in blocks if block.language == "python"]
     for mark in marks_of_other_tests():
@@ -277,7 +308,7 @@ def anchors_of(page: Path) -> set[str]:
 def test_links_lead_somewhere(page: Path) -> None:
     text = FENCE.sub("", page.read_text())
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith(("https://", "http://")):
+        if target.startswith(("https://", "http://", "../../actions/")):  # of the site, not of a folder
             continue
         name, _, anchor = target.partition("#")
         path = (page.parent / name).resolve() if name else page
@@ -286,17 +317,27 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors_of(path), target
 
 
-def test_every_page_is_linked_from_the_readme() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert all(f"](docs/{page.name})" in text for page in DOCS.glob("*.md"))
+def test_tests_that_are_named_exist() -> None:
+    files = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    known = set(re.findall(r"^ *def (test_\w+)\(", "\n".join(files.values()), re.MULTILINE))
+    text = "\n".join(
+        (DOCS / f"{page}.md").read_text() for page in ("reliability", "distributed", "security", "mutants")
+    )
+    named = set(re.findall(r"[`:/](test_\w+(?:\.py)?)[`:]", text))
+    assert len(named) > 80
+    assert not {name for name in named if name not in known and name not in files}
+
+
+def test_the_navigation_has_every_page_once() -> None:
+    listed = re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 700
 
 
 # ---- what is made
-
-
-def test_reference_is_up_to_date() -> None:
-    made = runpy.run_path(str(DOCS / "make_api.py"))["make_api"]()
-    assert (DOCS / "api.md").read_text() == made, "run `python docs/make_api.py`"
 
 
 def test_drawing_is_up_to_date() -> None:
@@ -304,19 +345,39 @@ def test_drawing_is_up_to_date() -> None:
     assert (DOCS / "data_flow.svg").read_text() == made, "run `python docs/draw_data_flow.py`"
 
 
-def test_every_public_name_is_documented() -> None:
-    made = runpy.run_path(str(DOCS / "make_api.py"))
-    for package in made["PACKAGES"]:
-        for name in made["public_names"](package):
-            thing = getattr(importlib.import_module(package), name)
-            if isinstance(thing, dict):
-                continue
-            text = thing.__doc__ or ""
-            assert text and not text.startswith(f"{name}("), f"{package}.{name}"  # a dataclass makes one up
-            methods = vars(thing).items() if inspect.isclass(thing) else ()
-            for method, value in methods:
-                if inspect.isfunction(value) and not method.startswith("_") and value.__module__.startswith(package):
-                    assert inspect.getdoc(value) or method == "forward", f"{name}.{method}"
+def test_the_site_links_files_of_the_repository_where_it_has_an_address() -> None:
+    change = runpy.run_path(str(DOCS / "site/hooks.py"))["on_page_markdown"]
+    text = "[`losses`](../modeling_albef/losses_albef.py) and [README](../README.md#data), [data](own_data.md)"
+    assert change(text, config={"repo_url": None}) == "`losses` and README, [data](own_data.md)"
+    linked = change(text, config={"repo_url": "https://example.org/albef/"})
+    assert "(https://example.org/albef/blob/main/modeling_albef/losses_albef.py)" in linked
+    assert "(https://example.org/albef/blob/main/README.md#data)" in linked
+    named = change("<!-- file: a/b.yaml -->\n```yaml\nx: 1\n```\n", config={"repo_url": ""})
+    assert '```yaml title="a/b.yaml"\nx: 1' in named
+
+
+def packages_of_the_reference() -> list[str]:
+    """The packages whose `__all__` the reference shows."""
+    pages = (DOCS / "reference").glob("*.md")
+    return sorted(name for page in pages for name in re.findall(r"^::: ([a-z_.]+)$", page.read_text(), re.MULTILINE))
+
+
+def test_the_reference_has_the_four_packages() -> None:
+    assert packages_of_the_reference() == ["dataset_scripts", "modeling_albef", "modeling_albef.training", "processing"]
+
+
+@pytest.mark.parametrize("package", packages_of_the_reference())
+def test_every_public_name_is_documented(package: str) -> None:
+    for name in importlib.import_module(package).__all__:
+        thing = getattr(importlib.import_module(package), name)
+        if name.startswith("__") or isinstance(thing, dict):
+            continue
+        text = thing.__doc__ or ""
+        assert text and not text.startswith(f"{name}("), f"{package}.{name}"  # a dataclass makes one up
+        methods = vars(thing).items() if inspect.isclass(thing) else ()
+        for method, value in methods:
+            if inspect.isfunction(value) and not method.startswith("_") and value.__module__.startswith(package):
+                assert inspect.getdoc(value) or method == "forward", f"{name}.{method}"
 
 
 def test_every_difference_is_told() -> None:

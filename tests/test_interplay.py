@@ -90,10 +90,13 @@ def test_devices_shards_and_half_precision(names: dict[str, Any], inputs: dict[s
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_onnx(names: dict[str, Any], inputs: dict[str, torch.Tensor]) -> None:
+def test_onnx(names: dict[str, Any], inputs: dict[str, torch.Tensor], capfd: pytest.CaptureFixture[str]) -> None:
     import onnxruntime
 
+    capfd.readouterr()
     exec(readme_block("export_onnx"), names)
+    said = capfd.readouterr()
+    assert "torchvision" not in said.err and "[torch.onnx]" not in said.out
     run = {path.stem: onnxruntime.InferenceSession(str(path)).run for path in names["files"]}
     arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
     image_embeds, image_states = run["image_encoder"](None, {"pixel_values": arrays.pop("pixel_values")})

@@ -1,6 +1,6 @@
 """One step of a classifier and its evaluation, by as many processes as run this; writes what it finds into a folder.
 
-python -m torch.distributed.run --nproc_per_node 2 tests/two_process_classification.py FOLDER
+python -m torch.distributed.run --nproc_per_node 2 tests/two_process_classification.py FOLDER [pairs]
 """
 
 from __future__ import annotations
@@ -13,16 +13,22 @@ import torch
 from classification_cases import labelled_rows, make_classifier, make_trainer
 from torch import distributed
 
+from modeling_albef import AlbefForVisualReasoning
+
 OPTIONS = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 1, "weight_decay": 0.0, "save_strategy": "no"}
 PLAIN = {"published_schedule": False, "lr_scheduler_type": "constant"}
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, reads_pairs: bool = False) -> None:
     """Train one step on four rows, and evaluate."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     images = folder / f"rank{os.environ.get('RANK', '0')}"
     images.mkdir(parents=True)
     rows, model = labelled_rows(images, 12), make_classifier()
+    if reads_pairs:
+        rows = [{**row, "image_2": rows[number - 4]["image"]} for number, row in enumerate(rows)]
+        torch.manual_seed(0)
+        model = AlbefForVisualReasoning(model.config)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     batch = {"per_device_train_batch_size": 4 // world}
     trainer = make_trainer(folder / "out", model, rows[:4], **OPTIONS, **PLAIN, **batch)
@@ -37,4 +43,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), reads_pairs="pairs" in sys.argv[2:])

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from ..reading.problems import DataError
 
 _ENVIRONMENT = Environment(
-    loader=PackageLoader("dataset_scripts", "commands"),
+    loader=PackageLoader(__package__, ""),
     autoescape=select_autoescape(("html.j2",)),
     undefined=StrictUndefined,
     trim_blocks=True,

@@ -14,6 +14,7 @@ import datasets
 from ..reading.image_files import ImageRoot
 from ..reading.problems import READABLE, DataError, encodes, image_problem, json_type, short, text_problem
 from ..reading.rows import WHOLE, Part, RowBuilder, SourceRow
+from ..reading.values import WHOLE_NUMBER
 
 TEXT = datasets.Value("string")
 LABELS = {  # by the problem types of the library's models
@@ -90,8 +91,12 @@ class LabelRowBuilder(RowBuilder):
 
 
 def _name(label: Any) -> str:
-    """Return the name of a label; whole numbers are names, too."""
-    return label.strip() if isinstance(label, str) else str(int(label) if isinstance(label, float) else label)
+    """Return the name of a label; whole numbers are names, too, and 1.0 is 1 also where a table holds it as a text."""
+    if isinstance(label, str):
+        label = label.strip()
+        whole = WHOLE_NUMBER.fullmatch(label)
+        return whole[1] if whole else label
+    return str(int(label) if isinstance(label, float) else label)
 
 
 def label_problem(row: Any, need_labels: bool, problem_type: str = SINGLE) -> str | None:

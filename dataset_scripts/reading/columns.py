@@ -11,8 +11,19 @@ from typing import Any
 
 from .problems import short
 from .rows import BadRow, Repeated
-from .values import is_missing, question_number, tidy_answers, tidy_captions, tidy_id, tidy_labels
+from .values import (
+    is_missing,
+    question_number,
+    tidy_answers,
+    tidy_box,
+    tidy_boxes,
+    tidy_captions,
+    tidy_id,
+    tidy_labels,
+    tidy_number,
+)
 
+CORNERS = ("x", "y", "width", "height")  # of a box that has four columns
 # What a column is called if the configuration does not say, without case, blanks and signs; the first wins, then the
 # second, and so on, but several of one line with different values are refused.
 COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -32,8 +43,10 @@ COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "question": (("question",), ("question_text", "query")),
     "answer": (("answers",), ("answer",), ("answer_text", "direct_answers")),
-    "text": (("text",), ("sentence", "hypothesis", "statement")),
+    "text": (("text",), ("sentence", "hypothesis", "statement", "expression", "phrase"), ("caption",)),
     "label": (("label", "labels"), ("gold_label",)),
+    "box": (("box",), ("bbox", "bounding_box")),
+    **{name: ((name,),) for name in (*CORNERS, "boxes", "subset", "ref_id")},
     "image_id": (("image_id",), ("img_id",)),
     "question_id": (("question_id",), ("qid",)),
 }
@@ -41,8 +54,9 @@ OF_TASK = {
     "retrieval": ("image", "caption", "image_id"),
     "vqa": ("image", "question", "answer", "image_id", "question_id"),
     "classification": ("image", "text", "label", "image_id"),
+    "grounding": ("image", "text", "box", *CORNERS, "boxes", "subset", "ref_id"),
 }
-TEXT_OF_TASK = {"retrieval": "caption", "vqa": "question", "classification": "text"}
+TEXT_OF_TASK = {"retrieval": "caption", "vqa": "question", "classification": "text", "grounding": "text"}
 PASSED_ON = ("dataset", "answer_weight", "question_type", "answer_type")
 NamedColumns = dict[str, str | list[str] | None]
 _SHOWN = 6  # names of a column, in a message
@@ -63,7 +77,7 @@ class ColumnNames:
     """Turns rows with people's names of columns into rows of ALBEF's layout.
 
     Attributes:
-        task: "retrieval", "vqa" or "classification".
+        task: "retrieval", "vqa", "classification" or "grounding".
         named: What is read -> the column that is set for it, or several, which hold one each.
         needed: What a row must have; None: an image, and the text of the task.
         is_numbered: The `question_id` of the last row is its index.
@@ -112,6 +126,9 @@ class ColumnNames:
             found["image"] = os.path.join(folder, image.replace("\\", "/"))
         if self.task == "vqa":
             self._number(found, row)
+        corners = [found.pop(name, None) for name in CORNERS]
+        if corners[:2] != [None, None]:  # width and height alone are those of the image
+            found.setdefault("box", corners)
         self._count += 1
         return found
 
@@ -217,6 +234,11 @@ _TIDY: dict[str, Callable[[Any], Any]] = {
     "answer": tidy_answers,
     "text": _as_it_is,
     "label": tidy_labels,
+    "box": tidy_box,
+    "boxes": tidy_boxes,
+    "subset": tidy_id,
+    "ref_id": tidy_number,
+    **dict.fromkeys(CORNERS, tidy_number),
     "image_id": tidy_id,
     "question_id": question_number,
 }

@@ -16,7 +16,7 @@ from .rows import BadRow
 _STRING = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _NUMPY_STRINGS = re.compile(rf"\[\s*(?:{_STRING})(?:\s+(?:{_STRING}))+\s*\]")
 _NUMPY_NUMBERS = re.compile(r"\[\s*-?\d[\d.e+-]*(?:\s+-?\d[\d.e+-]*)+\s*\]")
-_WHOLE_NUMBER = re.compile(r"(-?\d+)(\.0+)?")
+WHOLE_NUMBER = re.compile(r"(-?\d+)(\.0+)?")
 _MAX_DIGITS = 19  # of an id that is a number
 
 
@@ -99,6 +99,29 @@ def tidy_id(value: Any) -> Any:
     return value
 
 
+def tidy_number(value: Any) -> Any:
+    """Return the number that a cell of a table holds as a text, whole where it is; anything else stays."""
+    if not isinstance(value, str):
+        return value
+    if (whole := WHOLE_NUMBER.fullmatch(value.strip())) and len(whole[1]) <= _MAX_DIGITS:
+        return int(whole[1])
+    with contextlib.suppress(ValueError):
+        return float(value)
+    return value.strip() or None
+
+
+def tidy_box(value: Any) -> Any:
+    """Return a box as a list of numbers, also from a text such as "[12, 30, 40, 50]" or "12 30 40 50"."""
+    if not isinstance(value, str):
+        return value
+    return [tidy_number(word) for word in re.split(r"[\s,;]+", value.strip(" \t[]()")) if word] or None
+
+
+def tidy_boxes(value: Any) -> Any:
+    """Return boxes as a list, also from a text; a text that is none stays."""
+    return (_list_in(value) if value.strip() else None) if isinstance(value, str) else value
+
+
 def question_number(value: Any) -> Any:
     """Return the number that stands for a question's id: itself, or, of an id that is no number, a hash of 62 bits.
 
@@ -107,6 +130,6 @@ def question_number(value: Any) -> Any:
     value = tidy_id(value)
     if not isinstance(value, str):
         return value
-    if number := _WHOLE_NUMBER.fullmatch(value):
+    if number := WHOLE_NUMBER.fullmatch(value):
         return int(number[1]) if len(number[1]) <= _MAX_DIGITS else value
     return int.from_bytes(hashlib.blake2b(value.encode(errors="surrogatepass"), digest_size=8).digest(), "big") >> 2

@@ -22,9 +22,9 @@ KINDS = ("refs", "instances", "dets")
 class Reference(NamedTuple):
     """What a text refers to."""
 
-    image_id: Any
-    annotation_id: Any
-    subset: Any
+    image_id: int
+    annotation_id: int
+    subset: str
 
 
 class Annotations:
@@ -44,7 +44,10 @@ class Annotations:
             if kind == "refs":
                 items = read_plain_pickle(file) if file.endswith(".p") else read_list(file)
                 for item in items:
-                    self.references[item["ref_id"]] = Reference(item["image_id"], item["ann_id"], item["split"])
+                    ref_id, image_id, annotation_id = (_whole(item[name]) for name in ("ref_id", "image_id", "ann_id"))
+                    if not isinstance(subset := item["split"], str):
+                        raise TypeError(f"'split' is {short(subset)}")
+                    self.references[ref_id] = Reference(image_id, annotation_id, subset)
                 return
             with JsonFile(file, "object") as opened:
                 if kind == "dets":
@@ -67,7 +70,7 @@ class Annotations:
         reference = self.references.get(row["ref_id"]) if isinstance(row["ref_id"], int) else None
         if reference is None:
             return BadRow(f"'ref_id' {short(row['ref_id'])} is in no file of references: fetch those of the same data")
-        subset = reference.subset if str(reference.subset).startswith("test") else None
+        subset = reference.subset if reference.subset.startswith("test") else None
         found = {**row, "box": self.boxes.get(reference.annotation_id), "subset": subset}
         if (size := self.sizes.get(reference.image_id)) is not None:
             found["size"] = size
@@ -77,6 +80,15 @@ class Annotations:
                 return BadRow(f"image {reference.image_id} has no detections: fetch those of the same data")
             found["boxes"] = [box[:4] if isinstance(box, list) else box for box in detections]
         return found
+
+
+def _whole(number: Any) -> int:
+    """Return an id; raises TypeError or ValueError where it is none."""
+    if type(number) is not int:
+        raise TypeError(f"an id is {short(number)}")
+    if abs(number) >= 2**63:  # printed it may be endless
+        raise ValueError("an id has more than 63 bits")
+    return number
 
 
 def referring_rows(files: Sequence[str], problems: Problems) -> Iterator[SourceRow]:

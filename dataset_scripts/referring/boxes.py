@@ -5,9 +5,6 @@ Boxes are x, y, width, height in pixels of the upright image, x to the right and
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from typing import Any
 
 import datasets
@@ -15,7 +12,7 @@ from PIL import ExifTags, Image
 
 from ..reading.image_files import ImageRoot
 from ..reading.problems import READABLE, image_problem, json_type, short, text_problem
-from ..reading.rows import WHOLE, BadRow, Part, RowBuilder, SourceRow
+from ..reading.rows import WHOLE, Part, RowBuilder, SourceRow
 
 BOX = datasets.List(datasets.Value("float64"))
 GROUNDING_FEATURES = datasets.Features(
@@ -29,11 +26,7 @@ GROUNDING_FEATURES = datasets.Features(
         "image_id": datasets.Value("int64"),
     }
 )
-NAMES = {  # what a column is called: the first that there is
-    "image": ("image", "file_name", "image_path", "path", "file"),
-    "text": ("text", "caption", "expression", "sentence"),
-}
-CORNERS = ("x", "y", "width", "height")
+MAX_PIXELS = 1e9
 ROUNDING = 0.5  # pixels that a box may leave the image by
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
@@ -89,7 +82,7 @@ class BoxRowBuilder(RowBuilder):
         if min(x, y) < -ROUNDING or x + width > known[0] + ROUNDING or y + height > known[1] + ROUNDING:
             return (
                 f"box {short(box)} leaves the image, which is {known[0]} x {known[1]} pixels: x, y, width, height in "
-                "pixels are expected, from the upper left corner"
+                "pixels are expected, from the upper left corner; of the right and lower ends subtract x and y"
             )
         return None
 
@@ -115,8 +108,8 @@ def text_row_problem(row: Any, setting: str) -> str | None:
         return f"'text' is {short(text)}: a string is expected"
     if not READABLE.search(text):
         return f"text {short(text)} holds no letter or digit: write one or leave the row out"
-    if type(ref_id) is not int:
-        return f"'ref_id' is {short(ref_id)}: an integer is expected"
+    if type(ref_id) is not int or abs(ref_id) >= 2**63:
+        return f"'ref_id' is {short(ref_id)}: an integer of at most 63 bits is expected"
     return text_problem("text", text)
 
 
@@ -124,79 +117,13 @@ def box_problem(name: str, box: Any) -> str | None:
     """Return what is wrong with a box as a value, or None."""
     if not isinstance(box, list) or len(box) != 4 or any(type(one) not in (int, float) for one in box):
         return f"{name!r} has {short(box)}: four numbers are expected, x, y, width, height in pixels"
-    if not all(map(math.isfinite, box)):
-        return f"{name!r} has {short(box)}: finite numbers are expected"
+    if not all(abs(one) < MAX_PIXELS for one in box):  # nor is one that is not a number
+        return f"{name!r} has {short(box)}: finite numbers of pixels are expected"
     if min(box[2:]) <= 0:
-        return f"{name!r} has {short(box)}: width and height must be above 0"
+        return f"{name!r} has {short(box)}: width and height must be above 0, and stand after x and y"
+    if max(box[2:]) <= 1:
+        return (
+            f"{name!r} has {short(box)}, which is no larger than a pixel: multiply shares of the image by its width "
+            "and height in pixels"
+        )
     return None
-
-
-class BoxColumns:
-    """Turns rows of a table into rows `image`, `text`, `box`, with the first column that has a usual name."""
-
-    is_numbered = False
-
-    def __init__(self, image: str | None = None, text: str | None = None) -> None:
-        """Name the columns of images and of texts; None takes those of `NAMES`."""
-        self.names = {"image": (image,) if image else NAMES["image"], "text": (text,) if text else NAMES["text"]}
-
-    def is_known(self, header: str) -> bool:
-        """Return whether a header names a column that is looked for."""
-        names = {*self.names["image"], *self.names["text"], *CORNERS, "box", "boxes", "subset", "ref_id"}
-        return header.strip().casefold() in names
-
-    def rename(self, row: Any, folder: str = "") -> Any:
-        """Return a row, or what is wrong with its columns; image paths start from `folder`.
-
-        A box is a list, a text such as "[12, 30, 40, 50]" or "12 30 40 50", or four columns x, y, width, height.
-        """
-        if not isinstance(row, dict):
-            return row
-        if None in row:  # what a CSV file has beyond its header
-            return BadRow("has more cells than the header: put texts with a comma into double quotes")
-        found = {name: row[name] for name in ("subset", "boxes", "ref_id") if row.get(name) not in (None, "")}
-        for name, columns in self.names.items():
-            column = next((one for one in columns if row.get(one) not in (None, "")), None)
-            if column is None:
-                return BadRow(f"has no {name} in {' or '.join(columns)}; its columns are {list(row)[:8]}: add it")
-            found[name] = row[column]
-        if folder and isinstance(found["image"], str):
-            found["image"] = os.path.join(folder, found["image"].replace("\\", "/"))
-        if all(name in row for name in CORNERS):
-            found["box"] = [_number(row[name]) for name in CORNERS]
-            if all(value in (None, "") for value in found["box"]):
-                del found["box"]
-        elif row.get("box") not in (None, ""):
-            found["box"] = read_box(row["box"])
-        if isinstance(found.get("boxes"), str):
-            found["boxes"] = _json(found["boxes"])
-        if "ref_id" in found:
-            found["ref_id"] = _number(found["ref_id"])
-        return found
-
-
-def read_box(value: Any) -> Any:
-    """Return the box that a cell of a table has; what is none stays as it is, and is refused later."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        return _json(value)
-    return [_number(word) for word in value.replace(",", " ").split()]
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _number(value: Any) -> Any:
-    """Return the number that a cell has, whole where it is; anything else stays as it is."""
-    if not isinstance(value, str):
-        return value
-    try:
-        number = float(value)
-    except ValueError:
-        return value
-    return int(value) if value.strip().lstrip("+-").isdecimal() and len(value) < 20 else number

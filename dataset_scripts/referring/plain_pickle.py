@@ -1,18 +1,25 @@
 """Plain data out of pickle files, without unpickling: nothing of the file is ever called or imported.
 
 A pickle is a program. `pickletools.genops` lists its steps; here those that make lists, dictionaries, tuples, texts and
-numbers are followed, and a file with any other is refused. `refs(unc).p` of RefCOCO+ needs no more.
+numbers are followed, and a file with any other is refused. `refs(unc).p` of RefCOCO+ needs no more. What a small file
+can ask for is bounded, and a key of a dictionary is no tuple: the hash of one that holds another one twice, and so on,
+takes for ever.
 """
 
 from __future__ import annotations
 
+import io
 import pickletools
 from collections.abc import Callable
 from typing import Any
 
 from ..reading.json_files import open_file
-from ..reading.problems import UnusableFileError
+from ..reading.problems import UnusableFileError, short
 
+MAX_BYTES = 256 << 20  # of a file
+MAX_VALUES = (
+    10_000_000  # that a file makes or stores; the one of RefCOCO+ has about 3 million, each of 100 bytes at most
+)
 MARK = object()
 VALUES = (  # steps whose argument is the value
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -25,25 +32,33 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 STORE, LOAD = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), ("GET", "BINGET", "LONG_BINGET")
 IGNORED = ("PROTO", "FRAME")
+INSTEAD = "take the file from its source, or write the rows as JSON"
+RUNS_CODE = {"REDUCE", "BUILD", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ", "GLOBAL", "STACK_GLOBAL", "PERSID", "BINPERSID"}
+RUNS_CODE |= {"EXT1", "EXT2", "EXT4"}
 
 
 def read_plain_pickle(file: str) -> Any:
     """Return the plain data of a pickle file; raises UnusableFileError."""
     with open_file(file) as stream:
-        reader = _Reader()
-        try:
-            for opcode, argument, position in pickletools.genops(stream):
-                if opcode.name == "STOP":
-                    return reader.result()
-                if not reader.step(opcode.name, argument):
-                    raise UnusableFileError(
-                        f"is a pickle with more than plain data ({opcode.name} at byte {position}), which could run "
-                        "code: take the file from its source, or write the rows as JSON"
-                    )
-        except UnusableFileError:
-            raise
-        except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
-            raise UnusableFileError(f"is no whole pickle ({error}): fetch it again, or write it as JSON") from error
+        content = stream.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise UnusableFileError(f"has more than {MAX_BYTES >> 20} MB: {INSTEAD}")
+    reader = _Reader()
+    try:  # in memory, where a length beyond the end of the file asks for no more than there is
+        for opcode, argument, position in pickletools.genops(io.BytesIO(content)):
+            if opcode.name == "STOP":
+                return reader.result()
+            if not reader.step(opcode.name, argument):
+                what = opcode.name if argument is None else f"{opcode.name} {short(argument)}"
+                danger = ", which could run code" if opcode.name in RUNS_CODE else ""
+                raise UnusableFileError(
+                    f"is a pickle with more than plain data ({what} at byte {position}){danger}: {INSTEAD}"
+                )
+    except UnusableFileError:
+        raise
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+        why = f"{type(error).__name__}: {str(error)[:200]}"
+        raise UnusableFileError(f"is no whole pickle ({why}): fetch it again, or write it as JSON") from error
     raise UnusableFileError("is no whole pickle: fetch it again, or write it as JSON")
 
 
@@ -53,6 +68,7 @@ class _Reader:
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memory: dict[int, Any] = {}
+        self.num_values = 0
 
     def result(self) -> Any:
         """Return the one value that is left."""
@@ -64,6 +80,9 @@ class _Reader:
     def step(self, name: str, argument: Any) -> bool:
         """Do a step; return whether it is one of plain data."""
         stack = self.stack
+        self.num_values += name not in LOAD
+        if self.num_values > MAX_VALUES:
+            raise UnusableFileError(f"makes more than {MAX_VALUES:,} values: {INSTEAD}")
         if name in VALUES:
             stack.append(argument)
         elif name in CONSTANTS:
@@ -89,16 +108,16 @@ class _Reader:
             _typed(stack[-1], list).extend(values)
         elif name == "SETITEM":
             value, key = self._take(), self._take()
-            _typed(stack[-1], dict)[key] = value
+            _typed(stack[-1], dict)[_key(key)] = value
         elif name == "SETITEMS":
             values = self._since_mark()
-            _typed(stack[-1], dict).update(zip(values[::2], values[1::2], strict=True))
+            _typed(stack[-1], dict).update(zip(map(_key, values[::2]), values[1::2], strict=True))
         elif name in ("LIST", "TUPLE"):
             values = self._since_mark()
             stack.append(values if name == "LIST" else tuple(values))
         elif name == "DICT":
             values = self._since_mark()
-            stack.append(dict(zip(values[::2], values[1::2], strict=True)))
+            stack.append(dict(zip(map(_key, values[::2]), values[1::2], strict=True)))
         else:
             return False
         return True
@@ -118,6 +137,12 @@ class _Reader:
 def _value(value: Any) -> Any:
     if value is MARK:
         raise ValueError("a mark where a value is expected")
+    return value
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, tuple):
+        raise TypeError("a tuple as a key")
     return value
 
 

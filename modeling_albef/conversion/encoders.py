@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 from transformers.utils import logging as library_logging
 
 from ..configuration_albef import AlbefConfig, AlbefError, one_line
@@ -72,11 +72,13 @@ class Encoder:
         name: What it was read from, for messages.
         sizes: Fields of `AlbefVisionConfig` or `AlbefTextConfig`.
         weights: Tensors by their names in the tower.
+        source: Folder, Hub name, or model.
     """
 
     name: str
     sizes: dict[str, Any]
     weights: dict[str, torch.Tensor]
+    source: Any = None
 
 
 def read_vision_encoder(source: Any) -> Encoder:
@@ -150,6 +152,7 @@ def read_text_encoder(source: Any) -> Encoder:
             **{ours: getattr(config, theirs) for ours, theirs in zip(_DROPOUTS, dropouts, strict=True)},
         },
         weights,
+        source,
     )
 
 
@@ -214,6 +217,8 @@ def load_encoders(model: Any, vision: Encoder, text: Encoder) -> list[str]:
     known = {key: value for key, value in text.weights.items() if key not in unused}
     loaded = _fill(albef.vision_model, {**vision.weights, "pos_embed": positions}, vision.name)
     loaded |= _fill(albef.text_model, known, text.name)
+    if hasattr(model, "mlm_head"):
+        loaded |= _fill_language_head(model.mlm_head, text.source)
     names = {parameter: name for name, parameter in model.named_parameters()}
     new = [name for parameter, name in names.items() if parameter not in loaded]
     if hasattr(model, "initialize_decoder"):
@@ -241,6 +246,22 @@ def _fill(tower: Any, weights: Mapping[str, torch.Tensor], name: str) -> set[tor
         with torch.no_grad():
             parameters[key].copy_(value)
     return {parameters[key] for key in weights}
+
+
+def _fill_language_head(head: Any, source: Any) -> set[torch.nn.Parameter]:
+    """Copy the masked-language head of a BERT that has one, as published; return the parameters that got a weight."""
+    if not isinstance(source, PreTrainedModel):
+        with _without_report():
+            options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+            source, info = AutoModelForMaskedLM.from_pretrained(source, **options)
+        if any(key.startswith("cls.predictions.transform.") for key in info["missing_keys"]):
+            return set()
+    predictions = getattr(getattr(source, "cls", None), "predictions", None)
+    if predictions is None:
+        return set()
+    weights = {f"dense.{key}": value for key, value in predictions.transform.dense.state_dict().items()}
+    weights |= {f"LayerNorm.{key}": value for key, value in predictions.transform.LayerNorm.state_dict().items()}
+    return _fill(head, {**weights, "decoder.bias": predictions.bias}, "The masked-language head")
 
 
 def _counterpart(name: str, num_text_layers: int) -> str | None:

@@ -14,12 +14,13 @@ from .evaluation.retrieval_metrics import recall_at_k, retrieval_metrics
 from .evaluation.vqa import VQAEvaluator, question_only_accuracy
 from .evaluation.vqa_metrics import answer_accuracy, vqa_accuracy, vqa_accuracy_by_question_type
 from .evaluation.vqa_records import QuestionRecord, read_annotations, read_questions
-from .grounding.arguments import GroundingTrainingArguments
-from .grounding.evaluator import GroundingEvaluator
-from .grounding.result import GroundingResult
-from .grounding.trainer import GroundingTrainer
+from .grounding.evaluator import GroundingEvaluator, GroundingResult
+from .grounding.trainer import GroundingTrainer, GroundingTrainingArguments
 from .metrics.label_metrics import accuracy, auroc_by_label, classification_metrics, f1_by_label, f1_macro, f1_micro
 from .momentum import FeatureQueue, MomentumTeacher, update_momentum
+from .pretraining.arguments import PreTrainingTrainingArguments
+from .pretraining.evaluator import PreTrainingEvaluator
+from .pretraining.trainer import PreTrainingTrainer
 from .reasoning.text_assignment import TextAssignmentTrainer, TextAssignmentTrainingArguments
 from .report.image_log import ImageLogCallback
 from .report.run_report import RunReport
@@ -47,6 +48,9 @@ __all__ = [
     "LossNotFiniteError",
     "MomentumTeacher",
     "MomentumTeacherCallback",
+    "PreTrainingEvaluator",
+    "PreTrainingTrainer",
+    "PreTrainingTrainingArguments",
     "PublishedSchedule",
     "PushError",
     "QuestionRecord",

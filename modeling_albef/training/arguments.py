@@ -34,6 +34,7 @@ RECIPE = (  # what a model card and a report say of the arguments; none of them 
     *("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "seed", "bf16", "fp16", "momentum", "alpha", "alpha_warmup", "distill", "queue_size", "k_test"),
     *("schedule_rules", "layer_decay", "freeze", "learning_rates", "inference", "vqa_rules", "rerank"),
+    *("mlm_probability", "whole_word_masking", "alpha_warmup_epochs", "group_captions"),
 )
 RANGES: dict[str, tuple[float, float, str]] = {  # of arguments, where a task has them: lowest, highest, in words
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1, "lie between 0 and 2**32 - 1")),
@@ -151,6 +152,8 @@ class AlbefTrainingArguments(TrainingArguments):
         is_known = backend is None or str(backend).lower() in known
         _refuse(not is_known, "torch_compile_backend", repr(backend), f"be one of {', '.join(known)}")
         super().__post_init__()  # sets do_eval wherever eval_strategy is not "no"
+        if self.device.type == "cpu":  # torch warns of every loader that pins memory for no accelerator
+            self.dataloader_pin_memory = False
         self.do_eval = do_eval
         if self.dataloader_pin_memory and self.device.type == "cuda" and not has_own_loading:
             cast(AcceleratorConfig, self.accelerator_config).non_blocking = True

@@ -20,7 +20,7 @@ from .errors import SettingError
 ADAPTER_FOLDER = "adapter"
 # Queries and values of both towers and of the decoder; the heads.
 TARGETS = ("qkv", "query", "value", "vision_proj", "text_proj", "itm_head")
-TRAINED_WHOLE = ("classifier",)  # heads that start at random, which adapters could not make up for
+TRAINED_WHOLE = ("classifier", "assignment_head")  # heads that start at random, which adapters could not make up for
 
 
 def add_lora(model: PreTrainedModel, rank: int, alpha: float | None = None, targets: Sequence[str] = TARGETS) -> None:

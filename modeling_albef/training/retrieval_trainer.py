@@ -74,10 +74,10 @@ class ContrastiveTrainer(AlbefTrainer):
         alpha = self.alpha
         extra = {name: inputs.pop(name) for name in self.EXTRA_INPUTS if name in inputs}
         if self.queue.size or (self.args.distill and self.args.alpha):
-            features = self._teacher_features(inputs)
-            candidates = self.queue.candidates(**features)
+            features, targets = self._ask_teacher(inputs)
+            candidates = self.queue.candidates(**features) | targets
             outputs = model(**inputs, **candidates, alpha=alpha, global_negatives=self.args.global_negatives)
-            self.queue.enqueue(**self.accelerator.gather(features))
+            self.queue.enqueue(**self.accelerator.gather(self.queue_entries(features)))
         else:  # nothing asks the teacher: the batch is contrasted with itself
             outputs = model(**inputs, global_negatives=self.args.global_negatives)
         temperature = self.accelerator.unwrap_model(model).albef.temperature
@@ -92,13 +92,24 @@ class ContrastiveTrainer(AlbefTrainer):
         """Return the loss of a step, and the parts of it that are a task's own; `extra` has its `EXTRA_INPUTS`."""
         return outputs.loss, {}
 
-    def _teacher_features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def teacher_targets(self, inputs: dict[str, Any], image_hidden_states: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what a task asks the teacher beside its features; the states of images (B, P, H) are the teacher's."""
+        return {}
+
+    def queue_entries(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return what the queue keeps of the teacher's features of a batch."""
+        return features
+
+    def _ask_teacher(self, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Return the teacher's features of a batch, and its `teacher_targets`."""
         with torch.no_grad(), autocast(self.accelerator):
             network: Any = self.teacher.model
             images = {name: inputs[name] for name in ("pixel_values", "image_hidden_states") if name in inputs}
-            image = network.get_image_features(**images).pooler_output.float()
+            image = network.get_image_features(**images)
             text = network.get_text_features(inputs["input_ids"], inputs.get("attention_mask")).pooler_output.float()
-            return {"image_embeds": image, "text_embeds": text, "image_ids": inputs["image_ids"]}
+            features = {"image_embeds": image.pooler_output.float(), "text_embeds": text}
+            targets = self.teacher_targets(inputs, image.last_hidden_state)
+            return {**features, "image_ids": inputs["image_ids"]}, targets
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, see `AlbefTrainer`; a calibration of other weights is given up."""

@@ -17,6 +17,7 @@ from ..configuration_albef import AlbefError
 
 logger = logging.get_logger(__name__)
 SOURCE = "mixture_source"  # column of a mixture, with the name of each row's source
+IMAGES = ("image", "image_2")  # columns of images; the second where a text has two
 
 
 class Images(Sequence[Any]):
@@ -52,7 +53,7 @@ class Rows(Dataset):
         """Return a row by its number, a column by its name."""
         if not isinstance(key, str):
             return self.dataset[key]
-        if _is_image(key):
+        if key in IMAGES:
             return Images(self.dataset, key)
         if key not in self.column_names and len(self):
             raise AlbefError(f"Not all rows of the data set have {key!r}: add it, or leave those rows out.")
@@ -70,12 +71,8 @@ class Rows(Dataset):
             for number, row in enumerate(self):
                 if not isinstance(row, Mapping):
                     raise AlbefError(f"Row {number} is a {type(row).__name__}: give mappings of names to values.")
-                self._table.append({name: value for name, value in row.items() if not _is_image(name)})
+                self._table.append({name: value for name, value in row.items() if name not in IMAGES})
         return self._table
-
-
-def _is_image(name: str) -> bool:
-    return name in ("image", "image_2")
 
 
 def as_rows(dataset: Any) -> Any:
@@ -100,6 +97,11 @@ def column(rows: Any, name: str) -> Any:
     if not isinstance(rows, Rows) and name not in rows.column_names:
         raise AlbefError(f"The data set has no column {name!r}; it has {', '.join(rows.column_names)}.")
     return rows[name]
+
+
+def optional_column(rows: Any, name: str) -> list[Any]:
+    """Return a column of a data set, None for each row where it has none of this name."""
+    return list(rows[name]) if name in rows.column_names else [None] * len(rows)
 
 
 def undecoded_images(rows: Any, name: str = "image") -> Any:
@@ -158,6 +160,12 @@ def image_keys(rows: Any, warn: bool = True) -> list[Hashable]:
     return keys
 
 
+def image_numbers(rows: Any) -> list[int]:
+    """Return for each row the number of its image, in the order of their first rows; see `image_keys`."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in image_keys(rows, warn=False)]
+
+
 def rows_by_image(rows: Any) -> list[list[int]]:
     """Return the rows of each image, the images in the order of their first rows; see `image_keys`."""
     found: dict[Hashable, list[int]] = {}
@@ -182,6 +190,13 @@ def retrieval_collator(processor: Any) -> Any:
     return RetrievalCollator(processor, with_names=True)
 
 
+def pretraining_collator(processor: Any, **options: Any) -> Any:
+    """Return the collator of pre-training."""
+    from processing import PreTrainingCollator
+
+    return PreTrainingCollator(processor, with_names=True, **options)
+
+
 def grounding_collator(processor: Any, with_boxes: bool = False) -> Any:
     """Return the collator of training on texts that refer to parts of images."""
     from processing import GroundingCollator
@@ -196,6 +211,13 @@ def vqa_collator(processor: Any, share_images: bool) -> Any:
     return VQACollator(processor, share_images=share_images, with_names=True)
 
 
+def features_of(splits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the features of the first split, of a mixture those of its first source; none where there is no split."""
+    first = next(iter(splits.values()), None)
+    first = next(iter(first.values())) if isinstance(first, dict) else first
+    return {} if first is None else first.features
+
+
 def image_columns(config: Any) -> tuple[str, ...]:
     """Return the columns of the images of a row, by how many images a model reads with a text: image, image_2 .."""
     return ("image", *(f"image_{number}" for number in range(2, config.text_config.images_per_text + 1)))
@@ -206,6 +228,7 @@ def classification_collator(processor: Any, config: Any, **options: Any) -> Any:
     from processing import ClassificationCollator
 
     labels = {"label2id": config.label2id, "problem_type": config.problem_type}
+    labels["max_length"] = config.text_config.max_position_embeddings
     return ClassificationCollator(processor, image_columns=image_columns(config), **labels, **options)
 
 

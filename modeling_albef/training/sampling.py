@@ -78,8 +78,9 @@ class OneCaptionStream(IterableDataset):
             captions = row.get("caption") if isinstance(row, Mapping) else None
             if captions is None or isinstance(captions, str):
                 yield row
-            else:
-                yield from ({**row, "caption": caption} for caption in captions)
+            else:  # a row of several counts differently from that of the stream
+                kept = {name: value for name, value in row.items() if name != "stream_state"}
+                yield from ({**kept, "caption": caption} for caption in captions)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the stream, where it takes one."""

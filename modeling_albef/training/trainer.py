@@ -210,7 +210,8 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         epoch = self.state.epoch or 0.0
         if self._is_stream and self._steps_per_epoch:
             epoch = self.state.global_step / self._steps_per_epoch
-        ramp = min(1.0, epoch) if self.args.alpha_warmup else 1.0
+        length = getattr(self.args, "alpha_warmup_epochs", 1.0)
+        ramp = min(1.0, epoch / length) if self.args.alpha_warmup else 1.0
         return self.args.alpha * ramp
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:

@@ -85,6 +85,14 @@ def test_own_tables(images: Path, name: str, content: str) -> None:
         ([0, 40, 10, 9], "leaves the image"),
         ([-2, 0, 10, 9], "leaves the image"),
         ([0, 0, 0, 9], "width and height must be above 0"),
+        ([30, 20, -10, 9], "width and height must be above 0, and stand after x and y"),
+        ([30, 20, 50, 40], "leaves the image, .*; of the right and lower ends subtract x and y"),
+        ([0.1, 0.2, 0.5, 1.0], "no larger than a pixel: multiply shares of the image by its width and height"),
+        ([0, 0, 10**400, 9], "finite numbers of pixels are expected"),
+        ([0, 0, float("nan"), 9], "finite numbers of pixels are expected"),
+        ([0, 0, 9, float("inf")], "finite numbers of pixels are expected"),
+        ({"x": 1}, "four numbers are expected"),
+        ("12 30 forty 50", "four numbers are expected"),
         ([0, 0, 5], "four numbers are expected"),
         ("left", "four numbers are expected"),
         ([0, 0, True, 5], "four numbers are expected"),
@@ -101,6 +109,53 @@ def test_boxes_that_cannot_be_used(images: Path, box: Any, message: str) -> None
     assert kept["text"][:] == ["the car"]
 
 
+@pytest.mark.parametrize(
+    "box", ["1,2,30.5,20", "(1, 2, 30.5, 20)", "[1 2 30.5 20]", "1;2;30.5;20", " [1.0, 2, 30.5,20] "]
+)
+def test_boxes_as_people_write_them_into_cells(images: Path, box: str) -> None:
+    rows = [{"img": "0.png", "Expression": "the car", "bbox": box, "width": 64, "height": 48}, {"img": "1.png"}]
+    rows[1] |= {"Expression": "the dog", "bbox": "", "width": 32, "height": 40}
+    table = images / "train.tsv"
+    table.write_text("\n".join("\t".join(map(str, line)) for line in (rows[0], *(row.values() for row in rows))))
+    assert load("own_data", images, split="train")["box"][:] == [[1, 2, 30.5, 20], None]
+    table.rename(images / "validation.tsv")
+    with pytest.raises(AnnotationError, match=r"validation\.tsv, line 3: has no 'box', which an evaluation needs"):
+        load("own_data", images)
+
+
+def test_columns_can_be_named(images: Path) -> None:
+    (images / "validation.csv").write_text("a,b,where,box\n0.png,the car,1 2 30 20,left\n")
+    named = {"image_column": "a", "text_column": "b", "box_column": "where"}
+    assert load("own_data", images, **named)["box"][:] == [[1, 2, 30, 20]]
+    with pytest.raises(AnnotationError, match=r"line 2: 'box' has \['left'\]: four numbers are expected"):
+        load("own_data", images, image_column="a", text_column="b")
+    (images / "validation.csv").write_text("image,text,x,y,width\n0.png,the car,1,2,30\n")
+    with pytest.raises(AnnotationError, match=r"line 2: 'box' has \[1, 2, 30, None\]: four numbers are expected"):
+        load("own_data", images)
+
+
+def test_choices_and_numbers_of_own_tables(images: Path) -> None:
+    row = {"image": "0.png", "text": "the car", "box": [1, 2, 3, 4], "ref_id": 9, "subset": "far"}
+    (images / "validation.jsonl").write_text(json.dumps({**row, "boxes": [[1, 2, 3, 4], [5, 6, 7, 8]]}))
+    (found,) = load("own_data", images).to_list()
+    assert found["boxes"] == [[1, 2, 3, 4], [5, 6, 7, 8]] and (found["ref_id"], found["subset"]) == (9, "far")
+    cells = 'image,text,box,boxes,ref_id\n0.png,the car,1 2 3 4,"[[1, 2, 3, 4], [5, 6, 7, 8]]",9.0\n'
+    (images / "validation.jsonl").unlink()
+    (images / "validation.csv").write_text(cells)
+    (found,) = load("own_data", images).to_list()
+    assert found["boxes"] == [[1, 2, 3, 4], [5, 6, 7, 8]] and found["ref_id"] == 9
+    for changes, message in (
+        ({"ref_id": 2**70}, "'ref_id' is .*: an integer of at most 63 bits"),
+        ({"ref_id": "seven"}, "'ref_id' is 'seven': an integer"),
+        ({"boxes": "all"}, "'boxes' is 'all': a list of boxes is expected"),
+        ({"boxes": [[1, 2, 3]]}, r"'boxes' has \[1, 2, 3\]: four numbers"),
+    ):
+        (images / "validation.csv").unlink(missing_ok=True)
+        (images / "validation.jsonl").write_text(json.dumps({**row, **changes}))
+        with pytest.raises(AnnotationError, match=r"validation\.jsonl, line 1: " + message):
+            load("own_data", images)
+
+
 def test_a_turned_photograph_is_measured_upright(images: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -114,7 +169,7 @@ def test_training_needs_no_boxes(images: Path) -> None:
     (images / "train.csv").write_text("image,text\n0.png,the car\n1.png,the dog\n")
     assert load("own_data", images, split="train")["box"][:] == [None, None]
     (images / "train.csv").write_text("image,words\n0.png,the car\n")
-    with pytest.raises(AnnotationError, match="has no text in text or caption"):
+    with pytest.raises(AnnotationError, match=r"has no text in text or sentence or .*: set text_column"):
         load("own_data", images, split="train")
 
 
@@ -251,6 +306,81 @@ def test_damaged_pickles(tmp_path: Path, content: bytes) -> None:
         return
     with pytest.raises(UnusableFileError):
         read_plain_pickle(str(tmp_path / "a.p"))
+
+
+CYCLE = b"\x80\x02]q\x00h\x00a."
+DOUBLED = b"K\x01q\x00" + b"".join(
+    b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(60)
+)  # a tuple of 2 to the 60 numbers
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"(S'touch x'\nios\nsystem\n.", r"INST .* at byte \d+\), which could run code: take the file"),
+        (b"cposix\nsystem\n(S'touch x'\ntR.", r"GLOBAL 'posix system' at byte 0\), which could run code"),
+        (b"\x80\x02\x82\x01.", "EXT1 1 at byte 2\\), which could run code"),
+        (b"Pname\n.", "PERSID 'name' at byte 0\\), which could run code"),
+        (pickle.dumps([b"x"], protocol=4), r"SHORT_BINBYTES b'x' at byte \d+\): take the file"),
+        (pickle.dumps([{1}], protocol=4), r"EMPTY_SET at byte \d+\): take the file"),
+        (pickle.dumps([{"ref_id": np.int64(3)}], protocol=4), r"STACK_GLOBAL at byte \d+\), which could run code"),
+        (pickle.dumps([{"ref_id": np.int64(3)}], protocol=2), r"GLOBAL 'numpy.* scalar' at byte"),
+        (pickle.dumps([{"a": 1}] * 99)[:-9], "is no whole pickle"),
+        (b"\x80\x02X\xff\xff\xff\xffabc.", "expected 4294967295 bytes"),
+        (b"\x80\x04\x8d" + b"\xff" * 7 + b"\x3fabc.", "expected .* bytes"),
+        (b"\x80\x02\x8b\xff\xff\xff\x7fab.", "is no whole pickle"),
+        (b"I" + b"9" * 5000 + b"\n.", "is no whole pickle"),
+        (b"\x80\x02" + DOUBLED + b"}h<K\x01s.", "a tuple as a key"),
+        (b"\x80\x02" + DOUBLED + b"(h<K\x01d.", "a tuple as a key"),
+        (b"\x80\x02" + DOUBLED + b"}(h<K\x01u.", "a tuple as a key"),
+        (b"\x80\x02}]K\x01s.", "unhashable type: 'list'"),
+    ],
+)
+def test_attacks_by_pickles(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.p").write_bytes(content)
+    with pytest.raises(UnusableFileError, match=message):
+        read_plain_pickle(str(tmp_path / "a.p"))
+
+
+@pytest.mark.parametrize("content", [b"\x80\x02" + b"]" * 3000, b"\x80\x04]" + b"\x94" * 3000, b"(" * 3000])
+def test_small_files_make_no_large_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    """The largest numbers of bytes in memory that a byte of the file takes: lists, places in the memory, marks."""
+    monkeypatch.setattr("dataset_scripts.referring.plain_pickle.MAX_VALUES", 2000)
+    (tmp_path / "a.p").write_bytes(content)
+    with pytest.raises(UnusableFileError, match=r"makes more than 2,000 values: take the file"):
+        read_plain_pickle(str(tmp_path / "a.p"))
+    monkeypatch.setattr("dataset_scripts.referring.plain_pickle.MAX_BYTES", 2 << 10)
+    with pytest.raises(UnusableFileError, match=r"has more than 0 MB: take the file"):
+        read_plain_pickle(str(tmp_path / "a.p"))
+
+
+@pytest.mark.parametrize("name", ["ref_id", "image_id", "ann_id", "split"])
+@pytest.mark.parametrize("value", ["doubled", "huge", "cycle", None])
+def test_references_are_numbers_and_words(tmp_path: Path, name: str, value: Any) -> None:
+    """What would take for ever to hash or to print is refused: a doubled tuple, a number of a million digits."""
+    doubled: Any = (1,)
+    for _ in range(60):
+        doubled = (doubled, doubled)
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    value = {"doubled": doubled, "huge": 1 << 4_000_000, "cycle": cycle}.get(value)
+    folder = tmp_path / "data"
+    write_refcoco(folder)
+    reference = {"ref_id": 50, "image_id": 100, "ann_id": 7000, "split": "val"}
+    (folder / "refcoco+/refs(unc).p").write_bytes(pickle.dumps([{**reference, name: value}], protocol=2))
+    with pytest.raises(
+        AnnotationError, match=r"refs\(unc\)\.p: is not RefCOCO's \((Type|Value)Error: .*: fetch it again"
+    ):
+        load("refcoco_plus", folder)
+
+
+@pytest.mark.parametrize("content", [CYCLE, b"K\x01.", b"}.", b"(X\x01\x00\x00\x00al."])
+def test_pickles_of_other_data(tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / "data"
+    write_refcoco(folder)
+    (folder / "refcoco+/refs(unc).p").write_bytes(content)
+    with pytest.raises(AnnotationError, match=r"refs\(unc\)\.p: is not RefCOCO's|'ref_id' 50 is in no file"):
+        load("refcoco_plus", folder)
 
 
 def test_a_memory_bomb_takes_no_memory(tmp_path: Path) -> None:

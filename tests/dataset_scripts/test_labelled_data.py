@@ -107,6 +107,19 @@ def test_own_tables_and_hateful_memes_lines(tmp_path: Path) -> None:
     assert "line 2: label is 'high'" in str(error.value) and "line 3: has no 'label'" in str(error.value)
 
 
+def test_whole_numbers_are_one_label_however_a_table_writes_them(tmp_path: Path) -> None:
+    """A column of whole numbers with a gap becomes 1.0 in pandas: the labels are those of the table without the gap."""
+    picture(tmp_path / "a.png")
+    (tmp_path / "train.csv").write_text(
+        "image,text,label\na.png,one,1\na.png,two,0.0\na.png,three, 1.0\na.png,four,v1.0\n"
+    )
+    lines(
+        tmp_path / "validation.jsonl", [{"image": "a.png", "text": "one", "label": label} for label in (1, 0.0, "1.00")]
+    )
+    data = load_dataset_script("own_data", "classification", data_dir=tmp_path, cache_dir=tmp_path / "cache")
+    assert data["train"]["label"] == ["1", "0", "1", "v1.0"] and data["validation"]["label"] == ["1", "0", "1"]
+
+
 def test_images_in_the_rows_themselves(tmp_path: Path) -> None:
     shapes = load_dataset_script("shapes", "classification", split="test", num_test=2, cache_dir=tmp_path / "cache")
     shapes.to_parquet(tmp_path / "test.parquet")

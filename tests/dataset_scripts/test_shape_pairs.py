@@ -16,22 +16,21 @@ from dataset_scripts.shape_pairs import draw_statements
 def holds(text: str, left: Scene, right: Scene) -> bool:
     """Read a statement word by word: not by the code that writes it."""
     scenes = {"left": left, "right": right}
-    if found := re.fullmatch(r"there are (more|fewer) shapes in the (left|right) image", text):
+    if found := re.fullmatch(r"there are (more|fewer) shapes on the (left|right)", text):
         own, other = (len(scenes[side].items) for side in (found[2], "right" if found[2] == "left" else "left"))
         return own > other if found[1] == "more" else own < other
-    found = re.fullmatch(r"(both images have|the (left|right) image has|only the (left|right) image has) a (.+)", text)
+    found = re.fullmatch(r"there is a (.+?) on the (left|right)( and on the right| only)?", text)
     assert found is not None, text
 
     def shows(side: str) -> bool:
-        wanted = found[4].split()
+        wanted = found[1].split()
         if len(wanted) == 2:
             return wanted[0] in [item.color for item in scenes[side].items]
         return wanted[0] in [item.shape for item in scenes[side].items]
 
-    if found[1].startswith("both"):
+    if found[3] == " and on the right":
         return shows("left") and shows("right")
-    side = found[2] or found[3]
-    return shows(side) and (found[3] is None or not shows("right" if side == "left" else "left"))
+    return shows(found[2]) and (found[3] is None or not shows("right" if found[2] == "left" else "left"))
 
 
 def drawn(split: str, count: int) -> list[tuple[Scene, Scene, list[tuple[str, bool]]]]:
@@ -44,7 +43,7 @@ def drawn(split: str, count: int) -> list[tuple[Scene, Scene, list[tuple[str, bo
 
 def test_every_label_is_the_truth() -> None:
     pairs = drawn("train", 300)
-    kinds = Counter(re.sub(r" a .+", "", text) for _, _, said in pairs for text, _ in said)
+    kinds = Counter(re.sub(r" a (\w+ shape|\w+)", "", text) for _, _, said in pairs for text, _ in said)
     assert len(kinds) == 9 and min(kinds.values()) > 10
     for left, right, said in pairs:
         assert all(holds(text, left, right) == is_true for text, is_true in said)
@@ -73,6 +72,26 @@ def test_rows(tmp_path: Path) -> None:
     assert row["image"].size == row["image_2"].size == (32, 32)
     again = load_dataset_script("shape_pairs", cache_dir=tmp_path / "again", split="test", **sizes)
     assert again["text"] == splits["test"]["text"] and again[0]["image"].tobytes() == row["image"].tobytes()
+
+
+def test_some_kinds_alone(tmp_path: Path) -> None:
+    rows = load_dataset_script("shape_pairs", cache_dir=tmp_path, split="test", num_test=30, kinds=["side", "both"])
+    kinds = Counter(re.sub(r" a (\w+ shape|\w+)", "", text) for text in rows["text"])
+    assert set(kinds) == {f"there is on the {end}" for end in ("left", "right", "left and on the right")}
+    for wrong in ([], ["sides"], "side"):
+        with pytest.raises(DataError, match=r"kinds is .* must be a list of side, both, only, number"):
+            make_builder("shape_pairs", kinds=wrong)
+
+
+def test_false_statements_are_near_and_far() -> None:
+    """A thing that is said to be on one image and is not: on the other nearly as often as on none."""
+    counts: Counter[bool] = Counter()
+    for left, right, said in drawn("train", 500):
+        for text, is_true in said:
+            if (found := re.fullmatch(r"there is a (\w+)(?: shape)? on the (left|right)", text)) and not is_true:
+                other = right if found[2] == "left" else left
+                counts[found[1] in {word for item in other.items for word in (item.color, item.shape)}] += 1
+    assert 0.35 < counts[True] / counts.total() < 0.5 and counts.total() > 100
 
 
 @pytest.mark.parametrize("field", [{"num_train": 0}, {"min_objects": 4}, {"statements_per_pair": 9}, {"seed": -1}])

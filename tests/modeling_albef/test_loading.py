@@ -254,3 +254,35 @@ def test_parts_of_the_configuration_may_be_changed_by_mappings(saved: dict[str, 
     config, layers = model.albef.text_model.config, model.text_decoder.layer
     assert config.hidden_dropout_prob == 0.5 and config._attn_implementation == "eager" and len(layers) == 1
     assert config.hidden_size == 16 and model.config.decoder_config.hidden_size == 16  # the others stay as they are
+
+
+@pytest.mark.parametrize(
+    ("model_class", "start", "new"),
+    [
+        (AlbefForQuestionAnswering, "retrieval", "answer decoder"),
+        (AlbefForImageTextRetrieval, "vqa", "projections, matching head"),
+        (AlbefForPreTraining, "retrieval", "masked-language head"),
+        (AlbefForImageTextRetrieval, "retrieval", None),
+        (AlbefModel, "retrieval", None),
+    ],
+)
+def test_a_checkpoint_of_another_task_is_said_in_a_sentence(
+    model_class: Any, start: str, new: str | None, saved: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In place of the library's table, and of its guess that the checkpoint is corrupted."""
+    capfd.readouterr()
+    _, info = model_class.from_pretrained(saved[start], output_loading_info=True)
+    said = [line for line in capfd.readouterr().err.splitlines() if line.strip() and "Loading weights" not in line]
+    if new is None:
+        assert said == []
+    else:
+        assert info["missing_keys"] and len(said) == 1 and said[0].endswith(f"New, to be trained: {new}.")
+
+
+def test_a_part_that_is_not_whole_keeps_the_table(
+    saved: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = without(saved["vqa"], tmp_path / "damaged", "text_decoder.head.dense")
+    AlbefForQuestionAnswering.from_pretrained(folder)
+    said = capfd.readouterr().err
+    assert "text_decoder.head.dense.weight" in said and "MISSING" in said and "of another task" not in said

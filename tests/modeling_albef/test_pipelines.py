@@ -15,6 +15,7 @@ from transformers import pipeline
 from transformers.utils import logging
 
 from modeling_albef import AlbefForImageTextRetrieval, AlbefForQuestionAnswering
+from modeling_albef.training.evaluation.vqa import VQAEvaluator
 from processing import AlbefProcessor
 
 QUESTION = "what color is the circle?"
@@ -71,6 +72,29 @@ def test_free_answers_have_their_probability(place: Path, monkeypatch: pytest.Mo
     assert [one["answer"] for one in alone] == [one["answer"] for one in names["written"][1]]  # batched or not
 
 
+def test_free_answers_begin_with_a_whole_word(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model that would end at once, write special tokens, or begin in the middle of a word."""
+    monkeypatch.chdir(place)
+    model = AlbefForQuestionAnswering.from_pretrained("output/demo_vqa")
+    processor = AlbefProcessor.from_pretrained("output/demo_vqa")
+    tokenizer = processor.tokenizer
+    pieces = [index for word, index in tokenizer.get_vocab().items() if word.startswith("##")]
+    bias = torch.zeros(model.config.decoder_config.vocab_size)
+    bias[pieces] = 30.0
+    bias[tokenizer.all_special_ids] = 60.0
+    model.text_decoder.head.decoder.bias.data = bias
+    answer = pipeline("albef-vqa", model=model, processor=processor)
+    plain = model.generate(**processor(images="photo.jpg", text=QUESTION, return_tensors="pt"), max_new_tokens=3)
+    assert not processor.batch_decode(plain, skip_special_tokens=True)[0]  # what happened without
+    written = [one["answer"] for one in answer(image="photo.jpg", question=QUESTION, free_form=True, top_k=3)]
+    evaluator = VQAEvaluator(model, processor, answer_list=ANSWERS, inference_method="generate")
+    written += evaluator.generate([{"image": Image.open("photo.jpg"), "question": QUESTION, "question_id": 0}])[0]
+    assert len(written) == 4
+    for text in written:
+        first = tokenizer(text)["input_ids"][1]
+        assert text.strip() and not text.startswith("##") and first not in {*pieces, *tokenizer.all_special_ids}
+
+
 def test_pipelines_of_the_library(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = run_block('pipeline("image-text-to-text"', place, monkeypatch)
     vqa = AlbefForQuestionAnswering.from_pretrained("output/demo_vqa")
@@ -89,7 +113,7 @@ def test_pipelines_of_the_library(place: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_search(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = run_block('pipeline("image-text-retrieval"', place, monkeypatch)
+    names = run_block("search.save_index(", place, monkeypatch)
     model = AlbefForImageTextRetrieval.from_pretrained("output/demo_retrieval")
     processor = AlbefProcessor.from_pretrained("output/demo_retrieval")
     paths = sorted(str(path.relative_to(place)) for path in (place / "photos").rglob("*.png"))

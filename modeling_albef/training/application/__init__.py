@@ -7,7 +7,13 @@ from .model import load_model, load_saved_queue
 from .parsing import parse_arguments
 from .processor import load_processor, load_text_processor, training_texts
 from .record import RunRecord
-from .settings import ClassificationDataArguments, DataArguments, ModelArguments, VQADataArguments
+from .settings import (
+    ClassificationDataArguments,
+    DataArguments,
+    ModelArguments,
+    PreTrainingDataArguments,
+    VQADataArguments,
+)
 from .start import prepare_run
 from .vocabulary import check_vocabulary
 
@@ -15,6 +21,7 @@ __all__ = [
     "ClassificationDataArguments",
     "DataArguments",
     "ModelArguments",
+    "PreTrainingDataArguments",
     "RunRecord",
     "VQADataArguments",
     "baseline_metrics",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from datasets import Dataset, LargeList, List
@@ -17,6 +18,7 @@ from ..evaluation.candidates import choose_folding
 from ..evaluation.vqa_baselines import guesses_from_each_other, learn_guesses
 from ..evaluation.vqa_metrics import vqa_accuracy
 from ..evaluation.vqa_records import QuestionRecord
+from ..rows import features_of
 from .errors import StartError
 from .settings import ClassificationDataArguments, VQADataArguments
 
@@ -116,11 +118,16 @@ def load_labels(
     """Return `problem_type`, `id2label` and `label2id` for the model's configuration.
 
     The labels are those of `labels`, else of the model that a run applies or goes on with, else of the training data,
-    sorted. A regression has one number.
+    sorted. A regression has one number. Text assignment has no labels; the result is empty.
+
+    Raises:
+        StartError: There are no labels, they do not fit the model, or a row of a split has another one.
     """
+    if data_args.is_assignment:
+        return {}
     known = [] if model_name is None else _labels_of_model(model_name)
     rows = splits.get("train")
-    feature: Any = next((split.features["label"] for split in splits.values()), None)
+    feature: Any = features_of(splits).get("label")
     is_list = isinstance(feature, List | LargeList)
     kind = "multi_label_classification" if is_list else "single_label_classification"
     if feature is not None and str(feature.dtype if not is_list else "").startswith("float"):
@@ -129,7 +136,7 @@ def load_labels(
         names = data_args.labels
     elif isinstance(rows, Dataset):
         found = {name for row in rows["label"] for name in (row if is_list else [row])}
-        names = known if found <= set(known) else sorted(found)
+        names = known if found <= set(known) else sorted(found, key=_by_number)
     else:
         names = known
     if not names:
@@ -142,7 +149,26 @@ def load_labels(
     ids = {name: index for index, name in enumerate(names)}
     if len(ids) < len(names):
         raise StartError(f"labels is {', '.join(names)}, which has a name twice: give each once.")
+    if kind != "regression":
+        _check_labels(splits, ids)
     return {"problem_type": kind, "id2label": dict(enumerate(names)), "label2id": ids}
+
+
+def _by_number(name: str) -> tuple[float, str]:
+    """Return what names are sorted by: whole numbers come first and count as numbers."""
+    return (int(name) if name.isascii() and name.isdigit() else math.inf), name
+
+
+def _check_labels(splits: dict[str, Any], known: Collection[str]) -> None:
+    """Refuse labels that a model will not have, before it is trained: the first of each split, with its row."""
+    for split, rows in splits.items():
+        for number, label in enumerate(rows["label"] if isinstance(rows, Dataset) else ()):
+            given = label if isinstance(label, list) else [] if label is None else [label]
+            if unknown := next((one for one in given if one not in known), None):
+                raise StartError(
+                    f"Row {number} of the {split} data has the label {unknown[:60]!r}, but the labels are "
+                    f"{', '.join(map(repr, known)):.300}: correct it, or name all of them by --labels."
+                )
 
 
 def _labels_of_model(name: str) -> list[str]:
@@ -159,7 +185,9 @@ def label_baselines(splits: dict[str, Any], split: str) -> dict[str, Any]:
     Empty where not all rows have one label.
     """
     rows, train = splits[split], splits.get("train")
-    labels = list(rows["label"])
+    if isinstance(rows, dict):  # sources of a mixture
+        return {name: label_baselines({**splits, split: own}, split) for name, own in rows.items()}
+    labels: list[Any] = list(rows["label"]) if "label" in rows.column_names else [None]
     if not all(isinstance(label, str) for label in labels):
         return {}
     if isinstance(train, Dataset):

@@ -20,6 +20,7 @@ from dataset_scripts import (
     load_dataset_script,
     process_share,
     stream_captions,
+    stream_shards,
 )
 from dataset_scripts.mixtures import source_lengths
 from processing import AugmentedDataset, AugmentedStream, TrainingAugmentation, WholeImageAugmentation
@@ -27,6 +28,7 @@ from processing.augmented_rows import IMAGE_COLUMNS
 from processing.image_states import StoredImageRows, StoreOptions, states_folder, store_image_states
 
 from ..arguments import AlbefTrainingArguments
+from ..rows import features_of
 from .errors import StartError, fail_on_all_ranks
 from .settings import SPLITS, DataArguments
 
@@ -84,6 +86,9 @@ def _load_mixture(split: str, data_args: DataArguments, args: AlbefTrainingArgum
 def _load_split(split: str, data_args: DataArguments, args: AlbefTrainingArguments, task: str) -> Any:
     fields: dict[str, Any] = {"config_name": task, "split": split, **data_args.builder_fields()}
     is_stream = data_args.streaming and split == "train"
+    if is_stream and (shards := getattr(data_args, "shards", None)):
+        rows = stream_shards(shards, **_shard_columns(data_args))
+        return rows if data_args.max_rows is None else rows.take(data_args.max_rows)
     if is_stream:
         parts = args.world_size * max(1, args.dataloader_num_workers)  # a part for every process's every worker
         fields |= {"streaming": True, "num_proc": parts}
@@ -109,9 +114,15 @@ def _load_split(split: str, data_args: DataArguments, args: AlbefTrainingArgumen
     return without_unknown_types(undecoded(dataset))
 
 
+def _shard_columns(data_args: DataArguments) -> dict[str, Any]:
+    """Return the columns of shards that `dataset_config` names."""
+    fields: Any = data_args.dataset_config
+    return {name: fields[name] for name in ("image_column", "caption_column") if name in fields}
+
+
 def image_columns(splits: dict[str, Any]) -> tuple[str, ...]:
     """Return the columns of the images of a row: `image`, and `image_2` where there is one."""
-    features = next(iter(splits.values())).features if splits else {}
+    features = features_of(splits)
     return tuple(name for name in IMAGE_COLUMNS if name == "image" or name in features)
 
 
@@ -153,9 +164,12 @@ def training_rows(rows: Any, data_args: DataArguments, args: AlbefTrainingArgume
         )
     has_captions = "caption" in rows.features
     if isinstance(rows, IterableDataset):
-        is_spread = not has_captions or data_args.sources
+        shards = getattr(data_args, "shards", None)  # whose bad samples are left out, and counted
+        is_spread = not has_captions or data_args.sources or shards
         stream = process_share(rows if is_spread else stream_captions(rows), args, data_args.shuffle_buffer)
-        return AugmentedStream(stream, augmentation, args.seed, args.process_index, data_args.bad_images)
+        bad_images = "replace" if shards else data_args.bad_images
+        share = getattr(data_args, "max_bad_share", 1.0) if shards else 1.0
+        return AugmentedStream(stream, augmentation, args.seed, args.process_index, bad_images, share)
     spread: Any = CaptionRows(rows) if has_captions else rows
     if data_args.store_image_states:
         spread = _stored_rows(spread, augmentation, data_args, args, model, processor)

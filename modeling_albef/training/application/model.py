@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -45,8 +44,7 @@ def load_model(
     Returns:
         The model, in float32, and its teacher or None.
     """
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()  # the library's own, of weights that are read and written
+    logging.disable_progress_bar()  # the library's own, of weights that are read and written
     # whatever the file holds: in half precision the steps of fine-tuning would be lost to rounding
     options = {"attn_implementation": model_args.attn_implementation, "dtype": torch.float32}
     teacher = None

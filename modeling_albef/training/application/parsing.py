@@ -6,6 +6,7 @@ import argparse
 import copy
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from .run_file import RECORD, GivenArguments, names_on_command_line, prepare_rep
 from .yaml_files import read_text, write_text
 
 logger = logging.get_logger(__name__)
+_SOURCES = Path(__file__).parents[3]  # the checkout with its configs/, or site-packages with albef/configs/
 # what the dataclasses and the library's TrainingArguments raise for values that they do not take
 _REFUSALS = (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, NotImplementedError)
 
@@ -81,13 +83,15 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
     typed, source, record = tuple(words), None, dict[str, Any]()
     parser = _Parser(classes)
     if not words:
-        task = Path(sys.argv[0]).stem.removeprefix("run_")
+        command = Path(sys.argv[0]).stem
+        task = command.removeprefix("run_").removeprefix("albef-")
+        start = command if command.startswith("albef-") else f"accelerate launch run_{task}.py"
         raise ArgumentsError(
             "Give a configuration file, or fields; --help lists them. For example:\n"
-            f"  accelerate launch run_{task}.py configs/demo_{task}.yaml --use_cpu"
+            f"  {start} configs/demo_{task}.yaml --use_cpu"
         )
-    if words[0].endswith((".yaml", ".yml")):
-        path = words.pop(0)
+    if words[0].endswith((".yaml", ".yml")) or find_recipe(words[0]) != words[0]:
+        path = find_recipe(words.pop(0))
         fields = {action.dest for action in parser._actions}
         config = _translated(_read_yaml(path), path, fields)
         if isinstance(config.get(RECORD), dict):
@@ -110,6 +114,19 @@ def parse_arguments(classes: Sequence[Any], argv: Sequence[str] | None = None) -
         if not isinstance(one, TrainingArguments):  # which are saved as a pickle
             one.given = GivenArguments(typed, given, changed, source, record)
     return parsed
+
+
+def find_recipe(name: str) -> str:
+    """Return the path of a recipe that comes with the project, where no file has this name, which is returned otherwise.
+
+    Args:
+        name: Such as `demo_retrieval`, `demo_retrieval.yaml` or `configs/demo_retrieval.yaml`.
+    """
+    recipe = name.removeprefix("configs/").removesuffix(".yaml")
+    if Path(name).is_file() or not re.fullmatch(r"\w+", recipe):
+        return name
+    shipped = (folder / "configs" / f"{recipe}.yaml" for folder in (_SOURCES, _SOURCES / "albef"))
+    return next((str(path) for path in shipped if path.is_file()), name)
 
 
 def _parse(

@@ -271,13 +271,63 @@ class VQADataArguments(DataArguments):
 
 
 @dataclass
+class PreTrainingDataArguments(DataArguments):
+    """Which pairs: a data set, or shards that are streamed."""
+
+    DISPLACES: ClassVar[dict[str, tuple[str, ...]]] = {
+        **DataArguments.DISPLACES,
+        **{name: (*rivals, "shards") for name, rivals in DataArguments.DISPLACES.items() if name != "validation_files"},
+        "shards": ("dataset", "datasets", "dataset_weights", "dataset_config", "data_dir", "train_files"),
+    }
+
+    shards: list[str] | None = field(
+        default=None, metadata={"help": "Training pairs: tar (WebDataset) or Parquet files, paths or URLs; * {00..99}"}
+    )
+    max_bad_share: float = field(
+        default=0.05, metadata={"help": "Stop where more of the samples of shards than this share cannot be used."}
+    )
+
+    def __post_init__(self) -> None:
+        self.streaming = self.streaming or bool(self.shards)
+        if self.shards and self.train_files:
+            raise ValueError("give either shards, or train_files.")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"max_bad_share is {self.max_bad_share}, but must lie between 0 and 1.")
+        super().__post_init__()
+
+
+@dataclass
 class ClassificationDataArguments(DataArguments):
     """Which images with texts, and which labels."""
 
+    task: Literal["classification", "text_assignment"] = field(
+        default="classification",
+        metadata={"help": "text_assignment pre-trains a model of two images on images with captions, without labels."},
+    )
     labels: list[str] | None = field(
         default=None,
         metadata={"help": "Names of the labels in the order of their indices; default: the model's, else the data's."},
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.is_assignment and self.labels:
+            raise ValueError("labels is given, but text_assignment has none: leave labels out.")
+
+    @property
+    def is_assignment(self) -> bool:
+        """Whether captions are assigned to images, and no labels to texts."""
+        return self.task == "text_assignment"
+
+    @property
+    def builder_task(self) -> str:
+        """Return the configuration of the builders; see `load_splits`."""
+        return "retrieval" if self.is_assignment else "classification"
+
+    @property
+    def text_column(self) -> str:
+        """Return the column of the texts."""
+        return "caption" if self.is_assignment else "text"
 
 
 def _mapping(value: Any, name: str) -> dict[str, Any]:

@@ -12,20 +12,21 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from dataset_scripts.contents.text_counts import comparable_text
 
 from ..evaluation.base import progress
 from ..evaluation.eccv import coco_image_id
 from ..report.formats import percent
-from ..rows import SOURCE, texts_of
+from ..rows import IMAGES, SOURCE, texts_of
 
 ROWS_AT_ONCE = 1_000
 NUM_THREADS = 4  # that look at image files
 WHOLE = 1 << 16  # bytes up to which a file counts whole for its fingerprint; of a longer one three parts of SAMPLE
 SAMPLE = 1 << 14
 NAMES_SHOWN = 3
+TEXTS = ("caption", "question", "text")  # columns, of which a row has one
 SPLIT_WORDS = {"train": "training", "validation": "validation", "test": "test"}
 
 
@@ -38,7 +39,7 @@ class SplitContents:
         images: Different images.
         texts: Captions, or questions.
         fingerprint: Hash of images and texts in their order; it does not depend on where the files are.
-        image_of_key: What an image goes by -> its file or, where it is in the data itself, the first row that has it.
+        image_of_key: What an image goes by -> its file or, where it is in the data itself, its index in `all_images`.
         copies: Images with the key of an earlier image that has another `image_id`, with what that key stands for.
         text_counts: Hash of each text without case and extra spaces, of a question with its image -> its count.
         kind: What the texts are: captions, questions or texts; the latter two belong to their image.
@@ -65,6 +66,7 @@ class SplitContents:
 def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | None:
     """Read a split of a run: columns `image`, `image_id`, and `caption`, `text`, or `question` and `answers`.
 
+    Rows of two images, `image` and `image_2`, have no `image_id`: different images are those that differ in content.
     None stands for a stream, which is not read twice, and for rows of other columns.
 
     Args:
@@ -72,36 +74,46 @@ def read_contents(dataset: Any, open_images: bool = True) -> SplitContents | Non
         open_images: Whether images go by their content; False takes their paths.
     """
     columns = dataset.column_names if isinstance(dataset, Dataset) else []
-    if not {"image", "image_id"} <= set(columns) or not {"caption", "question", "text"} & set(columns):
+    image_columns = [name for name in IMAGES if name in columns]
+    has_ids = "image_id" in columns
+    if not image_columns or not (has_ids or len(image_columns) > 1) or not set(TEXTS) & set(columns):
         return None
-    kind = next(name for name in ("caption", "question", "text") if name in columns) + "s"
+    kind = next(name for name in TEXTS if name in columns) + "s"
     sources = dict(Counter(dataset[SOURCE])) if SOURCE in columns else {}
     contents = SplitContents(len(dataset), kind=kind, sources=sources)
-    text_columns = [name for name in ("caption", "question", "text", "answers", "label") if name in columns]
+    text_columns = [name for name in (*TEXTS, "answers", "label") if name in columns]
     digest, image_ids, known, id_of_key = hashlib.sha256(), set[Any](), dict[str, str](), dict[str, Any]()
-    rows = dataset.select_columns(["image", "image_id", *text_columns]).with_format("arrow")
+    rows = dataset.select_columns([*image_columns, *["image_id"] * has_ids, *text_columns]).with_format("arrow")
     starts = progress(range(0, len(rows), ROWS_AT_ONCE), "Comparing splits")
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         for start in starts:
             batch = {name: column.to_pylist() for name, column in _columns(rows[start : start + ROWS_AT_ONCE])}
-            new = {image["path"]: image for image in batch["image"] if _is_file(image) and image["path"] not in known}
+            pairs = list(zip(*(batch[name] for name in image_columns), strict=True))
+            new = {one["path"]: one for pair in pairs for one in pair if _is_file(one) and one["path"] not in known}
             known |= zip(new, pool.map(lambda image: image_key(image, open_images), new.values()), strict=True)
-            image_ids.update(batch["image_id"])
-            for index, image in enumerate(batch["image"]):
-                key = known[image["path"]] if _is_file(image) else image_key(image, open_images)
-                shown = image["path"] if _is_file(image) else start + index
-                first = contents.image_of_key.setdefault(key, shown)
-                image_id = batch["image_id"][index]
-                if id_of_key.setdefault(key, image_id) != image_id and image is not None:
-                    contents.copies[shown] = first
+            for index, pair in enumerate(pairs):
+                keys = [known[one["path"]] if _is_file(one) else image_key(one, open_images) for one in pair]
+                for order, (key, image) in enumerate(zip(keys, pair, strict=True)):
+                    shown = image["path"] if _is_file(image) else order * len(dataset) + start + index
+                    first = contents.image_of_key.setdefault(key, shown)
+                    image_id = batch["image_id"][index] if has_ids else key
+                    image_ids.add(image_id)
+                    if id_of_key.setdefault(key, image_id) != image_id and image is not None:
+                        contents.copies[shown] = first
                 texts = [batch[name][index] for name in text_columns]
-                digest.update(json.dumps([_without_folder(key), *texts]).encode())
+                digest.update(json.dumps([*map(_without_folder, keys), *texts]).encode())
                 for text in texts_of(texts[0]):
                     words = comparable_text(text)
-                    contents.text_counts[hash(f"{key} {words}" if kind != "captions" else words)] += 1
+                    contents.text_counts[hash(f"{' '.join(keys)} {words}" if kind != "captions" else words)] += 1
     contents.images, contents.texts = len(image_ids), contents.text_counts.total()
     contents.fingerprint = digest.hexdigest()[:16]
     return contents
+
+
+def all_images(dataset: Dataset) -> Dataset:
+    """Return the images of a data set as one column, `image`: all first ones, then all second ones."""
+    names = [name for name in IMAGES if name in dataset.column_names]
+    return concatenate_datasets([dataset.select_columns([name]).rename_columns({name: "image"}) for name in names])
 
 
 def _columns(table: Any) -> Iterator[tuple[str, Any]]:
@@ -161,7 +173,7 @@ def overlaps(contents: Mapping[str, SplitContents], splits: Mapping[str, Any]) -
         splits: Split -> its rows.
     """
     sentences = []
-    images = {split: splits[split].select_columns(["image"]).with_format("arrow") for split in contents}
+    images = {split: all_images(splits[split]).with_format("arrow") for split in contents}
     for first, second in combinations([split for split in SPLIT_WORDS if split in contents], 2):
         words = f"are in the {SPLIT_WORDS[first]} data, too"
         held, other = contents[second], contents[first]
@@ -173,7 +185,7 @@ def overlaps(contents: Mapping[str, SplitContents], splits: Mapping[str, Any]) -
             or (key in other.image_of_key and _same(image, images[second], other.image_of_key[key], images[first]))
         ]
         if shared:
-            names = ", ".join(_name(image) for image in shared[:NAMES_SHOWN])
+            names = ", ".join(_name(image, held.rows) for image in shared[:NAMES_SHOWN])
             more = f" and {len(shared) - NAMES_SHOWN} more" if len(shared) > NAMES_SHOWN else ""
             sentences.append(f"{_share(len(shared), held.images)} {SPLIT_WORDS[second]} images {words}: {names}{more}.")
         texts = sum(count for text, count in held.text_counts.items() if text in other.text_counts)
@@ -190,10 +202,12 @@ def copies(contents: Mapping[str, SplitContents], splits: Mapping[str, Any]) -> 
     """
     sentences = []
     for split, held in contents.items():
-        rows = splits[split].select_columns(["image"]).with_format("arrow") if held.copies else None
+        rows = all_images(splits[split]).with_format("arrow") if held.copies else None
         found = [(image, first) for image, first in held.copies.items() if _same(image, rows, first, rows)]
         if found:
-            names = ", ".join(f"{_name(image)} is {_name(first)}" for image, first in found[:NAMES_SHOWN])
+            names = ", ".join(
+                f"{_name(image, held.rows)} is {_name(first, held.rows)}" for image, first in found[:NAMES_SHOWN]
+            )
             more = f" and {len(found) - NAMES_SHOWN} more" if len(found) > NAMES_SHOWN else ""
             what = f"{_share(len(found), held.images)} {SPLIT_WORDS.get(split, split)} images"
             sentences.append(f"{what} have the bytes of another one with another image_id: {names}{more}.")
@@ -225,5 +239,5 @@ def _bytes(image: str | int, images: Any) -> bytes:
         return stream.read()
 
 
-def _name(image: str | int) -> str:
-    return os.path.basename(image) if isinstance(image, str) else f"row {image}"
+def _name(image: str | int, rows: int) -> str:
+    return os.path.basename(image) if isinstance(image, str) else f"row {image % rows}"

@@ -13,7 +13,7 @@ from ..evaluation.base import Evaluator
 from ..evaluation.bootstrap import bootstrap_means, interval
 from ..evaluation.vqa import group_questions
 from ..metrics.label_metrics import auroc_by_label, classification_metrics, f1_by_label, right_rows
-from ..rows import as_rows, classification_collator, image_columns, image_keys
+from ..rows import as_rows, classification_collator, image_columns, image_keys, image_numbers, optional_column
 from .result import ClassificationResult
 
 
@@ -43,7 +43,7 @@ class ClassificationEvaluator(Evaluator):
         """
         rows = as_rows(dataset)
         logits, config = self.score(rows), self.model.config
-        given = list(rows["label"]) if "label" in rows.column_names else [None]
+        given = optional_column(rows, "label")
         labels = None if any(one is None for one in given) else self._collator().encode_labels(given)
         kind = find_problem_type(config, labels)
         scores = {"regression": logits, "single_label_classification": logits.softmax(dim=1)}.get(kind)
@@ -67,8 +67,7 @@ class ClassificationEvaluator(Evaluator):
             name: {"f1": f1, "auroc": area, "rows": int(count)}
             for name, (f1, area, count) in zip(names, columns, strict=True)
         }
-        numbers: dict[Any, int] = {}
-        groups = torch.tensor([numbers.setdefault(key, len(numbers)) for key in image_keys(rows, warn=False)])
+        groups = torch.tensor(image_numbers(rows))
         right = 100 * right_rows(predicted, labels if is_single else truths)
         result.details["accuracy_interval"] = interval(bootstrap_means([(right[:, None], groups)])[0][:, 0])
         return result
@@ -76,11 +75,9 @@ class ClassificationEvaluator(Evaluator):
     def score(self, dataset: Any) -> torch.Tensor:
         """Return the logits (N, C) of all rows, float32."""
         rows = as_rows(dataset)
-        is_single = len(image_columns(self.model.config)) == 1
-        keys = image_keys(rows, warn=False) if is_single else list(range(len(rows)))
         logits = torch.zeros(len(rows), self.model.config.num_labels)
         with self.inference():
-            batches = group_questions(keys, self.batch_size)
+            batches = group_questions(image_keys(rows, warn=False), self.batch_size)
             for batch, inputs in self.own_batches(rows, batches, self._collator(), "Classifying"):
                 logits[batch] = self.model(**inputs).logits.float().cpu()
         logits = self.sum_over_processes(logits)

@@ -174,6 +174,7 @@ class VQAEvaluator(Evaluator):
         config, beams = self.model.config.decoder_config, self.generation_num_beams
         length = min(self.generation_max_length, config.max_position_embeddings - 1)
         options: dict[str, Any] = {"num_beams": beams, "max_new_tokens": length, "return_dict_in_generate": True}
+        options |= self.processor.answer_constraints()
         if beams > 1:  # a length penalty of 0 leaves the log-probabilities as they are
             options |= {"length_penalty": 0.0, "output_scores": True}
         written = torch.zeros(len(dataset), length + 1, dtype=torch.int64)

@@ -1,13 +1,10 @@
 """Box supervision: a loss that asks the map of a text to lie in the text's box, by the gradient of the gradient.
 
 Attention mask consistency (Yang et al., 2023, arXiv 2206.15462, section 3): the map, stretched to 0..1, is to be larger
-inside the box than outside, in the mean and at its largest, each by a margin. Shapes: B pairs, L text tokens, P image
-tokens, H width.
+inside the box than outside, in the mean and at its largest, each by a margin. Shapes: B pairs.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 
@@ -52,37 +49,3 @@ def box_attention_loss(maps: torch.Tensor, inside: torch.Tensor) -> torch.Tensor
     by_mean = (mean_outside - mean_inside + MEAN_MARGIN).clamp(min=0)
     by_max = (max_outside - max_inside + MAX_MARGIN).clamp(min=0)
     return (by_mean + by_max).mean()
-
-
-def match_maps(
-    model: Any,
-    image_hidden_states: torch.Tensor,
-    text_hidden_states: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    layer: int | None = None,
-) -> torch.Tensor:
-    """Return the maps of a match that `gradcam` gives, the mean over the tokens, so that they can be differentiated.
-
-    Args:
-        model: An `AlbefForImageTextRetrieval`, not wrapped.
-        image_hidden_states: (B, P, H) of the images, with their graph.
-        text_hidden_states: (B, L, H) of the texts, likewise.
-        attention_mask: (B, L), 1 = token; None = no padding.
-        layer: See `gradcam`.
-
-    Returns:
-        (B, rows, columns).
-    """
-    from ...explain.gradcam import attention_heat, average_over_tokens, checked_layer, eager_attention
-
-    text_model, vision_config = model.albef.text_model, model.config.vision_config
-    attention = text_model.encoder.layer[checked_layer(text_model.config, layer)].crossattention.self
-    states = {"text_hidden_states": text_hidden_states, "image_hidden_states": image_hidden_states}
-    with eager_attention(text_model):
-        heat = attention_heat(
-            attention, lambda: model.match(attention_mask=attention_mask, **states)[:, 1].sum(), create_graph=True
-        )
-    if attention_mask is None:
-        attention_mask = heat.new_ones(heat.shape[:2])
-    rows = vision_config.image_size // vision_config.patch_size
-    return average_over_tokens((heat * attention_mask[..., None]).unflatten(-1, (rows, -1)), attention_mask)

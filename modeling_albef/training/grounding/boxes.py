@@ -1,7 +1,8 @@
-"""From heat maps to boxes, and how right they are: pure functions of maps and boxes.
+"""Which box a map chooses, and how right that is: pure functions of maps and boxes.
 
 Boxes are x, y, width, height in pixels, x to the right and y downwards from the upper left corner of the image. The
-rules of `box_scores`, `best_box` and `box_iou` are those of salesforce/ALBEF `dataset/utils.py`. Shapes: K boxes.
+rules of `box_scores`, `best_box` and `box_iou` are those of salesforce/ALBEF `dataset/utils.py`. Shapes: K boxes, N
+texts.
 """
 
 from __future__ import annotations
@@ -10,20 +11,13 @@ from collections.abc import Sequence
 
 import torch
 
+from ..evaluation.bootstrap import bootstrap_means, interval
+
 AREA_EXPONENT = 0.5  # of the published ranking
 HIT_IOU = 0.5
-BOX_THRESHOLD = 0.5  # share of a map's largest value that belongs to the box which is drawn round it
-BOX_SIDE = 96  # cells of the longer side of the map that a box is drawn round, at most
+GROUNDING_METRICS = ("pointing_accuracy", "box_accuracy", "box_iou")
 Box = Sequence[float]
 Point = tuple[float, float]
-
-
-def resize_map(heat: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resize a map (rows, columns) to (height, width) as published: bicubic, corners not aligned; float32."""
-    enlarged = torch.nn.functional.interpolate(
-        heat[None, None].float(), size=(height, width), mode="bicubic", align_corners=False
-    )
-    return enlarged[0, 0]
 
 
 def box_scores(heat: torch.Tensor, boxes: Sequence[Box], area_exponent: float = AREA_EXPONENT) -> torch.Tensor:
@@ -69,14 +63,6 @@ def box_iou(first: Box, second: Box) -> float:
     return shared / union if union > 0 else 0.0
 
 
-def peak(heat: torch.Tensor) -> Point | None:
-    """Return x and y of the center of a map's largest pixel (height, width), the first of equals; None if empty."""
-    if not heat.max() > 0:
-        return None
-    row, column = divmod(int(heat.argmax()), heat.shape[1])
-    return column + 0.5, row + 0.5
-
-
 def points_at(point: Point | None, box: Box) -> bool:
     """Return whether a point lies in a box: the pointing game (Zhang et al., 2016, arXiv 1608.00507), no tolerance."""
     if point is None:
@@ -85,38 +71,67 @@ def points_at(point: Point | None, box: Box) -> bool:
     return left <= x <= left + width and top <= y <= top + height
 
 
-def box_round_peak(
-    heat: torch.Tensor, height: int, width: int, threshold: float = BOX_THRESHOLD
-) -> tuple[float, float, float, float] | None:
-    """Return the box round a map's largest value, for images of which no boxes to choose from are known.
-
-    It is the least box round the connected part of the map that holds the largest value and nowhere falls below a share
-    of it (as for class activation maps: Zhou et al., 2016, arXiv 1512.04150); None where the map is empty.
+def grounding_scores(
+    points: Sequence[Point | None], boxes: Sequence[Box | None], references: Sequence[Box]
+) -> torch.Tensor:
+    """Return (N, 3), per cent, in the order of `GROUNDING_METRICS`.
 
     Args:
-        heat: (rows, columns).
-        height: Of the image, pixels.
-        width: Of the image, pixels.
-        threshold: The share, 0..1.
+        points: x, y where each map is largest; None counts as wrong.
+        boxes: What each text was given; None counts as wrong.
+        references: The right boxes.
+
+    Returns:
+        Whether the point lies in the right box, whether the intersection by the union is at least 0.5, and the
+        intersection by the union itself.
     """
-    scale = min(1.0, BOX_SIDE / max(height, width))
-    grid = resize_map(heat, max(1, round(height * scale)), max(1, round(width * scale)))
-    if not grid.max() > 0:
-        return None
-    above = grid >= threshold * grid.max()
-    part = torch.zeros_like(above)
-    part.view(-1)[grid.argmax()] = True
-    while not torch.equal(part, grown := _grow(part, above)):
-        part = grown
-    rows, columns = part.any(dim=1).nonzero()[:, 0], part.any(dim=0).nonzero()[:, 0]
-    down, across = height / grid.shape[0], width / grid.shape[1]  # pixels of a cell
-    top, left = int(rows[0]), int(columns[0])
-    return left * across, top * down, (int(columns[-1]) + 1 - left) * across, (int(rows[-1]) + 1 - top) * down
+    rows = []
+    for point, box, reference in zip(points, boxes, references, strict=True):
+        iou = 0.0 if box is None else box_iou(box, reference)
+        rows.append((float(points_at(point, reference)), float(iou >= HIT_IOU), iou))
+    return 100 * torch.tensor(rows, dtype=torch.float64).view(-1, len(GROUNDING_METRICS))
 
 
-def _grow(part: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
-    """Add to a part of a mask, both (rows, columns), all cells that rows and then columns of the mask join to it."""
-    for axis in (1, 0):
-        runs = (~above).cumsum(axis) + (above.shape[axis] + 1) * torch.arange(above.shape[1 - axis]).unsqueeze(axis)
-        part = above & torch.isin(runs, runs[part])
-    return part
+def grounding_metrics(scores: torch.Tensor, subsets: Sequence[str | None]) -> dict[str, float]:
+    """Return the means of scores (N, 3), and those of the texts of each subset, as `box_accuracy_testA`."""
+    groups = {"": list(range(len(subsets)))}
+    for subset in sorted({subset for subset in subsets if subset}):
+        groups[f"_{subset}"] = [row for row, one in enumerate(subsets) if one == subset]
+    means = {suffix: scores[rows].mean(dim=0).tolist() for suffix, rows in groups.items()}
+    return {f"{name}{suffix}": means[suffix][n] for suffix in means for n, name in enumerate(GROUNDING_METRICS)}
+
+
+def grounding_details(
+    scores: torch.Tensor,
+    images: Sequence[int],
+    sizes: Sequence[tuple[int, int]],
+    references: Sequence[Box],
+    candidates: Sequence[Sequence[Box] | None],
+) -> dict[str, float | list[float]]:
+    """Return intervals of the metrics, and what chance gives.
+
+    Args:
+        scores: (N, 3), see `grounding_scores`.
+        images: A number for the image of each text; texts of an image are drawn together.
+        sizes: Height and width of each text's image, pixels.
+        references: The right boxes.
+        candidates: The boxes that each text's was chosen from; None where it was drawn round the map.
+
+    Returns:
+        `NAME_interval` for each metric; `chance_pointing_accuracy`, that of a point drawn evenly over the image; and,
+        where all texts have candidates, `chance_box_accuracy`, that of a candidate drawn evenly.
+    """
+    samples = bootstrap_means([(scores, torch.tensor(images))])[0]
+    details: dict[str, float | list[float]] = {
+        f"{name}_interval": interval(samples[:, column]) for column, name in enumerate(GROUNDING_METRICS)
+    }
+    shares = [box[2] * box[3] / (height * width) for box, (height, width) in zip(references, sizes, strict=True)]
+    details["chance_pointing_accuracy"] = 100 * sum(shares) / len(shares)
+    choices = [boxes for boxes in candidates if boxes]
+    if len(choices) == len(candidates):
+        right = [
+            sum(box_iou(box, reference) >= HIT_IOU for box in boxes) / len(boxes)
+            for boxes, reference in zip(choices, references, strict=True)
+        ]
+        details["chance_box_accuracy"] = 100 * sum(right) / len(right)
+    return details

@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedModel
 
+from ..arguments import ContrastiveTrainingArguments
 from ..errors import SettingError
 from ..hardware import autocast
 from ..retrieval_trainer import ContrastiveTrainer
 from ..rows import grounding_collator
-from .arguments import GroundingTrainingArguments
-from .box_loss import box_attention_loss, box_masks, match_maps
-from .evaluator import GroundingEvaluator, check_layer
-from .result import GroundingResult
+from .box_loss import box_attention_loss, box_masks
+from .boxes import GROUNDING_METRICS
+from .evaluator import GroundingEvaluator, GroundingResult
+
+
+@dataclass
+class GroundingTrainingArguments(ContrastiveTrainingArguments):
+    """Arguments of `GroundingTrainer`; the defaults are those of salesforce/ALBEF `configs/Grounding.yaml`."""
+
+    METRICS: ClassVar[tuple[str, ...]] = GROUNDING_METRICS
+
+    gradcam_mode: str = field(default="itm", metadata={"help": "Maps of the match (itm), or of the similarity (itc)."})
+    gradcam_layer: int | None = field(
+        default=None,
+        metadata={"help": "Text layer of itm maps, vision layer of itc maps; default: 8 of 12, or its equal."},
+    )
+    box_loss_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the loss that asks maps to lie in the given boxes; 0 = no boxes."}
+    )
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Texts per process and step."})
+    metric_for_best_model: str | None = field(default="box_accuracy", metadata={"help": "Decides which is best."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.box_loss_weight < 0:
+            raise SettingError(f"box_loss_weight is {self.box_loss_weight}, but must be 0 or more.")
+        if self.box_loss_weight and self.gradcam_mode != "itm":
+            raise SettingError("box_loss_weight supervises maps of the match: leave gradcam_mode at itm.")
+        if self.box_loss_weight and self.gradient_checkpointing:
+            raise SettingError("box_loss_weight needs gradients of gradients: leave gradient_checkpointing out.")
 
 
 class GroundingTrainer(ContrastiveTrainer):
@@ -34,7 +62,9 @@ class GroundingTrainer(ContrastiveTrainer):
         self, model: PreTrainedModel | None = None, args: GroundingTrainingArguments | None = None, **kwargs: Any
     ) -> None:
         super().__init__(model, args, **kwargs)
-        check_layer(self.model.config, self.args.gradcam_mode, self.args.gradcam_layer)
+        from ...explain.text_maps import check_mode
+
+        check_mode(self.model.config, self.args.gradcam_mode, self.args.gradcam_layer)
         names = getattr(self.train_dataset, "column_names", None) or ()
         if self.args.box_loss_weight and "box" in names and not any(self.train_dataset["box"]):
             raise SettingError(
@@ -52,6 +82,8 @@ class GroundingTrainer(ContrastiveTrainer):
         self, outputs: Any, inputs: dict[str, Any], extra: dict[str, Any]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Add the loss of the boxes, where there are any."""
+        from ...explain.text_maps import match_maps
+
         weight, boxes = self.args.box_loss_weight, extra.get("boxes")
         if not weight or boxes is None:
             return outputs.loss, {}

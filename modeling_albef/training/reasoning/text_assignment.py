@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
-from ..arguments import AlbefTrainingArguments
+from ..classification.arguments import ClassificationTrainingArguments
 from ..evaluation.base import Evaluator
-from ..rows import as_rows, retrieval_collator
+from ..rows import as_rows, limit_lengths, retrieval_collator
 from ..sampling import one_caption_a_row
 from ..trainer import AlbefTrainer
 
 
 @dataclass
-class TextAssignmentTrainingArguments(AlbefTrainingArguments):
+class TextAssignmentTrainingArguments(ClassificationTrainingArguments):
     """Arguments of `TextAssignmentTrainer`; the defaults are the published recipe, for 256 pixels.
 
     The source is salesforce/ALBEF `configs/NLVR_pretrain.yaml`: 8 GPUs, 64 captions each, and no teacher.
     """
-
-    METRICS: ClassVar[tuple[str, ...]] = ("assignment_accuracy",)
 
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
     min_learning_rate: float = field(default=1e-5, metadata={"help": "Last rate of the published cosine."})
@@ -41,9 +39,15 @@ class TextAssignmentResult:
 
     Attributes:
         metrics: `assignment_accuracy`, per cent; a third is chance.
+        details: Nothing.
     """
 
     metrics: dict[str, float]
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def queries(self, dataset: Any) -> list[Any]:
+        """Return nothing for the gallery, for the same reason as `write`."""
+        return []
 
     def write(self, dataset: Any, folder: Path) -> Mapping[str, Path]:
         """Write nothing: the images of a batch, which are assigned, are of no interest alone."""
@@ -70,7 +74,8 @@ class TextAssignmentEvaluator(Evaluator):
         return TextAssignmentResult({"assignment_accuracy": 100 * right / max(count, 1)})
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = retrieval_collator(self.processor)(rows)
+        limit = self.model.config.text_config.max_position_embeddings
+        batch = limit_lengths(retrieval_collator(self.processor), max_length=limit)(rows)
         return {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
 
 
@@ -81,8 +86,8 @@ class TextAssignmentTrainer(AlbefTrainer):
     `RetrievalCollator`; those with a list of `caption`s count as a row for each of them. Evaluation rows are the same.
     """
 
-    ARGUMENTS = TextAssignmentTrainingArguments
-    args: TextAssignmentTrainingArguments
+    ARGUMENTS = ClassificationTrainingArguments  # of the run script; TextAssignmentTrainingArguments has the recipe
+    args: ClassificationTrainingArguments
 
     def prepare_training_data(self, dataset: Any) -> Any:
         """Return the training data with one caption a row."""
@@ -91,6 +96,12 @@ class TextAssignmentTrainer(AlbefTrainer):
     def make_collator(self) -> Any:
         """Return a `RetrievalCollator` for `processing_class`."""
         return None if self.processing_class is None else retrieval_collator(self.processing_class)
+
+    def _choose_deciding_metric(self) -> None:
+        """Let the assignments choose, where a classification would be chosen by its accuracy."""
+        if self.args.metric_for_best_model == "accuracy":
+            self.args.metric_for_best_model = "assignment_accuracy"
+        super()._choose_deciding_metric()
 
     def compute_loss(
         self,

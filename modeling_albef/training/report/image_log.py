@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations import TensorBoardCallback
 
 from .examples import Candidate, Example, hardest_galleries
-from .pages import LONGEST, RESULT_SIDE, Thumbnail, verdict
+from .pages import LONGEST, RESULT_SIDE, Thumbnail, image_columns_of, verdict
 from .queries import queries_of, shown_rows
 
 if TYPE_CHECKING:
@@ -96,21 +96,22 @@ def _candidate_line(candidate: Candidate) -> str:
 def panel(example: Example, dataset: Any, thumbnail: Thumbnail) -> Image.Image:
     """Draw a query and what came of it as one image.
 
-    Images stand in a row, framed green where right and red where wrong, above the words of `caption`.
+    Images stand in a row, both of a pair, framed green where right and red where wrong, above the words of `caption`.
     """
     if example.row is None:
-        shown = [(candidate.row, verdict(candidate.credit)[0]) for candidate in example.candidates]
+        shown = [(candidate.row, "image", verdict(candidate.credit)[0]) for candidate in example.candidates]
     else:
-        shown = [(example.row, verdict(example.candidates[0].credit)[0])]
+        kind, _ = verdict(example.candidates[0].credit)
+        shown = [(example.row, column, kind) for column in image_columns_of(dataset, example.row)]
     lines = [part for line in caption(example).splitlines() for part in textwrap.wrap(line, COLUMNS)]
     width = max(len(shown) * (SIDE + 8), COLUMNS * LINE // 2)
     drawn = Image.new("RGB", (width, SIDE + 8 + LINE * (len(lines) + 1)), "white")
     draw = ImageDraw.Draw(drawn)
-    for number, (row, kind) in enumerate(shown):
+    for number, (row, column, kind) in enumerate(shown):
         left = number * (SIDE + 8)
         draw.rectangle((left, 0, left + SIDE + 5, SIDE + 5), fill="white", outline=COLORS[kind], width=3)
         try:
-            image = Image.open(io.BytesIO(thumbnail(dataset[row]["image"], SIDE))).convert("RGB")
+            image = Image.open(io.BytesIO(thumbnail(dataset[row][column], SIDE))).convert("RGB")
             drawn.paste(image, (left + 3 + (SIDE - image.width) // 2, 3 + (SIDE - image.height) // 2))
         except (OSError, ValueError):
             draw.text(

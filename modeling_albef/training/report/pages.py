@@ -11,6 +11,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..rows import IMAGES
+
 QUERY_SIDE, RESULT_SIDE = 320, 160  # pixels of a thumbnail's longer side
 LONGEST = 400  # characters of a text that are shown
 Thumbnail = Callable[[Any, int], bytes]  # image of a row, and pixels of the longer side -> a PNG or JPEG file
@@ -20,27 +22,41 @@ class ThumbnailCache:
     """Small images of a data set's rows for a page, each read once."""
 
     def __init__(self, dataset: Any, thumbnail: Thumbnail) -> None:
-        """Make a cache for rows with an `image`, best not decoded: a decoded image has no file name."""
+        """Make a cache for rows of images, best not decoded: a decoded image has no file name."""
         self.dataset, self.thumbnail = dataset, thumbnail
         self.source = cache(self._source)
 
-    def name(self, row: int) -> str:
-        """Return the name of the image's file without its folder, or the number of its row."""
-        try:
-            source = self.dataset[row]["image"]
-        except (OSError, ValueError):
-            return f"row {row}"
-        path = source.get("path") if isinstance(source, Mapping) else None
-        return os.path.basename(path) if path else f"row {row}"
+    def columns(self, row: int) -> list[str]:
+        """Return the columns of a row that hold its images, one or two."""
+        return image_columns_of(self.dataset, row)
 
-    def _source(self, row: int, side: int) -> str | None:
+    def name(self, row: int, column: str = "image") -> str:
+        """Return the name of the image's file without its folder, or the number of its row."""
+        words = f"row {row}" if column == "image" else f"{column} of row {row}"
+        try:
+            source = self.dataset[row][column]
+        except (OSError, ValueError):
+            return words
+        path = source.get("path") if isinstance(source, Mapping) else None
+        return os.path.basename(path) if path else words
+
+    def _source(self, row: int, side: int, column: str = "image") -> str | None:
         """Return a data URI of an image, `side` pixels long, or None where it cannot be read any more."""
         try:
-            data = self.thumbnail(self.dataset[row]["image"], side)
+            data = self.thumbnail(self.dataset[row][column], side)
         except (OSError, ValueError):
             return None
         kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
         return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def image_columns_of(dataset: Any, row: int) -> list[str]:
+    """Return the columns of a row that hold its images; of a row that cannot be read the first alone."""
+    try:
+        found = dataset[row]
+    except (OSError, ValueError):
+        return list(IMAGES[:1])
+    return [name for name in IMAGES if name in found]
 
 
 def rounded(value: float) -> str:

@@ -16,8 +16,10 @@ from ..evaluation.ranking import RankedCandidates
 from ..evaluation.results import RetrievalResult, VQAResult
 from ..evaluation.retrieval_metrics import rank_of_first_match
 from ..evaluation.vqa_metrics import answer_accuracy
+from ..grounding.evaluator import GroundingResult
 from ..rows import image_keys
 from .examples import Candidate, Example, Queries
+from .grounded_texts import Pictures, grounded_texts
 
 TIMES = "\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}"
 SHOWN = 5  # candidates of a query
@@ -37,9 +39,9 @@ RANKS_NOTE = "Below an image: its rank and its matching score."
 
 
 def queries_of(result: Any, dataset: Any) -> list[Queries]:
-    """Return the queries of each kind: captions and images of a retrieval, questions, or a result's own `queries`."""
-    if hasattr(result, "queries"):
-        return result.queries(dataset)
+    """Return the queries of each kind: captions and images of a retrieval, questions, or texts."""
+    if isinstance(result, GroundingResult):
+        return [grounded_texts(result, dataset)]
     if isinstance(result, ClassificationResult):
         return [labelled_texts(result, dataset)]
     if isinstance(result, VQAResult):
@@ -48,8 +50,8 @@ def queries_of(result: Any, dataset: Any) -> list[Queries]:
 
 
 def shown_rows(result: Any, dataset: Any) -> Any:
-    """Return the rows whose images are shown: a result's own `pictures` of the data set, or the data set."""
-    return result.pictures(dataset) if hasattr(result, "pictures") else dataset
+    """Return the rows whose images are shown: those of the data set, of a grounding under their maps."""
+    return Pictures(result, dataset) if isinstance(result, GroundingResult) else dataset
 
 
 def hardest_first(matches: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -181,7 +183,8 @@ def labelled_texts(result: ClassificationResult, dataset: Any) -> Queries:
         probability = sure[row] if isinstance(result.predictions[row], str | list) else None
         answer = Candidate(text=_label_text(result.predictions[row]), credit=credits[row], probability=probability)
         known = () if truths is None else (_label_text(truths[row]),)
-        return Example(texts[row], row, (answer,), "", known)
+        kind = "Right number" if isinstance(result.predictions[row], float) else "Right label"
+        return Example(texts[row], row, (answer,), "", known, kind)
 
     keys = image_keys(dataset, warn=False)
     return Queries("labels", "Texts and labels", *LABEL_INTROS, "", order, keys, make)

@@ -46,6 +46,8 @@ _LABELS = {
     "f1_micro": "F1, all labels counted together",
     "auroc": "AUROC",
     "pearson": "Correlation of Pearson",
+    "assignment_accuracy": "Captions assigned to the right image, a third by chance",
+    "mlm_accuracy": "Masked words that are filled in rightly",
 }
 _GROUNDING = {
     "pointing_accuracy": "Pointing game: the map is largest in the box",

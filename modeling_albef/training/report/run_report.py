@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from ..classification.result import ClassificationResult
 from ..evaluation.results import EvaluationRecord, RetrievalResult, VQAResult
+from ..grounding.evaluator import GroundingResult
 from . import result_table
 from .charts import Chart
 from .confusion import confusion
@@ -37,6 +38,7 @@ FIRST_CURVES = (
     "loss",
     "itc_loss",
     "itm_loss",
+    "mlm_loss",
     "box_loss",
     "answer_loss",
     "classification_loss",
@@ -142,8 +144,8 @@ class RunReport:
         shown: dict[str, Any] = dict.fromkeys(("directions", "captions", "types", "labels", "galleries"), ())
         shown |= {"confusion": None, "images": None}
         result: Any = None if evaluation is None else evaluation.result
-        known_results = RetrievalResult | VQAResult | ClassificationResult
-        if evaluation is None or not (isinstance(result, known_results) or hasattr(result, "queries")):
+        known_results = RetrievalResult | VQAResult | ClassificationResult | GroundingResult
+        if evaluation is None or not isinstance(result, known_results):
             return shown
         if isinstance(result, RetrievalResult):
             shown |= {"directions": directions(result), "captions": result.captions}

@@ -299,3 +299,22 @@ def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(AlbefError, match=r"model\.onnx"):
         convert_onnx_encoder(tmp_path / "model.onnx", tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_the_masked_language_head_of_a_bert_is_taken_over(tmp_path: Path, as_folder: bool) -> None:
+    """Its predictions from a text tower's states are the library's; a BERT without the head leaves ours new."""
+    with_head, without = random(BertForMaskedLM(BertConfig(**TEXT))), bert()
+    sources: list[Any] = [with_head, without]
+    if as_folder:
+        for number, one in enumerate(sources):
+            one.save_pretrained(tmp_path / str(number))
+        sources = [str(tmp_path / str(number)) for number in range(2)]
+    first, second = (AlbefForPreTraining.from_encoders(vit(), source) for source in sources)
+    states = torch.randn(2, 5, 32)
+    torch.testing.assert_close(first.mlm_head(states), with_head.cls(states), atol=1e-5, rtol=1e-5)
+    assert not any("mlm_head" in name for name in first.new_parameters)
+    assert {name for name in second.new_parameters if "mlm_head" in name} == {
+        f"mlm_head.{name}"
+        for name in ("dense.weight", "dense.bias", "LayerNorm.weight", "LayerNorm.bias", "decoder.bias")
+    }

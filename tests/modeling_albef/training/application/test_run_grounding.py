@@ -177,3 +177,11 @@ def test_recipe_is_the_published_one(tmp_path: Path) -> None:
     assert (args.alpha, args.distill, args.alpha_warmup, args.momentum) == (0.4, True, True, 0.995)
     assert (args.gradcam_mode, args.gradcam_layer, args.box_loss_weight) == ("itm", None, 0)
     assert data_args.dataset == "refcoco_plus"
+
+
+def test_the_task_is_five_small_files() -> None:
+    """Collator, trainer with its evaluator, figures and loss, script, recipe; the head is that of retrieval."""
+    task = ROOT / "modeling_albef" / "training" / "grounding"
+    files = [ROOT / SCRIPT, ROOT / "configs/refcoco_plus.yaml", ROOT / "processing/grounding_collator.py"]
+    assert sum(len(path.read_text().splitlines()) for path in [*files, *task.glob("*.py")]) <= 600
+    assert len((ROOT / SCRIPT).read_text().splitlines()) <= 90

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from run_cases import (
     ONE_THREAD,
     ROOT,
@@ -508,18 +509,18 @@ def test_killed_at_random_moments_ends_with_the_same_weights(tmp_path: Path) -> 
 
 
 def test_python_of_the_readme_runs(finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three captions are scored, a trainer is made, which here trains and evaluates, and a metric computed."""
-    scoring, training = readme_block("itm_logits.softmax(-1)[0"), readme_block("AugmentedDataset(pairs")
+    """Two images and two texts are scored, a trainer is made, which here trains and evaluates, and a metric computed."""
+    scoring, training = readme_block("itm_logits.softmax(-1)[..."), readme_block("AugmentedDataset(pairs")
     metric = readme_block("evaluate.load")
-    monkeypatch.chdir(ROOT)  # the metric is loaded by its path
+    for name in ("photo.jpg", "photos/img_2.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (48, 40), "teal").save(path)
     names: dict[str, Any] = {}
-    exec(
-        scoring.replace("output/demo_retrieval", str(finished[0])).replace(
-            'split="test"', 'split="test", image_size=32'
-        ),
-        names,
-    )
-    assert names["outputs"].itm_logits.shape == (1, 3, 2) and names["outputs"].logits_per_image.shape == (1, 3)
+    monkeypatch.chdir(tmp_path)
+    exec(scoring.replace("output/demo_retrieval", str(finished[0])), names)
+    assert names["outputs"].itm_logits.shape == (2, 2, 2) and names["outputs"].logits_per_image.shape == (2, 2)
+    monkeypatch.chdir(ROOT)  # the metric is loaded by its path
     small = f'output_dir="{tmp_path}", use_cpu=True, per_device_train_batch_size=8, queue_size=8, report_to="none"'
     for published, tiny in {
         '"coco_retrieval", data_dir="data/coco"': f'"shapes", **{TINY["dataset_config"]}',

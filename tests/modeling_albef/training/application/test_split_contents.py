@@ -67,6 +67,31 @@ def test_images_are_the_same_by_path_link_and_bytes(tmp_path: Path) -> None:
     )
 
 
+def test_pairs_share_an_image_on_either_side(tmp_path: Path) -> None:
+    """Also one that is the first of a row here and, embedded, the second of a row there; a text belongs to its pair."""
+    for number in range(5):
+        noise(tmp_path / f"{number}.png", number)
+    names = ("image", "image_2", "text")
+    features = Features(dict(zip(names, (Image(decode=False), Image(decode=False), Value("string")), strict=True)))
+
+    def pairs(*rows: tuple[Any, Any, str]) -> Dataset:
+        return Dataset.from_dict(dict(zip(names, zip(*rows, strict=True), strict=True)), features=features)
+
+    files = [{"path": str(tmp_path / f"{number}.png"), "bytes": None} for number in range(5)]
+    embedded = {"path": None, "bytes": (tmp_path / "1.png").read_bytes()}
+    train = pairs((files[0], files[1], "both are grey"), (files[0], files[2], "both are grey"))
+    test = pairs((files[3], files[4], "both are grey"), (files[3], embedded, "neither is"))
+    contents = read_contents(train)
+    assert contents is not None and (contents.rows, contents.images, contents.texts) == (2, 3, 2)
+    assert shared(train=train, test=test) == ["1 of 3 (33.3 %) test images are in the training data, too: row 1."]
+    again = pairs((files[0], files[1], "Both are  grey"), (files[1], files[0], "both are grey"))
+    assert shared(train=train, test=again)[1] == (
+        "1 of 2 (50.0 %) test texts, of the same images, are in the training data, too, word for word."
+    )
+    swapped = read_contents(pairs((files[1], files[0], "both are grey"), (files[0], files[2], "both are grey")))
+    assert swapped is not None and swapped.fingerprint != contents.fingerprint and copies({"train": contents}, {}) == []
+
+
 def test_an_image_of_coco_is_known_by_its_number(tmp_path: Path) -> None:
     """Also where it was saved again; another number with the same digits is not one of COCO's."""
     names = ("COCO_train2014_000000000042.jpg", "COCO_train2014_000000000043.jpg", "202405310042.jpg")

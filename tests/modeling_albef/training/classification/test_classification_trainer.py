@@ -186,10 +186,12 @@ def test_adapters_leave_the_classifier_whole(tmp_path: Path) -> None:
     assert merged_state_dict(model).keys() == make_classifier().state_dict().keys()
 
 
-def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [[], pytest.param(["pairs"], marks=pytest.mark.slow)], ids=["one", "two"])
+def test_two_processes_do_what_one_does(words: list[str], tmp_path: Path) -> None:
+    """For a text with one image, and with two."""
     script = str(ROOT / "tests" / "two_process_classification.py")
-    run(script, [str(tmp_path / "one")])
-    run(script, [str(tmp_path / "two")], launcher=two_processes())
+    run(script, [str(tmp_path / "one"), *words])
+    run(script, [str(tmp_path / "two"), *words], launcher=two_processes())
     one, two = (torch.load(tmp_path / name / "found.pt") for name in ("one", "two"))
     for name, value in one["moved"].items():
         torch.testing.assert_close(two["moved"][name], value, atol=1e-5, rtol=1e-3, msg=name)

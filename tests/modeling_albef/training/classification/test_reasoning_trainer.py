@@ -21,7 +21,9 @@ from modeling_albef.training import (
     TextAssignmentTrainer,
     TextAssignmentTrainingArguments,
 )
-from modeling_albef.training.lora import add_lora
+from modeling_albef.training.lora import add_lora, merged_state_dict
+from modeling_albef.training.reasoning.text_assignment import TextAssignmentEvaluator
+from modeling_albef.training.rows import classification_collator
 from processing import AugmentedDataset, RetrievalCollator
 
 LABELS = ("False", "True")
@@ -118,6 +120,35 @@ def test_evaluation_is_the_model_row_by_row(batch_size: int, tmp_path: Path) -> 
     assert [json.loads(line)["image_2"] for line in lines] == [row["image_2"] for row in rows]
 
 
+def test_texts_longer_than_the_positions_are_cut(tmp_path: Path) -> None:
+    """In the evaluations of both, as in training; a word that is not known is a token a letter."""
+    rows = [{**row, "text": "unheardofwords " * 30} for row in pair_rows(tmp_path, 2)]
+    model = make_reasoner().eval()
+    assert len(ClassificationEvaluator(model, make_processor())(rows).predictions) == 2
+    captions = [{"image": row["image"], "image_id": n, "caption": row["text"]} for n, row in enumerate(rows)]
+    start = AlbefForTextAssignment(_config(make_processor())).eval()
+    assert set(TextAssignmentEvaluator(start, make_processor())(captions).metrics) == {"assignment_accuracy"}
+
+
+@pytest.mark.parametrize("with_teacher", [False, True])
+def test_images_of_a_batch_are_shared(with_teacher: bool, tmp_path: Path) -> None:
+    """Each is encoded once, whichever side it is on, and the logits stay."""
+    model, rows = make_reasoner().eval(), pair_rows(tmp_path, 8)  # of four images
+    shared, apart = (
+        classification_collator(make_processor(), model.config, share_images=is_shared)(rows)
+        for is_shared in (True, False)
+    )
+    assert len(shared["pixel_values"]) == 4 and len(apart["pixel_values"]) == 16 and "image_index" not in apart
+    assert shared["image_index"].shape == (8, 2)
+    shown = shared["pixel_values"][shared["image_index"]]  # (B, 2, 3, S, S)
+    assert torch.equal(shown.transpose(0, 1).flatten(0, 1), apart["pixel_values"])
+    with torch.no_grad():
+        expected = model(**apart)
+        torch.testing.assert_close(model(**shared).logits, expected.logits, atol=1e-5, rtol=0)
+    if with_teacher:
+        make_trainer(tmp_path / "out", model, rows, group_by_image=True, alpha_warmup=False).train()
+
+
 def test_adapters_train_and_are_resumed_and_merged(tmp_path: Path) -> None:
     rows = pair_rows(tmp_path, 8)
 
@@ -139,6 +170,21 @@ def test_adapters_train_and_are_resumed_and_merged(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = whole.model.eval()(**inputs_of(rows)).logits
         torch.testing.assert_close(merged(**inputs_of(rows)).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_adapters_of_shared_maps_are_merged_once(tmp_path: Path) -> None:
+    """Both layers of a pair read the keys and values of one map, and so of one adapter."""
+    model, rows = make_reasoner().eval(), pair_rows(tmp_path)
+    add_lora(model, 2, targets=("key", "value", "query"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    plain = make_reasoner().eval()
+    plain.load_state_dict(merged_state_dict(model) or {})
+    with torch.no_grad():
+        expected, found = model(**inputs_of(rows)).logits, plain(**inputs_of(rows)).logits
+        assert (expected - make_reasoner().eval()(**inputs_of(rows)).logits).abs().max() > 0.1
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 def test_both_images_are_augmented_apart(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from golden_cases import tiny_config
 
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.explain.gradcam import gradcam
-from modeling_albef.training.grounding.box_loss import box_attention_loss, box_masks, match_maps
+from modeling_albef.explain.text_maps import match_maps
+from modeling_albef.training.grounding.box_loss import box_attention_loss, box_masks
 
 
 def test_masks_are_shares_of_patches() -> None:

@@ -7,15 +7,8 @@ import torch
 from golden_cases import GOLDEN, INDEX
 from safetensors.torch import load_file
 
-from modeling_albef.training.grounding.boxes import (
-    best_box,
-    box_iou,
-    box_round_peak,
-    box_scores,
-    peak,
-    points_at,
-    resize_map,
-)
+from modeling_albef.explain.text_maps import box_round_peak, peak, resize_map
+from modeling_albef.training.grounding.boxes import best_box, box_iou, box_scores, points_at
 
 RANKING = INDEX["grounding"]["ranking"]
 CASE = load_file(GOLDEN / "grounding.io.safetensors")

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import import_module
 from importlib.util import find_spec
@@ -426,6 +427,21 @@ def test_an_image_that_vanished_leaves_its_name(tmp_path: Path) -> None:
     assert drawn.getpixel((84, 80))[0] > 250 and caption(examples[0]).splitlines() == [
         *("a red wall", "note", "1. wrong: image 0 (1.00)", "2. right: image 1 (1.00)")
     ]
+
+
+def test_both_images_of_a_pair_are_shown(tmp_path: Path) -> None:
+    for name, color in (("left.png", "red"), ("right.png", "blue")):
+        Image.new("RGB", (400, 400), color).save(tmp_path / name)
+    files = [{"path": str(tmp_path / name), "bytes": None} for name in ("left.png", "right.png", "gone.png")]
+    rows = [{"image": files[0], "image_2": files[1]}, {"image": files[0], "image_2": files[2]}]
+    example = Example("only the left one is red", 0, (Candidate(text="True", credit=1.0),), "")
+    cards = "".join(PARTS.card(one, ThumbnailCache(rows, thumbnail)) for one in (example, replace(example, row=1)))
+    first, second = Page(cards).cards[""]
+    assert first["alt"] == ["left.png", "right.png"]
+    assert [image.convert("RGB").getpixel((50, 50)) for image in first["images"]] == [(254, 0, 0), (0, 0, 254)]  # JPEG
+    assert second["alt"] == ["left.png"] and "gone.png cannot be read" in second["text"]
+    drawn = panel(example, rows, thumbnail)
+    assert [drawn.getpixel((at, 80)) for at in (84, 252)] == [(254, 0, 0), (0, 0, 254)]  # JPEG
 
 
 def draw(name: str, steps: Any, values: list[float]) -> str:

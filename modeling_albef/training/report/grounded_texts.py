@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image, ImageDraw
 
-from ..report.examples import Candidate, Example, Queries
+from ..grounding.boxes import Box
+from ..grounding.evaluator import GroundingResult
 from ..rows import image_keys, opened_images
-from .boxes import Box
-
-if TYPE_CHECKING:
-    from .result import GroundingResult
+from .examples import Candidate, Example, Queries
 
 SIDE = 320  # pixels of the longer side
 FOUND, RIGHT, POINT = (214, 39, 40), (44, 190, 44), (255, 255, 255)  # colors
@@ -57,7 +55,7 @@ def _corners(box: Box, scale: float, size: tuple[int, int]) -> tuple[float, floa
     return min(max(x, 0), right), min(max(y, 0), bottom), right, bottom
 
 
-def references(result: GroundingResult, dataset: Any) -> Queries:
+def grounded_texts(result: GroundingResult, dataset: Any) -> Queries:
     """Return the texts with their boxes, those with the least overlap first; where nobody knows, as they come."""
     scores = result.scores
 

@@ -1,0 +1,1 @@
+"""Pre-training: contrast, matching and masked words, with momentum distillation."""
