@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,6 +38,11 @@ class Products(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute an operation, and count it."""
         kwargs = kwargs or {}
+        if func.overloadpacket not in flop_registry:  # in inference mode a linear map comes whole
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
         out = func(*args, **kwargs)
         tensors = [part for part in tree_flatten((args, kwargs, out))[0] if isinstance(part, torch.Tensor)]
         if not func.is_view:
@@ -54,7 +60,7 @@ class Products(TorchDispatchMode):
         for key, count in self.counts.items():
             func, args, kwargs = self._arguments[key]
             made, named = tree_map(_make, (args, kwargs))
-            total += count * least_seconds(lambda f=func, a=made, k=named: f(*a, **k), repetitions)
+            total += count * least_seconds(partial(func, *made, **named), repetitions)
         return total
 
 
@@ -70,8 +76,9 @@ class _Form:
     def make(self) -> torch.Tensor:
         """A tensor of this form; of numbers about 1, whose products neither overflow nor vanish."""
         shape, stride, dtype, device = self.parts
-        made = torch.empty_strided(shape, stride, dtype=dtype, device=device)
-        return made.normal_() if dtype.is_floating_point else made.zero_()
+        sides = [1 if step == 0 else side for side, step in zip(shape, stride, strict=True)]  # others are expanded
+        made = torch.empty_strided(sides, stride, dtype=dtype, device=device)
+        return (made.normal_() if dtype.is_floating_point else made.zero_()).expand(shape)
 
 
 def _form(part: Any) -> Any:

@@ -113,8 +113,15 @@ class AnswerTree:
 
     def cpu(self) -> AnswerTree:
         """Return the tree with all its tensors in main memory."""
-        tensors = (self.tokens, self.ancestors, self.paths, self.first_tokens, self.last_tokens)
-        return AnswerTree(*(tensor.cpu() for tensor in tensors), self.start_token, self.mean_depth)
+        return AnswerTree(
+            self.tokens.cpu(),
+            self.ancestors.cpu(),
+            self.paths.cpu(),
+            self.first_tokens.cpu(),
+            self.last_tokens.cpu(),
+            self.start_token,
+            self.mean_depth,
+        )
 
 
 def merge_equal_answers(

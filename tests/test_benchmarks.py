@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from run_cases import ROOT
 
+from benchmarks.gpu import main as run_on_gpu
 from benchmarks.input_pipeline import main
+from benchmarks.limits import Products
 from benchmarks.mutants import changes_wording_alone, difference, draw, find_mutants
 from benchmarks.slopes import FIGURES, Samples, slopes
 
@@ -24,7 +27,7 @@ SMALL = ["--count", "6", "--rounds", "1", "--batch_size", "3"]
     "name",
     [
         *("retrieval_evaluation", "training_step", "vqa_evaluation", "data_preparation", "data_statistics", "slopes"),
-        "search",
+        *("search", "vqa_training_step"),
     ],
 )
 def test_small_sizes(name: str, tmp_path: Path) -> None:
@@ -134,3 +137,24 @@ def test_samples_see_memory_and_files_that_stay() -> None:
     for file in files:
         file.close()
     assert len(kept) == 50_000_000
+
+
+def test_products_are_counted_in_closed_form() -> None:
+    """Two maps and an attention of known sizes, in inference mode, where a linear map comes whole."""
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Linear(16, 4))
+    for context, factor in ((torch.inference_mode(), 1), (torch.enable_grad(), 3)):
+        with context, Products() as products:
+            out = model(torch.ones(5, 8, requires_grad=factor == 3))
+            if factor == 3:
+                out.sum().backward()
+        assert products.flops == factor * 2 * 5 * (8 * 16 + 16 * 4)
+        assert sum(products.counts.values()) == 2 * factor and products.seconds(1) > 0
+    assert products.bytes > 4 * (8 * 16 + 16 * 4)
+
+
+def test_the_plan_for_a_gpu_runs_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+    run_on_gpu(["--quick", "--runs", "1"])
+    shown = capsys.readouterr().out
+    for case in ("equality with the CPU", "retrieval training step", "VQA training step", "re-ranking", "encoding"):
+        assert case in shown
+    assert shown.count("time_over_limit") == 4

@@ -38,7 +38,9 @@ def raise_to_float32(model: PreTrainedModel) -> set[torch.dtype]:
     In half precision the steps of fine-tuning, and even more the teacher's, would be lost to rounding. Quantized models
     stay as they are.
     """
-    types = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
+    # not the state dict, which of a quantized model has more than tensors
+    tensors = [*model.parameters(), *model.buffers()]
+    types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
     halves = {dtype for dtype in types if dtype.itemsize < 4}
     if getattr(model, "is_quantized", False):
         return set()

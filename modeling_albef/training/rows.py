@@ -253,7 +253,7 @@ def with_bytes(collator: Any) -> tuple[Any, tuple[list[float], list[float]] | No
     Those are in 0..255, of each channel. Any other collator, and one whose images are not normalized as usual, stays as
     it is, with None.
     """
-    images = getattr(getattr(collator, "processor", None), "image_processor", None)
+    images: Any = getattr(getattr(collator, "processor", None), "image_processor", None)
     if not getattr(collator, "normalize", False) or not getattr(images, "do_rescale", False):
         return collator, None
     if not images.do_normalize or abs(images.rescale_factor * 255 - 1) > 1e-9:

@@ -61,3 +61,29 @@ def test_padded_all_at_once_equals_length_by_length(first_only: bool) -> None:
     assert found[0][0].shape == (5 if first_only else 18, 16)
     for padded, by_length in zip(*found, strict=True):
         torch.testing.assert_close(padded, by_length, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_no_layer_of_the_text_tower_computes_padding(side: str) -> None:
+    """In evaluation and training; a text alone has the same states, and rows stay padded where maps are asked for."""
+    torch.manual_seed(0)
+    model = AlbefForImageTextRetrieval(tiny_config(initializer_range=0.3)).albef.text_model
+    lengths = torch.tensor([4, 7, 1])
+    mask = (torch.arange(9) < lengths[:, None]).long()
+    mask = mask if side == "right" else mask.flip(1)
+    ids, images = torch.randint(5, 64, (3, 9)) * mask, torch.randn(3, 5, model.config.encoder_hidden_size)
+    tokens: list[int] = []
+    for layer in model.encoder.layer:
+        layer.intermediate.register_forward_hook(lambda _, given, __: tokens.append(given[0][..., 0].numel()))
+    for is_training in (False, True):
+        tokens.clear()
+        states = model.train(is_training)(ids, mask, image_hidden_states=images).last_hidden_state
+        assert set(tokens) == {12} and states.shape == (3, 9, 16)
+    model.eval()
+    states = model(ids, mask, image_hidden_states=images).last_hidden_state
+    for row in range(3):
+        alone = model(ids[row][mask[row].bool()][None], image_hidden_states=images[row : row + 1]).last_hidden_state
+        torch.testing.assert_close(states[row][mask[row].bool()], alone[0], atol=1e-5, rtol=0)
+    tokens.clear()
+    assert model(ids, mask, output_hidden_states=True).hidden_states[1].shape == (3, 9, 16)
+    assert set(tokens) == {27}

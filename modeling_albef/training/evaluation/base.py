@@ -41,7 +41,9 @@ class Evaluator:
         """
         was_training = self.model.training
         is_emulated = self.model.device.type == "cpu" and not has_bfloat16_instructions()
-        types = {tensor.dtype for tensor in self.model.state_dict().values() if tensor.is_floating_point()}
+        # not the state dict, which of a quantized model has more than tensors
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
         is_raised = is_emulated and types == {torch.bfloat16}
         self.model.eval()
         if is_raised:

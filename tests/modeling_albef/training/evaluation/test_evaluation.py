@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import pytest
@@ -192,3 +193,19 @@ def png() -> bytes:
 
 def processor() -> AlbefProcessor:
     return AlbefProcessor(AlbefImageProcessor(size={"height": 32, "width": 32}), build_tokenizer(["a"]))
+
+
+def test_a_quantized_model_is_evaluated() -> None:
+    """Its state dict has more than tensors; its ranks are close to those of the model."""
+    case, checkpoint = load_case("retrieval_evaluation")
+    student, _, _ = build(checkpoint)
+    rows = Gallery({"image": image, "caption": [str(2 * image), str(2 * image + 1)]} for image in range(12))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch points to another package
+        quantized = torch.ao.quantization.quantize_dynamic(student.eval(), {torch.nn.Linear}, dtype=torch.qint8)
+    assert not all(isinstance(value, torch.Tensor) for value in quantized.state_dict().values())
+    models = (student, quantized)
+    exact, rough = (RetrievalEvaluator(model, RecordedProcessor(case), k_test=24)(rows) for model in models)
+    scores = [torch.zeros(12, 24).scatter(1, one.image_to_text.ids, one.image_to_text.scores) for one in (exact, rough)]
+    assert not torch.equal(*scores)
+    assert torch.corrcoef(torch.stack([part.flatten() for part in scores]))[0, 1] > 0.9
