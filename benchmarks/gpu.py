@@ -17,6 +17,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -117,6 +118,11 @@ def measure_step(step: Callable[[], Any], batch: int, runs: int) -> dict[str, An
     return figures
 
 
+def measure_task(name: str, quick: bool, batch: int, runs: int) -> dict[str, Any]:
+    """`measure_step` of a task's step."""
+    return measure_step(make_steps(quick, batch)[name], batch, runs)
+
+
 def equality() -> dict[str, float]:
     """Largest difference of matching logits and of gradients between the CPU and the device, on a tiny model."""
     found = []
@@ -137,7 +143,8 @@ def equality() -> dict[str, float]:
 
 def reranking(quick: bool, runs: int) -> dict[str, float]:
     """256 texts of one image, texts encoded before, beside the plain algorithm."""
-    model = retrieval_evaluation.make_model(quick).to(DEVICE)
+    model: Any = retrieval_evaluation.make_model(quick)
+    model.to(DEVICE)
     vision, text_model = model.config.vision_config, model.albef.text_model
     ids, mask = (part.to(DEVICE) for part in retrieval_evaluation.draw_texts(16 if quick else 256))
     image = torch.randn(1, 1 + vision.num_patches, vision.hidden_size, device=DEVICE)
@@ -163,7 +170,8 @@ def reranking(quick: bool, runs: int) -> dict[str, float]:
 
 def encoding(quick: bool, runs: int) -> dict[str, float]:
     """Images a second through the vision tower."""
-    model = retrieval_evaluation.make_model(quick).to(DEVICE)
+    model: Any = retrieval_evaluation.make_model(quick)
+    model.to(DEVICE)
     batch, side = 8 if quick or DEVICE == "cpu" else 64, model.config.vision_config.image_size
     pixels = torch.randn(batch, 3, side, side, device=DEVICE)
     with torch.inference_mode(), autocast(DEVICE):
@@ -175,7 +183,7 @@ def compiled(quick: bool, batch: int, runs: int) -> dict[str, float]:
     """The retrieval step with a compiled student, beside the same without."""
     step = RetrievalStep(quick, batch)
     before = least_seconds(step, max(2, runs))
-    step.model = torch.compile(step.model)  # type: ignore[assignment]
+    step.model = torch.compile(step.model)
     step()
     return {"speedup": before / least_seconds(step, max(2, runs))}
 
@@ -187,7 +195,7 @@ def worker(quick: bool, batch: int) -> None:
     if DEVICE == "cuda":
         torch.cuda.set_device(rank)
     step = RetrievalStep(quick, batch)
-    step.model = torch.nn.parallel.DistributedDataParallel(step.model)  # type: ignore[assignment]
+    step.model = torch.nn.parallel.DistributedDataParallel(step.model)
     step.teacher.update = lambda student: None  # type: ignore[method-assign]  # of what DDP wraps
     step()
     seconds = least_seconds(step, 3)
@@ -215,7 +223,7 @@ def main(argv: list[str] | None = None) -> None:
         return worker(args.quick, batch)
     todo: dict[str, Callable[[], dict[str, Any]]] = {"equality with the CPU": equality}
     for name in ("retrieval", "VQA"):
-        todo[f"{name} training step"] = lambda n=name: measure_step(make_steps(args.quick, batch)[n], batch, args.runs)
+        todo[f"{name} training step"] = partial(measure_task, name, args.quick, batch, args.runs)
     todo["re-ranking"] = lambda: reranking(args.quick, args.runs)
     todo["encoding of images"] = lambda: encoding(args.quick, args.runs)
     if DEVICE == "cuda":

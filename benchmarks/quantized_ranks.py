@@ -9,6 +9,7 @@ maps are quantized dynamically by torch. Ranks of random weights say nothing: th
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def compare_precisions(model: Any, processor: Any, dataset: Any) -> dict[str, fl
     seconds, results = [], []
     for one in (model, quantized):
         evaluator = RetrievalEvaluator(one, processor, k_test=100_000, batch_size=16)
-        taken, _, result = run_once(lambda evaluator=evaluator: evaluator(dataset))
+        taken, _, result = run_once(partial(evaluator, dataset))
         seconds.append(taken)
         results.append(result)
     exact, rough = results

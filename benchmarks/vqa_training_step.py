@@ -59,7 +59,8 @@ class Step:
             config = AlbefConfig(
                 vision_config={**SMALL, "image_size": 64}, text_config={**SMALL, "num_fusion_layers": 1}
             )
-        self.model = AlbefForQuestionAnswering(config).to(device).train()
+        self.model: Any = AlbefForQuestionAnswering(config).train()
+        self.model.to(device)
         self.teacher = MomentumTeacher(self.model, MOMENTUM)
         fused = True if device != "cpu" else None
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=fused)

@@ -91,7 +91,8 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
             raise SettingError(str(error)) from error
         self._check_data(kwargs.get("data_collator"))
         collator = kwargs.get("data_collator") or self.make_collator() or self.data_collator
-        self.data_collator, self._pixel_range = with_bytes(self.limit_collator(collator))
+        self.data_collator = self.limit_collator(collator)
+        self._pixel_range = with_bytes(self.data_collator)[1]
         self._first_teacher = teacher  # of every training that starts with `model_init`
         kept = copy.deepcopy(teacher) if self.model_init is not None else teacher
         # Differs from ALBEF, which copies the teacher of NLVR2 before the weights are loaded.
@@ -200,7 +201,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         return self.normalize(super()._prepare_inputs(inputs))
 
     def normalize(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return a batch of the trainer's collator as the model takes it; its images come as bytes."""
+        """Return a batch of the training's loader, whose images come as bytes, as the model takes it."""
         pixels = batch.get("pixel_values")
         if self._pixel_range is None or pixels is None or pixels.dtype != torch.uint8:
             return batch
@@ -304,7 +305,12 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the Trainer's loader, which skips nothing of a stream: a stream is this process's share already."""
-        loader = super().get_train_dataloader()
+        collator = self.data_collator
+        self.data_collator = with_bytes(collator)[0]  # a quarter of the bytes; `_prepare_inputs` normalizes them
+        try:
+            loader = super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
         shard = getattr(loader, "dataset", None)
         if isinstance(shard, IterableDatasetShard):
             shard.num_processes, shard.process_index = 1, 0

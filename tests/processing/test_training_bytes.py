@@ -50,7 +50,8 @@ def test_a_trainer_normalizes_bytes_on_the_device(tmp_path: Path) -> None:
     options = {"use_cpu": True, "eval_strategy": "no", "queue_size": 0, "per_device_train_batch_size": 2}
     args = RetrievalTrainingArguments(output_dir=str(tmp_path / "out"), **options)
     trainer = RetrievalTrainer(model, args, train_dataset=rows, data_collator=collator, processing_class=processor)
-    batch, expected = trainer.data_collator(rows), collator(rows)["pixel_values"]
+    batch, expected = trainer.get_train_dataloader().collate_fn(rows), collator(rows)["pixel_values"]
+    assert trainer.data_collator(rows)["pixel_values"].dtype == torch.float32  # as a loop of one's own takes it
     assert batch["pixel_values"].dtype == torch.uint8 and 4 * batch["pixel_values"].nbytes == expected.nbytes
     found = trainer._prepare_inputs(batch)["pixel_values"]
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)

@@ -210,8 +210,7 @@ def _fit_to_training_data(trainer: Any) -> Projections | None:
     options = {"collate_fn": trainer.data_collator, "num_workers": args.dataloader_num_workers}
     batches: Any = DataLoader(_some_pairs(trainer.train_dataset, args.seed), args.train_batch_size, **options)
     is_training = model.training
-    shown = logging.tqdm(batches, desc="Encoding pairs for the projections")
-    pairs = encode_pairs(model.eval(), map(trainer.normalize, shown))
+    pairs = encode_pairs(model.eval(), logging.tqdm(batches, desc="Encoding pairs for the projections"))
     model.train(is_training)
     if len(pairs.images) < FOLDS:
         logger.warning(f"{len(pairs.images)} training images are too few to fit the projections: they start random.")
