@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import repeat, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL.Image import OPEN, Image, registered_extensions
@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers.utils import logging
 
 from .configuration_albef import AlbefError, check_finite, one_line
+from .kept_images_albef import Skipped
 
 # Formats that `processing.open_image` opens, by Pillow's names; the registry says which endings are theirs.
 FORMATS = frozenset(
@@ -41,13 +42,6 @@ _EMBEDDINGS, _NAMES = "index.safetensors", "index.json"
 
 class MissingFolderError(AlbefError, FileNotFoundError):
     """A folder that does not exist, or does not hold what is looked for."""
-
-
-class Skipped(NamedTuple):
-    """An image that was left out of an index."""
-
-    name: str
-    reason: str
 
 
 class EmbeddingIndex:

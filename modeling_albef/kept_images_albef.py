@@ -11,7 +11,7 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,13 +20,19 @@ from torch import nn
 from transformers.utils import logging
 
 from .configuration_albef import AlbefError, one_line
-from .index_albef import Skipped
 
 logger = logging.get_logger(__name__)
 BLOCK = 64  # images a file
 OPEN_FILES = 64  # memory maps that a process keeps
 MEMORY = 1 << 29  # bytes of states that are kept in memory, those used last
 SAMPLE = 1024  # values of each weight that tell one model from another
+
+
+class Skipped(NamedTuple):
+    """An image that was left out of an index."""
+
+    name: str
+    reason: str
 
 
 class KeptImages:

@@ -271,6 +271,9 @@ class AlbefTextModel(AlbefAttentionModel):
         "attentions": OutputRecorder(AlbefTextSelfAttention, index=1, layer_name=".attention."),
         "cross_attentions": OutputRecorder(AlbefTextSelfAttention, index=1, layer_name=".crossattention."),
     }
+    leaves_out_padding: bool = (
+        False  # on a CPU; training and evaluation set it, which never look at the states of padding
+    )
 
     def __init__(self, config: AlbefTextConfig) -> None:
         super().__init__(config)
@@ -363,7 +366,7 @@ class AlbefTextModel(AlbefAttentionModel):
                 `return_dict`.
 
         Returns:
-            `last_hidden_state` (N, L, H); states of padding mean nothing.
+            `last_hidden_state` (N, L, H); the states of padding are 0 where `leaves_out_padding`.
 
         Raises:
             ValueError: None or several of `input_ids`, `inputs_embeds` and `text_hidden_states` are given, or a shape
@@ -392,8 +395,11 @@ class AlbefTextModel(AlbefAttentionModel):
             attention_mask=attention_mask,
             allow_is_bidirectional_skip=attention_mask is None or not self.training,  # to look would stall a GPU
         )
-        is_captured = any(output_options(self.config, **{name: kwargs.get(name) for name in CAPTURED}).values())
-        pattern = PADDED_ROWS if is_captured else PackedRows.from_mask(attention_mask)
+        pattern = PADDED_ROWS
+        if self.leaves_out_padding and not any(
+            output_options(self.config, **{name: kwargs.get(name) for name in CAPTURED}).values()
+        ):
+            pattern = PackedRows.from_mask(attention_mask)
         hidden_states = pattern.pack(hidden_states)
         if text_hidden_states is None:
             for layer in self.encoder.text_layers:

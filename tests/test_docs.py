@@ -131,16 +131,22 @@ class ParsedError(Exception):
 
 def parse_only(module: ModuleType, words: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentParser:
     """Lets a command read its words, and stops it there; gives its parser."""
-    parsers, read = [], argparse.ArgumentParser.parse_args
+    parsers, read = [], argparse.ArgumentParser.parse_known_args
 
     def stop(parser: argparse.ArgumentParser, *given: Any) -> None:
         read(parser, *given)
         parsers.append(parser)
         raise ParsedError
 
+    def stop_whole(parser: argparse.ArgumentParser, *given: Any) -> None:
+        if rest := read(parser, *given)[1]:
+            parser.error(f"unrecognized arguments: {rest}")
+        stop(parser, *given)
+
     with monkeypatch.context() as patch:
         patch.setattr(sys, "argv", [module.__name__, *words])
-        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop_whole)
+        patch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
         with suppress(ParsedError):
             module.main(*([words] if inspect.signature(module.main).parameters else []))
     return parsers[0]
@@ -152,7 +158,7 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch, may_run: bo
         return
     if words[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert set(words[1:]) <= set(targets)
+        assert {word for word in words[1:] if "=" not in word} <= set(targets)
     elif words[:2] == ["accelerate", "launch"]:
         launched = launch_command_parser().parse_args(words[2:])
         script, rest = launched.training_script, launched.training_script_args
@@ -283,6 +289,7 @@ def all_options(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     needed = {"modeling_albef.convert_albef_to_hf": ["a.pth", "--output_dir", "b"]}
     needed |= {"modeling_albef.export_albef_to_onnx": ["model", "folder"], "benchmarks.grounding": ["--model", "m"]}
     needed |= {"modeling_albef.conversion.onnx_encoder": ["model.onnx", "folder"]}
+    needed |= {"benchmarks.clients": ["http://localhost:7860"]}
     needed |= {"modeling_albef.visualize": ["photo.png", "text", "--model", "m"]}
     parsers += [parse_only(importlib.import_module(name), needed.get(name, []), monkeypatch) for name in MODULES]
     return {option for parser in parsers for action in parser._actions for option in action.option_strings}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -93,3 +94,17 @@ def keep_freed_memory() -> bool:
     library = ctypes.CDLL(None)
     trim_threshold, mmap_max = -1, -4  # of malloc.h
     return bool(library.mallopt(mmap_max, 0) and library.mallopt(trim_threshold, 2**31 - 1))
+
+
+@contextmanager
+def padding_left_out(*models: nn.Module) -> Iterator[None]:
+    """Let the text towers in models compute tokens alone, on a CPU: only the states of padding change, to 0."""
+    towers = [part for model in models for part in model.modules() if hasattr(part, "leaves_out_padding")]
+    before = [tower.leaves_out_padding for tower in towers]
+    for tower in towers:
+        tower.leaves_out_padding = True
+    try:
+        yield
+    finally:
+        for tower, was in zip(towers, before, strict=True):
+            tower.leaves_out_padding = was

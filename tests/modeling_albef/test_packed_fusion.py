@@ -9,6 +9,7 @@ from golden_cases import tiny_config
 from benchmarks import published
 from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.packed_fusion_albef import PackedTexts, Packing, finish_fusion, start_fusion
+from modeling_albef.training.hardware import padding_left_out
 
 
 def test_packing_in_closed_form() -> None:
@@ -65,7 +66,7 @@ def test_padded_all_at_once_equals_length_by_length(first_only: bool) -> None:
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_no_layer_of_the_text_tower_computes_padding(side: str) -> None:
-    """In evaluation and training; a text alone has the same states, and rows stay padded where maps are asked for."""
+    """Within `padding_left_out`; the states of tokens are the same, and rows stay padded where maps are asked for."""
     torch.manual_seed(0)
     model = AlbefForImageTextRetrieval(tiny_config(initializer_range=0.3)).albef.text_model
     lengths = torch.tensor([4, 7, 1])
@@ -76,14 +77,14 @@ def test_no_layer_of_the_text_tower_computes_padding(side: str) -> None:
     for layer in model.encoder.layer:
         layer.intermediate.register_forward_hook(lambda _, given, __: tokens.append(given[0][..., 0].numel()))
     for is_training in (False, True):
+        padded = model.train(is_training)(ids, mask, image_hidden_states=images).last_hidden_state
+        assert set(tokens) == {27}
         tokens.clear()
-        states = model.train(is_training)(ids, mask, image_hidden_states=images).last_hidden_state
-        assert set(tokens) == {12} and states.shape == (3, 9, 16)
-    model.eval()
-    states = model(ids, mask, image_hidden_states=images).last_hidden_state
-    for row in range(3):
-        alone = model(ids[row][mask[row].bool()][None], image_hidden_states=images[row : row + 1]).last_hidden_state
-        torch.testing.assert_close(states[row][mask[row].bool()], alone[0], atol=1e-5, rtol=0)
-    tokens.clear()
-    assert model(ids, mask, output_hidden_states=True).hidden_states[1].shape == (3, 9, 16)
-    assert set(tokens) == {27}
+        with padding_left_out(model):
+            states = model(ids, mask, image_hidden_states=images).last_hidden_state
+        assert set(tokens) == {12}
+        tokens.clear()
+        torch.testing.assert_close(states, padded * mask[..., None], atol=1e-5, rtol=0)
+    with padding_left_out(model):
+        assert model(ids, mask, output_hidden_states=True).hidden_states[1].shape == (3, 9, 16)
+    assert set(tokens) == {27} and not model.leaves_out_padding

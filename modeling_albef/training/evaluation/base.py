@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ...configuration_albef import AlbefError
-from ..hardware import autocast, has_bfloat16_instructions
+from ..hardware import autocast, has_bfloat16_instructions, padding_left_out
 
 
 @dataclass(eq=False)
@@ -49,7 +49,8 @@ class Evaluator:
         if is_raised:
             self.model.float()
         try:
-            with torch.inference_mode(), contextlib.nullcontext() if is_emulated else autocast(self.accelerator):
+            precision = contextlib.nullcontext() if is_emulated else autocast(self.accelerator)
+            with torch.inference_mode(), precision, padding_left_out(self.model):
                 yield
         finally:
             if is_raised:  # exact: the weights were bfloat16 numbers

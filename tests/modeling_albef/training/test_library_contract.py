@@ -34,6 +34,7 @@ HOOKS = {  # private methods that are overridden or called: their parameters
     "_finish_current_push": ["self"],
     "_get_train_sampler": ["self", "train_dataset"],
     "_hp_search_setup": ["self", "trial"],
+    "_prepare_inputs": ["self", "inputs"],
     "_track_num_input_tokens": ["self", "inputs"],
 }
 PUBLIC = {  # public methods that are overridden: the parameters that ours name

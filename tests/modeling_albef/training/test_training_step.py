@@ -24,6 +24,7 @@ from modeling_albef.training.hardware import autocast, exact_products
 STALLS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "multinomial", "equal.default")
 # where a whole step does so, and why that is none of a GPU's, or has to be
 REMAINING = {
+    "attention_albef.py:from_mask": "on a CPU alone; on a GPU texts stay padded",
     "data_loader.py:__iter__": "the seed of an epoch is drawn on the CPU",
     "callbacks.py:read": "whether the loss of the step before is finite has arrived in main memory by then",
     "trainer.py:_finalize_training": "the mean loss of a training that ended",

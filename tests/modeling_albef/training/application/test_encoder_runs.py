@@ -54,7 +54,9 @@ def test_stored_states_give_the_same_run(tmp_path: Path) -> None:
         weights.append(load_file(folder / "out" / "model.safetensors"))
     assert len(list((tmp_path / "states").rglob("*.safetensors"))) == 1
     for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, atol=2e-6, rtol=0, msg=name)
+        if name.endswith("key.bias"):  # its gradient is 0 but for rounding, of which Adam makes whole steps
+            continue
+        torch.testing.assert_close(weights[1][name], tensor, atol=2e-5, rtol=0, msg=name)  # of steps of 0.01
 
 
 def test_questions_train_on_stored_states(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def write_script(folder: Path, bug: type[Exception]) -> str:
         AttributeError: "splits.trian",
         RuntimeError: "(_ for _ in ()).throw(RuntimeError('mine'))",
     }
-    line = '    splits = load_splits(data_args, args, task="retrieval")\n'
+    line = '    splits = run.load_splits(data_args, args, task="retrieval")\n'
     assert line in text
     script = folder / "my_script.py"
     script.write_text(text.replace(line, f"{line}    print({mistakes[bug]})\n"))

@@ -182,7 +182,7 @@ def test_readers_are_started_by_any_method(method: str) -> None:
     rows = Gallery({"image": {"bytes": png(), "path": None}, "caption": ["a"]} for _ in range(2))
     loader = evaluator._load_images(rows, [[0], [1]], [0, 1])
     loader.multiprocessing_context = method
-    assert [batch.shape for batch in loader] == [(1, 3, 32, 32)] * 2
+    assert [batch["pixel_values"].shape for batch in loader] == [(1, 3, 32, 32)] * 2
 
 
 def png() -> bytes:
