@@ -289,7 +289,7 @@ def all_options(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     needed = {"modeling_albef.convert_albef_to_hf": ["a.pth", "--output_dir", "b"]}
     needed |= {"modeling_albef.export_albef_to_onnx": ["model", "folder"], "benchmarks.grounding": ["--model", "m"]}
     needed |= {"modeling_albef.conversion.onnx_encoder": ["model.onnx", "folder"]}
-    needed |= {"benchmarks.clients": ["http://localhost:7860"]}
+    needed |= {"benchmarks.clients": ["http://localhost:7860"], "benchmarks.quantized_ranks": ["--model", "m"]}
     needed |= {"modeling_albef.visualize": ["photo.png", "text", "--model", "m"]}
     parsers += [parse_only(importlib.import_module(name), needed.get(name, []), monkeypatch) for name in MODULES]
     return {option for parser in parsers for action in parser._actions for option in action.option_strings}

@@ -99,7 +99,7 @@ def keep_freed_memory() -> bool:
 @contextmanager
 def padding_left_out(*models: nn.Module) -> Iterator[None]:
     """Let the text towers in models compute tokens alone, on a CPU: only the states of padding change, to 0."""
-    towers = [part for model in models for part in model.modules() if hasattr(part, "leaves_out_padding")]
+    towers: list[Any] = [part for model in models for part in model.modules() if hasattr(part, "leaves_out_padding")]
     before = [tower.leaves_out_padding for tower in towers]
     for tower in towers:
         tower.leaves_out_padding = True
