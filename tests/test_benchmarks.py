@@ -136,6 +136,7 @@ print(json.dumps(samples.taken))
 """
 
 
+@pytest.mark.slow
 def test_samples_see_memory_and_files_that_stay() -> None:
     """In a process of its own: one that has trained keeps the memory of freed tensors."""
     words = [sys.executable, "-c", SAMPLES]

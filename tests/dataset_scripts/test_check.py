@@ -233,6 +233,7 @@ def test_images_within_a_data_set(coco: Path, capsys: pytest.CaptureFixture[str]
     )
 
 
+@pytest.mark.slow
 def test_the_command(coco: Path) -> None:
     command = [sys.executable, "-m", "dataset_scripts", "check"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}

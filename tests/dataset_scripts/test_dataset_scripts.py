@@ -103,6 +103,7 @@ def test_data_dir_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(arrow_files(tmp_path)) == 2 * 3
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_and_quietly(tmp_path: Path) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     environment.pop("HF_DATASETS_DISABLE_PROGRESS_BARS", None)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from hub_server import serve
 
 from dataset_scripts import load_dataset_script
@@ -22,6 +23,7 @@ for split, rows in splits.items():
 """
 
 
+@pytest.mark.slow
 def test_push_and_load(tmp_path: Path) -> None:
     config = str(SIZES).replace("'", '"')
     command = [sys.executable, "-m", "dataset_scripts", "export", "shapes", "--config_name", "retrieval"]

@@ -122,6 +122,7 @@ def test_or_is_replaced_and_counted(tmp_path: Path) -> None:
     assert lines[-1]["replaced_images"] == 2  # both captions of the image
 
 
+@pytest.mark.slow
 def test_a_reader_that_dies_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
     main_process = os.getpid()
 

@@ -43,6 +43,7 @@ def test_the_resize_is_pillows_to_the_bit() -> None:
             np.testing.assert_array_equal(found.permute(1, 2, 0).numpy(), wanted)
 
 
+@pytest.mark.slow
 def test_without_torchvision_it_says_so_and_pillow_is_taken(tmp_path: Path) -> None:
     AlbefProcessor(AlbefImageProcessor(), build_tokenizer(["a"])).save_pretrained(tmp_path)
     code = f"""

@@ -268,6 +268,7 @@ def test_a_file_of_a_queue_is_read_and_checked(tmp_path: Path) -> None:
         check_queue({name: good[name] for name in ("pointer", "image_ids")}, "a.file")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_a_training_on_a_cpu_reuses_the_memory_of_freed_tensors() -> None:
     """A page that is given back and taken again costs a fault; a process of its own, since it stays so."""

@@ -151,6 +151,7 @@ def test_a_search_has_trials_that_know_nothing_of_each_other(tmp_path: Path, mon
     assert trainer.hp_search_backend is None
 
 
+@pytest.mark.slow
 def test_a_trial_is_a_run_with_a_folder_evaluations_and_early_stopping_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

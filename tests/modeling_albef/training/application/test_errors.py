@@ -80,6 +80,7 @@ def write_script(folder: Path, bug: type[Exception]) -> str:
     return str(script)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", [KeyError, *(pytest.param(bug, marks=pytest.mark.slow) for bug in BUGS[1:])])
 def test_a_copied_script_shows_its_bug(bug: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -21,6 +21,7 @@ def changed(script: str, diff: str) -> str:
     return script
 
 
+@pytest.mark.slow
 def test_three_lines_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (parts,) = re.findall(r"<!-- file: my_parts.py -->\n```python\n(.*?)```", PAGE, re.DOTALL)
     (diff,) = re.findall(r"```diff\n(.*?)```", PAGE, re.DOTALL)

@@ -43,7 +43,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # ---- repeating
 
 
-@pytest.fixture(scope="module", params=sorted(CLASSES))
+@pytest.fixture(scope="module", params=["run_retrieval.py", pytest.param("run_vqa.py", marks=pytest.mark.slow)])
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, str]:
     """A script, the folder of a whole run of it, and what it printed."""
     folder, script = tmp_path_factory.mktemp("run"), request.param

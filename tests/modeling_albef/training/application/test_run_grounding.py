@@ -77,6 +77,7 @@ def test_the_report_shows_maps(finished: tuple[Path, str]) -> None:
     assert page.count("data:image/") >= 6 and "cannot be read" not in page
 
 
+@pytest.mark.slow
 def test_resumed_ends_where_the_whole_run_does(finished: tuple[Path, str], tmp_path: Path) -> None:
     config = write_grounding(tmp_path, box_loss_weight=0.5, logging_steps=1, save_total_limit=9)
     first = min((finished[0]).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))

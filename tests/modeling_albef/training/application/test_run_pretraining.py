@@ -80,6 +80,7 @@ def shard_fields(folder: Path, shards: Any, **changes: Any) -> dict[str, Any]:
     return {**fields, **changes}
 
 
+@pytest.mark.slow
 def test_shards_over_http_are_resumed_to_the_sample(tmp_path: Path) -> None:
     """Eight shards of six samples, two workers; after step 2 a new process would read on where the first one ended."""
     write_shards(tmp_path / "shards", shards=8)

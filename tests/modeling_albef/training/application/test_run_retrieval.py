@@ -141,6 +141,7 @@ def test_predictions_are_complete(finished: tuple[Path, str]) -> None:
     check_predictions(finished[0])
 
 
+@pytest.mark.slow
 def test_evaluation_alone_gives_the_same_in_one_and_two_processes(finished: tuple[Path, str], tmp_path: Path) -> None:
     launchers = {
         "one": (),
@@ -192,6 +193,7 @@ def test_processes_that_do_not_know_each_other_are_refused(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_annotation_files_and_another_resolution(tmp_path: Path, finished: tuple[Path, str]) -> None:
     config = write_run(
         tmp_path,
@@ -338,6 +340,7 @@ def test_a_model_without_the_head_is_not_evaluated(tmp_path: Path) -> None:
     assert f"The model '{tmp_path / 'vqa'}' has no matching head" in refused(main, [write_run(tmp_path, **changes)])
 
 
+@pytest.mark.slow
 def test_settings_that_show_late_end_in_a_sentence(finished: tuple[Path, str], tmp_path: Path) -> None:
     config = write_run(tmp_path)
     assert "warmup_steps is 5, but the published schedule" in refused(main, [config, "--warmup_steps", "5"])
@@ -372,12 +375,14 @@ def test_mappings_are_changed_in_part(tmp_path: Path) -> None:
     assert "Model_config.vision_config has the field 'hiden_size', which is not known. Did you mean" in message
 
 
+@pytest.mark.slow
 def test_a_start_without_words_shows_a_command() -> None:
     done = run(SCRIPT, [], check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "accelerate launch run_retrieval.py configs/demo_retrieval.yaml --use_cpu" in done.stderr
 
 
+@pytest.mark.slow
 def test_help_shows_our_fields_first() -> None:
     lines = run(SCRIPT, ["--help"]).stdout.splitlines()
     titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
@@ -454,6 +459,7 @@ def test_a_loaded_model_is_changed_where_its_weights_allow_it(
     assert decoder.hidden_dropout_prob == 0.25 and decoder.hidden_size == 32
 
 
+@pytest.mark.slow
 def test_going_on_from_the_end_keeps_what_the_training_measured(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder = shutil.copytree(finished[0], tmp_path / "out")
     before = json.loads((folder / "train_results.json").read_text())
@@ -563,6 +569,7 @@ def test_overwriting_leaves_nothing_of_the_old_run(tmp_path: Path) -> None:
     assert (out / "notes.txt").read_text() == "mine" and (out / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checked", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_bad_image_ends_both_processes_with_one_sentence(checked: bool, tmp_path: Path) -> None:
     files = write_pictures(tmp_path)

@@ -130,6 +130,7 @@ def write_questions(folder: Path) -> dict[str, Any]:
     return {**sources, **files, "answer_list": str(folder / "list.json"), "eval_strategy": "no", "do_eval": False}
 
 
+@pytest.mark.slow
 def test_annotation_files_from_a_retrieval_model(tmp_path: Path) -> None:
     """The decoder starts from the fusion layers of a model without one; the test has no answers, so no score."""
     tokenizer = build_tokenizer(["what is red blue dark colour"])

@@ -186,6 +186,7 @@ def test_adapters_leave_the_classifier_whole(tmp_path: Path) -> None:
     assert merged_state_dict(model).keys() == make_classifier().state_dict().keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], pytest.param(["pairs"], marks=pytest.mark.slow)], ids=["one", "two"])
 def test_two_processes_do_what_one_does(words: list[str], tmp_path: Path) -> None:
     """For a text with one image, and with two."""

@@ -271,6 +271,7 @@ def coco() -> dict[str, Any]:
     return {"result": result, "retrieved": retrieved, "package": package, "positives": positives}
 
 
+@pytest.mark.slow
 def test_metrics_of_eccv_caption_equal_the_package(coco: dict[str, Any]) -> None:
     wanted = ["eccv_map_at_r", "eccv_rprecision", "cxc_recalls"]
     arguments = coco["retrieved"]["i2t"], coco["retrieved"]["t2i"]
