@@ -59,6 +59,14 @@ def test_compiled_training_is_the_same(names: dict[str, Any], tmp_path: Path) ->
         run_retrieval.main([write_config(tmp_path, **changes, **compiled, output_dir=name)])
     plain, compiled = (load_file(f"{name}/model.safetensors") for name in ("plain", "compiled"))
     assert plain.keys() == compiled.keys()
+    for weights in (plain, compiled):
+        # the gradient of a key's bias is 0 but for rounding, of which Adam makes whole steps
+        for name in list(weights):
+            if name.endswith("key.bias"):
+                del weights[name]
+            elif name.endswith("qkv.bias"):
+                query, _, value = weights[name].chunk(3)
+                weights[name] = torch.cat([query, value])
     assert all(torch.allclose(value, compiled[name], atol=1e-4) for name, value in plain.items())
 
 
