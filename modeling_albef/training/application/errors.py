@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -82,9 +83,13 @@ def exit_without_traceback(main: Main) -> Main:
                 f"A process that reads images ended: {' '.join(str(error).split())} If memory was short, lower "
                 f"dataloader_num_workers or per_device_train_batch_size. {RESUME}"
             ) from error
-        except Exception:
-            _is_first_to_print()
-            raise
+        except Exception as error:
+            is_first = _is_first_to_print()
+            if not isinstance(error, OSError) or error.errno != errno.ENAMETOOLONG:
+                raise
+            name = str(error.filename)
+            words = f"The file name {name[:40]!r}.. of {len(name)} characters is too long: give another one."
+            raise SystemExit(words if is_first else 1) from error
 
     return run  # type: ignore[return-value]
 

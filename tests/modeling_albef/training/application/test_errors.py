@@ -223,3 +223,21 @@ def test_half_a_surrogate_pair_is_a_sentence(line: str, tmp_path: Path) -> None:
     assert message.startswith(f"{name} is '") and message.endswith(
         "half of a surrogate pair: write the whole character."
     )
+
+
+LONG = "1" * 300
+FILES = {
+    "dataset": None,
+    "dataset_config": None,
+    "train_files": f"{LONG}.json",
+    "validation_files": "b.json",
+    "test_files": "c.json",
+}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"tokenizer": LONG}, {"model_name_or_path": LONG}, {"output_dir": LONG}, FILES], ids=sorted
+)
+def test_a_name_that_no_file_can_have(changes: dict[str, Any], tmp_path: Path) -> None:
+    message = refused(run_retrieval.main, [write_run(tmp_path, **changes)])
+    assert "111111" in message and len(message) < 1000 and "\n" not in message.strip()
