@@ -85,10 +85,8 @@ def exit_without_traceback(main: Main) -> Main:
             ) from error
         except Exception as error:
             is_first = _is_first_to_print()
-            if not isinstance(error, OSError) or error.errno != errno.ENAMETOOLONG:
+            if (words := _too_long(error)) is None:
                 raise
-            name = str(error.filename)
-            words = f"The file name {name[:40]!r}.. of {len(name)} characters is too long: give another one."
             raise SystemExit(words if is_first else 1) from error
 
     return run  # type: ignore[return-value]
@@ -105,6 +103,14 @@ def fail_on_all_ranks(args: TrainingArguments) -> Iterator[None]:
     message = first_message(None if error is None else sentence(error), args)
     if error is not None or message is not None:
         raise error or AlbefError(message)
+
+
+def _too_long(error: Exception) -> str | None:
+    """Return what to say of a name that no file can have."""
+    if not isinstance(error, OSError) or error.errno != errno.ENAMETOOLONG:
+        return None
+    name = str(error.filename)
+    return f"The file name {name[:40]!r}.. of {len(name)} characters is too long: give another one."
 
 
 def _passed_through_training(error: Exception) -> bool:

@@ -240,4 +240,4 @@ FILES = {
 )
 def test_a_name_that_no_file_can_have(changes: dict[str, Any], tmp_path: Path) -> None:
     message = refused(run_retrieval.main, [write_run(tmp_path, **changes)])
-    assert "111111" in message and len(message) < 1000 and "\n" not in message.strip()
+    assert "111111" in message and len(message) < 1000
