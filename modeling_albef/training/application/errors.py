@@ -84,10 +84,8 @@ def exit_without_traceback(main: Main) -> Main:
                 f"dataloader_num_workers or per_device_train_batch_size. {RESUME}"
             ) from error
         except Exception as error:
-            is_first = _is_first_to_print()
-            if (words := _too_long(error)) is None:
-                raise
-            raise SystemExit(words if is_first else 1) from error
+            _refuse_long_name(error, _is_first_to_print())
+            raise
 
     return run  # type: ignore[return-value]
 
@@ -105,12 +103,12 @@ def fail_on_all_ranks(args: TrainingArguments) -> Iterator[None]:
         raise error or AlbefError(message)
 
 
-def _too_long(error: Exception) -> str | None:
-    """Return what to say of a name that no file can have."""
-    if not isinstance(error, OSError) or error.errno != errno.ENAMETOOLONG:
-        return None
-    name = str(error.filename)
-    return f"The file name {name[:40]!r}.. of {len(name)} characters is too long: give another one."
+def _refuse_long_name(error: Exception, is_first: bool) -> None:
+    """End the process where the error is that no file can have a name, which the first process says."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        name = str(error.filename)
+        words = f"The file name {name[:40]!r}.. of {len(name)} characters is too long: give another one."
+        raise SystemExit(words if is_first else 1) from error
 
 
 def _passed_through_training(error: Exception) -> bool:
