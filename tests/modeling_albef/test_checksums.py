@@ -113,6 +113,7 @@ def test_a_push_without_checksums_leaves_none_of_an_earlier_one(folder: Path, hu
     assert torch.equal(again.itm_head.bias, model.itm_head.bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_hub", [False, True])
 @pytest.mark.parametrize("sizes", [("50GB", "20KB"), ("20KB", "50GB"), ("20KB", "60KB")])
 def test_weights_in_other_files_replace_the_earlier_ones(

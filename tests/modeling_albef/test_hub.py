@@ -92,6 +92,7 @@ print(outputs.itm_logits.flatten().tolist())
     torch.testing.assert_close(torch.tensor(json.loads(printed.splitlines()[-1])), expected, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form", ["folder", *(pytest.param(form, marks=pytest.mark.slow) for form in ("name", "snapshot"))]
 )

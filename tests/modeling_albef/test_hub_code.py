@@ -123,6 +123,7 @@ def use(
     return {**json.loads(elsewhere(USE, hub, folder, package, *words, IMAGE).splitlines()[-1]), "package": package}
 
 
+@pytest.mark.slow
 def test_the_users_configuration_counts(use: dict[str, Any], models: dict[str, Any]) -> None:
     positions = [1, 10, models["retrieval"].config.vision_config.hidden_size]
     assert use["config"] == [0.5, 0.25, positions, 48]

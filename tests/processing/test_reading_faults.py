@@ -180,6 +180,7 @@ def test_a_slow_file_is_waited_for(tmp_path: Path) -> None:
     assert open_image(pipe).size == (20, 20)
 
 
+@pytest.mark.slow
 def test_a_loader_outlives_its_data_set(tmp_path: Path) -> None:
     """Neither the object nor the files of the cache are needed any more once a loader reads them."""
     dataset = load_dataset_script("shapes", split="train", num_train=24, image_size=32, cache_dir=tmp_path / "cache")

@@ -41,7 +41,7 @@ def terminate() -> None:
 STEPS = {"save_strategy": "steps", "save_steps": 100}
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 8])  # 4 steps an epoch
+@pytest.mark.parametrize("step", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 8))])  # 4 an epoch
 def test_sigterm_saves_and_the_run_goes_on_to_the_same_end(tmp_path: Path, step: int) -> None:
     whole = make_trainer(tmp_path / "whole", save_strategy="steps", save_steps=8)
     whole.train()

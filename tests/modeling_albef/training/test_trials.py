@@ -225,6 +225,7 @@ def test_a_stopped_training_that_is_resumed_makes_no_step_and_a_cut_one_counts_o
     assert longer.train(resume_from_checkpoint=True).global_step == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [{"num_train_epochs": 2}, {"max_steps": 5}])
 def test_a_finished_training_that_is_resumed_makes_no_step(tmp_path: Path, limit: dict[str, Any]) -> None:
     options = {"save_strategy": "steps", "save_steps": 1, **limit}

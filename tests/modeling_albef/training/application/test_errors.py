@@ -38,7 +38,7 @@ PLACES: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("bug", BUGS)
+@pytest.mark.parametrize("bug", [KeyError, *(pytest.param(bug, marks=pytest.mark.slow) for bug in BUGS[1:])])
 @pytest.mark.parametrize("place", PLACES)
 def test_bugs_pass_as_they_are(
     place: str, bug: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -435,6 +435,7 @@ def test_the_shares_are_said_before_training(finished: tuple[str, Path], capsys:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", [5, 15])
 def test_a_run_that_is_cut_off_goes_on_to_the_bit(finished: tuple[str, Path], tmp_path: Path, checkpoint: int) -> None:
     task, folder = finished

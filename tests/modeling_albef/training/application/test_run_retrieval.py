@@ -164,6 +164,7 @@ def test_evaluation_alone_gives_the_same_in_one_and_two_processes(finished: tupl
     assert check_predictions(tmp_path / "one") == check_predictions(tmp_path / "two")  # to the bit
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_model(tmp_path: Path, finished: tuple[Path, str]) -> None:
     launcher = (
         *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),

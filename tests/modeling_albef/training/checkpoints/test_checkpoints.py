@@ -115,6 +115,7 @@ FULL = os.strerror(errno.ENOSPC)
 NOT_FULL = "Mend that or choose another folder."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [

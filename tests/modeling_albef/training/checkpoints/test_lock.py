@@ -62,6 +62,7 @@ def live(tmp_path: Path) -> Any:
     process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -159,6 +160,7 @@ def test_a_process_of_another_machine_lives_while_it_touches_its_lock(
     assert "node-7" in path.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [None, "", "{}", "[1, 2]", "[" * 9000, "\0"])
 def test_a_silent_or_damaged_lock_is_taken_over_after_a_while(
     text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

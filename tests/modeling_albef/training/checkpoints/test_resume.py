@@ -200,6 +200,7 @@ def test_adapters_are_not_left_out_in_silence(tmp_path: Path) -> None:
 # ---- the log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 6])
 def test_the_first_line_after_a_resume_has_all_steps_since_the_one_before(tmp_path: Path, step: int) -> None:
     options = {**STEPS, "logging_steps": 4, "logging_first_step": False, "num_train_epochs": 3}

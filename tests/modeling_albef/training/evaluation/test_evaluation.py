@@ -174,6 +174,7 @@ def test_scores_that_are_no_numbers_are_not_ranked(tower: str, name: str) -> Non
         RetrievalEvaluator(student, RecordedProcessor(case), k_test=2)(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_readers_are_started_by_any_method(method: str) -> None:
     """What goes to the readers holds no model."""

@@ -286,6 +286,7 @@ def test_metrics_of_eccv_caption_equal_the_package(coco: dict[str, Any]) -> None
             assert 0 < found[f"{prefix}_{name}"] < 100
 
 
+@pytest.mark.slow
 def test_folds_of_coco_equal_the_package(coco: dict[str, Any]) -> None:
     details = coco["result"].details
     for depth in (1, 5, 10):
