@@ -156,6 +156,14 @@ class InterruptionCallback(TrainerCallback):
             self._vote = None
         self.restore_handler()
 
+    def ignore_launcher(self) -> None:
+        """Make `restore_handler` leave SIGTERM ignored where other processes are, for a process that is ending.
+
+        A launcher sends it once one of them is lost; it is not to come before the others have said so.
+        """
+        if self._previous is not None and self._group is not None:
+            self._previous = signal.SIG_IGN
+
     def restore_handler(self) -> None:
         """Put the earlier handler of SIGTERM back, without which processes that are forked later could not be ended."""
         if self._previous is not None:

@@ -248,6 +248,9 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
             self._checkpoint = checkpoint
             try:
                 outcome = super().train(checkpoint, *args, **kwargs)
+            except RuntimeError:
+                self._interruption.ignore_launcher()
+                raise
             finally:
                 self._interruption.restore_handler()
         self.keep_final_results()

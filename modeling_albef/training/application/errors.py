@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from ...configuration_albef import AlbefError
 from ..checkpoints.lock import unlock_afterwards
 from ..checkpoints.processes import first_message
 from ..errors import SettingError, TrainingInterruptedError
+from .run_file import GivenArguments
 
 USER_ERRORS: tuple[type[Exception], ...] = (AlbefError, ProcessingError, DataError)
 RESUME = "What was saved is whole: --resume_from_checkpoint last goes on from it."
@@ -71,6 +73,7 @@ def exit_without_traceback(main: Main) -> Main:
             in_training = not isinstance(error, SettingError) and _passed_through_training(error)
             raise SystemExit(f"{sentence(error)} {RESUME}" if in_training else sentence(error)) from error
         except RuntimeError as error:
+            _ignore_launcher()
             lost, is_first = _lost_process(str(error)), _is_first_to_print()
             if lost is not None and not is_first:
                 _leave_to_others()
@@ -107,8 +110,24 @@ def _refuse_long_name(error: Exception, is_first: bool) -> None:
     """End the process where the error is that no file can have a name, which the first process says."""
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         name = str(error.filename)
-        words = f"The file name {name[:40]!r}.. of {len(name)} characters is too long: give another one."
+        options = sorted(_options_with(name, error))
+        place = f"{', '.join(options)}: the" if options else "The"
+        words = f"{place} file name {name[:40]!r}.. of {len(name)} characters is too long: give another one."
         raise SystemExit(words if is_first else 1) from error
+
+
+def _options_with(path: str, error: Exception) -> set[str]:
+    """Return the options whose value holds a path or its longest part, from the arguments that an error passed by."""
+    values = (value for frame, _ in traceback.walk_tb(error.__traceback__) for value in frame.f_locals.values())
+    given = next((one.given for one in values if isinstance(getattr(one, "given", None), GivenArguments)), None)
+    options = {} if given is None else given.fields
+    longest = max(path.split(os.sep), key=len)
+    return {
+        name
+        for name, value in options.items()
+        for one in (value if isinstance(value, list) else [value])
+        if isinstance(one, str) and (longest in one or one == path)
+    }
 
 
 def _passed_through_training(error: Exception) -> bool:
@@ -161,6 +180,12 @@ def _is_first_to_print(without_store: bool = True) -> bool:
         return bool(store.add(f"albef/ended/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1)
     except (LookupError, ValueError, RuntimeError):  # the store was in a process that has ended
         return without_store
+
+
+def _ignore_launcher() -> None:
+    """Let no SIGTERM, which a launcher sends once a process is lost, come before this one has said why it ends."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _leave_to_others() -> None:

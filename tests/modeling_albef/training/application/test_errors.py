@@ -99,6 +99,36 @@ def test_a_copied_script_shows_its_bug_in_two_processes(
     assert done.returncode != 0 and re.search(rf"{bug.__name__}: ", done.stderr) and "my_script.py" in done.stderr
 
 
+LOST = """
+import os, signal
+import run_retrieval
+
+class Trainer(run_retrieval.RetrievalTrainer):
+    def training_step(self, *args, **kwargs):
+        if self.args.process_index == 1:
+            raise RuntimeError("Connection closed by peer")
+        return super().training_step(*args, **kwargs)
+
+    def train(self, *args, **kwargs):
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+run_retrieval.RetrievalTrainer = Trainer
+run_retrieval.main()
+"""
+
+
+@pytest.mark.slow
+def test_the_signal_of_the_launcher_does_not_cut_the_sentence_off(tmp_path: Path) -> None:
+    """It may come when the error has left the training and is not yet said."""
+    script = tmp_path / "lost.py"
+    script.write_text(LOST)
+    done = run(str(script), [write_run(tmp_path)], two_processes(), check=False)
+    assert done.returncode != 0 and done.stderr.count("Another process of this run ended without a message") == 1
+
+
 @pytest.mark.parametrize("kind", [AlbefError, DataError, UnreadableImageError])
 def test_what_can_be_mended_is_a_sentence(kind: type[Exception]) -> None:
     @exit_without_traceback
@@ -240,4 +270,4 @@ FILES = {
 )
 def test_a_name_that_no_file_can_have(changes: dict[str, Any], tmp_path: Path) -> None:
     message = refused(run_retrieval.main, [write_run(tmp_path, **changes)])
-    assert "111111" in message and len(message) < 1000
+    assert "111111" in message and len(message) < 1000 and any(name in message for name in [*changes, "annotations"])

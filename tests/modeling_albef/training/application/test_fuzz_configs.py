@@ -121,7 +121,7 @@ def cases(draw: st.DrawFn) -> Case:
         for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
             name = draw(st.sampled_from(OWN[script] + FIELDS[script]))
             config[name] = draw(OUTPUTS if name == "output_dir" else CHANGES)
-            names |= {name} | ({config[name]} if isinstance(config[name], str) and config[name] else set())
+            names |= {name} | ({str(config[name])} if tells(config[name]) else set())
     if draw(st.integers(0, 7)) == 0:
         unknown = draw(st.one_of(TEXT, CHANGES.filter(lambda value: value.__hash__ is not None)))
         config[unknown] = draw(CHANGES)
@@ -135,6 +135,11 @@ def cases(draw: st.DrawFn) -> Case:
     text = dumped(config)
     content = draw(damaged(text, most=draw(st.sampled_from([0] * 7 + [2]))))
     return Case(script, content, words, frozenset(names if content == text else names.union(FIELDS[script])))
+
+
+def tells(value: Any) -> bool:
+    """Whether a value is one by which a field can be told: a text, or a long number, which is a file's name, too."""
+    return isinstance(value, str | int) and len(str(value)) > (0 if isinstance(value, str) else 8)
 
 
 def dumped(config: dict[Any, Any]) -> bytes:
