@@ -251,7 +251,7 @@ def test_half_a_surrogate_pair_in_a_configuration_can_be_printed(saved: dict[str
     shutil.copytree(saved["retrieval"], tmp_path / "model")
     path = tmp_path / "model/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "\ud800"}))
-    with pytest.raises(AlbefError, match="The model in .* cannot be used: .*ud800") as error:
+    with pytest.raises(AlbefError, match=r"The model in .* cannot be used: .*ud800") as error:
         AlbefForImageTextRetrieval.from_pretrained(tmp_path / "model")
     assert str(error.value).encode()
 
