@@ -10,6 +10,7 @@ Shapes: I images, T texts, S tokens of all texts, P image tokens, E projection w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any
@@ -295,7 +296,7 @@ def _measure(
     )
 
 
-def _best(measured: dict[float | None, dict[str, float]]) -> float | None:
+def _best(measured: Mapping[Any, dict[str, float]]) -> Any:
     """Return the weight with the highest `r_mean`, of equal ones the first."""
     return max(measured, key=lambda weight: measured[weight]["r_mean"])
 

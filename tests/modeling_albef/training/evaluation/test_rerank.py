@@ -120,7 +120,12 @@ def test_with_auto_every_split_has_the_recalls_of_all_stages(folder: Path, tmp_p
     names = [f"{direction}_r{depth}" for direction in ("txt", "img") for depth in (1, 5, 10)]
     alone = {weight: evaluated(folder, weight) for weight in RERANK_WEIGHTS}
     best = max((weight for weight in RERANK_WEIGHTS if weight), key=lambda weight: alone[weight].metrics["r_mean"])
-    cases = [("eval", None, best), ("test", 0.0, None), ("test", 2.0, 2.0), ("test", None, None)]
+    cases: list[tuple[str, Any, Any]] = [
+        ("eval", None, best),
+        ("test", 0.0, None),
+        ("test", 2.0, 2.0),
+        ("test", None, None),
+    ]
     for split, chosen, sum_weight in cases:
         trainer.model.config.rerank_weight = chosen
         trainer.evaluated_split = split
