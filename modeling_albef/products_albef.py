@@ -1,9 +1,9 @@
 # Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Matrix products of float32 by the library that is fastest on this processor, for inference."""
+"""Matrix products of float32 by the library that is fastest on this processor."""
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ def leaves_half_unused() -> bool:
 
 
 class FastProducts(TorchFunctionMode):
-    """While active, `torch.nn.functional.linear` is computed by oneDNN where it can be: float32, on a CPU, no gradient.
+    """While active, `torch.nn.functional.linear` is computed by oneDNN where it can be: float32, on a CPU.
 
-    oneDNN uses AVX-512 on all processors. The results differ by rounding alone.
+    So are its gradients. oneDNN uses AVX-512 on all processors. The results differ by rounding alone.
     """
 
     def __torch_function__(
@@ -43,24 +43,51 @@ class FastProducts(TorchFunctionMode):
     def _can_take(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> bool:
         given = [tensor for tensor in (input, weight, bias) if tensor is not None]
         return (
-            not torch.is_grad_enabled()
-            and all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in given)
+            all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in given)
             and all(type(tensor) in (torch.Tensor, nn.Parameter) for tensor in given)
             and input.numel() * weight.shape[0] >= LEAST
             and not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing())
         )
 
 
+class _Linear(torch.autograd.Function):
+    """The map of inputs (.., K) by a weight (N, K) and a bias (N) to (.., N); its gradients are such maps, too."""
+
+    @staticmethod
+    def forward(ctx: Any, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(input, weight)
+        return _product(input, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,), (input, weight) = gradients, ctx.saved_tensors
+        rows, needed = gradient.flatten(0, -2), ctx.needs_input_grad
+        return (
+            _linear(gradient, weight.t()) if needed[0] else None,
+            _linear(rows.t(), input.flatten(0, -2).t()) if needed[1] else None,
+            rows.sum(0) if needed[2] else None,
+        )
+
+
 def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    if torch.is_grad_enabled():  # also within a gradient of which another is to be taken
+        return _Linear.apply(input, weight, bias)  # type: ignore[no-any-return]
+    return _product(input, weight, bias)
+
+
+def _product(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
 
 
 @contextmanager
+def fast_products() -> Iterator[None]:
+    """Compute float32 products by `FastProducts` where it is faster than torch's own."""
+    with FastProducts() if leaves_half_unused() else nullcontext():
+        yield
+
+
+@contextmanager
 def inference(*_: Any) -> Iterator[None]:
-    """Compute without gradients, and with products of `FastProducts` where they are faster."""
-    if not leaves_half_unused():
-        with torch.no_grad():
-            yield
-        return
-    with torch.no_grad(), FastProducts():
+    """Compute without gradients, and with `fast_products`."""
+    with torch.no_grad(), fast_products():
         yield

@@ -19,6 +19,7 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from ..configuration_albef import is_from_library
+from ..products_albef import fast_products
 from . import callbacks
 from .arguments import AlbefTrainingArguments
 from .checkpoints.manifest import STATE_FILE
@@ -360,7 +361,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         for name in inputs.pop("replaced_images", ()):
             self._num_replaced_images += 1
             logger.warning(f"{name} could not be read: another row is used instead.")
-        with padding_left_out(self.model, self.teacher.model):
+        with padding_left_out(self.model, self.teacher.model), fast_products():
             loss = super().training_step(model, inputs, num_items_in_batch)
         self._finite_loss.watch(loss, names)
         return torch.where(loss.isfinite(), loss, 0.0) if self._finite_loss.skip else loss

@@ -52,10 +52,37 @@ def test_products_are_those_of_exact_arithmetic(is_turned: bool, has_bias: bool)
     torch.testing.assert_close(found.double(), exact, atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_gradients_are_those_of_exact_arithmetic(has_bias: bool) -> None:
+    """The first and the second ones, as a penalty on a gradient takes them; all of them are products by oneDNN."""
+
+    def gradients(*given: torch.Tensor) -> list[torch.Tensor]:
+        states, weight, bias = (one.clone().requires_grad_() for one in given)
+        inputs = [states, weight, bias] if has_bias else [states, weight]
+        out = nn.functional.linear(*inputs)
+        first = torch.autograd.grad(out.sin().sum(), inputs, create_graph=True)
+        return [*first, *torch.autograd.grad(sum(one.square().mean() for one in first), inputs)]
+
+    exact = gradients(*large(torch.float64))
+    with Products() as count, FastProducts():
+        found = gradients(*large())
+    assert count.fast >= 7 and count.plain == 0
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one.double(), other, atol=1e-4 * other.abs().max().item(), rtol=0)
+
+
+def test_frozen_weights_have_no_gradient() -> None:
+    states, weight, bias = large()
+    states.requires_grad_()
+    with Products() as count, FastProducts():
+        nn.functional.linear(states, weight, bias).sum().backward()
+    assert count.fast == 2 and weight.grad is None
+    torch.testing.assert_close(states.grad, weight.sum(0).expand_as(states), atol=1e-4, rtol=1e-5)
+
+
 def test_what_the_library_cannot_do_or_does_no_faster_stays() -> None:
     states, weight, bias = large()
     cases = {
-        "a gradient": (torch.enable_grad(), (states, weight, bias)),
         "autocast": (torch.autocast("cpu", torch.bfloat16), (states, weight, bias)),
         "float64": (nullcontext(), large(torch.float64)),
         "bfloat16": (nullcontext(), large(torch.bfloat16)),
