@@ -46,6 +46,7 @@ class EvaluationMixin(Trainer):
 
     args: AlbefTrainingArguments
     state: Any
+    model: Any
     eval_dataset: Any
     compute_metrics: Any
     results: dict[str, dict[str, float]]
