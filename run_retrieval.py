@@ -5,8 +5,7 @@
 Every field of the YAML file can be given on the command line, which wins; a field of a mapping is changed alone by
 `--model_config.vision_config.hidden_size 64`. On two CPU processes:
 
-    accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no \
-        run_retrieval.py configs/demo_retrieval.yaml --use_cpu
+    accelerate launch --config_file configs/accelerate/cpu_2.yaml run_retrieval.py configs/demo_retrieval.yaml --use_cpu
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+from setuptools.command.egg_info import egg_info
 
 ROOT = Path(__file__).parent
 SCRIPTS = sorted(path.stem for path in ROOT.glob("run_*.py"))
@@ -25,6 +26,13 @@ NAMES = "|".join(MOVED)
 REFERENCE = re.compile(rf'(^\s*(?:from|import) |import_module\("|python -m )(?=(?:{NAMES})\b)', re.MULTILINE)
 IS_EDITABLE = "editable_wheel" in sys.argv
 PREFIX = "" if IS_EDITABLE else "albef."
+
+INIT = '''"""Processor, data sets, scripts. Importing it makes the Auto classes know models and processor."""
+
+import modeling_albef
+
+from . import processing
+'''
 
 
 class BuildPy(build_py):
@@ -40,9 +48,7 @@ class BuildPy(build_py):
         super().run()
         package = built / "albef"
         package.mkdir()
-        (package / "__init__.py").write_text(
-            '"""What stands beside modeling_albef/: processor, data sets, scripts."""\n'
-        )
+        (package / "__init__.py").write_text(INIT, encoding="utf-8")
         for name in ("processing", "dataset_scripts", *(f"{script}.py" for script in SCRIPTS)):
             (built / name).rename(package / name)
         shutil.copytree(ROOT / "configs", package / "configs")
@@ -50,9 +56,19 @@ class BuildPy(build_py):
             path.write_text(REFERENCE.sub(r"\1albef.", path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+class EggInfo(egg_info):
+    """Names in `top_level.txt` what the wheel installs."""
+
+    def run(self) -> None:
+        """See `egg_info`."""
+        super().run()
+        if not IS_EDITABLE:
+            (Path(self.egg_info) / "top_level.txt").write_text("albef\nmodeling_albef\n", encoding="utf-8")
+
+
 commands = [f"albef-{name.removeprefix('run_')} = {PREFIX}{name}:main" for name in SCRIPTS]
 setup(
     py_modules=SCRIPTS,
-    cmdclass={"build_py": BuildPy},
+    cmdclass={"build_py": BuildPy, "egg_info": EggInfo},
     entry_points={"console_scripts": [*commands, f"albef-data = {PREFIX}dataset_scripts.__main__:main"]},
 )

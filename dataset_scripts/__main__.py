@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from processing.image_processing_albef import ProcessingError
@@ -21,6 +22,7 @@ from processing.image_processing_albef import ProcessingError
 from .commands import answer_list, check, contact_sheet, export
 from .reading.problems import DataError
 
+COMMAND = "albef-data"  # of an installed package
 COMMANDS: dict[str, ModuleType] = {
     "check": check,
     "show": contact_sheet,
@@ -31,11 +33,13 @@ COMMANDS: dict[str, ModuleType] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command; what the user can mend ends it with one message and status 1."""
-    parser = argparse.ArgumentParser(prog="python -m dataset_scripts", description="Commands for data sets.")
+    is_command = Path(sys.argv[0]).stem == COMMAND
+    name = COMMAND if is_command else "python -m dataset_scripts"
+    parser = argparse.ArgumentParser(prog=name, description="Commands for data sets.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, module in COMMANDS.items():
+    for word, module in COMMANDS.items():
         text = module.__doc__ or ""
-        command = commands.add_parser(name, help=text.partition("\n")[0], description=text.partition("\n\n")[0])
+        command = commands.add_parser(word, help=text.partition("\n")[0], description=text.partition("\n\n")[0])
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     options = parser.parse_args(arguments)

@@ -62,6 +62,11 @@ class _AlbefPipeline(Pipeline):
         """
         check_model_type(model)
         processor = _processor_beside(model) if processor is None else processor
+        if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+            raise AlbefError(
+                f"The processor is a {type(processor).__name__}, but must be an AlbefProcessor: `import processing` "
+                "first (`import albef` where the package is installed), or give one as `processor=`."
+            )
         super().__init__(model, processor=processor, **kwargs)
         self.model.eval()  # it may come from a training
 

@@ -130,6 +130,8 @@ def test_names_do_not_collide(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == TOP_LEVEL
+        (listed,) = [name for name in names if name.endswith(".dist-info/top_level.txt")]
+        assert set(archive.read(listed).decode().split()) == TOP_LEVEL
         shipped = {name.removeprefix("albef/") for name in names if name.startswith("albef/configs/")}
         assert shipped == {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
         for name in names:
@@ -140,6 +142,23 @@ def test_names_do_not_collide(wheel: Path) -> None:
                 is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
                 wanted += [node.value] if is_text and re.fullmatch(r"\w+(\.\w+)+", node.value) else []
                 assert not [one for one in wanted if one.split(".")[0] in own and one.split(".")[-1] != "py"], name
+
+
+PYTHON = """
+import sys
+from pathlib import Path
+import albef
+from PIL import Image
+from transformers import AutoModelForZeroShotImageClassification, AutoProcessor, pipeline
+Image.new("RGB", (40, 40), "red").save("photo.png")
+model = AutoModelForZeroShotImageClassification.from_pretrained("out")
+processor = AutoProcessor.from_pretrained("out")
+inputs = processor(images="photo.png", text=["a red circle", "a blue square"], padding=True, return_tensors="pt")
+assert model(**inputs).itm_logits.shape == (1, 2, 2)
+assert len(pipeline("albef-vqa", model="vqa")(image="photo.png", question="what color?", top_k=2)) == 2
+print(Path(albef.__file__), sys.modules["albef.processing"].__file__, sys.modules["modeling_albef"].__file__)
+"""
+FEW = {"num_train": 16, "num_validation": 6, "num_test": 6}
 
 
 @pytest.mark.slow
@@ -172,4 +191,15 @@ def test_the_wheel_trains_and_evaluates_elsewhere(wheel: Path, tmp_path: Path) -
     changes = "--model_name_or_path out --dataset_config.num_test 8 --do_train false --do_eval false --do_predict true"
     run("albef-retrieval", "demo_retrieval", *changes.split(), "--output_dir", "again", "--use_cpu")
     assert (folder / "again/all_results.json").is_file()
-    assert "albef.dataset_scripts" in run("albef-data", "--help")
+    (folder / "data.csv").write_text("image,caption\nphoto.png,a red square\n")
+
+    sizes = [word for name, size in FEW.items() for word in (f"--dataset_config.{name}", str(size))]
+    for task in ("vqa", "classification", "reasoning", "grounding", "pretraining"):  # the second and third start there
+        start = ["--model_name_or_path", "vqa"] if task in ("classification", "reasoning") else []
+        command = "albef-classification" if task == "reasoning" else f"albef-{task}"
+        run(command, f"demo_{task}", "--output_dir", task, "--max_steps", "2", "--use_cpu", *sizes, *start)
+        results = json.loads((folder / task / "all_results.json").read_text())
+        assert "train_loss" in results and any(name.startswith("test_") for name in results), task
+    assert all(Path(word).is_relative_to(site) for word in run("python", "-c", PYTHON).split())
+    assert "train: 1 rows" in run("albef-data", "check", "own_data", "--train_files", "data.csv", "--decode")
+    assert run("albef-data", "--help").startswith("usage: albef-data ")

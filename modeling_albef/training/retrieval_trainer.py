@@ -202,3 +202,8 @@ class RetrievalTrainer(ContrastiveTrainer):
         if chooses or rerank != "auto":
             config.rerank_weight = result.details["rerank_weight"] if chooses else weight
         return result
+
+    def adopt(self, result: RetrievalResult) -> None:
+        """Keep the order of candidates that an evaluation chose in the model's configuration."""
+        if "rerank_weight" in result.details:
+            self.model.config.rerank_weight = result.details["rerank_weight"]

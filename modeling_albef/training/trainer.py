@@ -258,7 +258,8 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         return outcome
 
     def _start_counts(self) -> None:
-        """Forget what an earlier training counted."""
+        """Forget what an earlier training counted and measured."""
+        self._kept = ()
         self._shares_tower = None
         self._loss_parts, self._loss_parts_count, self._num_replaced_images = {}, 0, 0
         self._finite_loss.start()

@@ -258,6 +258,16 @@ def test_a_folder_without_a_processor_is_named(place: Path, tmp_path: Path) -> N
             pipeline("albef-vqa", model=model)
 
 
+@pytest.mark.parametrize("task", ["albef-vqa", "image-text-retrieval"])
+def test_a_processor_that_is_none_of_albef_is_refused(task: str, place: Path) -> None:
+    """Where the processor's package is not imported the library falls back to the tokenizer."""
+    processor = AlbefProcessor.from_pretrained(place / "vqa")
+    name = place / ("vqa" if task == "albef-vqa" else "retrieval")
+    for part in (processor.tokenizer, processor.image_processor):
+        with pytest.raises(AlbefError, match=f"is a {type(part).__name__}, but must be .*`import processing` first"):
+            pipeline(task, model=str(name), processor=part)
+
+
 def test_a_damaged_processor_is_not_called_missing(place: Path, tmp_path: Path) -> None:
     model = AlbefForQuestionAnswering.from_pretrained(place / "vqa")
     model.save_pretrained(tmp_path)

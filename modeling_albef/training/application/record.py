@@ -19,11 +19,9 @@ from dataset_scripts.commands.thumbnails import thumbnail
 from dataset_scripts.mixtures import shares_of
 
 from ...configuration_albef import AlbefError
-from ..evaluation.results import EvaluationRecord
 from ..report.image_log import ImageLogCallback
 from ..report.result_table import as_text
 from ..report.run_report import RunReport
-from ..rows import as_rows
 from ..trainer import AlbefTrainer
 from .environment import git_revision, machine, versions
 from .run_file import differences, given_arguments, write_run_file
@@ -55,6 +53,7 @@ class RunRecord:
         self.written: dict[str, Any] = {}
         state_file = None if checkpoint is None else Path(checkpoint) / TRAINER_STATE_NAME
         self.first_step = 0 if state_file is None else TrainerState.load_from_json(str(state_file)).global_step
+        trainer.keeps_evaluations = self.args.do_train and self.args.do_eval
         trainer.dataset_names = _dataset_names(data_args)
         trainer.base_model = [name for name in model_args.start if not Path(name).exists()] or None
         if self.args.log_images:
@@ -138,6 +137,8 @@ class RunRecord:
     def add_evaluation(self, split: str, dataset: Any, **further: Any) -> None:
         """Evaluate a data set; save its metrics, their details and, of a test, the predictions.
 
+        An evaluation that the training made with the same weights is not made again: `evaluate_once`.
+
         Of a dictionary, such as the sources of a mixture, each data set is evaluated apart, as the library does it: its
         name follows the split in the names of metrics, and in that of the folder with its predictions.
 
@@ -160,16 +161,14 @@ class RunRecord:
         config = self.trainer.model.config
         order = getattr(config, "rerank_weight", None)
         with _without_printing(self.trainer):
-            outcome = self.trainer.predict(dataset, metric_key_prefix=prefix)
-        evaluation = EvaluationRecord(prefix, as_rows(dataset), outcome.predictions)
+            evaluation = self.trainer.evaluate_once(dataset, prefix)
         is_first = not any(one.startswith(split) for one in self.report.evaluations)
         if split == "eval" and is_first and getattr(self.args, "calibrate", False):
             self._calibrate(evaluation.result)
         elif self.args.do_train and getattr(config, "rerank_weight", None) != order:
             self.trainer.save_model()  # with the order of candidates that was chosen
         evaluation.result.details |= _at_start(self.trainer, prefix)
-        metrics: dict[str, Any] = dict(outcome.metrics or {})
-        metrics |= {f"{prefix}_{name}": value for name, value in further.items()}
+        metrics = evaluation.metrics | {f"{prefix}_{name}": value for name, value in further.items()}
         details = {f"{prefix}_{name}": value for name, value in evaluation.result.details.items()}
         if split == "test" and self.trainer.is_world_process_zero():
             folder = self.folder / prefix if source else self.folder
@@ -224,7 +223,9 @@ def _dataset_names(data_args: DataArguments) -> tuple[str, ...]:
 
 
 def _at_start(trainer: AlbefTrainer, prefix: str) -> dict[str, float]:
-    """Return the recalls before the first step, where `eval_on_start` measured them: `.._at_start`."""
+    """Return the recalls before the first step of a training, where `eval_on_start` measured them: `.._at_start`."""
+    if not trainer.args.do_train:
+        return {}
     lines = [line for line in trainer.state.log_history if line.get("step") == 0 and f"{prefix}_r_mean" in line]
     names = trainer.args.METRICS if lines else ()
     return {f"{name}_at_start": lines[0][f"{prefix}_{name}"] for name in names if f"{prefix}_{name}" in lines[0]}

@@ -22,11 +22,13 @@ class EvaluationRecord(NamedTuple):
         split: Prefix of its metrics: eval or test.
         dataset: The rows that were evaluated.
         result: What the task's evaluator returned.
+        metrics: Those of `Trainer.evaluate`, with the split before their names.
     """
 
     split: str
     dataset: Any
     result: Any
+    metrics: dict[str, Any]
 
 
 @dataclass

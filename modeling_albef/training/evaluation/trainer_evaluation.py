@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
+import torch
 from transformers import Trainer
 from transformers.trainer_utils import PredictionOutput, denumpify_detensorize, speed_metrics
 from transformers.utils import logging
 
 from ..arguments import AlbefTrainingArguments
+from ..checkpoints.processes import gathered
 from ..errors import SettingError
 from ..rows import as_rows
 from .results import EvaluationRecord
 
 logger = logging.get_logger(__name__)
+
+
+class _Kept(NamedTuple):
+    """An evaluation during training, for a later one of the same weights."""
+
+    step: int
+    state: str  # of model and arguments, as a digest
+    source: Any  # the data set as it was given
+    record: EvaluationRecord
 
 
 class EvaluationMixin(Trainer):
@@ -28,10 +40,13 @@ class EvaluationMixin(Trainer):
         results: Metrics by split, measured on the model as it is.
         image_store: Of a frozen vision tower: gives rows the stored states of their images, so that an evaluation
             encodes each image once and for all; see `image_store` of the run scripts. None: every time.
+        keeps_evaluations: Whether `evaluate_once` may return an evaluation of the training: that of the best step and
+            the last one are kept in memory.
     """
 
     args: AlbefTrainingArguments
     state: Any
+    model: Any
     eval_dataset: Any
     compute_metrics: Any
     results: dict[str, dict[str, float]]
@@ -39,6 +54,8 @@ class EvaluationMixin(Trainer):
     last_evaluations: tuple[EvaluationRecord, ...] = ()
     evaluated_split: str = "eval"
     image_store: Callable[[Any], Any] | None = None
+    keeps_evaluations: bool = False
+    _kept: tuple[_Kept, ...] = ()
 
     @abstractmethod
     def evaluate_dataset(self, dataset: Any) -> Any:
@@ -96,9 +113,8 @@ class EvaluationMixin(Trainer):
         evaluations = []
         try:
             for name, rows in named.items():
-                record, measured = self._evaluate_rows(rows, f"{metric_key_prefix}{name}")
-                evaluations.append(record)
-                metrics |= measured
+                evaluations.append(self._evaluate_rows(rows, f"{metric_key_prefix}{name}"))
+                metrics |= evaluations[-1].metrics
             if self.is_in_train and metric_key_prefix == "eval" and self.args.metric_for_best_model is not None:
                 self._deciding_value(metrics)
         except Exception:
@@ -106,6 +122,8 @@ class EvaluationMixin(Trainer):
                 self._save_checkpoint(self.model, None)
                 logger.error(f"The evaluation failed; the training up to step {self.state.global_step} is saved.")
             raise
+        if self.is_in_train and self.keeps_evaluations:
+            self._keep(named.values(), evaluations)
         self.last_evaluations = tuple(evaluations)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.last_evaluations = ()
@@ -115,26 +133,64 @@ class EvaluationMixin(Trainer):
     def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> PredictionOutput:
         """Return the result of `evaluate_dataset` as `predictions`, and the `metrics` of `evaluate`; no `label_ids`."""
         self._memory_tracker.start()
-        record, metrics = self._evaluate_rows(test_dataset, metric_key_prefix)
-        self.last_evaluations = (record,)
+        record = self._evaluate_rows(test_dataset, metric_key_prefix)
+        self.last_evaluations, metrics = (record,), record.metrics
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
         self.last_evaluations = ()
         self._memory_tracker.stop_and_update_metrics(metrics)
         return PredictionOutput(predictions=record.result, label_ids=None, metrics=metrics)
 
-    def _evaluate_rows(self, dataset: Any, prefix: str) -> tuple[EvaluationRecord, dict[str, float]]:
-        """Evaluate one data set; return what came of it and its metrics, which are logged, too."""
+    def evaluate_once(self, dataset: Any, metric_key_prefix: str = "eval") -> EvaluationRecord:
+        """Predict; or return the evaluation that the training made of this data set with these very weights.
+
+        The latter is usual at the end of a training, whose weights are those of the last or of the best evaluation. The
+        times are those that it took. With `skip_memory_metrics` false the evaluation is always done anew.
+        """
+        same_rows = [one for one in self._kept if one.source is dataset and one.record.split == metric_key_prefix]
+        state = self._evaluated_state() if same_rows else ""
+        found = [one.record for one in same_rows if one.state == state]
+        if not self.args.skip_memory_metrics or not all(gathered(bool(found), self.args)):
+            outcome = self.predict(dataset, metric_key_prefix=metric_key_prefix)
+            return EvaluationRecord(metric_key_prefix, as_rows(dataset), outcome.predictions, outcome.metrics or {})
+        record = found[-1]
+        self.results[metric_key_prefix] = self._results_of(record.result)
+        self.adopt(record.result)
+        return record._replace(metrics={**record.metrics, "epoch": self.state.epoch})
+
+    def adopt(self, result: Any) -> None:
+        """Set on the model what the evaluation that had this result decided."""
+
+    def _keep(self, sources: Iterable[Any], records: Iterable[EvaluationRecord]) -> None:
+        """Keep evaluations of one step, and of earlier ones those of the best step."""
+        state = self._evaluated_state()
+        best = [one for one in self._kept if one.step == self.state.best_global_step]
+        new = [_Kept(self.state.global_step, state, *pair) for pair in zip(sources, records, strict=True)]
+        self._kept = (*best, *new)
+
+    def _evaluated_state(self) -> str:
+        """Return a digest of what an evaluation depends on beside its data: the weights, to the bit, and arguments."""
+        digest = hashlib.sha256(self.args.to_json_string().encode())
+        for name, tensor in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def _results_of(self, result: Any) -> dict[str, float]:
+        return {name: result.metrics[name] for name in self.args.METRICS if name in result.metrics}
+
+    def _evaluate_rows(self, dataset: Any, prefix: str) -> EvaluationRecord:
+        """Evaluate one data set; return what came of it, with its metrics, which are logged, too."""
         start = time.time()
         rows = as_rows(dataset)
         self.evaluated_split = prefix
         outcome = self.evaluate_dataset(rows)
-        self.results[prefix] = {name: outcome.metrics[name] for name in self.args.METRICS if name in outcome.metrics}
+        self.results[prefix] = self._results_of(outcome)
         further = (self.compute_metrics and self.compute_metrics(outcome)) or {}
         measured = denumpify_detensorize({**outcome.metrics, **further})
         metrics = {f"{prefix}_{name.removeprefix(f'{prefix}_')}": value for name, value in measured.items()}
         metrics.update(speed_metrics(prefix, start, num_samples=len(rows)))
         self.log(metrics)
-        return EvaluationRecord(prefix, rows, outcome), metrics
+        return EvaluationRecord(prefix, rows, outcome, metrics)
 
     @property
     def last_evaluation(self) -> EvaluationRecord | None:

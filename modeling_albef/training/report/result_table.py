@@ -21,6 +21,7 @@ _GUESSES = {
     "text_only_accuracy": "guesses from the text alone",
     "majority_accuracy": "the most frequent answer alone",
 }
+_OF_LABELS = "text_only_accuracy"  # beside it the most frequent answer is a label
 LEARNED_FROM, MAJORITY = "baselines_learned_from", "majority_answer"  # names of words on the baselines
 TIMES = {
     "runtime": "Time",
@@ -146,6 +147,11 @@ def title_of(name: str) -> str:
     return name
 
 
+def _said_of(words: str, of_labels: bool) -> str:
+    """Return the words on a baseline, which of a classification are on labels."""
+    return words.replace("most frequent answer", "most frequent label") if of_labels else words
+
+
 def result_table(metrics: Metrics, details: Metrics, first: Sequence[str] = ()) -> Table:
     """Return what was measured, with chance and interval where they are known.
 
@@ -201,7 +207,8 @@ def _table(
             for split in splits
         ]
         if any(cells):
-            rows.append(Row(name, title_of(name), tuple(cells)))
+            of_labels = any(_OF_LABELS in values[split] for split in splits)
+            rows.append(Row(name, _said_of(title_of(name), of_labels), tuple(cells)))
     return Table(tuple(splits), tuple(rows))
 
 
@@ -252,7 +259,8 @@ def verdicts(metrics: Mapping[str, Any], details: Mapping[str, Any]) -> list[tup
         if guesses and measured in metrics:
             accuracy, name = metrics[measured], max(guesses, key=guesses.__getitem__)
             low = (details.get(f"{measured}_interval") or [accuracy])[0]
-            compared.append((subject, _GUESSES[name], low, accuracy, guesses[name]))
+            than = _said_of(_GUESSES[name], _OF_LABELS in guesses)
+            compared.append((subject, than, low, accuracy, guesses[name]))
     return [
         (
             low > other,

@@ -124,6 +124,14 @@ def test_baselines_follow_the_accuracy() -> None:
     ]
 
 
+def test_a_classification_has_labels_and_no_answers() -> None:
+    values = {"accuracy": 40.0, "majority_accuracy": 50.0, "text_only_accuracy": 30.0, "majority_answer": "true"}
+    table = result_table({"eval": values}, {}, ["accuracy"])
+    assert [row.title for row in table.rows if "Always" in row.title] == ["Always the most frequent label"]
+    sentence = "The labels are no better than the most frequent label alone: 40.0 % against 50.0 %."
+    assert verdicts(values, {}) == [(False, sentence)]
+
+
 def test_every_metric_has_words() -> None:
     for name in RetrievalTrainingArguments.METRICS:
         assert title_of(name) != name
