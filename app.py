@@ -72,7 +72,10 @@ RETRIEVAL = Part(
     "run `make demo`, or start with `--retrieval_model MODEL`",
 )
 VQA = Part(
-    "albef-vqa", AlbefForQuestionAnswering, "output/demo_vqa", "run `make demo-vqa`, or start with `--vqa_model MODEL`"
+    "albef-vqa",
+    AlbefForQuestionAnswering,
+    "output/demo_vqa",
+    "start with `--vqa_model MODEL`, or run `make demo-vqa`, whose model knows drawn shapes alone",
 )
 
 
@@ -194,7 +197,7 @@ def index_images(folder: Path, files: ServedFiles, search: Any, kept: str | None
         out["damaged"] = len(served) - len(good)
     listed = ", ".join(f"{count} {what}" for what, count in out.items())
     summary = f"{len(good):,} of {total:,} images: {listed} left out" if out else f"{total:,} images"
-    print(summary)
+    print(summary, flush=True)  # also where the output is a file
     return Shown(good, summary)
 
 
@@ -288,6 +291,12 @@ class Order(NamedTuple):
         return {one[name]: float(share) for one, share in zip(found, shares / shares.sum(), strict=True)}
 
 
+def names_of(images: Sequence[Path], folder: Path) -> dict[str, str]:
+    """Return path -> what an image is called: its name, with its folder where several have the same name."""
+    counts = Counter(path.stem for path in images)
+    return {str(path): path.stem if counts[path.stem] == 1 else str(path.relative_to(folder)) for path in images}
+
+
 def first_query(images: list[Path], options: argparse.Namespace) -> str:
     """Return a text that is searched before anybody types one."""
     if options.query is not None:
@@ -303,10 +312,14 @@ def add_search(page: Page, search: Any, shown: Shown, options: argparse.Namespac
     images = shown.images
     by_image = make_pipeline("image-text-retrieval", model=search.model, processor=search.processor)
     order = Order.of(search)
+    names = names_of(images, Path(options.images) if options.images else images[0].parent)
 
     def find(text: str) -> list[tuple[str, str]]:
         found = order.sort(search(text, k=RANKED, top_k=RANKED))[:FOUND]
-        return [(one["image"], f"{order.form.format(one[order.key])} {Path(one['image']).stem}") for one in found]
+        return [
+            (one["image"], f"{order.form.format(one[order.key])} {names.get(one['image'], Path(one['image']).stem)}")
+            for one in found
+        ]
 
     @page.shown
     def find_images(text: str) -> list[tuple[str, str]]:
@@ -327,9 +340,9 @@ def add_search(page: Page, search: Any, shown: Shown, options: argparse.Namespac
     except AlbefError:  # a model that knows no word of it
         first, at_start = [], ""
     place = f" in {Path(options.images).resolve().name}" if options.images else ""
+    ranked = "" if order.key == "similarity" else f" The {RANKED} images with the closest embeddings are ranked."
     gr.Markdown(
-        f"### Images by a text\nSearches {shown.summary}. Best first; the number is {order.note}, of the {RANKED} "
-        "images whose embeddings are closest to the text."
+        f"### Images by a text\nSearches {shown.summary}. The best come first. The number is {order.note}.{ranked}"
     )
     text = gr.Textbox(
         label="Text",
@@ -350,8 +363,8 @@ def add_search(page: Page, search: Any, shown: Shown, options: argparse.Namespac
     )
     for event in (start.click, text.submit):
         event(find_images, text, gallery, **ONE_AT_A_TIME)
-    share = "" if order.key == "probability" else ", as a share among the captions"
-    gr.Markdown(f"### Captions by an image\nBest first; the number is {order.note}{share}.")
+    share = order.note if order.key == "probability" else "a caption's share: all captions have 100 % together"
+    gr.Markdown(f"### Captions by an image\nThe best come first. The number is {share}.")
     examples = [] if options.images else [path.stem for path in images[:FOUND]]
     with gr.Row():
         image = image_field("caption_image")
@@ -394,6 +407,14 @@ def add_questions(page: Page, answer: Any, images: list[Path]) -> None:
 def add_heat_maps(page: Page, search: Any, answer: Any, images: list[Path]) -> None:
     """Add the heat maps of a caption's or a question's words."""
     kinds = [kind for kind, model in (("caption", search), ("question", answer)) if model is not None]
+    if search is not None and Order.of(search).key == "similarity":
+        gr.Markdown(
+            "The heat maps of captions explain the matching head. The search orders images by similarity alone, "
+            "without this head: it may be untrained, so there are none."
+        )
+        kinds.remove("caption")
+    if not kinds:
+        return
 
     @page.shown
     def look(path: str | None, kind: str, text: str, wanted: str) -> Any:
@@ -409,7 +430,7 @@ def add_heat_maps(page: Page, search: Any, answer: Any, images: list[Path]) -> N
         image = image_field("look_image")
         with gr.Column():
             kind = gr.Radio(kinds, value=kinds[0], label="The text is a", elem_id="look_kind")
-            text = gr.Textbox(label="Caption or question", elem_id="look_text")
+            text = gr.Textbox(label=" or ".join(kinds).capitalize(), elem_id="look_text")
             wanted = gr.Textbox(label="Answer that is explained (empty: the best)", elem_id="look_answer")
             start = gr.Button("Show", variant="primary", elem_id="look_start")
     wanted.visible = kinds[0] == "question"

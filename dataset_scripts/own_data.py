@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -88,7 +90,7 @@ class OwnDataConfig(QuestionFilesConfig):
                 text = (
                     f"{self.data_dir} has several tables for {split}: {names}. Leave one, or name those that are read"
                 )
-                raise AnnotationError(f"{text} with {split}_files.")
+                raise AnnotationError(f"{text} with {split}_files (of a run: --dataset_config.{split}_files NAME).")
         return {split: files for split, files in found.items() if files and self.wants(split)}
 
     def _named_tables(self, endings: Sequence[str]) -> dict[str, list[str]]:
@@ -98,23 +100,49 @@ class OwnDataConfig(QuestionFilesConfig):
         return found if any(found.values()) else {}
 
     def _other_tables(self) -> list[str]:
-        """Return the tables in `data_dir` itself, whatever they are called; but no JSON, which may be anything."""
+        """Return the tables in `data_dir` itself, whatever they are called; but no JSON, which may be anything.
+
+        Where there are several, those count that have a column of images: a folder of photos may hold notes, too.
+        """
         root = absolute(self.data_dir or ".")
         paths = [os.path.join(root, name) for name in sorted(os.listdir(root) if os.path.isdir(root) else ())]
         kinds = {*TABLES, *TEXT} - {"json"}
-        return [path for path in paths if os.path.splitext(path)[1][1:].lower() in kinds and os.path.isfile(path)]
+        found = [path for path in paths if os.path.splitext(path)[1][1:].lower() in kinds and os.path.isfile(path)]
+        found = [path for path in found if not os.path.basename(path).startswith(".")]  # a Mac's "._captions.csv"
+        return (list(filter(self._names_images, found)) if len(found) > 1 else []) or found
+
+    def _names_images(self, file: str) -> bool:
+        """Return whether a table has a column of images."""
+        columns = ColumnNames(self.name, self.columns())
+        try:
+            row = next(table_rows(file, TableFormat(self.encoding, self.delimiter, columns.is_known))).row
+        except UnusableFileError:
+            return False
+        return isinstance(row, dict) and bool(columns.of_image(row))
 
     def _tables_below(self, names: Sequence[str], endings: Sequence[str]) -> list[str]:
         """Return the tables below `data_dir` with one of these names, or `metadata` in a folder of such a name."""
         root = absolute(self.data_dir or ".")
         stems = [stem for name in names for stem in (name, os.path.join(name, "metadata")) if stem]
-        paths = (os.path.join(root, f"{stem}.{kind}") for stem in stems for kind in endings)
-        return [path for path in paths if os.path.isfile(path)]
+        found, listed = [], cache(_files_in)
+        for folder, name in (os.path.split(os.path.join(root, f"{stem}.{kind}")) for stem in stems for kind in endings):
+            found += listed(folder).get(name.lower(), [])
+        return found
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
         """See `FilesConfig`; goes by the state of a Hub data set, too."""
         state = {} if self.hub_dataset is None else {"state": dataset_state(self.hub_dataset)}
         return super().create_config_id(config_kwargs | state, custom_features)
+
+
+def _files_in(folder: str) -> dict[str, list[str]]:
+    """Return the paths of a folder's files by their names in lower case; none where there is no such folder."""
+    found: dict[str, list[str]] = {}
+    with suppress(OSError):
+        for entry in sorted(os.scandir(folder), key=lambda one: one.name):
+            if entry.is_file():
+                found.setdefault(entry.name.lower(), []).append(entry.path)
+    return found
 
 
 class OwnData(FileBuilder):

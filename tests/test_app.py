@@ -22,9 +22,11 @@ from dataset_scripts.drawn.scene_texts import all_captions
 from dataset_scripts.drawn.scenes import draw_scenes
 
 pytest.importorskip("gradio", reason="the page needs gradio")
-from app import MAX_UPLOAD, Order, draw_shapes, index_images, main
+from app import MAX_UPLOAD, Order, Shown, build_page, draw_shapes, index_images, main, names_of, parse
 from modeling_albef import index_albef
+from modeling_albef.serving.deadline import Deadline
 from modeling_albef.serving.files import ServedFiles
+from modeling_albef.serving.page import Page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the test drives a browser with playwright")
 CHROMIUM = next(
@@ -268,6 +270,35 @@ def test_results_have_one_order(place: Path) -> None:
         assert [one[key] for one in found] == sorted((one[key] for one in found), reverse=True)
         shares = list(order.shares(found, "image").values())
         assert shares == sorted(shares, reverse=True) and 0 <= min(shares) and max(shares) <= 1
+
+
+def test_images_of_the_same_name_are_told_apart() -> None:
+    paths = [Path("Fotos", name) for name in ("Rom/IMG_1.JPG", "Köln/IMG_1.jpg", "Köln/IMG_2.jpg", "IMG_3.jpg")]
+    assert list(names_of(paths, Path("Fotos")).items()) == [
+        ("Fotos/Rom/IMG_1.JPG", "Rom/IMG_1.JPG"),
+        ("Fotos/Köln/IMG_1.jpg", "Köln/IMG_1.jpg"),
+        ("Fotos/Köln/IMG_2.jpg", "IMG_2"),
+        ("Fotos/IMG_3.jpg", "IMG_3"),
+    ]
+
+
+@pytest.mark.parametrize(("weight", "has_maps"), [(None, True), (0.0, False), (0.5, True)])
+def test_a_head_that_orders_nothing_explains_nothing(
+    place: Path, tmp_path: Path, weight: float | None, has_maps: bool
+) -> None:
+    """`make photos` trains no matching head: its heat maps would be noise."""
+    search, photos = pipeline("image-text-retrieval", model=str(place / "retrieval")), place / "photos"
+    search.model.config.rerank_weight = weight
+    images = sorted(photos.glob("[0-9].png"))
+    search.index_images(images)
+    options = parse(["--images", str(photos), "--query", "a blue circle"])
+    page = Page(ServedFiles(tmp_path, photos, MAX_UPLOAD), Deadline(60))
+    parts = build_page(page, search, None, Shown(images, "9 images"), options).config["components"]
+    assert ("look_start" in {part["props"].get("elem_id") for part in parts}) == has_maps
+    texts = " ".join(str(part["props"].get("value")) for part in parts if part["type"] == "markdown")
+    assert ("orders images by similarity alone" in texts) == (not has_maps)
+    assert ("The 16 images with the closest embeddings are ranked." in texts) == has_maps
+    assert "whose model knows drawn shapes alone" in texts  # beside photos, the demo's answers mean nothing
 
 
 @needs_browser

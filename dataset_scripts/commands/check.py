@@ -197,6 +197,8 @@ def run(options: argparse.Namespace) -> int:
         print("There is no train split: this data can be evaluated on, but not trained on.")
     if wrong or empty:
         print(f"Training cannot start: {wrong} problem{'s' if wrong != 1 else ''}.")
+        if wrong and not empty and not any(found.problems.file_count for found in checks.values()):
+            print("Mend them, or leave these rows out with drop_bad_rows: true, as `make photos` does.")
         return 1
     print("No problems that stop a run.")
     return 0

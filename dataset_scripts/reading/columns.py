@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +25,8 @@ from .values import (
 )
 
 CORNERS = ("x", "y", "width", "height")  # of a box that has four columns
-# What a column is called if the configuration does not say, without case, blanks and signs; the first wins, then the
-# second, and so on, but several of one line with different values are refused.
+# What a column is called if the configuration does not say, without case, accents, blanks and signs; the first wins,
+# then the second, and so on, but several of one line with different values are refused. Other languages come last.
 COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
     "image": (
         ("image",),
@@ -33,12 +34,25 @@ COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
             *("file_name", "image_path", "path", "file", "filename", "file_path", "image_file", "image_name", "img"),
             *("img_path", "img_name", "img_file", "image_filename", "image_bytes", "photo", "picture"),
         ),
+        tuple(
+            "datei dateiname dateipfad bild bilddatei bildname foto fotodatei pfad fichier nom_de_fichier chemin "
+            "archivo nombre_de_archivo fichero imagen ruta immagine nome_file nome_del_file percorso arquivo "
+            "nome_do_arquivo ficheiro imagem caminho bestand bestandsnaam afbeelding plik nazwa_pliku zdjęcie fil "
+            "filnamn filnavn файл имя_файла фото изображение 文件 文件名 图片 图像 "
+            "ファイル ファイル名 画像 写真 파일 사진".split()
+        ),
     ),
     "caption": (
         ("caption", "captions"),
         (
             *("text", "description", "sentence", "comment", "texts", "descriptions", "sentences", "comments", "raw"),
             *("caption_str", "caption_text", "image_caption", "image_description", "alt_text"),
+        ),
+        tuple(
+            "bildunterschrift bildunterschriften bildbeschreibung beschreibung beschreibungen beschriftung légende "
+            "légendes descriptif texte descripción descripciones leyenda pie_de_foto texto descrizione didascalia "
+            "testo descrição legenda beschrijving bijschrift onderschrift omschrijving opis podpis beskrivning "
+            "bildtext beskrivelse billedtekst описание подпись 描述 说明 标题 説明 キャプション 설명".split()
         ),
     ),
     "question": (("question",), ("question_text", "query")),
@@ -63,8 +77,8 @@ _SHOWN = 6  # names of a column, in a message
 
 
 def plain(name: str) -> str:
-    """Return a column's name without case, blanks and signs: "File Name", "file_name" and "fileName" are one."""
-    return re.sub(r"[\W_]+", "", name).casefold()
+    """Return a column's name without case, accents, blanks and signs: "File Name" and "fileName" are one."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKD", name)).casefold()
 
 
 _KNOWN = {
@@ -102,6 +116,10 @@ class ColumnNames:
     def is_image(self, header: str) -> bool:
         """Return whether a header names the column of images."""
         return plain(header) in {plain(name) for tier in COLUMNS["image"] for name in tier}
+
+    def of_image(self, row: dict[Any, Any]) -> list[str]:
+        """Return the columns of a row that may hold its image."""
+        return [column for several in self._columns_of(row)["image"] for column in several]
 
     def rename(self, row: Any, folder: str = "") -> Any:
         """Return a row of ALBEF's layout, or what is wrong with the columns; image paths start from `folder`."""

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import stat
+import unicodedata
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -28,6 +29,8 @@ class FolderListing:
         """Begin; nothing is read yet."""
         self.root = root
         self.names = cache(self._names)
+        self._entries = cache(self._read_entries)
+        self._below = cache(self._read_below)
 
     def _names(self, folder: str) -> dict[str, list[str]]:
         """Return the names of the images in a folder by what they are without their ending."""
@@ -48,8 +51,36 @@ class FolderListing:
         if coco := _COCO.match(name):
             return self._of_coco(coco[1], folder)
         if os.path.splitext(name)[1][1:].lower() in ENDINGS:
-            return []
+            return self._spelled_otherwise(relative)
         return [os.path.join(folder, found) for found in self.names(folder).get(name, [])]
+
+    def _spelled_otherwise(self, relative: str) -> list[str]:
+        """Return the files whose path differs in case or Unicode form alone; for a bare name, those in any folder."""
+        found = [""]
+        for part in relative.split("/"):
+            found = [os.path.join(one, name) for one in found for name in self._entries(one).get(_spelling(part), [])]
+        return found or ([] if "/" in relative else self._below().get(_spelling(relative), []))
+
+    def _read_entries(self, folder: str) -> dict[str, list[str]]:
+        """Return the names in a folder by their spelling."""
+        found: dict[str, list[str]] = {}
+        try:
+            entries = sorted(os.listdir(os.path.join(self.root, folder)))
+        except OSError:
+            return found
+        for name in entries:
+            found.setdefault(_spelling(name), []).append(name)
+        return found
+
+    def _read_below(self) -> dict[str, list[str]]:
+        """Return the paths of all files below the root, those in hidden folders left out, by their name's spelling."""
+        found: dict[str, list[str]] = {}
+        for folder, inner, names in os.walk(self.root):
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
+            for name in sorted(names):
+                path = os.path.relpath(os.path.join(folder, name), self.root)
+                found.setdefault(_spelling(name), []).append(path)
+        return found
 
     def _of_coco(self, number: str, folder: str) -> list[str]:
         """Return the images with a number of COCO, one of those of the same size: releases share numbers and files."""
@@ -175,6 +206,11 @@ class Images:
             self.paths.append(path)
         known[written] = known[relative] = None if problem else self._index_of_path[path]
         return known[written], problem or ""
+
+
+def _spelling(name: str) -> str:
+    """Return a name in the form that a Mac, Windows and Linux have in common: whole letters, without case."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def absolute(folder: str | os.PathLike[str]) -> str:

@@ -16,6 +16,7 @@ from data_cases import (
     coco_name,
     write_coco_albef,
     write_coco_images,
+    write_image,
     write_json,
     write_vqa_albef,
     write_vqa_images,
@@ -242,3 +243,15 @@ def test_the_command(coco: Path) -> None:
     assert "Traceback" not in done.stderr
     done = subprocess.run([*command, "--help"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "--train_files" in done.stdout and "Exit status 0" not in done.stderr
+
+
+def test_rows_that_a_run_can_leave_out_are_said_to_be_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "a.png", 10)
+    (tmp_path / "t.csv").write_text("Datei;Beschreibung\na.png;ein Hund\nweg.png;nichts\na.png;\n")
+    words = ["check", "own_data", "--data_dir", str(tmp_path)]
+    remedy = "leave these rows out with drop_bad_rows: true"
+    for more, status, is_said in (([], 1, True), (["--dataset_config", "{drop_bad_rows: true}"], 0, False)):
+        assert main([*words, *more]) == status
+        assert (remedy in capsys.readouterr().out) == is_said
+    (tmp_path / "t.csv").write_text("Datei;Beschreibung\nweg.png;nichts\n")  # nothing would be left
+    assert main(words) == 1 and remedy not in capsys.readouterr().out

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from data_cases import rows_of, write_coco_images, write_coco_karpathy, write_im
 from datasets.table import embed_table_storage
 
 from dataset_scripts import AnnotationError, DataError, load_dataset_script
+from modeling_albef.training.application.settings import DataArguments
 
 TEXTS = {"a.png": ["a dog", "dog, asleep"], "b.png": ["a cat"]}
 
@@ -287,3 +291,94 @@ def test_a_row_with_images_opens_no_path(folder: Path, path: str) -> None:
     pq.write_table(rows.data.table, folder / "train.parquet")
     with pytest.raises(AnnotationError, match="a path or an address is not opened"):
         load_dataset_script("own_data", train_files=[str(folder / "train.parquet")], split="train")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "header", "caption"),
+    [
+        ("cp1252", "Datei;Beschreibung", "Ein Bär läuft über die Straße"),
+        ("cp1252", "Dateiname;Bildunterschrift", "Jürgen und die Küche"),
+        ("utf-8-sig", "Nom de fichier;Légende", "Une fenêtre à côté de l'arbre"),
+        ("utf-8", unicodedata.normalize("NFD", "FICHIER,LÉGENDE"), "un chien"),
+        ("utf-8", "Fichier,Legende", "un chien"),
+        ("utf-8", "Archivo;Descripción;Fecha", "un niño en España;2023"),
+        ("utf-8", "immagine,didascalia", "un cane"),
+        ("utf-8", "Plik;Opis", "żółw na łące"),
+        ("utf-16", "Файл\tОписание", "собака на лугу"),  # noqa: RUF001
+        ("utf-8", "ファイル名,説明", "草の上の犬"),
+        ("utf-8", "Datei,Beschreibung,Image,Caption", ",,a.png,a dog"),  # English names come first
+    ],
+)
+def test_headers_in_other_languages(folder: Path, encoding: str, header: str, caption: str) -> None:
+    mark = next(one for one in ";\t," if one in header)
+    row = caption if caption.startswith(",") else f"a.png{mark}{caption}"
+    (folder / "Fotos.csv").write_bytes(f"{header}\r\n{row}\r\n".encode(encoding))
+    found = captions(load(folder, data_dir=folder, split="train"))
+    assert found == {"a.png": ["a dog" if caption.startswith(",") else caption.partition(";")[0]]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("Notizen.txt", "Nur eine Notiz über Fotos".encode("cp1252")),
+        ("notes.txt", b"Milk, bread\nand, maybe, a dog\n"),
+        ("Ausgaben.csv", b"Datum;Betrag\n1.1.2023;12,50\n"),
+        ("empty.csv", b""),
+        ("old.csv", b"PK\x03\x04 a workbook"),
+        ("._captions.csv", b"image,caption\n\x00\x05\x16\x07,what a Mac leaves beside a file\n"),
+    ],
+)
+def test_what_is_no_table_of_images_beside_one_that_is(folder: Path, name: str, content: bytes) -> None:
+    (folder / "captions.CSV").write_text("Datei;Beschreibung\na.png;a dog\n")
+    (folder / name).write_bytes(content)
+    assert captions(load(folder, data_dir=folder, split="train")) == {"a.png": ["a dog"]}
+    named = {"image_column": "Ort", "caption_column": "Was"}
+    (folder / "captions.CSV").write_text("Ort;Was\na.png;a dog\n")
+    assert captions(load(folder, data_dir=folder, split="train", **named)) == {"a.png": ["a dog"]}
+
+
+def test_images_of_several_spellings_and_in_folders(folder: Path) -> None:
+    """Cameras write upper case, a Mac whole letters in parts, people the name without its folder."""
+    (folder / "Köln/Bär").mkdir(parents=True)
+    for name in ("IMG_1.PNG", unicodedata.normalize("NFD", "Köln/Größe ä.png"), "Köln/Bär/Straße.png", "b/twice.png"):
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        shutil.copy(folder / "a.png", folder / name)
+    written = ["img_1.png", "Köln/Größe ä.png", "STRASSE.PNG", r"köln\bär\straße.png"]
+    (folder / "t.csv").write_text("image;caption\n" + "".join(f"{name};a dog\n" for name in written))
+    found = [row["image"] for row in rows_of(load(folder, data_dir=folder, split="train"))]
+    assert [unicodedata.normalize("NFC", os.path.relpath(path, folder)) for path in found] == [
+        "IMG_1.PNG",
+        "Köln/Größe ä.png",
+        "Köln/Bär/Straße.png",
+    ]
+    (folder / "c").mkdir()
+    shutil.copy(folder / "a.png", folder / "c/twice.png")
+    (folder / "t.csv").write_text("image;caption\ntwice.png;a dog\n")
+    with pytest.raises(AnnotationError, match=r"'twice.png' is no file, and may be 'b/twice.png' or 'c/twice.png'"):
+        load(folder, data_dir=folder)
+    (folder / "t.csv").write_text("image;caption\nd/twice.png;a dog\n")
+    with pytest.raises(AnnotationError, match=r"cannot be found .*check its name"):
+        load(folder, data_dir=folder)
+
+
+def test_splits_of_upper_case_names(folder: Path) -> None:
+    (folder / "TRAIN.CSV").write_text("image,caption\na.png,a dog\n")
+    (folder / "Validation.csv").write_text("image,caption\nb.png,a cat\n")
+    splits = load(folder, data_dir=folder)
+    assert {split: captions(rows) for split, rows in splits.items()} == {
+        "train": {"a.png": ["a dog"]},
+        "validation": {"b.png": ["a cat"]},
+    }
+
+
+def test_the_remedy_for_several_tables_is_one(folder: Path) -> None:
+    for name in ("one.csv", "two.csv"):
+        (folder / name).write_text("image,caption\na.png,a dog\n")
+    with pytest.raises(AnnotationError, match=r"several tables .* --dataset_config\.train_files NAME\)"):
+        load(folder, data_dir=folder)
+    fields = DataArguments(dataset="own_data", data_dir=str(folder), dataset_config={"train_files": "one.csv"})
+    named = fields.builder_fields()
+    assert captions(load(folder, split="train", **named)) == {"a.png": ["a dog"]}
+    for wrong in ({"data_dir": str(folder)}, {"dataset": "own_data"}):  # --train_files takes the place of a dataset
+        with pytest.raises(ValueError, match=r"dataset_config\.train_files"):
+            DataArguments(train_files=["one.csv"], **wrong)

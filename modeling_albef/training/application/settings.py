@@ -190,9 +190,15 @@ class DataArguments:
                 setattr(self, name, [getattr(self, name)])
         self.sources = self._read_sources()
         if self.dataset is not None and any(getattr(self, name) for name in FILES):
-            raise ValueError("give either dataset, or train_files, validation_files and test_files.")
+            raise ValueError(
+                "give either dataset, or train_files, validation_files and test_files. Files of a dataset are named by "
+                "dataset_config.train_files and so on."
+            )
         if self.data_dir is not None and self.dataset is None:
-            raise ValueError("data_dir belongs to a dataset, such as own_data: give its name, too.")
+            raise ValueError(
+                "data_dir belongs to a dataset, such as own_data: give its name, too, and its files, if they are to be "
+                "named, as dataset_config.train_files and so on."
+            )
         self._check_augmentation()
         if self.bad_images not in ("stop", "replace"):
             raise ValueError(f"bad_images is {self.bad_images!r}, but must be stop or replace.")
