@@ -190,3 +190,17 @@ def test_the_teacher_rests_where_nobody_asks_it(tmp_path: Path) -> None:
         trainer.train()
         passes.append(len(seen))
     assert passes == [0, 0, 1, 1]
+
+
+def test_the_optimizer_of_one_pass_takes_the_same_step(tmp_path: Path) -> None:
+    trained: list[dict[str, torch.Tensor]] = []
+    for optim in ("adamw_torch", None):  # None: the default
+        trainer = make_trainer(tmp_path / str(optim), optim=optim, max_steps=1, save_strategy="no", learning_rate=1e-3)
+        before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+        trainer.train()
+        assert all(bool(group["fused"]) == (optim is None) for group in trainer.optimizer.param_groups)
+        trained.append({name: weight.detach() - before[name] for name, weight in trainer.model.named_parameters()})
+    largest = max(move.abs().max().item() for move in trained[0].values())
+    assert largest > 1e-4
+    for name, move in trained[0].items():
+        assert (move - trained[1][name]).abs().max() < 1e-3 * largest, name
