@@ -149,9 +149,7 @@ def finish_fusion(
 class FoldedImages(PaddedRows):
     """Attention pattern of short texts (N, L, H) with an image each, whose states (N, P, W) stand for keys and values.
 
-    The maps to keys and values are applied to the query and to the context, of `heads * L` rows, in place of the P
-    rows of the image: the same sums in another order. The bias of the keys adds the same number to all of a row's
-    scores, which softmax does not see.
+    See `AlbefTextSelfAttention.attend_folded`.
     """
 
     def __init__(self, first: torch.Tensor | None = None) -> None:
@@ -170,20 +168,6 @@ class FoldedImages(PaddedRows):
             mask = mask[:, :, :1]
         query = module.split_heads(module.query(self.residual(states)))
         return module.attend(query, *module.project(states), mask, **kwargs)
-
-    def cross_attention(
-        self, module: AlbefTextSelfAttention, states: torch.Tensor, key_value: KeyValue, *_: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, None]:
-        """Return the context of the states, in their shape; `key_value` holds the image's states twice."""
-        images, width = key_value[0], module.head_dim
-        query = module.split_heads(module.query(states)) * width**-0.5  # (N, heads, L, d)
-        folded = query.transpose(0, 1).flatten(1, 2) @ module.key.weight.unflatten(0, (-1, width))  # (heads, N * L, W)
-        folded = folded.unflatten(1, states.shape[:2]).transpose(0, 1)  # (N, heads, L, W)
-        weights = (folded.flatten(1, 2) @ images.transpose(1, 2)).softmax(dim=-1)  # (N, heads * L, P)
-        seen = (weights @ images).view(folded.shape).transpose(0, 1).flatten(1, 2)  # (heads, N * L, W)
-        context = seen @ module.value.weight.unflatten(0, (-1, width)).transpose(1, 2)  # (heads, N * L, d)
-        context = context.transpose(0, 1).reshape(states.shape)
-        return (context if module.value.bias is None else context + module.value.bias), None
 
 
 def match_images(

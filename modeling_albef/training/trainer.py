@@ -27,7 +27,7 @@ from .checkpoints.push import HubPushMixin
 from .checkpoints.whole_checkpoints import WholeCheckpointMixin
 from .errors import SettingError
 from .evaluation.trainer_evaluation import EvaluationMixin
-from .hardware import autocast, padding_left_out
+from .hardware import autocast, fast_linear_maps, padding_left_out
 from .library_arguments import check_callables
 from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter
 from .momentum import TEACHER_FOLDER, MomentumTeacher, raise_to_float32
@@ -360,7 +360,8 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         for name in inputs.pop("replaced_images", ()):
             self._num_replaced_images += 1
             logger.warning(f"{name} could not be read: another row is used instead.")
-        with padding_left_out(self.model, self.teacher.model):
+        models = (self.model, self.teacher.model)
+        with padding_left_out(*models), fast_linear_maps(*models):
             loss = super().training_step(model, inputs, num_items_in_batch)
         self._finite_loss.watch(loss, names)
         return torch.where(loss.isfinite(), loss, 0.0) if self._finite_loss.skip else loss
