@@ -33,8 +33,8 @@ def exit_with_message(*errors: type[Exception], message: Callable[[Exception], s
 
 
 def one_line(error: Exception) -> str:
-    """Return the text of a library's error on one line, at most 500 characters of it."""
-    return " ".join(str(error).split())[:500]
+    """Return the text of a library's error on one line that can be printed, at most 500 characters of it."""
+    return " ".join(str(error).encode("utf-8", "backslashreplace").decode().split())[:500]
 
 
 def is_from_library(error: Exception) -> bool:

@@ -154,7 +154,7 @@ Where the package of these models is installed, import `modeling_albef` and `pro
 
 ```python
 {usage}```
-{results}{training}
+{order}{results}{training}
 ## Limits
 
 {limits} The model knows the kind of images and sentences it was trained on, with their biases; on others it is worse.
@@ -217,7 +217,8 @@ def make_model_card(config: Any, architecture: str, name: str, facts: CardFacts 
         title=plain(title),
         architecture=code(architecture),
         about=task.about,
-        usage=task.usage.replace("{name}", python_string(name)),
+        usage=_usage(config, architecture, task).replace("{name}", python_string(name)),
+        order=_order_of_candidates(config, architecture),
         results=_result_table(facts),
         training=_training(facts),
         limits=task.limits,
@@ -225,6 +226,28 @@ def make_model_card(config: Any, architecture: str, name: str, facts: CardFacts 
         versions="\n".join(f"- {library} {version}" for library, version in _versions()),
     )
     return ModelCard(text)
+
+
+def _usage(config: Any, architecture: str, task: _Task) -> str:
+    """Return Python that uses the model; by similarity where the matching head is of no use."""
+    if architecture != "AlbefForImageTextRetrieval" or config.rerank_weight != 0:
+        return task.usage
+    *lines, _ = task.usage.splitlines(keepends=True)
+    score = "outputs = model(**inputs, use_itm_head=False)\nprint(outputs.logits_per_image)"
+    return "".join([*lines, f"{score}  # cosine similarity / temperature, one a caption\n"])
+
+
+def _order_of_candidates(config: Any, architecture: str) -> str:
+    """Return by what a search with a retrieval model orders its candidates, see `AlbefConfig.rerank_weight`."""
+    if architecture != "AlbefForImageTextRetrieval":
+        return ""
+    weight = config.rerank_weight
+    words = "by the logit of the matching head, as published"
+    if weight is not None:
+        words = f"by the sum of similarity / temperature and {weight:g} times the logit of the matching head"
+    if weight == 0:
+        words = "by similarity alone: the matching head was not trained, or was of no use on the validation data"
+    return f"\nA search orders the most similar candidates {words}.\n"
 
 
 def _base_models(facts: CardFacts) -> str | list[str] | None:

@@ -406,6 +406,11 @@ class AlbefForQuestionAnswering(AlbefPreTrainedModel, GenerationMixin):  # type:
 def _decoder_like(config: AlbefConfig) -> AlbefTextDecoderConfig:
     """Return a decoder with the sizes of the text tower and as many layers as it has fusion layers."""
     text = config.text_config
+    if not text.num_fusion_layers:
+        raise AlbefError(
+            "text_config.num_fusion_layers is 0, and a new answer decoder has as many layers: give at least 1, or a "
+            "decoder_config."
+        )
     fields = {name: getattr(text, name) for name in AlbefTextConfig.__annotations__}
     fields |= {"encoder_hidden_size": text.hidden_size, "num_hidden_layers": text.num_fusion_layers}
     return AlbefTextDecoderConfig(**fields, tie_word_embeddings=config.tie_word_embeddings)

@@ -149,12 +149,19 @@ def finish_fusion(
 class FoldedImages(PaddedRows):
     """Attention pattern of short texts (N, L, H) with an image each, whose states (N, P, W) stand for keys and values.
 
-    See `AlbefTextSelfAttention.attend_folded`.
+    The maps to keys and values are applied to the query and to the context, of `heads * L` rows, in place of the P
+    rows of the image: the same sums in another order. The bias of the keys adds the same number to all of a row's
+    scores, which softmax does not see.
     """
 
-    def __init__(self, first: torch.Tensor | None = None) -> None:
-        """Make a pattern; with `first` (N,) it computes these tokens' rows alone, (N, 1, H)."""
-        self.first = first
+    def __init__(self, image_index: torch.Tensor | None = None, first: torch.Tensor | None = None) -> None:
+        """Make a pattern.
+
+        Args:
+            image_index: (N,) the image of each text; default: 0, 1 ..
+            first: (N,) the only tokens whose rows are computed, (N, 1, H).
+        """
+        self.image_index, self.first = image_index, first
 
     def residual(self, states: torch.Tensor) -> torch.Tensor:
         """Return the states of which self-attention is computed."""
@@ -169,17 +176,66 @@ class FoldedImages(PaddedRows):
         query = module.split_heads(module.query(self.residual(states)))
         return module.attend(query, *module.project(states), mask, **kwargs)
 
+    def cross_attention(
+        self, module: AlbefTextSelfAttention, states: torch.Tensor, key_value: KeyValue, *_: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, None]:
+        """Return the context (N, L, H) of the states, which may be those of one text (1, L, H) for all images.
+
+        `key_value` holds the images' states twice, of any type: they are converted part by part.
+        """
+        images, width = key_value[0], module.head_dim
+        count, length = len(images if self.image_index is None else self.image_index), states.shape[1]
+        query = (module.query(states) * width**-0.5).flatten(0, 1)  # (T * L, H), T either N or 1
+        folded = torch.stack(
+            [
+                nn.functional.linear(part, weight.t())
+                for part, weight in zip(query.split(width, 1), module.key.weight.split(width), strict=True)
+            ],
+            dim=1,
+        ).unflatten(0, (-1, length))  # (T, L, heads, W)
+        seen = self._look(folded.flatten(1, 2).expand(count, -1, -1), images).unflatten(1, folded.shape[1:3])
+        context = torch.cat(
+            [
+                nn.functional.linear(part, weight)
+                for part, weight in zip(seen.unbind(2), module.value.weight.split(width), strict=True)
+            ],
+            dim=2,
+        )
+        return (context if module.value.bias is None else context + module.value.bias), None
+
+    def _look(self, rows: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """Return the states that `rows` (N, R, W) see: (N, R, W)."""
+        index = self.image_index
+        if rows.device.type != "cpu":
+            own = (images if index is None else images[index]).to(rows.dtype)
+            return (rows @ own.transpose(1, 2)).softmax(dim=-1) @ own
+        seen = rows.new_empty(rows.shape)
+        for pair, image in enumerate(range(len(rows)) if index is None else index.tolist()):
+            own = images[image].to(rows.dtype)  # an image stays in the processor's cache for both products
+            weights = nn.functional.linear(rows[pair], own).softmax(dim=-1)  # (R, P)
+            seen[pair] = nn.functional.linear(weights, own.t())
+        return seen
+
 
 def match_images(
-    model: Any, states: torch.Tensor, attention_mask: torch.Tensor, image_states: torch.Tensor
+    model: Any,
+    states: torch.Tensor,
+    attention_mask: torch.Tensor,
+    image_states: torch.Tensor,
+    text_index: torch.Tensor | None = None,
+    image_index: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Match each text with an image of its own: `match` of a retrieval model, with less work for short texts.
+    """Match pairs of texts and images: `match` of a retrieval model, with less work for short texts.
+
+    What a text needs before it sees an image is computed once a text, and of the last layer the `[CLS]` rows alone.
 
     Args:
         model: With `match`, `itm_head` and the towers.
-        states: (N, L, H) of the text layers.
-        attention_mask: (N, L), 1 = token; padding may be on either side.
-        image_states: (N, P, W) of the vision tower.
+        states: (T, L, H) of the text layers.
+        attention_mask: (T, L), 1 = token; padding may be on either side.
+        image_states: (I, P, W) of the vision tower; kept ones may be float16, whatever the model's type.
+        text_index: (N,) the text of each pair; default: 0, 1 ..
+        image_index: (N,) the image of each pair; default: 0, 1 ..
 
     Returns:
         (N, 2) `itm_logits`.
@@ -192,10 +248,17 @@ def match_images(
         for linear in (layer.crossattention.self.key, layer.crossattention.self.value)
     )
     if not is_plain or states.shape[1] >= cross.head_dim or text_model.config._attn_implementation not in PLAIN:
-        return model.match(states, attention_mask, image_states)
+        index = slice(None) if text_index is None else text_index
+        images = image_states if image_index is None else image_states[image_index]
+        return model.match(states[index], attention_mask[index], images.to(states.dtype))
     mask = create_bidirectional_mask(config=text_model.config, inputs_embeds=states, attention_mask=attention_mask)
-    first = attention_mask.int().argmax(dim=1)
-    *others, last = text_model.encoder.fusion_layers
-    for layer in others:
-        states = layer(states, mask, image_states, image_states, pattern=FoldedImages())
-    return model.itm_head(last(states, mask, image_states, image_states, pattern=FoldedImages(first))[:, 0])
+    first, whole = attention_mask.int().argmax(dim=1), FoldedImages(image_index)
+    layers, images = text_model.encoder.fusion_layers, (image_states, image_states)
+    for turn, layer in enumerate(layers):
+        pattern = whole if turn < len(layers) - 1 else FoldedImages(image_index, first)
+        states = layer.attention(states, None, mask, pattern)
+        if turn == 0 and text_index is not None and len(first) > 1:  # a single text stays one row until it sees images
+            states, first = states[text_index], first[text_index]
+            mask = None if mask is None else mask[text_index]
+        states = layer.finish(states, *images, pattern=pattern)
+    return model.itm_head(states[:, 0])

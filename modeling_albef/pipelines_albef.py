@@ -35,11 +35,12 @@ from .index_albef import (
 from .kept_images_albef import KeptImages, UnreadableError, fingerprint_of
 from .losses_albef import find_problem_type
 from .packed_fusion_albef import match_images
+from .products_albef import inference
 
 logger = logging.get_logger(__name__)
 QUERIES = 16  # of a list, that run together
-CACHE = 1 << 24  # bytes of image states that are matched at once: they stay in the cache of a processor
-PAIRS = 256  # of texts and images that are matched at once, at most
+PAIRS = 64  # of texts and kept images that are matched at once
+IMAGES = 8  # that are encoded together, on a CPU
 
 
 class _AlbefPipeline(Pipeline):
@@ -63,6 +64,10 @@ class _AlbefPipeline(Pipeline):
         processor = _processor_beside(model) if processor is None else processor
         super().__init__(model, processor=processor, **kwargs)
         self.model.eval()  # it may come from a training
+
+    def get_inference_context(self) -> Any:
+        """Return what the library runs `_forward` in."""
+        return inference
 
 
 class AlbefVqaPipeline(_AlbefPipeline):
@@ -528,7 +533,7 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         features = self.model.get_image_features if kind == "image" else self.model.get_text_features
         return features(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
 
-    @torch.no_grad()
+    @inference()
     def _make_index(self, kind: str, given: Any, batch_size: int, faiss: str | None, is_lenient: bool = False) -> None:
         _check_batch_size(batch_size)
         names = as_sequence(given if is_many(given) else [given], f"{kind}s to index")
@@ -555,7 +560,7 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         self.index = EmbeddingIndex(kind, names, torch.cat(embeds), faiss)
         self.index.skipped = skipped
 
-    @torch.no_grad()
+    @inference()
     def _keep(self, kept: KeptImages, images: Any, batch_size: int, faiss: str | None, is_lenient: bool) -> None:
         _check_batch_size(batch_size)
         names = as_sequence(images if is_many(images) else [images], "images to index")
@@ -622,16 +627,16 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
 
     def _match_images(self, texts: torch.Tensor, mask: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Return `itm_logits` (Q, k, 2) of texts (Q, L, H) with the images of rows (Q, k); each is read once."""
-        order = indices.flatten().argsort(stable=True)
-        logits, vision = torch.empty(len(order), 2), self.model.config.vision_config
-        bytes_an_image = 4 * vision.hidden_size * (vision.image_size // vision.patch_size) ** 2
-        count = PAIRS if self.device.type != "cpu" else max(8, min(PAIRS, CACHE // bytes_an_image))
+        order, is_kept = indices.flatten().argsort(stable=True), self._need_index().kept is not None
+        logits, count = torch.empty(len(order), 2), PAIRS if is_kept or self.device.type != "cpu" else IMAGES
+        mask = mask.to(self.device)
         for part in order.split(count):
             rows, inverse = indices.flatten()[part].unique(return_inverse=True)
-            states = self._states(rows.tolist())
-            states = states if len(rows) == len(part) else states[inverse.to(self.device)]
+            image_index = None if len(rows) == len(part) else inverse.to(self.device)
             query = (part // indices.shape[1]).to(self.device)
-            logits[part] = match_images(self.model, texts[query], mask.to(self.device)[query], states).float().cpu()
+            logits[part] = (
+                match_images(self.model, texts, mask, self._states(rows.tolist()), query, image_index).float().cpu()
+            )
         return logits.view(*indices.shape, 2)
 
     def _states(self, rows: list[int]) -> torch.Tensor:
@@ -640,7 +645,7 @@ class ImageTextRetrievalPipeline(_AlbefPipeline):
         names = [index.names[row] for row in rows]
         kept = None if index.kept is None else index.kept.states_of(names)
         if kept is not None:
-            return kept.to(self.device, self.model.dtype)
+            return kept.to(self.device)
         return self._encode("image", self._encode_inputs("image", names)).last_hidden_state
 
     def _match_texts(self, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

@@ -496,4 +496,5 @@ def _damaged(name: str, error: Exception) -> ProcessingError:
 
 def one_line(error: Exception) -> str:
     """Return an error's message on one line without its full stop, or its type where it has no message."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    text = str(error).encode("utf-8", "backslashreplace").decode()
+    return " ".join(text.split()).rstrip(".") or type(error).__name__

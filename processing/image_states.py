@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections import OrderedDict
@@ -84,11 +85,12 @@ class ImageStates:
         """Return the states (P, H) of an image, in float32; a KeyError where there are none."""
         path, row = self._places[key]
         if path not in self._maps:
-            self._maps[path] = safe_open(path, "pt").get_slice("states")
+            self._maps[path] = _map_states(path)
             if len(self._maps) > OPEN_FILES:
                 self._maps.popitem(last=False)
         self._maps.move_to_end(path)
-        return self._maps[path][row : row + 1][0].float()
+        rows, dtype = self._maps[path]
+        return torch.from_numpy(rows[row].copy()).view(dtype).float()
 
 
 class StoredImageRows(Dataset):
@@ -206,6 +208,19 @@ def states_folder(root: str | os.PathLike[str], tower: torch.nn.Module, **settin
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return Path(root) / digest.hexdigest()[:24]
+
+
+def _map_states(path: Path) -> tuple[np.ndarray, torch.dtype]:
+    """Return the states of a file as bytes (I, P, bytes of H numbers), mapped, and the type of the numbers.
+
+    A slice of `safe_open` costs five times as much as the copy of a mapped row.
+    """
+    with safe_open(path, "pt") as file:
+        states = file.get_slice("states")
+        shape, dtype = states.get_shape(), states[:0].dtype
+    shape = (*shape[:-1], shape[-1] * dtype.itemsize)
+    start = path.stat().st_size - math.prod(shape)  # they are all that stands behind the header
+    return np.memmap(path, np.uint8, "r", start, shape), dtype
 
 
 def _key(digest: str, variant: int) -> str:

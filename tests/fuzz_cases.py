@@ -34,14 +34,15 @@ def mostly(usual: st.SearchStrategy[Any], other: st.SearchStrategy[Any], one_in:
 def fuzz(count: int, strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
     """Tries at least so many cases of a strategy; one that fails is made small and shown.
 
-    Without a random seed; but constants of the modules that are imported are tried, too, so the cases depend on them.
+    The same ones each time, but that constants of the modules that are imported are tried, too; others by
+    `pytest -m slow --hypothesis-seed 7`.
     """
     tried = 0
 
     @hypothesis.settings(
         max_examples=count,
         deadline=None,
-        derandomize=True,
+        derandomize=hypothesis.core.global_force_seed is None,
         database=None,
         suppress_health_check=list(hypothesis.HealthCheck),
     )

@@ -6,17 +6,20 @@ import ast
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from run_cases import ROOT
 
+from benchmarks.cached_states import StepClock, write_sparse_store
 from benchmarks.gpu import main as run_on_gpu
 from benchmarks.input_pipeline import main
 from benchmarks.limits import Products
 from benchmarks.mutants import changes_wording_alone, difference, draw, find_mutants
 from benchmarks.slopes import FIGURES, slopes
+from processing.image_states import ImageStates
 
 SMALL = ["--count", "6", "--rounds", "1", "--batch_size", "3"]
 
@@ -26,7 +29,7 @@ SMALL = ["--count", "6", "--rounds", "1", "--batch_size", "3"]
     "name",
     [
         *("retrieval_evaluation", "training_step", "vqa_evaluation", "data_preparation", "data_statistics", "slopes"),
-        *("search", "vqa_training_step"),
+        *("search", "vqa_training_step", "cached_states"),
     ],
 )
 def test_small_sizes(name: str, tmp_path: Path) -> None:
@@ -111,6 +114,28 @@ def test_mutants_are_found_in_the_files_that_mutmut_writes(tmp_path: Path, monke
     assert found[0]["change"] == "- return 1\n+ return 2"
     many = [{"name": str(number)} for number in range(50)]
     assert draw(many, 10, 3) == draw(many[::-1], 10, 3) != draw(many, 10, 4) and len(draw(many, 99, 3)) == 50
+
+
+def test_a_store_without_content_is_read_as_one_that_was_written(tmp_path: Path) -> None:
+    keys = write_sparse_store(tmp_path / "sparse", images=70, tokens=5, width=3)
+    written = ImageStates(tmp_path / "written")
+    for start in (0, 64):
+        own = keys[start : start + 64]
+        written.write(own, torch.zeros(len(own), 5, 3, dtype=torch.float16))
+    sparse = ImageStates(tmp_path / "sparse")
+    assert len(sparse) == len(written) == 70 and len(list((tmp_path / "sparse").iterdir())) == 2
+    for key in (keys[0], keys[63], keys[69]):
+        assert sparse.read(key).shape == (5, 3) and torch.equal(sparse.read(key), written.read(key))
+
+
+def test_the_clock_leaves_out_what_is_before_the_first_step() -> None:
+    clock = StepClock()
+    for _ in range(2):  # trainings
+        clock.on_train_begin(None, None, None)
+        time.sleep(0.05)
+        for _ in range(3):
+            clock.on_step_end(None, None, None)
+    assert len(clock.seconds) == 4 and all(0 < wall < 0.05 for wall, _ in clock.seconds)
 
 
 def test_slopes_are_those_of_the_second_half() -> None:

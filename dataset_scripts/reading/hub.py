@@ -22,7 +22,7 @@ HUB_ERRORS = (*NETWORK_ERRORS, datasets.exceptions.DatasetsError, ValueError, Ru
 
 def one_line(error: Exception) -> str:
     """Return what an error says, shortened, without line breaks."""
-    return f"{' '.join(str(error).split()):.300}"
+    return " ".join(str(error).encode("utf-8", "backslashreplace").decode().split())[:300]
 
 
 def split_names(name: str, config_name: str | None) -> list[str]:

@@ -101,8 +101,8 @@ class AlbefPairScorer(InputModule):
         image = self.model.get_image_features(features["pixel_values"].to(self.model.dtype))
         text = self.model.get_text_features(features["input_ids"], features["attention_mask"])
         texts, images = features["text_index"], features["image_index"]
-        states, mask = text["last_hidden_state"][texts], features["attention_mask"][texts]
-        logits = match_images(self.model, states, mask, image["last_hidden_state"][images])
+        states = text["last_hidden_state"], features["attention_mask"], image["last_hidden_state"]
+        logits = match_images(self.model, *states, texts, images)
         similarity = (text["pooler_output"][texts] * image["pooler_output"][images]).sum(dim=1).float()
         temperature, weight = float(self.model.albef.temperature), self.model.config.rerank_weight
         features["scores"] = rerank_scores(similarity, logits[:, 1].float(), temperature, weight)[:, None]

@@ -136,6 +136,7 @@ class RetrievalTrainer(ContrastiveTrainer):
 
     ARGUMENTS = RetrievalTrainingArguments
     args: RetrievalTrainingArguments
+    _has_chosen = False  # an order of candidates; a `rerank_weight` of None alone does not say so
 
     @property
     def itm_weight(self) -> float:  # type: ignore[override]
@@ -180,7 +181,7 @@ class RetrievalTrainer(ContrastiveTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; a model whose head proved nothing yet is one that orders by similarity, see `rerank`."""
         if self.model is not None and self.rerank != "always":
-            never = self.rerank == "never"
+            never, self._has_chosen = self.rerank == "never", False
             self.model.config.rerank_weight = 0.0 if never else self.model.config.rerank_weight or 0.0
         return super().train(*args, **kwargs)
 
@@ -193,9 +194,11 @@ class RetrievalTrainer(ContrastiveTrainer):
         config, options = self.model.config, self.evaluator_options("k_test", "image_memory")
         rerank = self.rerank
         chooses = rerank == "auto" and self.evaluated_split.startswith("eval")
-        weight = {"always": None, "never": 0.0}.get(rerank, config.rerank_weight or 0.0)
-        options["rerank_weight"] = "auto" if chooses else weight
+        known = config.rerank_weight if self._has_chosen else config.rerank_weight or 0.0
+        weight = {"always": None, "never": 0.0}.get(rerank, known)
+        options |= {"rerank_weight": "auto" if chooses else weight, "compare": rerank == "auto"}
         result = RetrievalEvaluator(self.model, self.processing_class, **options)(dataset)
+        self._has_chosen |= chooses
         if chooses or rerank != "auto":
             config.rerank_weight = result.details["rerank_weight"] if chooses else weight
         return result

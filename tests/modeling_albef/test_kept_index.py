@@ -15,7 +15,7 @@ from small_models import save_retrieval
 from transformers import pipeline
 from transformers.utils import logging
 
-from modeling_albef import AlbefError, AlbefForImageTextRetrieval, index_albef, kept_images_albef
+from modeling_albef import AlbefConfig, AlbefError, AlbefForImageTextRetrieval, index_albef, kept_images_albef
 from modeling_albef.packed_fusion_albef import match_images
 from processing.image_processing_albef import FORMATS
 
@@ -249,10 +249,32 @@ def test_folded_attention_equals_the_plain_one(source: Path, implementation: str
     mask = mask if side == "right" else mask.flip(1)
     states = torch.randn(3, 5, config.text_config.hidden_size)
     images = torch.randn(3, 17, config.vision_config.hidden_size)
+    pairs = torch.tensor([[0, 2], [1, 2], [1, 0], [2, 1], [0, 1]])
+    for text, image in ((None, None), tuple(pairs.T), (pairs[:, 0], torch.arange(5) % 3)):
+        texts, shown = (slice(None) if index is None else index for index in (text, image))
+        with torch.no_grad():
+            found = match_images(model, states, mask, images, text, image)
+            wanted = model.match(states[texts], mask[texts], images[shown])
+        torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fusion_layers", [1, 2])
+def test_one_text_is_read_once_for_all_images(tmp_path: Path, fusion_layers: int) -> None:
+    save_retrieval(tmp_path)
+    config = AlbefConfig.from_pretrained(tmp_path)
+    config.text_config.num_fusion_layers = fusion_layers
+    torch.manual_seed(0)
+    model = AlbefForImageTextRetrieval(config).eval()
+    states = torch.randn(1, 5, config.text_config.hidden_size)
+    images, mask = torch.randn(7, 17, config.vision_config.hidden_size).half(), torch.ones(1, 5).long()
+    rows: list[int] = []
+    layers = model.albef.text_model.encoder.fusion_layers
+    layers[0].attention.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
     with torch.no_grad():
-        torch.testing.assert_close(
-            match_images(model, states, mask, images), model.match(states, mask, images), atol=2e-5, rtol=1e-5
-        )
+        found = match_images(model, states, mask, images, torch.zeros(7).long())
+        wanted = model.match(states.expand(7, -1, -1), mask.expand(7, -1), images.float())
+    assert rows == [1, 7]  # the second call is that of `match`
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-5)
 
 
 def test_formats_are_those_that_are_opened() -> None:

@@ -247,6 +247,15 @@ def test_a_wrong_value_of_the_configuration_names_the_model(saved: dict[str, Pat
         AlbefForImageTextRetrieval.from_pretrained(None, config=str(tmp_path / "model"))
 
 
+def test_half_a_surrogate_pair_in_a_configuration_can_be_printed(saved: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(saved["retrieval"], tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "\ud800"}))
+    with pytest.raises(AlbefError, match=r"The model in .* cannot be used: .*ud800") as error:
+        AlbefForImageTextRetrieval.from_pretrained(tmp_path / "model")
+    assert str(error.value).encode()
+
+
 def test_parts_of_the_configuration_may_be_changed_by_mappings(saved: dict[str, Path]) -> None:
     decoder = {"num_hidden_layers": 1, "num_fusion_layers": 1}
     changed = {"text_config": {"hidden_dropout_prob": 0.5}, "decoder_config": decoder}

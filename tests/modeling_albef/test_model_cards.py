@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from golden_cases import tiny_config
 from hub_server import serve
 from huggingface_hub import HfApi, ModelCard
 from markdown_it import MarkdownIt
+from PIL import Image
 from small_models import save_retrieval
 from transformers import TrainingArguments
 
@@ -240,3 +242,32 @@ def test_two_encoders_are_both_base_models() -> None:
     card = make_model_card(tiny_config(), "AlbefForImageTextRetrieval", "user/albef", facts)
     assert card.data.base_model == ["user/vit", "user/bert"]
     assert "`user/vit` and `user/bert`" in card.content
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        (None, "candidates by the logit of the matching head, as published."),
+        (0.0, "candidates by similarity alone: the matching head was not trained"),
+        (0.5, "candidates by the sum of similarity / temperature and 0.5 times the logit of the matching head."),
+    ],
+)
+def test_a_card_says_what_orders_the_candidates(weight: float | None, words: str, tmp_path: Path) -> None:
+    """And its Python takes the score that is of use."""
+    save_retrieval(tmp_path / "model")
+    model = AlbefForImageTextRetrieval.from_pretrained(tmp_path / "model")
+    model.config.rerank_weight = weight
+    text = make_model_card(model.config, RETRIEVAL, "user/photos").text
+    assert words in " ".join(text.split())
+    source = text.split("```python\n")[1].split("```")[0]
+    last = source[source.index("outputs =" if weight == 0 else "print(") :]
+    inputs = AlbefProcessor.from_pretrained(tmp_path / "model")(
+        images=Image.new("RGB", (40, 30), "red"), text=["a red circle", "a blue square"], return_tensors="pt"
+    )
+    printed: list[Any] = []
+    exec(last, {"model": model, "inputs": inputs, "print": printed.append})
+    (scores,) = printed
+    outputs = model(**inputs)
+    expected = outputs.logits_per_image if weight == 0 else outputs.itm_logits.softmax(-1)[0, :, 1]
+    assert torch.equal(scores, expected)
+    assert "A search orders" not in make_model_card(model.config, "AlbefModel", "user/photos").text

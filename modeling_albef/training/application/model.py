@@ -113,6 +113,10 @@ def _make_model(
         part.vocab_size, part.pad_token_id = len(tokenizer), tokenizer.pad_token_id
     try:
         return _with_attention(partial(model_class._from_config, config), options)
+    except ModelError:
+        raise
+    except AlbefError as error:  # fields that a task has no use for
+        raise ModelError(f"model_config is refused: {error}") from error
     except RuntimeError as error:
         if "allocat" not in str(error):
             raise

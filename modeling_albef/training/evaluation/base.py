@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ...configuration_albef import AlbefError
-from ..hardware import autocast, fast_linear_maps, has_bfloat16_instructions, padding_left_out
+from ...products_albef import inference
+from ..hardware import autocast, has_bfloat16_instructions, padding_left_out
 
 
 @dataclass(eq=False)
@@ -50,7 +51,7 @@ class Evaluator:
             self.model.float()
         try:
             precision = contextlib.nullcontext() if is_emulated else autocast(self.accelerator)
-            with torch.inference_mode(), precision, padding_left_out(self.model), fast_linear_maps(self.model):
+            with torch.inference_mode(), inference(), precision, padding_left_out(self.model):
                 yield
         finally:
             if is_raised:  # exact: the weights were bfloat16 numbers

@@ -10,6 +10,7 @@ Shapes: I images, T texts, S tokens of all texts, P image tokens, E projection w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any
@@ -78,6 +79,8 @@ class RetrievalEvaluator(Evaluator):
         max_length: Tokens of a text, `[CLS]` included; published: 30.
         rerank_weight: `AlbefConfig.rerank_weight`; or "auto" for the one with the highest `r_mean` here, which the
             result's `details` have as `rerank_weight`, and all that were tried as `rerank_weights`.
+        compare: Whether the `details` have the recalls by the matching head alone and by the best sum, too, whatever
+            orders the candidates: `txt_matching_r1`, `txt_sum_r1` ..; those by similarity are always there.
         image_memory: Megabytes of image states that a process keeps in main memory from encoding to re-ranking; an
             image of 384 pixels has 1.8 in float32. A GPU keeps those that fit in half of what it has left.
     """
@@ -87,6 +90,7 @@ class RetrievalEvaluator(Evaluator):
     max_length: int = 30
     image_memory: float = 2000
     rerank_weight: float | str | None = None
+    compare: bool = False
 
     def __post_init__(self) -> None:
         self.max_length = min(self.max_length, self.model.config.text_config.max_position_embeddings)
@@ -121,12 +125,16 @@ class RetrievalEvaluator(Evaluator):
             rankings = self.rankings(images, encoded_images, texts)
         is_query = torch.tensor([bool(own) for own in captions_of])
         measured = {weight: _measure(*ranked, caption_image, is_query) for weight, ranked in rankings.items()}
-        chosen = max(measured, key=lambda weight: measured[weight]["r_mean"])  # of equal ones the first
+        chosen: Any = _best(measured) if self.rerank_weight == "auto" else self.rerank_weight
         metrics, (by_image, by_text) = measured[chosen], rankings[chosen]
         result = RetrievalResult(metrics, by_image, by_text, captions, caption_image, image_rows)
-        if self.rerank_weight is not None:
+        if self.rerank_weight is not None or self.compare:
             tried = {_weight_name(weight): metrics["r_mean"] for weight, metrics in measured.items()}
             result.details |= {"rerank_weight": chosen, "rerank_weights": tried}
+        if self.compare:
+            sums = {weight: one for weight, one in measured.items() if weight}
+            result.details |= _stage_recalls("matching", measured[None])
+            result.details |= _stage_recalls("sum", sums[_best(sums)]) if sums else {}
         coco_ids = coco_image_ids(image_names(rows, image_rows)) if len(image_rows) == COCO_IMAGES else None
         embeds = encoded_images.embeds.to(self.model.device), texts.embeds.to(self.model.device)
         with exact_products(self.model.device):
@@ -157,10 +165,11 @@ class RetrievalEvaluator(Evaluator):
         texts_of_image, images_of_text = self.sum_over_processes(by_image), self.sum_over_processes(by_text)
         pairs = pairs_to_score(texts_of_image, images_of_text)
         similarity = logits = pair_similarity(pairs, images.embeds, texts.embeds)
-        if self.rerank_weight != 0:
+        if self.rerank_weight != 0 or self.compare:
             logits = self.score_pairs(dataset, pairs, images, texts)
             check_finite(logits, "scores", lambda row: "image {} with caption {}".format(*pairs[row].tolist()))
         weights: Any = RERANK_WEIGHTS if self.rerank_weight == "auto" else (self.rerank_weight,)
+        weights = dict.fromkeys((*weights, None)) if self.compare else weights
         rankings = {}
         for weight in weights:
             scores = rerank_scores(similarity, logits, float(self.model.albef.temperature), weight)
@@ -285,6 +294,17 @@ def _measure(
     return retrieval_metrics(
         rank_of_first_match(right)[is_query], rank_of_first_match(by_text.ids == caption_image[:, None])
     )
+
+
+def _best(measured: Mapping[Any, dict[str, float]]) -> Any:
+    """Return the weight with the highest `r_mean`, of equal ones the first."""
+    return max(measured, key=lambda weight: measured[weight]["r_mean"])
+
+
+def _stage_recalls(stage: str, metrics: dict[str, float]) -> dict[str, float]:
+    """Return recalls under the names of a stage: `txt_r1` as `txt_matching_r1`."""
+    recalls = {name: value for name, value in metrics.items() if name[-1].isdigit()}
+    return {name.replace("_r", f"_{stage}_r"): value for name, value in recalls.items()}
 
 
 def _weight_name(weight: float | None) -> str:

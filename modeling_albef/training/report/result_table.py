@@ -56,6 +56,8 @@ _GROUNDING = {
 }
 _DETAILS: dict[str, str] = {  # after the direction
     **{f"first_stage_r{depth}": f"{{0}} R@{depth} of the first stage, by similarity alone" for depth in (1, 5, 10)},
+    **{f"matching_r{depth}": f"{{0}} R@{depth} by the matching head alone" for depth in (1, 5, 10)},
+    **{f"sum_r{depth}": f"{{0}} R@{depth} by similarity and matching head together" for depth in (1, 5, 10)},
     "in_k_test": "{0}s: a right one is among those that were re-ranked",
     "median_rank": "{0}s: median rank of the first right one",
     "distinct_top1": "{0}s: different ones that come first",

@@ -179,6 +179,11 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     assert "train.json, row 3" in message and "train.json, row 4" in message
 
 
+def test_a_model_without_fusion_layers_is_refused(tmp_path: Path) -> None:
+    message = refused(main, [write_config(tmp_path), "--model_config.text_config.num_fusion_layers", "0"])
+    assert message.startswith("model_config is refused: text_config.num_fusion_layers is 0, and a new answer decoder")
+
+
 def test_evaluation_alone_takes_the_answers_of_the_model(tmp_path: Path) -> None:
     from small_models import ANSWERS, save_vqa
 

@@ -114,6 +114,52 @@ def test_the_choice_on_validation_data_holds_for_the_test_and_the_saved_model(fo
     assert AlbefForImageTextRetrieval.from_pretrained(tmp_path / "saved").config.rerank_weight == weight
 
 
+def test_with_auto_every_split_has_the_recalls_of_all_stages(folder: Path, tmp_path: Path) -> None:
+    """Of similarity, head and sum, whatever was chosen; against evaluations that order by one of them alone."""
+    trainer = make(folder, tmp_path, rerank="auto")
+    names = [f"{direction}_r{depth}" for direction in ("txt", "img") for depth in (1, 5, 10)]
+    alone = {weight: evaluated(folder, weight) for weight in RERANK_WEIGHTS}
+    best = max((weight for weight in RERANK_WEIGHTS if weight), key=lambda weight: alone[weight].metrics["r_mean"])
+    cases: list[tuple[str, Any, Any]] = [
+        ("eval", None, best),
+        ("test", 0.0, None),
+        ("test", 2.0, 2.0),
+        ("test", None, None),
+    ]
+    for split, chosen, sum_weight in cases:
+        trainer.model.config.rerank_weight = chosen
+        trainer.evaluated_split = split
+        result = trainer.evaluate_dataset(rows())
+        for name in names:
+            stage = name.replace("_r", "_{}_r")
+            assert result.details[stage.format("matching")] == alone[None].metrics[name]
+            assert result.details[stage.format("first_stage")] == alone[0.0].details[stage.format("first_stage")]
+            assert result.details.get(stage.format("sum")) == (alone[sum_weight].metrics[name] if sum_weight else None)
+
+
+def test_the_head_alone_where_it_was_chosen_orders_the_test_too(folder: Path, tmp_path: Path) -> None:
+    """On pairs that the head itself picked, beside similarities that no sum outweighs."""
+    trainer = make(folder, tmp_path, rerank="auto", min_temperature=1e-6)
+    with torch.no_grad():
+        trainer.model.albef.temperature.fill_(1e-5)
+    given, model, processor = rows(), trainer.model, trainer.processing_class
+    captions = [row["caption"] for row in given]
+    batch = processor([row["image"] for row in given], captions, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        logits = model.eval()(**batch).itm_logits[..., 1]
+    for _ in given:
+        image, text = divmod(int(logits.argmax()), len(given))
+        given[image]["caption"] = captions[text]
+        logits[image], logits[:, text] = -torch.inf, -torch.inf
+    chosen = trainer.evaluate(given)
+    assert (
+        chosen["eval_r_mean"]
+        > RetrievalEvaluator(model, processor, k_test=9, rerank_weight=4.0)(given).metrics["r_mean"]
+    )
+    assert model.config.rerank_weight is None
+    assert trainer.evaluate(given, metric_key_prefix="test")["test_r_mean"] == chosen["eval_r_mean"]
+
+
 def test_published_models_keep_the_published_order_by_default(folder: Path, tmp_path: Path) -> None:
     trainer = make(folder, tmp_path)
     assert trainer.evaluate()["eval_r_mean"] == evaluated(folder, None).metrics["r_mean"]

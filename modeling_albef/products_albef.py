@@ -1,0 +1,66 @@
+# Copyright 2026 The ALBEF for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""Matrix products of float32 by the library that is fastest on this processor, for inference."""
+
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+LEAST = 1 << 24  # multiplications of a product; the first one of a shape costs about a millisecond
+
+
+@cache
+def leaves_half_unused() -> bool:
+    """Return whether torch's own products use half of this processor: those of MKL on an AMD with AVX-512."""
+    cpuinfo = Path("/proc/cpuinfo")
+    vendor = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else platform.processor()
+    has_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    is_wide = has_both and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return is_wide and "AuthenticAMD" in vendor and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class FastProducts(TorchFunctionMode):
+    """While active, `torch.nn.functional.linear` is computed by oneDNN where it can be: float32, on a CPU, no gradient.
+
+    oneDNN uses AVX-512 on all processors. The results differ by rounding alone.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is nn.functional.linear and self._can_take(*args, **kwargs):
+            return _linear(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    @staticmethod
+    def _can_take(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> bool:
+        given = [tensor for tensor in (input, weight, bias) if tensor is not None]
+        return (
+            not torch.is_grad_enabled()
+            and all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in given)
+            and all(type(tensor) in (torch.Tensor, nn.Parameter) for tensor in given)
+            and input.numel() * weight.shape[0] >= LEAST
+            and not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing())
+        )
+
+
+def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+
+
+@contextmanager
+def inference(*_: Any) -> Iterator[None]:
+    """Compute without gradients, and with products of `FastProducts` where they are faster."""
+    if not leaves_half_unused():
+        with torch.no_grad():
+            yield
+        return
+    with torch.no_grad(), FastProducts():
+        yield

@@ -1,0 +1,87 @@
+"""Products of float32 by oneDNN: that they are right, and which ones they are."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from small_models import save_retrieval
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import pipeline
+
+from modeling_albef import products_albef
+from modeling_albef.products_albef import FastProducts, leaves_half_unused
+from modeling_albef.training.evaluation.retrieval import RetrievalEvaluator
+
+
+class Products(TorchDispatchMode):
+    """Counts products by their library."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fast = self.plain = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        self.fast += "_linear_pointwise" in name
+        self.plain += "addmm" in name or "aten.mm" in name
+        return func(*args, **(kwargs or {}))
+
+
+def large(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return states, a weight and a bias whose product is a large one."""
+    random = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(*shape, generator=random).to(dtype) for shape in ((3, 70, 300), (400, 300), (400,)))
+
+
+@pytest.mark.parametrize("is_turned", [False, True], ids=["rows", "columns"])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_products_are_those_of_exact_arithmetic(is_turned: bool, has_bias: bool) -> None:
+    states, weight, bias = large()
+    weight = weight.t().contiguous().t() if is_turned else weight
+    given = bias if has_bias else None
+    with torch.no_grad(), Products() as count, FastProducts():
+        found = nn.functional.linear(states, weight, given)
+    assert (count.fast, count.plain) == (1, 0)
+    exact = states.double() @ weight.double().T + (bias.double() if has_bias else 0)
+    torch.testing.assert_close(found.double(), exact, atol=1e-4, rtol=1e-5)
+
+
+def test_what_the_library_cannot_do_or_does_no_faster_stays() -> None:
+    states, weight, bias = large()
+    cases = {
+        "a gradient": (torch.enable_grad(), (states, weight, bias)),
+        "autocast": (torch.autocast("cpu", torch.bfloat16), (states, weight, bias)),
+        "float64": (nullcontext(), large(torch.float64)),
+        "bfloat16": (nullcontext(), large(torch.bfloat16)),
+        "a small product": (nullcontext(), (states[:1, :9], weight, bias)),
+        "another device": (nullcontext(), tuple(tensor.to("meta") for tensor in (states, weight, bias))),
+    }
+    for name, (context, given) in cases.items():
+        with torch.no_grad(), Products() as count, FastProducts(), context:
+            nn.functional.linear(*given)
+        assert count.fast == 0, name
+
+
+def test_pipelines_and_evaluations_use_it_where_it_is_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products_albef, "LEAST", 1)
+    save_retrieval(tmp_path)
+    search = pipeline("image-text-retrieval", model=str(tmp_path))
+    images = [Image.new("RGB", (40, 30), color) for color in ("red", "green", "blue")]
+    rows = [{"image": image, "caption": ["a red circle", "a green star"]} for image in images]
+    search.index_images(images)
+    evaluator = RetrievalEvaluator(search.model, search.processor, k_test=2)
+    calls = (
+        lambda: search.index_images(images),
+        lambda: search("a red circle", k=3),
+        lambda: evaluator(rows),
+    )
+    for call in calls:
+        with Products() as count:
+            call()
+        assert (count.fast > 0) == leaves_half_unused() and count.fast + count.plain > 8
