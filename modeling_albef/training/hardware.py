@@ -10,15 +10,12 @@ import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-SMALLEST_MAP = 2**16  # weights of a linear map below which one library is as fast as the other
 
 
 def has_bfloat16_instructions() -> bool:
@@ -111,79 +108,3 @@ def padding_left_out(*models: nn.Module) -> Iterator[None]:
     finally:
         for tower, was in zip(towers, before, strict=True):
             tower.leaves_out_padding = was
-
-
-@cache
-def has_faster_products() -> bool:
-    """Return whether oneDNN computes products of float32 faster than MKL, which torch's linear maps use on x86.
-
-    MKL uses the AVX-512 instructions of Intel's processors alone. On others that have them it needs twice the time.
-    """
-    information = Path("/proc/cpuinfo")
-    return (
-        torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and torch.backends.mkl.is_available()
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and information.exists()
-        and "AuthenticAMD" in information.read_text(encoding="utf-8")
-    )
-
-
-def _product(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Return states (.., K) @ weight (N, K) transposed, plus a bias (N,), by oneDNN."""
-    return torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
-
-
-class _LinearFunction(torch.autograd.Function):
-    """A linear map of float32 by oneDNN, and its gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        ctx.save_for_backward(states, weight)
-        return _product(states, weight, bias)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        states, weight = ctx.saved_tensors
-        rows = gradient.flatten(0, -2)  # (M, N)
-        of_states = _product(gradient, weight.t()) if ctx.needs_input_grad[0] else None
-        of_weight = _product(rows.t(), states.flatten(0, -2).t()) if ctx.needs_input_grad[1] else None
-        return of_states, of_weight, rows.sum(0) if ctx.needs_input_grad[2] else None
-
-
-class FastLinear(nn.Linear):
-    """A linear map that oneDNN computes wherever it can."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Return (.., N) of states (.., K)."""
-        tensors = [input, self.weight] if self.bias is None else [input, self.weight, self.bias]
-        is_plain = all(type(tensor) in (torch.Tensor, nn.Parameter) for tensor in tensors)  # sharded ones are others
-        if (
-            not is_plain
-            or any(tensor.dtype != torch.float32 or tensor.device.type != "cpu" for tensor in tensors)
-            or input.dim() < 2
-            or input.numel() == 0
-            or torch.is_autocast_enabled("cpu")
-            or torch.compiler.is_compiling()
-            or torch.jit.is_tracing()
-        ):
-            return super().forward(input)
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-            return _LinearFunction.apply(input, self.weight, self.bias)
-        return _product(input, self.weight, self.bias)
-
-
-@contextmanager
-def fast_linear_maps(*models: nn.Module) -> Iterator[None]:
-    """Let oneDNN compute the linear maps in models where it is faster; results differ by rounding alone."""
-    parts = {part for model in models for part in model.modules() if type(part) is nn.Linear}
-    maps = [part for part in parts if part.weight.numel() >= SMALLEST_MAP] if has_faster_products() else []
-    for part in maps:
-        part.__class__ = FastLinear
-    try:
-        yield
-    finally:
-        for part in maps:
-            part.__class__ = nn.Linear

@@ -19,6 +19,7 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from ..configuration_albef import is_from_library
+from ..products_albef import fast_linear_maps
 from . import callbacks
 from .arguments import AlbefTrainingArguments
 from .checkpoints.manifest import STATE_FILE
@@ -27,7 +28,7 @@ from .checkpoints.push import HubPushMixin
 from .checkpoints.whole_checkpoints import WholeCheckpointMixin
 from .errors import SettingError
 from .evaluation.trainer_evaluation import EvaluationMixin
-from .hardware import autocast, fast_linear_maps, padding_left_out
+from .hardware import autocast, padding_left_out
 from .library_arguments import check_callables
 from .lora import ADAPTER_FOLDER, merged_state_dict, save_adapter
 from .momentum import TEACHER_FOLDER, MomentumTeacher, raise_to_float32

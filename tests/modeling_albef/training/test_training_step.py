@@ -18,14 +18,8 @@ from trainer_cases import make_trainer, random_rows
 
 from modeling_albef.losses_albef import PairPool, contrast
 from modeling_albef.modeling_albef_retrieval import matched_images
-from modeling_albef.training.hardware import (
-    SMALLEST_MAP,
-    FastLinear,
-    autocast,
-    exact_products,
-    fast_linear_maps,
-    has_faster_products,
-)
+from modeling_albef.products_albef import SMALLEST_MAP, FastLinear, fast_linear_maps, leaves_half_unused
+from modeling_albef.training.hardware import autocast, exact_products
 
 # what makes the host wait for a GPU; `multinomial` looks whether there are weights
 STALLS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "multinomial", "equal.default")
@@ -238,6 +232,6 @@ def test_linear_maps_are_themselves_again_after_a_step() -> None:
     large, small = torch.nn.Linear(2, SMALLEST_MAP // 2), torch.nn.Linear(2, 2)
     model = torch.nn.Sequential(large, small)
     with pytest.raises(KeyError), fast_linear_maps(model, model):
-        assert (type(large) is FastLinear) is has_faster_products() and type(small) is torch.nn.Linear
+        assert (type(large) is FastLinear) is leaves_half_unused() and type(small) is torch.nn.Linear
         raise KeyError
     assert type(large) is type(small) is torch.nn.Linear
