@@ -49,7 +49,7 @@ class Step:
             self.model.gradient_checkpointing_enable()
         self.teacher = MomentumTeacher(self.model, MOMENTUM)
         self.queue = FeatureQueue(1024 if quick else 65_536, config.projection_dim)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         side = config.vision_config.image_size
         self.inputs = {
             "pixel_values": torch.randn(batch, 3, side, side),

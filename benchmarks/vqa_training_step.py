@@ -62,8 +62,7 @@ class Step:
         self.model: Any = AlbefForQuestionAnswering(config).train()
         self.model.to(device)
         self.teacher = MomentumTeacher(self.model, MOMENTUM)
-        fused = True if device != "cpu" else None
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=fused)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         drawn = draw_batch(batch, config.vision_config.image_size)
         self.inputs = {name: value.to(device) for name, value in drawn.items()}
         self.seconds: dict[str, float] = defaultdict(float)

@@ -257,12 +257,16 @@ class PaddedRows:
         """Return the context of the states, in their shape.
 
         With fewer keys than rows, the rows are equal runs, one for each key. A run is folded into the query length, so
-        nothing is repeated: (I, heads, T * L, d) against (I, heads, P, d).
+        nothing is repeated: (I, heads, T * L, d) against (I, heads, P, d). States (I, P, W) may stand for keys and
+        values; see `AlbefTextSelfAttention.attend_folded`.
         """
         states = self.pad(module.query(states))
         rows, runs = states.shape[0], key_value[0].shape[0]  # len() would be a constant in an exported graph
         if rows % runs:
             raise ValueError(f"{rows} text rows cannot be dealt out to {runs} images: give `image_index`.")
+        if key_value[0].dim() == 3:
+            context = module.attend_folded(states.reshape(runs, -1, states.shape[2]), key_value[0])
+            return self.pack(context.reshape(states.shape)), None
         query = module.split_heads(states)  # (N, heads, L, d)
         if rows != runs:
             query = query.unflatten(0, (runs, -1)).transpose(1, 2).flatten(2, 3)  # (I, heads, T * L, d)

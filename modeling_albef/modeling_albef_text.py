@@ -122,6 +122,40 @@ class AlbefTextSelfAttention(nn.Module):
         )
         return context.flatten(2), probabilities
 
+    def attend_folded(self, query: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Return the context (I, L, H) of queries (I, L, H); states (I, P, W) stand for keys and values.
+
+        The maps to keys and values are applied to the query and to the context, of `heads * L` rows, in place of the P
+        rows of states: the same sums in another order. The bias of the keys adds the same number to all of a row's
+        scores, which softmax does not see.
+        """
+        shape, width = query.shape[:2], self.head_dim
+        heads = (self.split_heads(query) * width**-0.5).transpose(0, 1).flatten(1, 2)  # (heads, I * L, d)
+        folded = heads @ self.key.weight.unflatten(0, (-1, width))  # (heads, I * L, W)
+        folded = folded.unflatten(1, shape).transpose(0, 1).flatten(1, 2)  # (I, heads * L, W)
+        weights = (folded @ states.transpose(1, 2)).softmax(dim=-1)  # (I, heads * L, P)
+        weights = nn.functional.dropout(weights, self.config.attention_probs_dropout_prob, self.training)
+        seen = (weights @ states).unflatten(1, (-1, shape[1])).transpose(0, 1).flatten(1, 2)  # (heads, I * L, W)
+        context = seen @ self.value.weight.unflatten(0, (-1, width)).transpose(1, 2)  # (heads, I * L, d)
+        context = context.unflatten(1, shape).permute(1, 2, 0, 3)  # (I, L, heads, d)
+        if self.value.bias is not None:  # with dropout the weights do not sum to 1
+            sums = weights.sum(dim=2).unflatten(1, (-1, shape[1])).transpose(1, 2)[..., None]  # (I, L, heads, 1)
+            context = context + sums * (self.value.bias + 0 * self.key.bias).unflatten(
+                0, (-1, width)
+            )  # a gradient of 0
+        return context.flatten(2)
+
+    @property
+    def can_fold(self) -> bool:
+        """Whether `attend_folded` may read the maps: they are no adapters, not quantized, and on the CPU."""
+        return all(
+            isinstance(part, nn.Linear)
+            and type(part.weight) is nn.Parameter
+            and part.weight.device.type == "cpu"
+            and part.weight.is_floating_point()
+            for part in (self.key, self.value)
+        )
+
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -336,6 +370,21 @@ class AlbefTextModel(AlbefAttentionModel):
             return [tensor.index_select(0, index) for tensor in tensors]
         return tensors if count == 1 else [tensor.unflatten(0, (count, -1))[turn] for tensor in tensors]
 
+    def _folds(self, images: torch.Tensor, rows: int, length: int) -> bool:
+        """Return whether texts (N, L) are so few for their images (I, P, W) that these stand for keys and values."""
+        config = self.config
+        if config.images_per_text > 1 or config._attn_implementation not in ("sdpa", "eager"):
+            return False
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled(images.device.type):
+            return False
+        if not all(layer.crossattention.self.can_fold for layer in self.encoder.fusion_layers):
+            return False
+        count, patches, width = images.shape
+        head_dim = config.hidden_size // config.num_attention_heads
+        folded = rows * length * config.num_attention_heads * width * (head_dim + patches)
+        projected = config.hidden_size * patches * (count * width + rows * length)
+        return 2 * folded < projected
+
     @capture_outputs
     def forward(  # type: ignore[misc]  # position_ids is in both
         self,
@@ -395,10 +444,10 @@ class AlbefTextModel(AlbefAttentionModel):
             attention_mask=attention_mask,
             allow_is_bidirectional_skip=attention_mask is None or not self.training,  # to look would stall a GPU
         )
-        pattern = PADDED_ROWS
-        if self.leaves_out_padding and not any(
-            output_options(self.config, **{name: kwargs.get(name) for name in CAPTURED}).values()
-        ):
+        shape, pattern = hidden_states.shape[:2], PADDED_ROWS
+        options = output_options(self.config, **{name: kwargs.get(name) for name in CAPTURED})
+        leaves_out = self.leaves_out_padding and not any(options.values())
+        if leaves_out:
             pattern = PackedRows.from_mask(attention_mask)
         hidden_states = pattern.pack(hidden_states)
         if text_hidden_states is None:
@@ -407,7 +456,11 @@ class AlbefTextModel(AlbefAttentionModel):
         if image_hidden_states is not None:
             if image_index is None and image_hidden_states.shape[0] % count:
                 raise AlbefError(f"{image_hidden_states.shape[0]} images are not {count} a text: give `image_index`.")
-            image_key_values = self.project_images(image_hidden_states)
+            if leaves_out and self._folds(image_hidden_states, *shape):
+                states = image_hidden_states if image_index is None else image_hidden_states[image_index]
+                image_key_values, image_index = [(states, states)] * len(self.encoder.fusion_layers), None
+            else:
+                image_key_values = self.project_images(image_hidden_states)
         for index, layer in enumerate(self.encoder.fusion_layers if image_key_values else ()):
             key, value = self._pick_images(cast(Any, image_key_values)[index], image_index, index % count)
             hidden_states = layer(hidden_states, mask, key, value, pattern=pattern, **kwargs)

@@ -249,8 +249,8 @@ def match_images(
     )
     if not is_plain or states.shape[1] >= cross.head_dim or text_model.config._attn_implementation not in PLAIN:
         index = slice(None) if text_index is None else text_index
-        images = image_states if image_index is None else image_states[image_index]
-        return model.match(states[index], attention_mask[index], images.to(states.dtype))
+        seen = image_states if image_index is None else image_states[image_index]
+        return model.match(states[index], attention_mask[index], seen.to(states.dtype))
     mask = create_bidirectional_mask(config=text_model.config, inputs_embeds=states, attention_mask=attention_mask)
     first, whole = attention_mask.int().argmax(dim=1), FoldedImages(image_index)
     layers, images = text_model.encoder.fusion_layers, (image_states, image_states)

@@ -100,7 +100,7 @@ class AlbefTrainingArguments(TrainingArguments):
     weight_decay: float = field(default=0.02, metadata={"help": "Decay of all but biases and layer norms."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 = none."})
     optim: str | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "The optimizer; default: adamw_torch, on a GPU adamw_torch_fused."}
+        default=None, metadata={"help": "The optimizer; default: adamw_torch_fused, one pass over the weights a step."}
     )
     seed: int = field(default=42, metadata={"help": "Seed of weights, order, augmentation, dropout."})
 
@@ -206,9 +206,9 @@ class AlbefTrainingArguments(TrainingArguments):
             os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
 
     def _choose_for_device(self) -> None:
-        """Choose what is not given: on a GPU the fused optimizer, and products of float32 in TF32."""
+        """Choose what is not given: the fused optimizer, and on a GPU products of float32 in TF32."""
         on_gpu = torch.cuda.is_available() and not self.use_cpu
-        self.optim = self.optim or ("adamw_torch_fused" if on_gpu else "adamw_torch")
+        self.optim = self.optim or "adamw_torch_fused"
         if self.tf32 is None and on_gpu and is_torch_tf32_available():
             self.tf32 = True
 

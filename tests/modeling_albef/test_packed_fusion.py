@@ -88,3 +88,53 @@ def test_no_layer_of_the_text_tower_computes_padding(side: str) -> None:
     with padding_left_out(model):
         assert model(ids, mask, output_hidden_states=True).hidden_states[1].shape == (3, 9, 16)
     assert set(tokens) == {27} and not model.leaves_out_padding
+
+
+@pytest.mark.parametrize("texts", ["one an image", "two an image", "indexed", "padded"])
+def test_images_stand_for_keys_and_values_where_texts_are_few(texts: str) -> None:
+    """The same states and gradients as with images projected, dropout included; keys' biases have no gradient."""
+    torch.manual_seed(0)
+    model = AlbefForImageTextRetrieval(tiny_config(initializer_range=0.3)).albef.text_model.train()
+    model.config.attention_probs_dropout_prob = 0.2
+    for layer in model.encoder.fusion_layers:
+        torch.nn.init.normal_(layer.crossattention.self.value.bias)
+    images = torch.randn(3, 90, model.config.encoder_hidden_size, requires_grad=True)
+    rows = 3 if texts in ("one an image", "padded") else 6
+    ids, index = torch.randint(5, 64, (rows, 2)), torch.tensor([2, 0, 1, 1, 0, 2]) if texts == "indexed" else None
+    mask = torch.ones_like(ids)
+    if texts == "padded":
+        mask[1, 1] = 0
+    projected: list[int] = []
+    for layer in model.encoder.fusion_layers:
+        layer.crossattention.self.key.register_forward_hook(lambda *_: projected.append(1))
+
+    def compute() -> dict[str, torch.Tensor]:
+        torch.manual_seed(1)
+        states = model(ids, mask, image_hidden_states=images, image_index=index).last_hidden_state * mask[..., None]
+        weights = {name: value for name, value in model.named_parameters()} | {"images": images}
+        directions = torch.linspace(-1, 1, states.numel()).view(states.shape).sin()  # squares of normed states are even
+        gradients = torch.autograd.grad((states * directions).sum(), list(weights.values()), allow_unused=True)
+        return {"states": states, **{name: part for name, part in zip(weights, gradients, strict=True)}}
+
+    expected = compute()
+    assert projected
+    projected.clear()
+    with padding_left_out(model):
+        found = compute()
+    assert not projected
+    for name, value in expected.items():
+        if "key.bias" in name:  # which softmax does not see: rounding alone
+            assert value.abs().max() < 1e-5 and found[name].abs().max() < (1e-30 if "cross" in name else 1e-5)
+        elif value is None:
+            assert found[name] is None
+        else:
+            torch.testing.assert_close(found[name], value, atol=2e-5 * float(value.detach().abs().max()), rtol=1e-4)
+
+
+def test_images_are_projected_where_that_is_less_work_or_maps_are_asked_for() -> None:
+    model = AlbefForImageTextRetrieval(tiny_config()).albef.text_model
+    images = torch.randn(2, 90, model.config.encoder_hidden_size)
+    assert model._folds(images, 2, 2) and not model._folds(images, 40, 9)
+    with padding_left_out(model):
+        maps = model(torch.full((2, 2), 5), image_hidden_states=images, output_attentions=True).cross_attentions
+    assert maps[0].shape[-1] == 90

@@ -217,7 +217,7 @@ def test_defaults_are_the_published_recipe(tmp_path: Path) -> None:
     assert (args.weight_decay, args.momentum, args.alpha, args.queue_size) == (0.02, 0.995, 0.4, 65536)
     assert (args.num_train_epochs, args.per_device_train_batch_size, args.k_test, args.seed) == (5, 32, 256, 42)
     assert (args.adam_beta1, args.adam_beta2, args.adam_epsilon, args.max_grad_norm) == (0.9, 0.999, 1e-8, 0)
-    assert (args.optim, args.dataloader_drop_last, args.metric_for_best_model) == ("adamw_torch", True, "r_mean")
+    assert (args.optim, args.dataloader_drop_last, args.metric_for_best_model) == ("adamw_torch_fused", True, "r_mean")
 
 
 def test_temperature_stays_in_its_range(tmp_path: Path) -> None:
