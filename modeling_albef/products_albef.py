@@ -43,7 +43,8 @@ class FastProducts(TorchFunctionMode):
     def _can_take(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> bool:
         given = [tensor for tensor in (input, weight, bias) if tensor is not None]
         return (
-            all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in given)
+            input.dim() > 1
+            and all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in given)
             and all(type(tensor) in (torch.Tensor, nn.Parameter) for tensor in given)
             and input.numel() * weight.shape[0] >= LEAST
             and not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing())
@@ -71,7 +72,7 @@ class _Linear(torch.autograd.Function):
 
 def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     if torch.is_grad_enabled():  # also within a gradient of which another is to be taken
-        return _Linear.apply(input, weight, bias)  # type: ignore[no-any-return]
+        return _Linear.apply(input, weight, bias)
     return _product(input, weight, bias)
 
 

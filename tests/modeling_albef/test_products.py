@@ -18,6 +18,8 @@ from modeling_albef import products_albef
 from modeling_albef.products_albef import FastProducts, leaves_half_unused
 from modeling_albef.training.evaluation.retrieval import RetrievalEvaluator
 
+pytestmark = pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch without oneDNN")
+
 
 class Products(TorchDispatchMode):
     """Counts products by their library."""
@@ -69,6 +71,22 @@ def test_gradients_are_those_of_exact_arithmetic(has_bias: bool) -> None:
     assert count.fast >= 7 and count.plain == 0
     for one, other in zip(found, exact, strict=True):
         torch.testing.assert_close(one.double(), other, atol=1e-4 * other.abs().max().item(), rtol=0)
+
+
+def test_states_and_gradients_in_any_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turned, expanded, empty, and a single row, which stays as it is."""
+    monkeypatch.setattr(products_albef, "LEAST", 0)
+    states = torch.linspace(-1, 1, 5 * 7 * 96).view(7, 5, 96)
+    layer = nn.Linear(96, 160)
+    found = []
+    for context in (nullcontext(), FastProducts()):
+        with context:
+            turned = layer(states.transpose(0, 1).requires_grad_())
+            of_turned = torch.autograd.grad(turned.square().sum(), layer.parameters())
+            of_ones = torch.autograd.grad(layer(states).sum(), layer.parameters())  # one number, expanded
+            found.append([turned, *of_turned, *of_ones, layer(states[:0]), layer(states[0, 0])])
+    for plain, fast in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
 
 
 def test_frozen_weights_have_no_gradient() -> None:

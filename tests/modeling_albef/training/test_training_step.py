@@ -18,7 +18,6 @@ from trainer_cases import make_trainer, random_rows
 
 from modeling_albef.losses_albef import PairPool, contrast
 from modeling_albef.modeling_albef_retrieval import matched_images
-from modeling_albef.products_albef import SMALLEST_MAP, FastLinear, fast_linear_maps, leaves_half_unused
 from modeling_albef.training.hardware import autocast, exact_products
 
 # what makes the host wait for a GPU; `multinomial` looks whether there are weights
@@ -45,6 +44,7 @@ class CountStalls(TorchDispatchMode):
         if by_mask or of_unknown_size or any(name in str(func) for name in STALLS):
             self.found.append(str(func))
             frames = [frame for frame in traceback.extract_stack()[:-1] if "/torch/" not in frame.filename]
+            frames = [frame for frame in frames if frame.name != "__torch_function__"]  # which all calls pass
             self.places.append(f"{Path(frames[-1].filename).name}:{frames[-1].name}")
         return func(*args, **(kwargs or {}))
 
@@ -205,33 +205,3 @@ def test_the_optimizer_of_one_pass_takes_the_same_step(tmp_path: Path) -> None:
     assert largest > 1e-4
     for name, move in trained[0].items():
         assert (move - trained[1][name]).abs().max() < 1e-3 * largest, name
-
-
-@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch without oneDNN")
-@pytest.mark.parametrize("bias", [True, False])
-def test_fast_linear_maps_give_the_same_numbers_and_gradients(bias: bool) -> None:
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(96, 160, bias=bias)
-    found: list[list[torch.Tensor]] = []
-    for kind in (torch.nn.Linear, FastLinear):
-        layer.__class__ = kind
-        states = torch.linspace(-1, 1, 5 * 7 * 96).view(7, 5, 96).requires_grad_()
-        out = layer(states.transpose(0, 1))
-        gradients = torch.autograd.grad(out.square().sum(), [states, *layer.parameters()])
-        summed = torch.autograd.grad(layer(states).sum(), [states, *layer.parameters()])  # of one number, expanded
-        with torch.no_grad():
-            found.append([out, layer(states), *gradients, *summed])
-        with torch.autocast("cpu", torch.bfloat16):
-            assert layer(states).dtype == torch.bfloat16
-        assert layer(states[:0]).shape == (0, 5, 160) and layer(states[0, 0]).shape == (160,)
-    for plain, fast in zip(*found, strict=True):
-        torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-6 * float(plain.detach().abs().max()))
-
-
-def test_linear_maps_are_themselves_again_after_a_step() -> None:
-    large, small = torch.nn.Linear(2, SMALLEST_MAP // 2), torch.nn.Linear(2, 2)
-    model = torch.nn.Sequential(large, small)
-    with pytest.raises(KeyError), fast_linear_maps(model, model):
-        assert (type(large) is FastLinear) is leaves_half_unused() and type(small) is torch.nn.Linear
-        raise KeyError
-    assert type(large) is type(small) is torch.nn.Linear
