@@ -1,11 +1,13 @@
 """How close a computation is to what the machine can do: its matrix products alone, of the same shapes, in one run.
 
-The limit of a case is the time of its products one after the other, each measured by itself on new tensors of the same
-shapes and layouts. What is left is everything between them: element-wise arithmetic, copies, launches.
+The limit of a case is the time of its products one after the other, attention's among them, each measured by itself on
+new tensors of the same shapes and layouts. What is left is everything between them: element-wise arithmetic, copies,
+launches.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,9 +17,35 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 LONG = 0.02  # seconds of a product that two measurements are enough for
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Of queries (B, heads, L, d) against keys and values (B, heads, P, d), given by their shapes."""
+    return 2 * math.prod(query[:3]) * int(key[2]) * int(query[3] + value[3])
+
+
+def _attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Scores again, and two products for each of the two of the way there."""
+    return 2 * math.prod(query[:3]) * int(key[2]) * int(3 * query[3] + 2 * value[3])
+
+
+def _linear_flops(states: Any, weight: Any, *_: Any, **__: Any) -> int:
+    """Of states (.., K) by a weight (N, K), given by their shapes."""
+    return 2 * math.prod(states) * int(weight[0])
+
+
+_COUNTS: dict[tuple[Any, str], Any] = {  # of products on a CPU, beside those that the library counts
+    (torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"): _attention_flops,
+    (torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward"): _attention_backward_flops,
+    (torch.ops.mkldnn, "_linear_pointwise"): _linear_flops,
+}
+for (_group, _name), _count in _COUNTS.items():
+    _product = getattr(_group, _name, None)
+    if _product is not None and _product not in flop_registry:
+        register_flop_formula(_product)(_count)
 
 
 class Products(TorchDispatchMode):

@@ -26,7 +26,6 @@ from benchmarks.measure import arguments, compare, report, run_once
 from modeling_albef import AlbefConfig, AlbefForImageTextRetrieval
 from modeling_albef.packed_fusion_albef import Packing, finish_fusion, start_fusion
 from modeling_albef.training import RetrievalEvaluator
-from modeling_albef.training.evaluation.retrieval_metrics import rank_of_first_match, retrieval_metrics
 
 MAX_LENGTH = 30
 SMALL = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -115,6 +114,8 @@ def one_image(quick: bool, runs: int, dtype: torch.dtype) -> dict[str, float]:
 
 def whole(quick: bool, runs: int) -> dict[str, float]:
     """Re-ranking of a small gallery in both directions; candidates, ranks and metrics must be the same."""
+    from modeling_albef.training.evaluation.retrieval_metrics import rank_of_first_match, retrieval_metrics
+
     num_images, num_texts = (4, 20) if quick else (8, 40)
     model = make_model(quick)
     gallery, processor = Gallery(num_images, num_texts, model.config.vision_config.image_size), DrawnTexts(num_texts)
