@@ -90,12 +90,13 @@ class GroundingTrainer(ContrastiveTrainer):
         rows = boxes.isfinite().all(dim=1).nonzero()[:, 0]  # those with a box: the host waits for their number
         loss, mask = outputs.loss.new_zeros(()), inputs.get("attention_mask")
         if len(rows):
-            states = [one.index_select(0, rows) for one in (outputs.image_hidden_states, outputs.text_hidden_states)]
+            image, text = (
+                one.index_select(0, rows) for one in (outputs.image_hidden_states, outputs.text_hidden_states)
+            )
             model = self.accelerator.unwrap_model(self.model)
             with autocast(self.accelerator):
-                maps = match_maps(
-                    model, *states, None if mask is None else mask.index_select(0, rows), self.args.gradcam_layer
-                )
+                mask = None if mask is None else mask.index_select(0, rows)
+                maps = match_maps(model, image, text.index_select(0, rows), mask, self.args.gradcam_layer)
             loss = box_attention_loss(maps, box_masks(boxes.index_select(0, rows), *maps.shape[1:]))
         return outputs.loss + weight * loss, {"box_loss": loss}
 

@@ -5,43 +5,22 @@ from __future__ import annotations
 import re
 import traceback
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import classification_cases
 import golden_vqa_cases as vqa
-import pretraining_cases
 import pytest
 import torch
-import two_process_cases
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from classification_cases import make_processor
 from golden_cases import build, load_case, pick_inputs, training_step
-from small_models import _config
+from task_trainers import TASKS, task_trainer
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_cases import make_trainer, random_rows
 
-from modeling_albef import (
-    AlbefForImageTextRetrieval,
-    AlbefForQuestionAnswering,
-    AlbefForTextAssignment,
-    AlbefForVisualReasoning,
-)
 from modeling_albef.losses_albef import PairPool, contrast
 from modeling_albef.modeling_albef_retrieval import matched_images
-from modeling_albef.training import (
-    GroundingTrainer,
-    GroundingTrainingArguments,
-    RetrievalTrainer,
-    RetrievalTrainingArguments,
-    TextAssignmentTrainer,
-    TextAssignmentTrainingArguments,
-    VQATrainer,
-    VQATrainingArguments,
-)
 from modeling_albef.training.hardware import autocast, exact_products
 
 # what makes the host wait for a GPU; `multinomial` looks whether there are weights
@@ -134,44 +113,6 @@ def test_what_a_whole_training_waits_for_is_listed(tmp_path: Path) -> None:
     assert set(places) <= set(REMAINING), places
     assert places["callbacks.py:read"] == trainer.state.global_step == 8
     assert places["data_loader.py:__iter__"] == 2 * 3 and places["trainer.py:_finalize_training"] == 1
-
-
-def task_trainer(task: str, folder: Path, options: dict[str, Any]) -> Any:
-    """Return a small trainer of a task with 16 rows."""
-    if task in ("retrieval", "grounding", "boxes", "pretraining"):
-        rows: Any = [
-            {**row, "text": row["caption"], "box": [2, 3, 20, 10]} for row in pretraining_cases.pairs(folder / "images")
-        ]
-        if task == "pretraining":
-            return pretraining_cases.make_trainer(folder, rows, **options)
-        model, processor = AlbefForImageTextRetrieval(pretraining_cases.make_model().config), make_processor()
-        kinds: Any = {
-            "retrieval": (RetrievalTrainer, RetrievalTrainingArguments),
-            "grounding": (GroundingTrainer, GroundingTrainingArguments),
-            "boxes": (GroundingTrainer, partial(GroundingTrainingArguments, box_loss_weight=0.5)),
-        }
-        trainer, arguments = kinds[task]
-        args = arguments(str(folder), **options, queue_size=12)
-        return trainer(model, args, train_dataset=rows, processing_class=processor)
-    if task == "vqa":
-        args = VQATrainingArguments(str(folder), **options)
-        model, rows = AlbefForQuestionAnswering(_config(make_processor())), two_process_cases.questions(16)
-        given = {"data_collator": two_process_cases.collate_questions, "answer_list": two_process_cases.ANSWERS}
-        return VQATrainer(model, args, train_dataset=rows, processing_class=make_processor(), **given)
-    rows = classification_cases.labelled_rows(folder, 16)
-    if task == "classification":
-        return classification_cases.make_trainer(folder, classification_cases.make_classifier(), rows, **options)
-    if task == "text assignment":
-        rows = pretraining_cases.pairs(folder / "images")
-        args = TextAssignmentTrainingArguments(str(folder), **options)
-        model = AlbefForTextAssignment(_config(make_processor()))
-        return TextAssignmentTrainer(model, args, train_dataset=rows, processing_class=make_processor())
-    config = classification_cases.make_classifier().config
-    rows = [{**row, "image_2": row["image"]} for row in rows]
-    return classification_cases.make_trainer(folder, AlbefForVisualReasoning(config), rows, **options)
-
-
-TASKS = ["retrieval", "grounding", "boxes", "pretraining", "vqa", "classification", "reasoning", "text assignment"]
 
 
 @pytest.mark.parametrize("task", TASKS)
