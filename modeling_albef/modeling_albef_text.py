@@ -373,7 +373,7 @@ class AlbefTextModel(AlbefAttentionModel):
     def _folds(self, images: torch.Tensor, rows: int, length: int) -> bool:
         """Return whether texts (N, L) are so few for their images (I, P, W) that these stand for keys and values."""
         config = self.config
-        if config.images_per_text > 1 or config._attn_implementation not in ("sdpa", "eager"):
+        if config.images_per_text > 1 or config._attn_implementation != "sdpa":  # eager attention shows probabilities
             return False
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled(images.device.type):
             return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -23,8 +23,15 @@ MAX_IMAGE_PIXELS = 2 * 89_478_485  # where Pillow refuses to open an image: twic
 _TOO_LARGE = "make it smaller, leave it out or raise max_image_pixels"
 
 
+Gather = Callable[[list[str | None]], list[list[str | None]]]
+
+
 class MissingReaderError(OSError):
     """An image of a format for which a package is not installed; the text says which."""
+
+
+def _alone(own: list[str | None]) -> list[list[str | None]]:
+    return [own]
 
 
 def problems_of_images(
@@ -46,7 +53,12 @@ def problems_of_images(
 
 
 def image_problems(
-    dataset: datasets.Dataset, decode: bool, max_pixels: int = MAX_IMAGE_PIXELS, num_threads: int = 4
+    dataset: datasets.Dataset,
+    decode: bool,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    num_threads: int = 4,
+    share: tuple[int, int] = (0, 1),
+    gather: Gather = _alone,
 ) -> tuple[Problems, list[int]]:
     """Open every image of a data set, each file once.
 
@@ -56,39 +68,41 @@ def image_problems(
             files that are cut short, at the cost of reading everything.
         max_pixels: Width times height of the largest image that is accepted, up to `MAX_IMAGE_PIXELS`.
         num_threads: Images opened at a time, >= 1.
+        share: Which process this is, and of how many, that each open a part of the images.
+        gather: Returns what all processes give it, in their order, on each of them.
 
     Returns:
-        What is wrong, and the rows whose image is good.
+        What is wrong, and the rows whose image is good; the same on all processes, and with any number of them.
 
     Raises:
         DataError: `num_threads` or `max_pixels` is out of range.
     """
     images = dataset.select_columns("image").with_format(None).cast_column("image", datasets.Image(decode=False))
-    first_row: dict[str, int] = {}
-
-    def path(image: dict[str, Any] | None) -> str | None:
-        return image["path"] if image and image["bytes"] is None else None
-
-    def new_images() -> Iterator[dict[str, Any] | None]:
-        for row, image in enumerate(_column(images)):
-            if (name := path(image)) is None or first_row.setdefault(name, row) == row:
-                yield image
-
-    found = problems_of_images(new_images(), decode, max_pixels, num_threads)
-    problems, good, is_bad = Problems(first_row=0), [], dict[str, bool]()
-    shown = tqdm(_column(images), "Opening images", len(images), leave=False, disable=None)
-    for row, image in enumerate(shown):
-        name = path(image)
-        if name is not None and name in is_bad:
-            problem = "" if is_bad[name] else None  # "": it was said of an earlier row
-        else:
-            problem = next(found)
-            is_bad |= {} if name is None else {name: problem is not None}
-        if problem is None:
+    numbers: list[int] = []  # of each row's image, counted in the order in which they appear
+    process, count = share
+    own = islice(_new_images(images, numbers), process, None, count)
+    found = problems_of_images(own, decode, max_pixels, num_threads)
+    total, is_hidden = -(-len(images) // count), None if process == 0 else True  # None: where nobody sees it
+    parts = gather(list(tqdm(found, "Opening images", total, leave=False, disable=is_hidden)))
+    problems, good, known = Problems(first_row=0), [], set[int]()
+    for row, number in enumerate(numbers):
+        if (problem := parts[number % count][number // count]) is None:
             good.append(row)
         else:
-            problems.add_row(f"row {row}", problem)
+            problems.add_row(f"row {row}", "" if number in known else problem)  # said once an image
+            known.add(number)
     return problems, good
+
+
+def _new_images(images: datasets.Dataset, numbers: list[int]) -> Iterator[dict[str, Any] | None]:
+    """Yield the images, each file once; append each row's number of its image to a list."""
+    known, count = dict[str, int](), 0
+    for image in _column(images):
+        name = image["path"] if image and image["bytes"] is None else None
+        numbers.append(count if name is None else known.setdefault(name, count))
+        if numbers[-1] == count:
+            count += 1
+            yield image
 
 
 def _column(images: datasets.Dataset) -> Iterator[dict[str, Any] | None]:
@@ -98,7 +112,12 @@ def _column(images: datasets.Dataset) -> Iterator[dict[str, Any] | None]:
 
 
 def good_images(
-    dataset: datasets.Dataset, decode: bool, max_pixels: int = MAX_IMAGE_PIXELS, drop: bool = False
+    dataset: datasets.Dataset,
+    decode: bool,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    drop: bool = False,
+    share: tuple[int, int] = (0, 1),
+    gather: Gather = _alone,
 ) -> datasets.Dataset:
     """Return the rows of a data set whose image can be read.
 
@@ -107,18 +126,21 @@ def good_images(
         decode: See `image_problems`.
         max_pixels: See `image_problems`.
         drop: Leave the other rows out, and log how many, where otherwise the data is refused.
+        share: See `image_problems`; the first process logs.
+        gather: See `image_problems`.
 
     Raises:
         AnnotationError: Images cannot be read, and rows may not be dropped or none is left.
         DataError: `max_pixels` is out of range.
     """
-    problems, good = image_problems(dataset, decode, max_pixels)
+    problems, good = image_problems(dataset, decode, max_pixels, share=share, gather=gather)
     if not problems.count:
         return dataset
     if not drop or not good:
         problems.raise_if_any("Cannot read the images")
     subject = f"{problems.refused} of the {len(dataset)} rows of {dataset.split or 'the data'} that were loaded"
-    logger.warning(problems.describe(f"{subject} are dropped"))
+    if share[0] == 0:
+        logger.warning(problems.describe(f"{subject} are dropped"))
     return dataset.select(good)
 
 

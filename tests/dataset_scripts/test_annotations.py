@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -346,3 +349,31 @@ def test_bad_images_are_dropped_on_request(root: Path, caplog: pytest.LogCapture
         good_images(dataset, decode=False, max_pixels=479, drop=True)  # none is left
     with pytest.raises(ValueError, match="max_image_pixels is 0, but must lie between 1 and 178956970"):
         good_images(dataset, decode=False, max_pixels=0)
+
+
+@pytest.mark.parametrize("count", [2, 3, 13])
+def test_processes_share_the_check_of_images(root: Path, count: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Each image is opened by one of them, and all know what one alone would find, in its words and order."""
+    both = datasets.concatenate_datasets([twice(gallery(root)), gallery(root)])
+    for number in (3, 4, 9):
+        (root / "train" / f"{number}.png").write_text("<html>not found</html>")
+    alone = image_problems(both, decode=False)
+    parts: list[list[str | None]] = [[] for _ in range(count)]
+    meeting = threading.Barrier(count)
+
+    def found(process: int, check: Any, **options: Any) -> Any:
+        def gather(own: list[str | None]) -> list[list[str | None]]:
+            parts[process] = own
+            meeting.wait(timeout=20)
+            return parts
+
+        return check(both, decode=False, share=(process, count), gather=gather, **options)
+
+    with ThreadPoolExecutor(count) as pool:
+        results = list(pool.map(partial(found, check=image_problems), range(count)))
+        assert results == [alone] * count and alone[0].count == 3 and alone[0].refused == 9
+        assert [len(part) for part in parts] == [len(range(process, 12, count)) for process in range(count)]
+        caplog.clear()
+        kept = list(pool.map(partial(found, check=good_images, drop=True), range(count)))
+    assert all(rows["image_id"][:] == kept[0]["image_id"][:] and len(rows) == 27 for rows in kept)
+    assert len(caplog.messages) == 1 and "9 of the 36 rows" in caplog.messages[0]

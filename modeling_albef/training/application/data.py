@@ -30,6 +30,7 @@ from processing.augmented_rows import IMAGE_COLUMNS
 from processing.image_states import StoredImageRows, StoreOptions, states_folder, store_image_states
 
 from ..arguments import AlbefTrainingArguments
+from ..checkpoints.processes import gathered
 from ..rows import as_rows, features_of, image_keys
 from .errors import StartError, fail_on_all_ranks
 from .settings import SPLITS, DataArguments
@@ -40,7 +41,7 @@ OPTIONAL_COLUMNS = ("question_type", "answer_type")
 
 
 def load_splits(data_args: DataArguments, args: AlbefTrainingArguments, task: str) -> dict[str, Any]:
-    """Load and check the splits that a run needs; the first process prepares them for all.
+    """Load and check the splits that a run needs; the first process prepares them for all, and all check images.
 
     Args:
         data_args: Which data.
@@ -59,7 +60,7 @@ def load_splits(data_args: DataArguments, args: AlbefTrainingArguments, task: st
         "validation": args.do_eval or args.eval_strategy != IntervalStrategy.NO,
         "test": args.do_predict,
     }
-    with fail_on_all_ranks(args), args.main_process_first(desc="preparing the data"):
+    with fail_on_all_ranks(args):
         load = _load_mixture if data_args.sources else _load_split
         splits = dict[str, Any]()
         for split in filter(wanted.get, SPLITS):
@@ -131,17 +132,20 @@ def _load_split(split: str, data_args: DataArguments, args: AlbefTrainingArgumen
                 f"There is no {split} data: give {split}_files, or leave the {split} out with {without}."
             )
         fields[f"{split}_files"] = files
-    dataset = load_dataset_script(**{"name": data_args.dataset or "own_data", **fields})
+    # all fail or none, since they check the images together
+    with fail_on_all_ranks(args), args.main_process_first(desc="preparing the data"):
+        dataset = load_dataset_script(**{"name": data_args.dataset or "own_data", **fields})
     if isinstance(dataset, IterableDataset):
         dataset = dataset if data_args.max_rows is None else dataset.take(data_args.max_rows)
         return undecoded(dataset)
     if data_args.max_rows is not None:
         dataset = dataset.select(range(min(data_args.max_rows, len(dataset))))
-    if data_args.check_image_files and (args.process_index == 0 or data_args.drop_bad_rows):
+    if data_args.check_image_files:
         # an evaluation image that cannot be decoded would stop the run after an epoch, a stored one before that
         decode = split != "train" or data_args.store_image_states or data_args.validation_share is not None
-        kept = good_images(dataset, decode, max_pixels=data_args.max_image_pixels, drop=data_args.drop_bad_rows)
-        dataset = kept if data_args.drop_bad_rows else dataset
+        together: Any = {"share": (args.process_index, args.world_size), "gather": partial(gathered, args=args)}
+        pixels, drop = data_args.max_image_pixels, data_args.drop_bad_rows
+        dataset = good_images(dataset, decode, max_pixels=pixels, drop=drop, **together)
     return without_unknown_types(undecoded(dataset))
 
 

@@ -30,6 +30,7 @@ class Evaluator:
     batch_size: int = 64  # rows that are encoded together
     num_workers: int = 0  # processes that read images
     loading: dict[str, Any] = field(default_factory=dict)  # further options of their `DataLoader`
+    kept_loaders: dict[str, DataLoader] | None = None  # by what they read, for the next evaluation of the same data
     accelerator: Accelerator = field(default_factory=Accelerator)  # of the run; a new one finds other processes
     image_store: Callable[[Any], Any] | None = None  # gives rows `image_hidden_states` in place of their `image`
 
@@ -58,20 +59,33 @@ class Evaluator:
                 self.model.bfloat16()
             self.model.train(was_training)
 
-    def load(self, dataset: Any, batches: Sequence[list[int]], collate: Any) -> DataLoader:
-        """Return rows of a data set, batch by batch."""
+    def load(self, dataset: Any, batches: Sequence[list[int]], collate: Any, kept_as: str | None = None) -> DataLoader:
+        """Return rows of a data set, batch by batch.
+
+        With `kept_as`, and where there are `kept_loaders`, it is the one that was kept by this name for these batches,
+        whose worker processes are still there; a new one is kept.
+        """
         if self.processor is None:
             raise AlbefError("The evaluation needs an AlbefProcessor: give it to the trainer as processing_class.")
         is_pinned = self.model.device.type == "cuda"
         options: dict[str, Any] = {"num_workers": self.num_workers, "pin_memory": is_pinned, **self.loading}
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, **options)
+        kept = self.kept_loaders if kept_as is not None and options["num_workers"] else None
+        if kept is None:
+            return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, **options)
+        loader = kept.get(str(kept_as))
+        if loader is None or loader.batch_sampler != batches:
+            # with its own seeds, so that a training draws the same numbers whether a loader is new or kept
+            options |= {"persistent_workers": True, "generator": torch.Generator()}
+            loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate, **options)
+            kept[str(kept_as)] = loader
+        return loader
 
     def own_batches(
         self, dataset: Any, batches: Sequence[list[int]], collate: Any, description: str
     ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
         """Yield the rows of each batch that is this process's, and the model's inputs for them, on its device."""
         own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
-        loader = self.load(dataset, own, collate)
+        loader = self.load(dataset, own, collate, kept_as=description)
         for batch, inputs in zip(own, progress(loader, description), strict=True):
             yield batch, {name: tensor.to(self.model.device, non_blocking=True) for name, tensor in inputs.items()}
 

@@ -217,7 +217,8 @@ class RetrievalEvaluator(Evaluator):
         embeds = torch.zeros(len(dataset), self.model.config.projection_dim, device=self.model.device)
         images = EncodedImages(embeds, batches, owners)
         own = [index for index, owner in enumerate(owners) if owner == self.accelerator.process_index]
-        loader, room = self._load_images(dataset, batches, own), ImageRoom(self.image_memory * MEGABYTE)
+        collate, room = partial(_collate_images, self.processor), ImageRoom(self.image_memory * MEGABYTE)
+        loader = self.load(dataset, [batches[index] for index in own], collate, kept_as="images")
         for index, given in zip(own, progress(loader, "Encoding images"), strict=True):
             features = self._image_features(given)
             embeds[batches[index][0] : batches[index][-1] + 1] = features.pooler_output.float()
@@ -239,7 +240,9 @@ class RetrievalEvaluator(Evaluator):
         own = [index for index, process in enumerate(assigned) if process == self.accelerator.process_index]
         own.sort(key=lambda index: index not in images.states)  # frees memory first
         lost = [index for index in own if index not in images.states]
-        again = iter(self._load_images(dataset, images.batches, lost) if lost else ())  # no readers for nothing
+        collate, again = partial(_collate_images, self.processor), iter(())
+        if lost:  # no readers for nothing
+            again = iter(self.load(dataset, [images.batches[index] for index in lost], collate))
         with progress(None, "Re-ranking") as bar:
             bar.reset(total=sum(loads[index] for index in own))
             for index in own:
@@ -281,9 +284,6 @@ class RetrievalEvaluator(Evaluator):
         device = self.model.device
         on_device = {name: value.to(device, non_blocking=True) for name, value in given.items()}
         return self.model.get_image_features(**on_device)
-
-    def _load_images(self, dataset: Any, batches: list[list[int]], chosen: list[int]) -> Any:
-        return self.load(dataset, [batches[index] for index in chosen], partial(_collate_images, self.processor))
 
 
 def _measure(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
+import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import PredictionOutput, denumpify_detensorize, speed_metrics
 from transformers.utils import logging
@@ -56,6 +59,8 @@ class EvaluationMixin(Trainer):
     image_store: Callable[[Any], Any] | None = None
     keeps_evaluations: bool = False
     _kept: tuple[_Kept, ...] = ()
+    _loaders: dict[str, tuple[Any, dict[str, DataLoader]]] | None = None  # by split: its data as given, what reads it
+    _own_loaders: dict[str, DataLoader] | None = None  # of the data that is being evaluated
 
     @abstractmethod
     def evaluate_dataset(self, dataset: Any) -> Any:
@@ -75,6 +80,7 @@ class EvaluationMixin(Trainer):
             "batch_size": args.per_device_eval_batch_size,
             "num_workers": args.dataloader_num_workers,
             "loading": loading,
+            "kept_loaders": self._own_loaders if args.dataloader_persistent_workers else None,
             "accelerator": self.accelerator,
             "image_store": self.image_store,
             **{name: getattr(args, name) for name in names},
@@ -183,7 +189,8 @@ class EvaluationMixin(Trainer):
         start = time.time()
         rows = as_rows(dataset)
         self.evaluated_split = prefix
-        outcome = self.evaluate_dataset(rows)
+        with self._keep_loaders(dataset, prefix):
+            outcome = self.evaluate_dataset(rows)
         self.results[prefix] = self._results_of(outcome)
         further = (self.compute_metrics and self.compute_metrics(outcome)) or {}
         measured = denumpify_detensorize({**outcome.metrics, **further})
@@ -191,6 +198,21 @@ class EvaluationMixin(Trainer):
         metrics.update(speed_metrics(prefix, start, num_samples=len(rows)))
         self.log(metrics)
         return EvaluationRecord(prefix, rows, outcome, metrics)
+
+    @contextlib.contextmanager
+    def _keep_loaders(self, dataset: Any, split: str) -> Iterator[None]:
+        """Let evaluators use the loaders of the last evaluation of a split, if it was of this very data set."""
+        if self._loaders is None:
+            self._loaders = {}
+            weakref.finalize(self, self._loaders.clear)  # left to the garbage collection, workers take seconds to end
+        source, loaders = self._loaders.pop(split, (None, {}))  # after a failure its workers may be gone
+        self._own_loaders = loaders if source is dataset else {}
+        del loaders  # ends those of other data before new ones start
+        try:
+            yield
+            self._loaders[split] = (dataset, self._own_loaders)
+        finally:
+            self._own_loaders = None
 
     @property
     def last_evaluation(self) -> EvaluationRecord | None:

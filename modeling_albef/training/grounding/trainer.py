@@ -87,14 +87,17 @@ class GroundingTrainer(ContrastiveTrainer):
         weight, boxes = self.args.box_loss_weight, extra.get("boxes")
         if not weight or boxes is None:
             return outputs.loss, {}
-        has_box = boxes.isfinite().all(dim=1)
+        rows = boxes.isfinite().all(dim=1).nonzero()[:, 0]  # those with a box: the host waits for their number
         loss, mask = outputs.loss.new_zeros(()), inputs.get("attention_mask")
-        if bool(has_box.any()):
-            states = outputs.image_hidden_states[has_box], outputs.text_hidden_states[has_box]
+        if len(rows):
+            image, text = (
+                one.index_select(0, rows) for one in (outputs.image_hidden_states, outputs.text_hidden_states)
+            )
             model = self.accelerator.unwrap_model(self.model)
             with autocast(self.accelerator):
-                maps = match_maps(model, *states, None if mask is None else mask[has_box], self.args.gradcam_layer)
-            loss = box_attention_loss(maps, box_masks(boxes[has_box], *maps.shape[1:]))
+                mask = None if mask is None else mask.index_select(0, rows)
+                maps = match_maps(model, image, text.index_select(0, rows), mask, self.args.gradcam_layer)
+            loss = box_attention_loss(maps, box_masks(boxes.index_select(0, rows), *maps.shape[1:]))
         return outputs.loss + weight * loss, {"box_loss": loss}
 
     def evaluate_dataset(self, dataset: Any) -> GroundingResult:

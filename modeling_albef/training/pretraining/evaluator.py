@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class PreTrainingEvaluator(Evaluator):
         batches = [batch.tolist() for batch in torch.arange(len(rows)).split(self.batch_size)]
         sums = torch.zeros(len(batches), len(PARTS) + 2, dtype=torch.float64)  # then right and masked tokens
         with self.inference():
-            for batch, inputs in self.own_batches(rows, batches, self._tensors, "Measuring losses"):
+            for batch, inputs in self.own_batches(rows, batches, partial(_tensors, self.collator), "Measuring losses"):
                 outputs, labels = self.model(**inputs), inputs["mlm_labels"]
                 right = (outputs.mlm_logits.argmax(dim=2) == labels).sum()
                 measured = [len(batch) * getattr(outputs, name) for name in PARTS] + [right, (labels != -100).sum()]
@@ -61,5 +62,6 @@ class PreTrainingEvaluator(Evaluator):
         losses = {name: part / max(len(rows), 1) for name, part in zip(PARTS, parts, strict=True)}
         return {"loss": sum(losses.values()), **losses, "mlm_accuracy": 100 * right / max(masked, 1)}
 
-    def _tensors(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        return {name: one for name, one in self.collator(rows).items() if isinstance(one, torch.Tensor)}
+
+def _tensors(collator: Any, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    return {name: one for name, one in collator(rows).items() if isinstance(one, torch.Tensor)}

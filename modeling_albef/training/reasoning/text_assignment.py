@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,10 @@ class TextAssignmentEvaluator(Evaluator):
         numbers = list(range(len(rows)))
         batches = [numbers[start : start + self.batch_size] for start in numbers[:: self.batch_size]]
         counts = torch.zeros(2)  # right ones, all
+        limit = self.model.config.text_config.max_position_embeddings
+        collate = partial(_collate, limit_lengths(retrieval_collator(self.processor), max_length=limit))
         with self.inference():
-            for _, inputs in self.own_batches(rows, batches, self._collate, "Assigning"):
+            for _, inputs in self.own_batches(rows, batches, collate, "Assigning"):
                 outputs = self.model(**inputs)
                 labels = outputs.assigned_labels
                 right = (outputs.logits.argmax(dim=1) == labels).sum()
@@ -73,10 +76,9 @@ class TextAssignmentEvaluator(Evaluator):
         right, count = self.sum_over_processes(counts).tolist()
         return TextAssignmentResult({"assignment_accuracy": 100 * right / max(count, 1)})
 
-    def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        limit = self.model.config.text_config.max_position_embeddings
-        batch = limit_lengths(retrieval_collator(self.processor), max_length=limit)(rows)
-        return {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+
+def _collate(collator: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in collator(rows).items() if isinstance(value, torch.Tensor)}
 
 
 class TextAssignmentTrainer(AlbefTrainer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from golden_cases import build, load_case, pick_inputs, training_step
+from task_trainers import TASKS, task_trainer
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_cases import make_trainer, random_rows
 
@@ -22,13 +25,21 @@ from modeling_albef.training.hardware import autocast, exact_products
 
 # what makes the host wait for a GPU; `multinomial` looks whether there are weights
 STALLS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "multinomial", "equal.default")
+COPIES = ("tolist", "cpu", "numpy", "__array__")
 # where a whole step does so, and why that is none of a GPU's, or has to be
 REMAINING = {
     "attention_albef.py:from_mask": "on a CPU alone; on a GPU texts stay padded",
-    "data_loader.py:__iter__": "the seed of an epoch is drawn on the CPU",
+    "data_loader.py:__iter__": "the seed and the order of an epoch are drawn on the CPU",
     "callbacks.py:read": "whether the loss of the step before is finite has arrived in main memory by then",
     "trainer.py:_finalize_training": "the mean loss of a training that ended",
 }
+BOXES = {"trainer.py:add_losses": "how many pairs have a box, whose maps alone are computed"}
+GLOBAL_NEGATIVES = {"losses_albef.py:gather_pairs": "how long the longest text of all processes is"}
+LOGGED = {
+    "trainer.py:_maybe_log_save_evaluate": "the mean loss since the last log line, and the gradient's norm",
+    "trainer.py:log": "the means of the parts of the loss, in one copy",
+}
+BATCH_MAKING = "torch/utils/data/_utils/fetch.py"  # what it calls makes a batch on the CPU, before the step
 
 
 class CountStalls(TorchDispatchMode):
@@ -42,10 +53,30 @@ class CountStalls(TorchDispatchMode):
         by_mask = any(isinstance(one, torch.Tensor) and one.dtype == torch.bool for one in index)
         of_unknown_size = "repeat_interleave.Tensor" in str(func) and (kwargs or {}).get("output_size") is None
         if by_mask or of_unknown_size or any(name in str(func) for name in STALLS):
-            self.found.append(str(func))
-            frames = [frame for frame in traceback.extract_stack()[:-1] if "/torch/" not in frame.filename]
-            frames = [frame for frame in frames if frame.name != "__torch_function__"]  # which all calls pass
-            self.places.append(f"{Path(frames[-1].filename).name}:{frames[-1].name}")
+            self.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+    def add(self, name: str) -> None:
+        """Count a call, unless it is part of making a batch."""
+        stack = traceback.extract_stack()[:-2]
+        if any(frame.filename.endswith(BATCH_MAKING) for frame in stack):
+            return
+        frames = [frame for frame in stack if "/torch/" not in frame.filename]
+        frames = [frame for frame in frames if frame.name != "__torch_function__"]  # which all calls pass
+        self.found.append(name)
+        self.places.append(f"{Path(frames[-1].filename).name}:{frames[-1].name}")
+
+
+class CountCopies(TorchFunctionMode):
+    """Counts what copies a tensor to the host: on a CPU no operator is called for it."""
+
+    def __init__(self, stalls: CountStalls) -> None:
+        super().__init__()
+        self.stalls = stalls
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in COPIES:
+            self.stalls.add(func.__name__)
         return func(*args, **(kwargs or {}))
 
 
@@ -76,12 +107,35 @@ def test_what_a_whole_training_waits_for_is_listed(tmp_path: Path) -> None:
     """With the optimizer that is the default on a GPU, and no step logged: one look a step, at the step before."""
     options = {"logging_steps": 100, "logging_first_step": False, "save_strategy": "no", "optim": "adamw_torch_fused"}
     trainer = make_trainer(tmp_path, **options)
-    with CountStalls() as counted:
+    with CountStalls() as counted, CountCopies(counted):
         trainer.train()
     places = Counter(counted.places)
     assert set(places) <= set(REMAINING), places
     assert places["callbacks.py:read"] == trainer.state.global_step == 8
+    assert places["data_loader.py:__iter__"] == 2 * 3 and places["trainer.py:_finalize_training"] == 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_task_waits_for_more(tmp_path: Path, task: str) -> None:
+    """With batches from files: the same list for every trainer, and as often. The first of three steps is logged."""
+    options = {"max_steps": 3, "per_device_train_batch_size": 4, "use_cpu": True, "optim": "adamw_torch_fused"}
+    options |= {"logging_steps": 100, "save_strategy": "no", "eval_strategy": "no", "report_to": "none"}
+    trainer = task_trainer(task, tmp_path, {**options, "disable_tqdm": True})
+    with CountStalls() as counted, CountCopies(counted):
+        trainer.train()
+    places = Counter(counted.places)
+    assert set(places) <= REMAINING.keys() | LOGGED.keys() | BOXES.keys(), places
+    assert places["trainer.py:add_losses"] == (3 if task == "boxes" else 0)
+    assert places["callbacks.py:read"] == trainer.state.global_step == 3
+    assert places["trainer.py:_maybe_log_save_evaluate"] == 2 and places["trainer.py:log"] == 1
     assert places["data_loader.py:__iter__"] == 2 and places["trainer.py:_finalize_training"] == 1
+
+
+def test_the_page_lists_what_a_step_waits_for() -> None:
+    page = (Path(__file__).parents[3] / "docs/distributed.md").read_text()
+    table = page.partition("## What a step waits for")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+\.py)`, `(\w+)` \|", table, re.MULTILINE)
+    assert sorted(f"{file}:{name}" for file, name in rows) == sorted(REMAINING | LOGGED | BOXES | GLOBAL_NEGATIVES)
 
 
 def test_of_the_images_of_all_processes_those_that_are_matched_are_projected() -> None:

@@ -579,3 +579,24 @@ def test_a_bad_image_ends_both_processes_with_one_sentence(checked: bool, tmp_pa
     done = run(SCRIPT, [config, "--per_device_train_batch_size=4"], two_processes(), check=False)
     assert done.returncode != 0 and done.stderr.count("damaged or cut short") == 1
     assert "Connection closed" not in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_check_the_images_together(tmp_path: Path) -> None:
+    """What is damaged is told once, and both drop the same rows as one process does."""
+    files = write_pictures(tmp_path)
+    for number in (3, 6):
+        (tmp_path / f"{number}.png").write_text("<html>not found</html>")
+    said = {}
+    for name, launcher in {"one": (), "two": two_processes()}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        changes = {"dataset": None, "dataset_config": None, "max_steps": 2, "drop_bad_rows": True, **files}
+        config = write_run(folder, do_predict=False, per_device_train_batch_size=4, **changes)
+        done = run(SCRIPT, [config], launcher)
+        words = ("are dropped", ".png'")
+        said[name] = [line.strip() for line in done.stderr.splitlines() if any(word in line for word in words)]
+        starts = [" ".join(line.split()[:7]) for line in said[name]]
+        assert "2 of the 12 rows of train" in starts and "1 of the 6 rows of validation" in starts, done.stderr[-3000:]
+        assert done.stderr.count("there are 20 training captions") == (1 if name == "one" else 2)  # by each process
+    assert said["one"] == said["two"] and len(said["one"]) == 5

@@ -12,6 +12,7 @@ from modeling_albef import AlbefForImageTextRetrieval
 from modeling_albef.explain.gradcam import gradcam
 from modeling_albef.explain.text_maps import match_maps
 from modeling_albef.training.grounding.box_loss import box_attention_loss, box_masks
+from modeling_albef.training.hardware import padding_left_out
 
 
 def test_masks_are_shares_of_patches() -> None:
@@ -65,6 +66,16 @@ def test_maps_are_those_of_gradcam_and_the_attention_is_put_back(case: Any) -> N
     torch.testing.assert_close(maps_of(model, inputs), gradcam(model, **inputs, average_tokens=True))
     assert model.albef.text_model.config._attn_implementation == "sdpa"
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_maps_are_the_same_where_padding_is_left_out_and_texts_are_few(case: Any) -> None:
+    """Where one token meets many patches, images stand for keys and values, but not if probabilities are asked for."""
+    model, inputs, _ = case
+    inputs |= {"input_ids": torch.tensor([[5], [7]]), "attention_mask": torch.ones(2, 1, dtype=torch.long)}
+    assert model.albef.text_model._folds(torch.zeros(2, 5, 24), 2, 1)  # by the attention that a model has at first
+    expected = maps_of(model, inputs)
+    with padding_left_out(model):
+        torch.testing.assert_close(maps_of(model, inputs), expected)
 
 
 @pytest.mark.parametrize(
