@@ -217,7 +217,7 @@ def make_model_card(config: Any, architecture: str, name: str, facts: CardFacts 
     """Return the card of a model loaded by `name`; its metadata have the task, the data sets and the `model-index`."""
     facts, task = facts or CardFacts(), _TASKS.get(architecture, _FEATURES)
     title = one_line(name).rstrip("/").split("/")[-1] or architecture
-    language = facts.language or ("en" if config.text_config.vocab_size == _ENGLISH_VOCABULARY else None)
+    language = facts.language or language_of(config)
     is_on_hub = name.count("/") == 1 and _is_repo_id(name)
     has_code = facts.has_code and is_on_hub
     data = ModelCardData(
@@ -238,7 +238,7 @@ def make_model_card(config: Any, architecture: str, name: str, facts: CardFacts 
         architecture=code(architecture),
         about=task.about,
         needs=_WITH_CODE if has_code else _WITHOUT_CODE + ("" if is_on_hub else _where(name)),
-        usage=_usage(config, architecture, task, has_code).replace("{name}", python_string(name)),
+        usage=usage_example(config, architecture, name, has_code),
         labels=_labels(config, task),
         order=_order_of_candidates(config, architecture),
         results=_result_table(facts),
@@ -251,9 +251,24 @@ def make_model_card(config: Any, architecture: str, name: str, facts: CardFacts 
     return ModelCard(text)
 
 
-def _usage(config: Any, architecture: str, task: _Task, has_code: bool) -> str:
-    """Return Python that uses the model; by similarity where the matching head is of no use."""
-    usage = task.usage
+def language_of(config: Any) -> str | None:
+    """Return "en" where the vocabulary has the size of the published models', else None: it is not known."""
+    return "en" if config.text_config.vocab_size == _ENGLISH_VOCABULARY else None
+
+
+def usage_example(config: Any, architecture: str, name: str, has_code: bool) -> str:
+    """Return Python that uses a model by its name, with its code from the Hub or with the installed package.
+
+    It scores by similarity where the matching head is of no use, and gives candidate answers to a model without.
+    """
+    return _usage(config, architecture, has_code).replace("{name}", python_string(name))
+
+
+def _usage(config: Any, architecture: str, has_code: bool) -> str:
+    usage = _TASKS.get(architecture, _FEATURES).usage
+    decoder = getattr(config, "decoder_config", None)
+    if architecture == "AlbefForQuestionAnswering" and not getattr(decoder, "answer_list", None):
+        usage = usage.replace("top_k=3", 'answer_list=["red", "blue", "green"]')
     if not has_code:
         usage = usage.replace(", trust_remote_code=True", "")
         usage = usage.replace("\n\n", "\n\nimport modeling_albef\nimport processing\n\n", 1)
