@@ -284,7 +284,7 @@ class AlbefHubMixin:
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, save_code=save_code, **kwargs)
             if not api.file_exists(repo_id, "README.md", revision=revision):
-                facts = CardFacts(tags=tuple(own_tags), base_model=origin(self.config, repo_id))
+                facts = CardFacts(tags=tuple(own_tags), base_model=origin(self.config, repo_id), has_code=save_code)
                 make_model_card(self.config, type(self).__name__, repo_id, facts).save(Path(folder) / "README.md")
             elif own_tags:
                 card = ModelCard.load(api.hf_hub_download(repo_id, "README.md", revision=revision))

@@ -32,6 +32,9 @@ METRICS = {  # of the evaluators: the metric's name on the Hub, and in words
     "f1_macro": ("f1", "F1, mean of the labels"),
     "f1_micro": ("f1", "F1, all labels together"),
     "auroc": ("roc_auc", "AUROC"),
+    "pearson": ("pearsonr", "Pearson correlation"),
+    "mse": ("mse", "Mean squared error"),
+    "mae": ("mae", "Mean absolute error"),
     "mlm_accuracy": ("accuracy", "Accuracy of masked words"),
     "vqa_accuracy": ("accuracy", "VQA accuracy"),
     "vqa_accuracy_yes_no": ("accuracy", "VQA accuracy (yes/no)"),
@@ -149,21 +152,31 @@ An [ALBEF](https://arxiv.org/abs/2107.07651) ({architecture}) that {about}.
 
 ## How to use
 
-Where the package of these models is installed, import `modeling_albef` and `processing`, and leave the flag
-`trust_remote_code` out. Elsewhere it runs the Python files of this repository: read them, and pin a `revision`.
+{needs} Replace the images and texts by your own.
 
 ```python
 {usage}```
-{order}{results}{training}
+{labels}{order}{results}{training}
 ## Limits
 
 {limits} The model knows the kind of images and sentences it was trained on, with their biases; on others it is worse.
-It reads English text, cleaned up and cut as the original does, and squares of {side} x {side} pixels.
+It reads {language}. The processor makes texts lower case, removes punctuation and cuts long texts.
+It resizes each image to {side} x {side} pixels, whatever its shape.
 
 ## Library versions
 
 {versions}
 """
+
+
+_WITH_CODE = """\
+This needs `transformers`, `torch` and `pillow`. With `trust_remote_code=True` it runs the Python files of this
+repository: read them first, and pin a `revision`. Where the package of these models is installed, write
+`import modeling_albef, processing` instead and leave the flag out."""
+_WITHOUT_CODE = """\
+This needs the package of these models. After `pip install .` of it, write `import albef` in place of `modeling_albef`
+and `processing`."""
+_ENGLISH_VOCABULARY = 30522  # tokens of bert-base-uncased, which the published models have
 
 
 @dataclass
@@ -180,8 +193,11 @@ class CardFacts:
             metadata.
         license: Its identifier on the Hub.
         tags: Beside the card's own.
-        language: Code or codes.
+        language: Code or codes, or "multilingual"; None: English where the vocabulary has the size of the published
+            models', otherwise not said.
         task: The Hub's name of the task, where it is not the one of the model's class.
+        has_code: Whether the Python files are beside the model. A name that is none on the Hub is a folder's, which
+            the card uses by the installed package.
     """
 
     datasets: tuple[str, ...] = ()
@@ -192,14 +208,18 @@ class CardFacts:
     base_model: str | list[str] | None = None
     license: str | None = None
     tags: tuple[str, ...] = ()
-    language: str | list[str] = "en"
+    language: str | list[str] | None = None
     task: str | None = None
+    has_code: bool = True
 
 
 def make_model_card(config: Any, architecture: str, name: str, facts: CardFacts | None = None) -> ModelCard:
     """Return the card of a model loaded by `name`; its metadata have the task, the data sets and the `model-index`."""
     facts, task = facts or CardFacts(), _TASKS.get(architecture, _FEATURES)
     title = one_line(name).rstrip("/").split("/")[-1] or architecture
+    language = facts.language or language_of(config)
+    is_on_hub = name.count("/") == 1 and _is_repo_id(name)
+    has_code = facts.has_code and is_on_hub
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag=facts.task or task.pipeline_tag,
@@ -209,7 +229,7 @@ def make_model_card(config: Any, architecture: str, name: str, facts: CardFacts 
         eval_results=_eval_results(facts, facts.task or task.pipeline_tag) or None,
         base_model=_base_models(facts),
         license=None if facts.license is None else one_line(facts.license).lower().replace(" ", "-"),
-        language=facts.language,
+        language=language,
     )
     add_tags(data, facts.tags)
     text = _CARD.format(
@@ -217,24 +237,72 @@ def make_model_card(config: Any, architecture: str, name: str, facts: CardFacts 
         title=plain(title),
         architecture=code(architecture),
         about=task.about,
-        usage=_usage(config, architecture, task).replace("{name}", python_string(name)),
+        needs=_WITH_CODE if has_code else _WITHOUT_CODE + ("" if is_on_hub else _where(name)),
+        usage=usage_example(config, architecture, name, has_code),
+        labels=_labels(config, task),
         order=_order_of_candidates(config, architecture),
         results=_result_table(facts),
         training=_training(facts),
         limits=task.limits,
+        language=_languages(language),
         side=config.vision_config.image_size,
         versions="\n".join(f"- {library} {version}" for library, version in _versions()),
     )
     return ModelCard(text)
 
 
-def _usage(config: Any, architecture: str, task: _Task) -> str:
-    """Return Python that uses the model; by similarity where the matching head is of no use."""
+def language_of(config: Any) -> str | None:
+    """Return "en" where the vocabulary has the size of the published models', else None: it is not known."""
+    return "en" if config.text_config.vocab_size == _ENGLISH_VOCABULARY else None
+
+
+def usage_example(config: Any, architecture: str, name: str, has_code: bool) -> str:
+    """Return Python that uses a model by its name, with its code from the Hub or with the installed package.
+
+    It scores by similarity where the matching head is of no use, and gives candidate answers to a model without.
+    """
+    return _usage(config, architecture, has_code).replace("{name}", python_string(name))
+
+
+def _usage(config: Any, architecture: str, has_code: bool) -> str:
+    usage = _TASKS.get(architecture, _FEATURES).usage
+    decoder = getattr(config, "decoder_config", None)
+    if architecture == "AlbefForQuestionAnswering" and not getattr(decoder, "answer_list", None):
+        usage = usage.replace("top_k=3", 'answer_list=["red", "blue", "green"]')
+    if not has_code:
+        usage = usage.replace(", trust_remote_code=True", "")
+        usage = usage.replace("\n\n", "\n\nimport modeling_albef\nimport processing\n\n", 1)
     if architecture != "AlbefForImageTextRetrieval" or config.rerank_weight != 0:
-        return task.usage
-    *lines, _ = task.usage.splitlines(keepends=True)
+        return usage
+    *lines, _ = usage.splitlines(keepends=True)
     score = "outputs = model(**inputs, use_itm_head=False)\nprint(outputs.logits_per_image)"
     return "".join([*lines, f"{score}  # cosine similarity / temperature, one a caption\n"])
+
+
+def _where(folder: str) -> str:
+    """Return where Python finds a folder that is given by its name alone."""
+    return f" Run it where the folder {code(folder)} is, or give the path of the folder."
+
+
+def _languages(codes: str | list[str] | None) -> str:
+    """Return in words which texts a model reads."""
+    names = [codes] if isinstance(codes, str) else codes or []
+    if names == ["en"]:
+        return "English text"
+    if "multilingual" in names:
+        return "text in the languages of its tokenizer and its training data"
+    if names:
+        return f"text in the language{'s' * (len(names) > 1)} {' and '.join(map(code, names))}"
+    return "text in the language of its training data"
+
+
+def _labels(config: Any, task: _Task) -> str:
+    """Return the labels that a classifier chooses from, the first 20 of many."""
+    names = list(map(code, config.id2label.values()))
+    if task not in (_LABELS, _REASONING) or getattr(config, "problem_type", None) == "regression":
+        return ""
+    more = f" and {len(names) - 20} more, see `config.json`" if len(names) > 20 else ""
+    return f"\nLabels: {', '.join(names[:20])}{more}.\n"
 
 
 def _order_of_candidates(config: Any, architecture: str) -> str:
@@ -343,16 +411,18 @@ def _result_table(facts: CardFacts) -> str:
         for metric, value in found.items()
     ]
     where = plain(", ".join(facts.datasets)) or "its data set"
-    head = f"\n## Results\n\nOn {where}, in per cent:\n\n| split | metric | value |\n|---|---|---|\n"
+    has_errors = any(metric in ("mse", "mae") for found in facts.results.values() for metric in found)
+    unit = "in per cent, errors in units of the labels" if has_errors else "in per cent"
+    head = f"\n## Results\n\nOn {where}, {unit}:\n\n| split | metric | value |\n|---|---|---|\n"
     return head + "".join(rows) if rows else ""
 
 
 def _training(facts: CardFacts) -> str:
     given = [facts.base_model] if isinstance(facts.base_model, str) else facts.base_model or []
-    start = " and ".join(map(code, given)) or "weights that have no name on the Hub"
+    start = f" from {' and '.join(map(code, given))}" if given else ""
     lines = (f"- {code(name)}: {_value(value)}\n" for name, value in facts.arguments.items())
     data = plain(", ".join(facts.datasets)) or "unnamed data"
-    head = f"\n## Training\n\nTrained from {start} on {data}, with these arguments:\n\n"
+    head = f"\n## Training\n\nTrained{start} on {data}, with these arguments:\n\n"
     return head + "".join(lines) if facts.arguments else ""
 
 

@@ -68,9 +68,10 @@ SCRIPTS: dict[str, tuple[Any, ...]] = {
 }
 MODULES = (  # that are run with `python -m`, beside `dataset_scripts`
     *("modeling_albef.convert_albef_to_hf", "modeling_albef.export_albef_to_onnx"),
-    *("modeling_albef.conversion.onnx_encoder", "modeling_albef.visualize", "app"),
+    *("modeling_albef.conversion.onnx_encoder", "modeling_albef.serving.space", "modeling_albef.visualize", "app"),
     *(f"benchmarks.{path.stem}" for path in ROOT.glob("benchmarks/*.py") if "\ndef main(" in path.read_text()),
 )
+MADE = ("space/start.py",)  # scripts that a command of a page makes
 DOCS = ROOT / "docs"
 
 
@@ -173,7 +174,7 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch, may_run: bo
         module = dataset_script_commands if words[2] == "dataset_scripts" else importlib.import_module(words[2])
         parse_only(module, words[3:], monkeypatch)
     elif words[0] == "python":
-        assert (ROOT / words[1]).is_file(), words[1]
+        assert words[1] in MADE or (ROOT / words[1]).is_file(), words[1]
     else:
         assert words[:3] == ["pip", "install", "-e"], f"say how {words[0]!r} is tested, or why it is not run"
         extras = re.findall(r"\[(.+)\]", words[3])
@@ -289,6 +290,7 @@ def all_options(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     needed = {"modeling_albef.convert_albef_to_hf": ["a.pth", "--output_dir", "b"]}
     needed |= {"modeling_albef.export_albef_to_onnx": ["model", "folder"], "benchmarks.grounding": ["--model", "m"]}
     needed |= {"modeling_albef.conversion.onnx_encoder": ["model.onnx", "folder"]}
+    needed |= {"modeling_albef.serving.space": ["space"]}
     needed |= {"benchmarks.clients": ["http://localhost:7860"], "benchmarks.quantized_ranks": ["--model", "m"]}
     needed |= {"modeling_albef.visualize": ["photo.png", "text", "--model", "m"]}
     parsers += [parse_only(importlib.import_module(name), needed.get(name, []), monkeypatch) for name in MODULES]
@@ -296,9 +298,9 @@ def all_options(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 def test_options_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever an option is named, in a sentence or in a block, some command has it."""
+    """Wherever an option is named, in a sentence or in a block, some command has it; SLURM, pip and hf aside."""
     known = all_options(monkeypatch)
-    others = re.compile(r"^#SBATCH .*$|pip install .*", re.MULTILINE)  # SLURM's own, and pip's
+    others = re.compile(r"^#SBATCH .*$|pip install .*|TORCH='[^']*'|\bhf (?:down|up)load [^`]*", re.MULTILINE)
     texts = {page: others.sub("", page.read_text()) for page in PAGES}
     named = {(f"--{option}", page.name) for page, text in texts.items() for option in OPTION.findall(text)}
     assert len(named) > 40

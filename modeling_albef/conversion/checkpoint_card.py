@@ -8,7 +8,7 @@ import jinja2
 import yaml
 
 from ..configuration_albef import AlbefConfig
-from ..model_card_albef import code, plain, python_string
+from ..model_card_albef import code, language_of, plain, python_string, usage_example
 from .checkpoint_names import ConvertedCheckpoint
 
 FOLDER = Path(__file__).parent
@@ -18,7 +18,8 @@ def write_card(checkpoint: ConvertedCheckpoint, config: AlbefConfig, **facts: An
     """Return the card, Markdown with the Hub's metadata in front.
 
     `facts` are `file_name` and `sha256` (empty for a folder) of the checkpoint, `model_class`, `repository` (folder or
-    Hub name that the model is loaded by) and `notes` (what was left out or started at random).
+    Hub name that the model is loaded by), `has_code` (whether the Python files are beside it) and `notes` (what was
+    left out or started at random).
     """
     environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {"code": code, "plain": plain, "python_string": python_string}
@@ -28,6 +29,8 @@ def write_card(checkpoint: ConvertedCheckpoint, config: AlbefConfig, **facts: An
     parts = {"the momentum model": checkpoint.teacher, "the feature queue": checkpoint.queue}
     card = template.render(
         **facts,
+        language=language_of(config),
+        usage=usage_example(config, facts["model_class"], str(facts["repository"]), facts["has_code"]),
         source=checkpoint.source,
         side=config.vision_config.image_size,
         answers=decoder is not None,

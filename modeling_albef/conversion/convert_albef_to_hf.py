@@ -98,6 +98,7 @@ def convert(args: argparse.Namespace) -> None:
                 sha256=digest(args.checkpoint) if args.checkpoint.is_file() else "",
                 model_class=type(student).__name__,
                 repository=args.push_to_hub or args.output_dir.name,
+                has_code=with_code,
                 notes=notes,
             )
             (folder / "README.md").write_text(card, encoding="utf-8")

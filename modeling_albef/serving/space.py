@@ -39,14 +39,17 @@ license: apache-2.0
 
 # {title}
 
-The page of `app.py`, with {models}. Files:
+Here you can {uses}, and see where the model looks. Made with [ALBEF](https://arxiv.org/abs/2107.07651): {models}.
 
-- `start.py` says which models and images, and starts the page.
-- `requirements.txt` has what the page needs; the Hub installs Gradio itself.
-- `app.py` and the packages beside it are the code.
+| file | content |
+|---|---|
+| `start.py` | the models and the folder of images; it starts the page |
+| `requirements.txt` | what the page needs; the Hub installs Gradio itself |
+| `app.py` and the packages beside it | the code |
 
-Start it here: `pip install -r requirements.txt gradio=={gradio}`, then `python start.py`.
+To start the page on your machine, run `pip install -r requirements.txt gradio=={gradio}` and then `python start.py`.
 """
+_USES = {"retrieval": "find images by text and captions by image", "vqa": "ask questions about an image"}
 _START = '''\
 """Start the page with these models and images; a variable of the same name, set for the Space, goes first."""
 
@@ -130,6 +133,7 @@ def make_space(
         quoted=json.dumps(title, ensure_ascii=False),
         gradio=metadata.version("gradio"),
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        uses=" and ".join(_USES[task] for task in given),
         models=" and ".join(code(Path(name).name if Path(name).is_dir() else name) for name in given.values()),
     )
     (output / "README.md").write_text(text, encoding="utf-8")

@@ -16,10 +16,18 @@ from hub_server import serve
 from huggingface_hub import HfApi, ModelCard
 from markdown_it import MarkdownIt
 from PIL import Image
-from small_models import save_retrieval
+from small_models import save_retrieval, save_vqa
 from transformers import TrainingArguments
 
-from modeling_albef import AlbefForImageTextRetrieval
+from modeling_albef import (
+    AlbefForImageTextClassification,
+    AlbefForImageTextRetrieval,
+    AlbefForPreTraining,
+    AlbefForQuestionAnswering,
+    AlbefForTextAssignment,
+    AlbefForVisualReasoning,
+    AlbefModel,
+)
 from modeling_albef.model_card_albef import CardFacts, code, make_model_card, plain, python_string
 from modeling_albef.training import RetrievalTrainer, RetrievalTrainingArguments
 from modeling_albef.training.application import DataArguments
@@ -271,3 +279,82 @@ def test_a_card_says_what_orders_the_candidates(weight: float | None, words: str
     expected = outputs.logits_per_image if weight == 0 else outputs.itm_logits.softmax(-1)[0, :, 1]
     assert torch.equal(scores, expected)
     assert "A search orders" not in make_model_card(model.config, "AlbefModel", "user/photos").text
+
+
+@pytest.mark.parametrize(
+    "model_class",
+    [
+        AlbefModel,
+        AlbefForImageTextRetrieval,
+        AlbefForPreTraining,
+        AlbefForQuestionAnswering,
+        AlbefForImageTextClassification,
+        AlbefForVisualReasoning,
+        AlbefForTextAssignment,
+    ],
+)
+def test_the_python_of_a_folders_card_runs_as_it_stands(
+    model_class: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    is_vqa = model_class is AlbefForQuestionAnswering
+    model = save_vqa(tmp_path / "mine") if is_vqa else save_retrieval(tmp_path / "mine", model_class)
+    for name in ("photo", "left", "right"):
+        Image.new("RGB", (40, 30), "red").save(f"{name}.jpg")
+    text = make_model_card(model.config, type(model).__name__, "mine").text
+    source = text.split("```python\n")[1].split("```")[0]
+    assert "import modeling_albef\nimport processing\n" in source and "trust_remote_code" not in text
+    assert "where the folder `mine` is" in text and "import albef" in text
+    exec(source, {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_only_a_card_of_the_hub_with_code_trusts_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = save_retrieval(tmp_path / "model")
+    with serve() as hub:
+        hub.take_over(monkeypatch)
+        for name, save_code in (("user/code", True), ("user/bare", False)):
+            model.push_to_hub(name, save_code=save_code)
+        for name, push_code in (("user/run", True), ("user/bare_run", False)):
+            trainer_of(tmp_path, push_code=push_code).push_to_hub(model_name=name)
+            (pushed,) = {one for _, one in hub.repositories} - {"user/code", "user/bare"}
+            assert ("trust_remote_code" in hub.files(pushed)["README.md"].decode()) == push_code
+        for name, save_code in (("user/code", True), ("user/bare", False)):
+            card = hub.files(name)["README.md"].decode()
+            assert card.count(", trust_remote_code=True)") == 2 * save_code
+            assert ("import modeling_albef\n" in card) == (not save_code) and "the folder" not in card
+
+
+@pytest.mark.parametrize(
+    ("tokens", "language", "expected", "words"),
+    [
+        (30522, None, "en", "It reads English text."),
+        (119547, None, None, "It reads text in the language of its training data."),
+        (30522, "de", "de", "It reads text in the language `de`."),
+        (119547, ["de", "fr"], ["de", "fr"], "It reads text in the languages `de` and `fr`."),
+        (250002, "multilingual", "multilingual", "It reads text in the languages of its tokenizer and its training"),
+    ],
+)
+def test_a_card_claims_no_language_that_is_not_known(tokens: int, language: Any, expected: Any, words: str) -> None:
+    config = tiny_config()
+    config.text_config.vocab_size = tokens
+    card = make_model_card(config, RETRIEVAL, "user/model", CardFacts(language=language))
+    assert card.data.language == expected and words in " ".join(card.text.split())
+
+
+def test_a_card_names_the_labels_and_the_units_of_errors() -> None:
+    config = tiny_config()
+    config.id2label = {0: "true", 1: "cannot | be told"}
+    results = {"test": {"pearson": 90.0, "mae": 0.25}}
+    text = make_model_card(config, "AlbefForImageTextClassification", "user/model", CardFacts(results=results)).text
+    assert "Labels: `true`, `cannot | be told`." in text and "in per cent, errors in units of the labels" in text
+    assert "| test | Mean absolute error | 0.25 |" in text
+    config.id2label = {number: f"l{number}" for number in range(30)}
+    text = make_model_card(config, "AlbefForVisualReasoning", "user/model").text
+    assert "`l19` and 10 more, see `config.json`." in text and "`l20`" not in text
+    assert "Labels:" not in make_model_card(config, RETRIEVAL, "user/model").text
+    config.problem_type = "regression"
+    assert "Labels:" not in make_model_card(config, "AlbefForImageTextClassification", "user/model").text
+    text = make_model_card(config, RETRIEVAL, "user/model", CardFacts(arguments={"seed": 1})).text
+    assert "Trained on unnamed data, with" in text

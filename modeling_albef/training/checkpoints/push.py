@@ -106,8 +106,9 @@ class HubPushMixin(Trainer):
             base_model=said.get("finetuned_from") or self.base_model or origin(self.model.config, name),
             license=said.get("license") or self.args.hub_license,
             tags=tuple(tag for some in tags for tag in _listed(some)),
-            language=said.get("language") or "en",
+            language=said.get("language"),
             task=next(iter(_listed(said.get("tasks"))), None),
+            has_code=(folder / "modeling_albef.py").is_file(),
         )
         make_model_card(self.model.config, type(self.model).__name__, name, facts).save(folder / "README.md")
 

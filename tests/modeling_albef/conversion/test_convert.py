@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -490,6 +491,7 @@ def test_push_and_start_a_run_from_the_hub(tmp_path: Path, vocabulary: Path) -> 
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert written == set(files) - {".gitattributes"}
     assert b'from_pretrained("someone/albef")' in files["README.md"]
+    assert b'from_pretrained("someone/albef", trust_remote_code=True)' in files["README.md"]
     assert {"modeling_albef.py", "processing_albef.py"} <= set(files)  # loads where this package is not
     weights = weights_of("retrieval_distill")
     pulled = [float(number) for number in done.stdout.split("pulled")[1].split()]
@@ -680,13 +682,19 @@ def test_the_card_tells_results_by_the_files_name(
         in card.text
     )
     assert "none was measured with this model" in card.text and str(tmp_path) not in card.text
-    code = re.search(r"```python\n(.*?)```", card.text, re.DOTALL)[1]
-    scope: dict[str, Any] = {}
     monkeypatch.chdir(tmp_path)
-    exec(code, scope)
-    assert isinstance(scope["model"], AlbefForImageTextRetrieval)
+    shutil.copy(GOLDEN / "image.png", "photo.jpg")
     other = convert(GOLDEN / "vqa_plain.weights.safetensors", tmp_path / "other", vocabulary)
-    assert "None are known for a file called `vqa_plain.weights.safetensors`." in (other / "README.md").read_text()
+    answers = (other / "README.md").read_text()
+    assert "None are known for a file called `vqa_plain.weights.safetensors`." in answers
+    for text, model_class in ((card.text, AlbefForImageTextRetrieval), (answers, AlbefForQuestionAnswering)):
+        loaded, used = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        scope: dict[str, Any] = {}
+        exec(loaded, scope)
+        assert isinstance(scope["model"], model_class) and "trust_remote_code" not in text
+        if model_class is AlbefForImageTextRetrieval:
+            exec(used, {})
+    assert 'answer_list=["red", "blue", "green"]))' in answers  # the model has none of its own
 
 
 def test_the_command_in_the_readme(tmp_path: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,9 @@ def test_a_space_has_what_the_hub_reads(place: Path, tmp_path: Path) -> None:
     space = made(place, tmp_path, "--title", "Photos: mine")
     front = yaml.safe_load((space / "README.md").read_text().split("---")[1])
     assert front["title"] == "Photos: mine" and front["sdk"] == "gradio" and front["app_file"] == "start.py"
+    said = (space / "README.md").read_text()
+    assert "Here you can find images by text and captions by image and ask questions about an image" in said
+    assert ": `retrieval` and `user/some-vqa`." in said
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     wanted = setup["options"]["install_requires"].split()
