@@ -41,6 +41,31 @@ def test_small_sizes(name: str, tmp_path: Path) -> None:
     assert max(differences, default=0.0) < 0.1  # the bfloat16 one; what is equal exactly has tests of its own
 
 
+@pytest.mark.slow
+def test_a_checkout_beside_itself(tmp_path: Path) -> None:
+    """The same sums; products take a time, too."""
+    command = [sys.executable, "-m", "benchmarks.beside", ".", "--quick", "--runs", "1"]
+    command += ["--only", "encoding", "questions", "--output"]
+    done = subprocess.run([*command, str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cases = json.loads((tmp_path / "out").read_text())
+    assert cases.pop("machine") and len(cases) == 3
+    assert {case.get("difference", 0.0) for case in cases.values()} == {0.0}
+    assert all(case["share_of_limit"] > 0 and case["gflop"] > 0 for case in cases.values())
+
+
+def test_products_are_counted_whoever_computes_them() -> None:
+    query, rows, weight = torch.randn(2, 3, 40, 16), torch.randn(40, 32), torch.randn(8, 32)
+    with torch.no_grad(), Products() as counted:
+        torch.nn.functional.scaled_dot_product_attention(query, query, query)
+    assert counted.flops == 2 * 2 * (2 * 3) * 40 * 40 * 16 and counted.seconds(1) > 0
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return
+    with torch.no_grad(), Products() as counted:
+        torch.ops.mkldnn._linear_pointwise(rows, weight, None, "none", [], "")
+    assert counted.flops == 2 * 40 * 32 * 8
+
+
 def test_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "figures.json"
     main([*SMALL, "--size", "160", "120", "--image_size", "96", "--workers", "5", "--output", str(output)])
