@@ -65,7 +65,12 @@ def tables(printed: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("task", "learning_rate"),  # of the low one no step is better than the first
-    [("retrieval", "1e-3"), *((task, "1e-9") for task in TASKS if task != "pretraining"), ("pretraining", "1e-3")],
+    [
+        ("retrieval", "1e-3"),
+        ("vqa", "1e-9"),
+        *(pytest.param(task, "1e-9", marks=pytest.mark.slow) for task in TASKS if task not in ("vqa", "pretraining")),
+        pytest.param("pretraining", "1e-3", marks=pytest.mark.slow),
+    ],
 )
 def test_validation_is_evaluated_once_for_each_weights(
     task: str, learning_rate: str, tmp_path: Path, evaluated: list[str], capsys: pytest.CaptureFixture[str]

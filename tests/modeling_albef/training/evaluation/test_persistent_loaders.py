@@ -47,7 +47,14 @@ def measured(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not name.endswith((*TIMES, "epoch"))}
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "boxes"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "retrieval",
+        "vqa",
+        *(pytest.param(task, marks=pytest.mark.slow) for task in TASKS if task not in ("retrieval", "vqa", "boxes")),
+    ],
+)
 def test_the_same_processes_read_in_two_evaluations(tmp_path: Path, task: str) -> None:
     rows = ReadRows(evaluation_rows(task, tmp_path), tmp_path / "readers")
     torch.manual_seed(0)
