@@ -84,4 +84,4 @@ def test_a_space_starts_from_its_folder_alone(place: Path, tmp_path: Path) -> No
     finally:
         process.terminate()
         process.wait(30)
-    assert "9 images" in log.read_text()
+    assert "9 of 10 images" in log.read_text()
