@@ -89,6 +89,15 @@ def test_states_and_gradients_in_any_layout(monkeypatch: pytest.MonkeyPatch) -> 
         torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
 
 
+def test_a_row_has_the_same_result_whatever_rows_are_beside_it() -> None:
+    """As an evaluation by several processes needs, whose last batches differ."""
+    states, weight, bias = large()
+    with torch.no_grad(), FastProducts():
+        rows = nn.functional.linear(states.flatten(0, 1), weight, bias)
+        for count in (2, 3, 5, 28, 100):
+            assert torch.equal(nn.functional.linear(states.flatten(0, 1)[:count], weight, bias), rows[:count])
+
+
 def test_frozen_weights_have_no_gradient() -> None:
     states, weight, bias = large()
     states.requires_grad_()
@@ -104,7 +113,7 @@ def test_what_the_library_cannot_do_or_does_no_faster_stays() -> None:
         "autocast": (torch.autocast("cpu", torch.bfloat16), (states, weight, bias)),
         "float64": (nullcontext(), large(torch.float64)),
         "bfloat16": (nullcontext(), large(torch.bfloat16)),
-        "a small product": (nullcontext(), (states[:1, :9], weight, bias)),
+        "a small map": (nullcontext(), (states, weight[:20], bias[:20])),
         "another device": (nullcontext(), tuple(tensor.to("meta") for tensor in (states, weight, bias))),
     }
     for name, (context, given) in cases.items():
