@@ -19,6 +19,7 @@ from benchmarks import published
 from benchmarks.measure import arguments, compare, report
 from dataset_scripts import load_answer_list, load_dataset_script
 from modeling_albef import AlbefConfig, AlbefForQuestionAnswering, AnswerTree
+from modeling_albef.products_albef import inference
 from processing import AlbefImageProcessor, AlbefProcessor, load_tokenizer
 
 SMALL = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -72,7 +73,7 @@ def all_probabilities(args: Any) -> dict[str, float]:
     alone = {name: inputs[name] for name in ("input_ids", "attention_mask")}
 
     def ours() -> Any:
-        with torch.inference_mode():
+        with torch.inference_mode(), inference():
             ranked = model.rank_answers(**inputs, candidates=tree, k=k)
         return ranked.ids, ranked.probabilities
 
@@ -113,7 +114,7 @@ def confident(args: Any) -> dict[str, float]:
     )  # fmt: skip
 
     def rank(best_only: bool) -> torch.Tensor:
-        with torch.inference_mode():
+        with torch.inference_mode(), inference():
             return model.rank_answers(**inputs, image_index=index, candidates=tree, best_only=best_only).ids[:, :1]
 
     def difference(own: torch.Tensor, theirs: torch.Tensor) -> float:
