@@ -178,12 +178,16 @@ def test_scores_that_are_no_numbers_are_not_ranked(tower: str, name: str) -> Non
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_readers_are_started_by_any_method(method: str) -> None:
     """What goes to the readers holds no model."""
-    evaluator = RetrievalEvaluator(build(load_case("retrieval_evaluation")[1])[0], processor(), num_workers=1)
-    evaluator.model.hook = lambda: None  # what cannot be pickled
+    model = build(load_case("retrieval_evaluation")[1])[0]
+    model.hook = lambda: None  # what cannot be pickled
     rows = Gallery({"image": {"bytes": png(), "path": None}, "caption": ["a"]} for _ in range(2))
-    loader = evaluator._load_images(rows, [[0], [1]], [0, 1])
-    loader.multiprocessing_context = method
-    assert [batch["pixel_values"].shape for batch in loader] == [(1, 3, 32, 32)] * 2
+    readers = {"num_workers": 1, "loading": {"multiprocessing_context": method}}
+    found = []
+    for options in ({}, readers):
+        evaluator = RetrievalEvaluator(model, processor(), **options)
+        with evaluator.inference():
+            found.append(evaluator.encode_images(rows).embeds)
+    assert found[0].shape[0] == 2 and torch.equal(*found)
 
 
 def png() -> bytes:
