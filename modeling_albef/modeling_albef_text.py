@@ -140,9 +140,8 @@ class AlbefTextSelfAttention(nn.Module):
         context = context.unflatten(1, shape).permute(1, 2, 0, 3)  # (I, L, heads, d)
         if self.value.bias is not None:  # with dropout the weights do not sum to 1
             sums = weights.sum(dim=2).unflatten(1, (-1, shape[1])).transpose(1, 2)[..., None]  # (I, L, heads, 1)
-            context = context + sums * (self.value.bias + 0 * self.key.bias).unflatten(
-                0, (-1, width)
-            )  # a gradient of 0
+            bias = self.value.bias + 0 * self.key.bias  # a gradient of 0, which other processes wait for
+            context = context + sums * bias.unflatten(0, (-1, width))
         return context.flatten(2)
 
     @property

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-LEAST = 1 << 13  # weights of a map; by these alone, so that a row has the same result whatever rows are beside it
+# weights of a map that is worth it, 256 by 256; not the rows, so that a row has one result whatever is beside it
+LEAST = 1 << 16
 
 
 @cache
@@ -81,9 +82,11 @@ def _product(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 
 
 @contextmanager
-def fast_products() -> Iterator[None]:
-    """Compute float32 products by `FastProducts` where it is faster than torch's own."""
-    with FastProducts() if leaves_half_unused() else nullcontext():
+def fast_products(model: nn.Module | None = None) -> Iterator[None]:
+    """Compute float32 products by `FastProducts` where it is faster: not for a model of small maps alone."""
+    maps = () if model is None else (part for part in model.modules() if isinstance(part, nn.Linear))
+    is_small = model is not None and all(part.weight.numel() < LEAST for part in maps)
+    with nullcontext() if is_small or not leaves_half_unused() else FastProducts():
         yield
 
 

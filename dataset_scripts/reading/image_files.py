@@ -35,15 +35,18 @@ class FolderListing:
     def _names(self, folder: str) -> dict[str, list[str]]:
         """Return the names of the images in a folder by what they are without their ending."""
         found: dict[str, list[str]] = {}
-        try:
-            entries = sorted(os.listdir(os.path.join(self.root, folder)))
-        except OSError:
-            return found
-        for name in entries:
+        for name in self._listed(folder):
             stem, ending = os.path.splitext(name)
             if ending[1:].lower() in ENDINGS:
                 found.setdefault(stem, []).append(name)
         return found
+
+    def _listed(self, folder: str) -> list[str]:
+        """Return the names in a folder; none where it cannot be read."""
+        try:
+            return sorted(os.listdir(os.path.join(self.root, folder)))
+        except OSError:
+            return []
 
     def other_names(self, relative: str) -> list[str]:
         """Return the paths, relative to the root, of the images that a path which is no file may mean."""
@@ -64,11 +67,7 @@ class FolderListing:
     def _read_entries(self, folder: str) -> dict[str, list[str]]:
         """Return the names in a folder by their spelling."""
         found: dict[str, list[str]] = {}
-        try:
-            entries = sorted(os.listdir(os.path.join(self.root, folder)))
-        except OSError:
-            return found
-        for name in entries:
+        for name in self._listed(folder):
             found.setdefault(_spelling(name), []).append(name)
         return found
 

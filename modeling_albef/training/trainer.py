@@ -362,7 +362,7 @@ class AlbefTrainer(TrialMixin, EvaluationMixin, WholeCheckpointMixin, HubPushMix
         for name in inputs.pop("replaced_images", ()):
             self._num_replaced_images += 1
             logger.warning(f"{name} could not be read: another row is used instead.")
-        with padding_left_out(self.model, self.teacher.model), fast_products():
+        with padding_left_out(self.model, self.teacher.model), fast_products(self.model):
             loss = super().training_step(model, inputs, num_items_in_batch)
         self._finite_loss.watch(loss, names)
         return torch.where(loss.isfinite(), loss, 0.0) if self._finite_loss.skip else loss

@@ -12,6 +12,7 @@ from PIL import Image
 from small_models import save_retrieval
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from trainer_cases import make_trainer
 from transformers import pipeline
 
 from modeling_albef import products_albef
@@ -113,7 +114,7 @@ def test_what_the_library_cannot_do_or_does_no_faster_stays() -> None:
         "autocast": (torch.autocast("cpu", torch.bfloat16), (states, weight, bias)),
         "float64": (nullcontext(), large(torch.float64)),
         "bfloat16": (nullcontext(), large(torch.bfloat16)),
-        "a small map": (nullcontext(), (states, weight[:20], bias[:20])),
+        "a small map": (nullcontext(), (states, weight[:200], bias[:200])),
         "another device": (nullcontext(), tuple(tensor.to("meta") for tensor in (states, weight, bias))),
     }
     for name, (context, given) in cases.items():
@@ -139,3 +140,12 @@ def test_pipelines_and_evaluations_use_it_where_it_is_faster(tmp_path: Path, mon
         with Products() as count:
             call()
         assert (count.fast > 0) == leaves_half_unused() and count.fast + count.plain > 8
+
+
+def test_a_training_uses_it_where_maps_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for least in (products_albef.LEAST, 1):
+        monkeypatch.setattr(products_albef, "LEAST", least)
+        trainer = make_trainer(tmp_path / str(least), max_steps=1, save_strategy="no")
+        with Products() as count:
+            trainer.train()
+        assert (count.fast > 20) == (least == 1 and leaves_half_unused()) and count.fast + count.plain > 20
