@@ -87,8 +87,8 @@ class FileServer:
         for name, value in headers.items():
             if value is not None:
                 handler.send_header(name, value)
+        cut = self.breaks.pop(0) if self.breaks else None  # before the headers leave: they may bring the next request
         handler.end_headers()
-        cut = self.breaks.pop(0) if self.breaks else None
         body = body[:cut]
         self.sent += len(body)
         if self.chunked:
