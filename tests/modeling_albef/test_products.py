@@ -32,7 +32,7 @@ class Products(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func)
         self.fast += "_linear_pointwise" in name
-        self.plain += "addmm" in name or "aten.mm" in name
+        self.plain += any(one in name for one in ("addmm", "aten.mm", "aten.linear"))
         return func(*args, **(kwargs or {}))
 
 
