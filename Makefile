@@ -72,7 +72,7 @@ test-floor: $(FLOOR_VENV)/ready-floor
 		tests/test_floors.py tests/modeling_albef/test_*.py tests/modeling_albef/training tests/processing
 
 slow: $(VENV)/ready-test
-	$(VENV)/bin/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow -n $(CORES) --dist loadfile
 
 # small changes to the code one by one, 400 drawn at random: prints those that no test notices
 mutants: $(VENV)/ready-mutants
