@@ -109,7 +109,9 @@ def closed(place: Path) -> Iterator[list[str]]:
     fifo.unlink()  # other tests start the page on this folder, too
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    "name", ["ask", *(pytest.param(name, marks=pytest.mark.slow) for name in ("find_captions", "look"))]
+)
 def test_a_call_opens_no_other_file_and_answers_the_same(
     client: httpx.Client, server: Server, closed: list[str], name: str
 ) -> None:

@@ -135,7 +135,7 @@ def test_captions_are_drawn_and_not_images() -> None:
     assert counts["a"] == 30 and within_sampling_error(counts["b"], 0.5, len(drawn))
 
 
-@pytest.mark.parametrize("task", ["retrieval", "vqa"])
+@pytest.mark.parametrize("task", ["retrieval", pytest.param("vqa", marks=pytest.mark.slow)])
 def test_a_stream_has_the_shares_too_and_other_draws_on_every_pass(task: str) -> None:
     def stream(seed: int, **fields: Any) -> datasets.IterableDataset:
         rows = load_dataset_script("shapes", task, split="train", num_train=400, image_size=16, seed=seed, **fields)

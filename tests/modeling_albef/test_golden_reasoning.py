@@ -230,6 +230,7 @@ def test_auto_classes_give_the_class_that_was_saved(tmp_path: Path) -> None:
     assert "AutoModelForSequenceClassification.from_pretrained(" in card.text
 
 
+@pytest.mark.slow
 def test_the_code_beside_a_model_runs_alone(tmp_path: Path) -> None:
     """Where the package is not installed, the files that are saved with a model load it, and give the same numbers."""
     model = _random_pair_model()

@@ -28,7 +28,7 @@ def inputs_of(model: Any, rows: int, length: int) -> dict[str, torch.Tensor]:
     return {"pixel_values": torch.randn(shape), "input_ids": ids, "attention_mask": mask}
 
 
-@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("images", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_program_gives_the_logits_of_the_model(images: int) -> None:
     model = make_model(images)
     parts = export_parts(model)

@@ -270,7 +270,7 @@ def test_the_epoch_reaches_the_draw(task: str) -> None:
     assert epochs[0] == epochs[2] and epochs[0] != epochs[1] and len(epochs[0]) == len(epochs[1])
 
 
-@pytest.mark.parametrize("task", ["retrieval", "vqa"])
+@pytest.mark.parametrize("task", ["retrieval", pytest.param("vqa", marks=pytest.mark.slow)])
 def test_2000_rows_of_a_trainer_have_the_shares_within_sampling_error(task: str, tmp_path: Path) -> None:
     many = {**SIZES, "num_train": 1_500, "image_size": 16}  # no source is exhausted within the draws
     entries = [{**entry, "dataset_config": {**many, "seed": seed}} for seed, entry in enumerate(DATASETS)]

@@ -91,6 +91,7 @@ def test_a_run_that_writes_its_answers(finished: tuple[Path, str], tmp_path: Pat
     assert "but must be rank or generate" in refused(main, [write_config(tmp_path), "--inference", "guess"])
 
 
+@pytest.mark.slow
 def test_resume_is_exact(finished: tuple[Path, str], tmp_path: Path) -> None:
     first = min(finished[0].glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     shutil.copytree(first, tmp_path / "out" / first.name)
