@@ -51,16 +51,21 @@ def pairs_to_score(texts_of_image: torch.Tensor, images_of_text: torch.Tensor) -
 
 
 def pair_similarity(
-    pairs: torch.Tensor, image_embeds: torch.Tensor, text_embeds: torch.Tensor, block_size: int = 1 << 18
+    pairs: torch.Tensor, image_embeds: torch.Tensor, text_embeds: torch.Tensor, block_size: int = 1 << 14
 ) -> torch.Tensor:
     """Return (n,) the cosine similarity of pairs (n, 2) of image and text, of embeddings (I, E) and (T, E)."""
-    return torch.cat(
-        [(image_embeds[some[:, 0]] * text_embeds[some[:, 1]]).sum(dim=1) for some in pairs.split(block_size)]
-    )
+    similarity = torch.empty(len(pairs), device=image_embeds.device)
+    for some, out in zip(pairs.split(block_size), similarity.split(block_size), strict=True):
+        torch.sum(image_embeds[some[:, 0]] * text_embeds[some[:, 1]], dim=1, out=out)
+    return similarity
 
 
 def rank_candidates(
-    pairs: torch.Tensor, scores: torch.Tensor, texts_of_image: torch.Tensor, images_of_text: torch.Tensor
+    pairs: torch.Tensor,
+    scores: torch.Tensor,
+    texts_of_image: torch.Tensor,
+    images_of_text: torch.Tensor,
+    block_size: int = 2048,
 ) -> tuple[RankedCandidates, RankedCandidates]:
     """Sort the candidates of the images (I, k) and of the texts (T, k) by the scores (n,) of `pairs_to_score` (n, 2).
 
@@ -70,9 +75,13 @@ def rank_candidates(
     by_image, by_text = _keys(texts_of_image, images_of_text)
     ranked = []
     for candidates, wanted in ((texts_of_image, by_image), (images_of_text, by_text)):
-        found = scores[torch.searchsorted(keys, wanted)]
-        order = found.argsort(descending=True, stable=True)
-        ranked.append(RankedCandidates(candidates.gather(1, order), found.gather(1, order)))
+        ids, ordered = torch.empty_like(candidates), scores.new_empty(candidates.shape)
+        for start in range(0, len(candidates), block_size):
+            rows = slice(start, start + block_size)
+            found = scores[torch.searchsorted(keys, wanted[rows])]
+            order = found.argsort(descending=True, stable=True)
+            ids[rows], ordered[rows] = candidates[rows].gather(1, order), found.gather(1, order)
+        ranked.append(RankedCandidates(ids, ordered))
     return ranked[0], ranked[1]
 
 

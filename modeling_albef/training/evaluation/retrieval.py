@@ -164,7 +164,9 @@ class RetrievalEvaluator(Evaluator):
             )
         texts_of_image, images_of_text = self.sum_over_processes(by_image), self.sum_over_processes(by_text)
         pairs = pairs_to_score(texts_of_image, images_of_text)
-        similarity = logits = pair_similarity(pairs, images.embeds, texts.embeds)
+        similarity = logits = torch.empty(0)  # which the matching head alone does not ask for
+        if self.rerank_weight is not None or self.compare:
+            similarity = logits = pair_similarity(pairs, images.embeds, texts.embeds)
         if self.rerank_weight != 0 or self.compare:
             logits = self.score_pairs(dataset, pairs, images, texts)
             check_finite(logits, "scores", lambda row: "image {} with caption {}".format(*pairs[row].tolist()))

@@ -60,13 +60,14 @@ def test_no_match_is_further_than_any_rank() -> None:
     assert ranks.tolist() == [1, 2**63 - 1] and ranks.dtype == torch.int64
 
 
-def test_equal_scores_keep_the_order_of_similarity() -> None:
+@pytest.mark.parametrize("block_size", [1, 64, 200, 2048])
+def test_equal_scores_keep_the_order_of_similarity(block_size: int) -> None:
     """In any number: a sort that is not stable keeps it only where there are few."""
     texts_of_image = torch.randperm(200, generator=torch.Generator().manual_seed(0)).expand(2, 200)
     images_of_text = torch.tensor([[1, 0]]).expand(200, 2)
     pairs = pairs_to_score(texts_of_image, images_of_text)
     scores = (pairs[:, 1] % 2).float()  # odd texts are better, and all of them alike
-    by_image, by_text = rank_candidates(pairs, scores, texts_of_image, images_of_text)
+    by_image, by_text = rank_candidates(pairs, scores, texts_of_image, images_of_text, block_size)
     expected = [text for rest in (1, 0) for text in texts_of_image[0].tolist() if text % 2 == rest]
     assert by_image.ids.tolist() == [expected] * 2
     assert by_text.ids.tolist() == [[1, 0]] * 200
