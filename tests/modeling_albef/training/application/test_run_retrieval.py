@@ -552,7 +552,7 @@ def test_recipes_are_read(recipe: str, tmp_path: Path) -> None:
     if recipe == "retrieval_flickr30k_zero_shot.yaml":
         assert (args.do_train, args.do_eval, args.do_predict, args.k_test) == (False, False, True, 128)
         return
-    published = {"retrieval_coco.yaml": (5, 256), "retrieval_flickr30k.yaml": (10, 128), "demo_retrieval.yaml": (6, 32)}
+    published = {"retrieval_coco.yaml": (5, 256), "retrieval_flickr30k.yaml": (10, 128), "demo_retrieval.yaml": (5, 32)}
     published["retrieval_mixture.yaml"] = published["retrieval_coco.yaml"]
     assert (args.num_train_epochs, args.k_test) == published[recipe]
     assert isinstance(args.learning_rate, float) and args.do_train and args.do_eval and args.do_predict
