@@ -23,6 +23,7 @@ logger = logging.get_logger(__name__)
 IMAGES = ("pixel_values", "image_hidden_states")
 MAX_PAIRS = 20_000  # training pairs that the projections are fitted to
 FOLDS = 5
+MAX_DRAWS = 10  # of the folds, where images are few and one draw would choose by chance
 STRENGTHS = tuple(10 ** (step / 4) for step in range(-12, 9))  # of the ridge, in mean squares of the states
 MAX_HELD_OUT = 1000  # images of a fold that are ranked
 
@@ -67,7 +68,8 @@ def fit_projections(
     """Fit both projections to pairs, without a step of training.
 
     The texts' principal axes are their projection. Onto an image go the mean of its texts there, by ridge regression,
-    whose strength is chosen by 5-fold cross-validation over images: by the mean reciprocal rank of held-out pairs.
+    whose strength is chosen by 5-fold cross-validation over images: by the mean reciprocal rank of held-out pairs. Of
+    less than 1,000 images folds are drawn several times.
 
     Args:
         images: (I, H of the vision tower), I >= 2.
@@ -80,16 +82,17 @@ def fit_projections(
         The projections, in float32.
     """
     images, texts = images.double(), texts.double()
-    fold_of = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)) % min(FOLDS, len(images))
-    ranks = []
-    for fold in range(int(fold_of.max()) + 1):
-        kept, held_out = (fold_of != fold).nonzero()[:, 0], (fold_of == fold).nonzero()[:MAX_HELD_OUT, 0]
-        known = _Pairs.chosen(images, texts, image_of_text, kept)
-        unknown = _Pairs.chosen(images, texts, image_of_text, held_out)
-        text_map = principal_axes(known.texts, width)
-        embeds = F.normalize(text_map(unknown.texts), dim=1)
-        maps = ridge_maps(known.images, known.mean_texts(text_map), STRENGTHS)
-        ranks.append(torch.stack([unknown.reciprocal_rank(one(unknown.images), embeds) for one in maps]))
+    generator, ranks = torch.Generator().manual_seed(seed), []
+    for _ in range(max(1, min(MAX_DRAWS, MAX_HELD_OUT // len(images)))):
+        fold_of = torch.randperm(len(images), generator=generator) % min(FOLDS, len(images))
+        for fold in range(int(fold_of.max()) + 1):
+            kept, held_out = (fold_of != fold).nonzero()[:, 0], (fold_of == fold).nonzero()[:MAX_HELD_OUT, 0]
+            known = _Pairs.chosen(images, texts, image_of_text, kept)
+            unknown = _Pairs.chosen(images, texts, image_of_text, held_out)
+            text_map = principal_axes(known.texts, width)
+            embeds = F.normalize(text_map(unknown.texts), dim=1)
+            maps = ridge_maps(known.images, known.mean_texts(text_map), STRENGTHS)
+            ranks.append(torch.stack([unknown.reciprocal_rank(one(unknown.images), embeds) for one in maps]))
     means = torch.stack(ranks).mean(dim=0)  # (S,)
     best = int(means.argmax())
     text_map = principal_axes(texts, width)

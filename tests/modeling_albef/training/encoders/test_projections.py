@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
+from modeling_albef.training.encoders import projections
 from modeling_albef.training.encoders.projections import fit_projections, principal_axes, ridge_maps
 
 
@@ -70,6 +72,15 @@ def test_order_of_texts_does_not_matter() -> None:
     other = fit_projections(images, texts[order], owner[order], width=6)
     assert one.strength == other.strength
     torch.testing.assert_close(one.vision(images).abs(), other.vision(images).abs(), atol=1e-4, rtol=1e-4)
+
+
+def test_several_draws_of_the_folds_choose_less_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = []
+    for draws in (projections.MAX_DRAWS, 1):
+        monkeypatch.setattr(projections, "MAX_DRAWS", draws)
+        chosen = [fit_projections(*pairs(2.0), width=8, seed=seed).strength for seed in range(8)]
+        spread.append(np.std(np.log10(chosen)))
+    assert spread[0] < 0.8 * spread[1]
 
 
 def test_two_images_are_enough() -> None:
