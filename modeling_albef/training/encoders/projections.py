@@ -69,7 +69,7 @@ def fit_projections(
 
     The texts' principal axes are their projection. Onto an image go the mean of its texts there, by ridge regression,
     whose strength is chosen by 5-fold cross-validation over images: by the mean reciprocal rank of held-out pairs. Of
-    less than 1,000 images folds are drawn several times.
+    at most 500 images folds are drawn several times.
 
     Args:
         images: (I, H of the vision tower), I >= 2.

@@ -54,10 +54,9 @@ def pair_similarity(
     pairs: torch.Tensor, image_embeds: torch.Tensor, text_embeds: torch.Tensor, block_size: int = 1 << 14
 ) -> torch.Tensor:
     """Return (n,) the cosine similarity of pairs (n, 2) of image and text, of embeddings (I, E) and (T, E)."""
-    similarity = torch.empty(len(pairs), device=image_embeds.device)
-    for some, out in zip(pairs.split(block_size), similarity.split(block_size), strict=True):
-        torch.sum(image_embeds[some[:, 0]] * text_embeds[some[:, 1]], dim=1, out=out)
-    return similarity
+    return torch.cat(
+        [(image_embeds[some[:, 0]] * text_embeds[some[:, 1]]).sum(dim=1) for some in pairs.split(block_size)]
+    )
 
 
 def rank_candidates(
